@@ -1,0 +1,122 @@
+//! The listener: TCP accept, TLS, HTTP/1.1 and HTTP/2 by ALPN.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{Extension, Router};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use rustls::ServerConfig;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::timeout,
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, warn};
+
+use crate::auth::LenientVerifier;
+
+/// A client that has not finished its handshake by then is dropped, so that idle sockets cannot hold
+/// the server's memory.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Open connections at once. `kubectl` uses one, a watch-heavy operator a handful; further ones wait
+/// in the kernel's backlog.
+const MAX_CONNECTIONS: usize = 4096;
+/// HTTP/2 streams per connection: what client-go's servers announce.
+const MAX_STREAMS: u32 = 250;
+/// How long the listener rests after the kernel refused an accept (out of file descriptors).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Accepts connections until `shutdown`, then lets those that are open finish their requests.
+pub(crate) struct Listener {
+    pub(crate) socket: TcpListener,
+    pub(crate) tls: ServerConfig,
+    pub(crate) verifier: Arc<LenientVerifier>,
+    pub(crate) router: Router,
+    pub(crate) shutdown: CancellationToken,
+}
+
+impl Listener {
+    /// Runs the accept loop; returns after `shutdown`, when every connection has ended. The caller
+    /// bounds that wait.
+    pub(crate) async fn run(self) {
+        let acceptor = TlsAcceptor::from(Arc::new(self.tls));
+        let connections = TaskTracker::new();
+        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        loop {
+            let slot = tokio::select! {
+                () = self.shutdown.cancelled() => break,
+                slot = slots.clone().acquire_owned() => slot.expect("the semaphore is never closed"),
+            };
+            let accepted = tokio::select! {
+                () = self.shutdown.cancelled() => break,
+                accepted = self.socket.accept() => accepted,
+            };
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let connection = Connection {
+                acceptor: acceptor.clone(),
+                verifier: self.verifier.clone(),
+                router: self.router.clone(),
+                shutdown: self.shutdown.clone(),
+            };
+            connections.spawn(async move {
+                connection.serve(stream, peer).await;
+                drop(slot);
+            });
+        }
+        connections.close();
+        connections.wait().await;
+    }
+}
+
+struct Connection {
+    acceptor: TlsAcceptor,
+    verifier: Arc<LenientVerifier>,
+    router: Router,
+    shutdown: CancellationToken,
+}
+
+impl Connection {
+    async fn serve(self, stream: TcpStream, peer: SocketAddr) {
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%peer, %error, "cannot set TCP_NODELAY");
+        }
+        let stream = match timeout(HANDSHAKE_TIMEOUT, self.acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return debug!(%peer, %error, "TLS handshake failed"),
+            Err(_) => return debug!(%peer, "TLS handshake took too long"),
+        };
+        let user = stream.get_ref().1.peer_certificates().and_then(|chain| self.verifier.user(chain));
+        let router = match user {
+            Some(user) => self.router.layer(Extension(user)),
+            None => self.router,
+        };
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE_TIMEOUT);
+        builder.http2().timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS);
+        let service = TowerToHyperService::new(router);
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+        tokio::pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = self.shutdown.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            debug!(%peer, %error, "connection ended");
+        }
+    }
+}
