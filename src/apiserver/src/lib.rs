@@ -1,1 +1,53 @@
-//! Room `apiserver`.
+//! The Kubernetes API over HTTP: discovery, verbs, watches, tables, admission, and the door to the
+//! nodes.
+//!
+//! A request goes through one pipeline whose order is written once, in [`pipeline`]: authorize →
+//! decode (strict field validation) → default → mutating admission → prepare → validate → validating
+//! admission → store → respond. Kinds fill in hooks ([`coracle_api::Hooks`]); nothing here may know a
+//! kind by name except where Kubernetes itself has an endpoint of that kind's own (`pods/binding`,
+//! `pods/log`, `namespaces/finalize`) or an admission plugin that is about it.
+//!
+//! It must never write to the store past the pipeline, keep truth of its own that a restart would
+//! lose, or trust an object from the wire before the schema has checked it.
+//!
+//! Read first: [`ApiServer`] (the handle), [`request_info::RequestInfo`] (what a path means),
+//! [`pipeline`] (the order of things).
+
+mod admission;
+mod auth;
+mod bootstrap;
+mod continue_token;
+mod core;
+mod decode;
+mod delete;
+mod discovery;
+mod dispatch;
+mod events;
+mod facts;
+mod health;
+mod list;
+mod metrics;
+mod negotiation;
+mod nodes;
+mod object;
+mod openapi;
+mod options;
+mod patch;
+mod pipeline;
+mod pki;
+mod registry;
+mod request_info;
+mod respond;
+mod serve;
+mod server;
+mod subresources;
+mod table;
+mod watch;
+
+#[cfg(test)]
+mod tests;
+
+pub use auth::{AUTHENTICATED, User};
+pub use nodes::NodeProxies;
+pub use pki::{AdminCredentials, PkiError};
+pub use server::{ApiServer, BuildError, Config};
