@@ -1,13 +1,30 @@
 //! The kinds of the Kubernetes API: what they are called, what their objects may contain, what is
 //! filled in when a user leaves something out, and what is refused.
 //!
-//! Pure: no I/O, no clock, no tokio. Time comes in as an argument.
+//! Pure: no I/O, no clock, no tokio, no randomness. Time and random bits come in as arguments.
 //!
 //! Read first: [`Kind`] (a registered kind), [`Hooks`] (what a kind adds to the generic pipeline) and
 //! [`schema`] (the table of messages and fields that everything generic derives from: strict field
 //! validation, protobuf bodies, merge keys of patches, OpenAPI).
+//!
+//! Nothing here panics on hostile input, and every recursion is bounded: by the depth that
+//! [`schema::parse_json`] and [`protobuf::decode`] let through, or by the depth of the schema.
 
+pub mod field;
 pub mod kind;
+pub mod kinds;
+pub mod names;
+pub mod openapi;
+pub mod patch;
+pub mod protobuf;
+pub mod quantity;
+mod quote;
+pub mod schema;
+pub mod selector;
+pub mod status;
+pub mod table;
 
 pub use k8s_openapi as k8s;
 pub use kind::{Cell, Column, FieldCause, Hooks, Kind, Scope, Subresource};
+pub use quantity::Quantity;
+pub use status::Status;
