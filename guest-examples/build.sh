@@ -15,6 +15,27 @@ export CARGO_TARGET_WASM32_WASIP2_RUSTFLAGS="--remap-path-prefix=$PWD=guests --r
 
 has_target() { [ -d "$(rustc --print sysroot)/lib/rustlib/$target/lib" ]; }
 
+# Unpacks Debian's rust-src of this compiler's version and its wasi-libc below $sysroot, with apt's lists
+# and caches in there too: the machine's own packages stay as they are.
+fetch_from_debian() {
+  local site suite apt rust_src
+  site=$(apt-get indextargets --format '$(SITE)' 'Origin: Debian' 2>/dev/null | head -n 1)
+  mkdir -p "$sysroot"/{lists/partial,cache/archives/partial,unpacked}
+  for suite in stable-backports testing unstable; do
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $site $suite main"
+  done >"$sysroot/sources.list"
+  apt=(-qq -o "Dir::State::lists=$sysroot/lists" -o "Dir::Cache=$sysroot/cache" -o APT::Sandbox::User=root
+    -o "Dir::Etc::sourcelist=$sysroot/sources.list" -o Dir::Etc::sourceparts=-)
+  apt-get "${apt[@]}" update
+  rust_src=$(apt-cache "${apt[@]}" madison rust-src | awk -v v="$version" 'index($3, v) == 1 { print $3; exit }')
+  if [ -z "$rust_src" ]; then
+    echo "Debian offers no rust-src $version; add the target with: rustup target add $target" >&2
+    return 1
+  fi
+  (cd "$sysroot" && apt-get "${apt[@]}" download "rust-src=$rust_src" wasi-libc &&
+    for deb in ./*.deb; do dpkg-deb -x "$deb" unpacked; done && mv unpacked root)
+}
+
 if [ -z "${GUESTS_FROM_DEBIAN:-}" ] && { has_target || { rustup target add "$target" && has_target; }; }; then
   "${cargo[@]}"
 else
@@ -22,16 +43,9 @@ else
   sysroot=$PWD/target/debian
   version=$(rustc --version | cut -d' ' -f2)
   if [ ! -d "$sysroot/root" ]; then
-    mkdir -p "$sysroot/root"
-    rust_src=$(apt-cache madison rust-src | awk -v v="$version" 'index($3, v) == 1 { print $3; exit }')
-    if [ -z "$rust_src" ]; then
-      rm -r "$sysroot"
-      echo "Debian offers no rust-src $version; add the target with: rustup target add $target" >&2
-      exit 1
-    fi
-    (cd "$sysroot" && apt-get download "rust-src=$rust_src" wasi-libc && for deb in ./*.deb; do dpkg-deb -x "$deb" root; done)
+    fetch_from_debian
   fi
-  src=$(echo "$sysroot"/root/usr/src/rustc-*)
+  src=$(echo "$sysroot"/root/usr/src/rustc-*/library)
   export RUSTC_BOOTSTRAP=1 __CARGO_TESTS_ONLY_SRC_ROOT="$src"
   CARGO_TARGET_WASM32_WASIP2_RUSTFLAGS+=" -L native=$sysroot/root/usr/lib/$target"
   "${cargo[@]}" -Zbuild-std=std,panic_abort
