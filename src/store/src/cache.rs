@@ -119,7 +119,13 @@ impl Cache {
     }
 
     /// The next change for a cursor of segment `index`.
-    pub(crate) fn scan(&self, index: usize, from: u64, prefix: &str, after: Revision) -> Result<Scan, WatchError> {
+    pub(crate) fn scan(
+        &self,
+        index: usize,
+        from: u64,
+        prefix: &str,
+        after: Revision,
+    ) -> Result<Scan, WatchError> {
         let state = self.state.read();
         let history = &state.segments[index].history;
         match history.scan(from, prefix, after) {
@@ -252,7 +258,8 @@ impl Segment {
         };
 
         let undone = self.history.undo(at, prefix);
-        let mut past = undone.range::<str, _>((start, Bound::Unbounded)).filter_map(|(_, then)| *then).peekable();
+        let mut past =
+            undone.range::<str, _>((start, Bound::Unbounded)).filter_map(|(_, then)| *then).peekable();
         for entry in live.filter(|entry| !undone.contains_key(entry.key())) {
             while let Some(then) = past.next_if(|then| then.key() < entry.key()) {
                 visit(then);

@@ -13,8 +13,8 @@ use crate::engine::sled::Sled;
 use crate::engine::{Engine, Loaded};
 use crate::writer::{MAX_BATCH_WRITES, Request, Writer};
 use crate::{
-    Compacted, Entry, Failure, ListOptions, Listing, Op, OpenError, Revision, Store, StoreError, Usage, Watcher,
-    WriteError,
+    Compacted, Entry, Failure, ListOptions, Listing, Op, OpenError, Revision, Store, StoreError, Usage,
+    Watcher, WriteError,
 };
 
 /// A store inside this process. Its writer runs as one task on the runtime it was opened on.
@@ -52,8 +52,13 @@ impl Embedded {
         let (queue, requests) = mpsc::channel(MAX_BATCH_WRITES);
         let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
         let failure = Arc::new(OnceLock::new());
-        let writer =
-            Writer { cache: cache.clone(), engine, queue: requests, stop: stop.clone(), failure: failure.clone() };
+        let writer = Writer {
+            cache: cache.clone(),
+            engine,
+            queue: requests,
+            stop: stop.clone(),
+            failure: failure.clone(),
+        };
         let done = ended.clone().drop_guard();
         tokio::spawn(async move {
             writer.run().await;

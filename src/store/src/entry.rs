@@ -52,7 +52,12 @@ impl Entry {
     /// blocks. The memo is not counted; it belongs to whoever made it.
     pub(crate) const OVERHEAD: usize = size_of::<Entry>() + 2 * size_of::<usize>() + 12 + 3 * 8;
 
-    pub(crate) fn new(key: Box<str>, value: Bytes, create_revision: Revision, revision: Revision) -> Arc<Entry> {
+    pub(crate) fn new(
+        key: Box<str>,
+        value: Bytes,
+        create_revision: Revision,
+        revision: Revision,
+    ) -> Arc<Entry> {
         Arc::new(Entry { key, value, create_revision, revision, memo: Memo::default() })
     }
 

@@ -18,7 +18,7 @@ pub enum OpenError {
     },
     /// The folder holds something that cannot be read back as it was written.
     #[error(
-        "the store at {path} is damaged: {reason}; nothing was changed by Coracle. \
+        "the store at {path} is damaged: {reason}. \
          Restore the folder from a backup, or move it away to start with an empty store",
         path = .path.display()
     )]

@@ -156,5 +156,9 @@ pub(crate) fn reaches(floor: Revision, revision: Revision) -> Result<(), Compact
 /// the final state if it is a deletion.
 fn cost(event: &Event) -> usize {
     let last = if event.kind == EventKind::Deleted { event.entry.cost() } else { 0 };
-    size_of::<Record>() + size_of::<Event>() + 24 + last + event.previous.as_ref().map_or(0, |entry| entry.cost())
+    size_of::<Record>()
+        + size_of::<Event>()
+        + 24
+        + last
+        + event.previous.as_ref().map_or(0, |entry| entry.cost())
 }

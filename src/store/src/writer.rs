@@ -114,13 +114,18 @@ impl Writer {
         let first = self.cache.revision();
         let (answers, events): (Vec<_>, _) = {
             let mut evaluation = Evaluation::new(&self.cache, first);
-            let answers =
-                requests.into_iter().map(|Request { op, answer }| (evaluation.evaluate(op), answer)).collect();
+            let answers = requests
+                .into_iter()
+                .map(|Request { op, answer }| (evaluation.evaluate(op), answer))
+                .collect();
             (answers, evaluation.events)
         };
         let batch = Batch { revision: first + events.len() as Revision, events };
-        let (engine, batch, outcome) =
-            if batch.events.is_empty() { (self.engine, batch, Ok(())) } else { commit(self.engine, batch).await };
+        let (engine, batch, outcome) = if batch.events.is_empty() {
+            (self.engine, batch, Ok(()))
+        } else {
+            commit(self.engine, batch).await
+        };
         self.engine = engine;
         match outcome {
             Ok(()) => {
@@ -209,7 +214,9 @@ impl Evaluation<'_> {
             None => self.cache.get(op.key()),
         };
         let (kind, key, payload) = match (op, &current) {
-            (Op::Create { .. }, Some(current)) => return Err(WriteError::Exists { current: current.clone() }),
+            (Op::Create { .. }, Some(current)) => {
+                return Err(WriteError::Exists { current: current.clone() });
+            }
             (Op::Create { key, payload }, None) => (EventKind::Added, key, payload),
             (Op::Update { .. } | Op::Delete { .. }, None) => return Err(WriteError::NotFound),
             (Op::Update { expect, .. } | Op::Delete { expect, .. }, Some(current))

@@ -1,7 +1,7 @@
 //! What lies under the writer: something that makes a batch durable, all or nothing.
 
 pub(crate) mod memory;
-mod record;
+pub(crate) mod record;
 pub(crate) mod sled;
 
 use std::any::Any;

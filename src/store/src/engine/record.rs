@@ -119,8 +119,9 @@ struct Partial {
 impl Decoder {
     /// Takes a record, and gives the entry that it completes.
     pub(crate) fn push(&mut self, record_key: &[u8], record: &[u8]) -> Result<Option<Arc<Entry>>, String> {
-        let (key, chunk) = split_key(record_key)
-            .ok_or_else(|| format!("a record has the unknown key {:?}", String::from_utf8_lossy(record_key)))?;
+        let (key, chunk) = split_key(record_key).ok_or_else(|| {
+            format!("a record has the unknown key {:?}", String::from_utf8_lossy(record_key))
+        })?;
         let torn = |what: &str| Err(format!("{what} of {key:?}"));
         let mut partial = match (self.open.take(), chunk) {
             (None, 0) => {

@@ -51,9 +51,9 @@ impl Sled {
         let mut engine = Sled { db, data, data_path, head, dir: dir.to_owned(), _lock: lock };
         if witness.is_none() {
             // The first record of a new store; also shows now, not later, whether it can be written.
-            engine.commit(&Batch { revision: head.revision, events: Vec::new() }).map_err(|error| {
-                io_error(dir, "write", io::Error::other(chain(&error)))
-            })?;
+            engine
+                .commit(&Batch { revision: head.revision, events: Vec::new() })
+                .map_err(|error| io_error(dir, "write", io::Error::other(chain(&error))))?;
         }
         write_witness(dir, engine.head.revision).map_err(|source| io_error(dir, "write", source))?;
         Ok((engine, loaded))
