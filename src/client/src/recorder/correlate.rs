@@ -1,0 +1,300 @@
+//! Which occurrences are one event. The rules and numbers are client-go's.
+
+use std::{
+    collections::{HashMap, HashSet},
+    hash::Hash,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::ObjectReference;
+
+use super::{EventType, Occurrence};
+
+/// Entries kept of each kind. client-go's number.
+const CAPACITY: usize = 4096;
+
+/// Occurrences that differ only in their message become one event after this many...
+const SIMILAR: usize = 10;
+/// ... within this time.
+const SIMILAR_WITHIN: SignedDuration = SignedDuration::from_mins(10);
+
+/// Events about one object: this many at once, then one per [`REFILL`].
+const BURST: f64 = 25.0;
+const REFILL: SignedDuration = SignedDuration::from_mins(5);
+
+/// What makes occurrences repeats of each other.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct EventKey {
+    group: GroupKey,
+    /// `None` for the event that stands for many similar ones.
+    message: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct GroupKey {
+    object: ObjectKey,
+    field_path: Option<String>,
+    type_: EventType,
+    reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct ObjectKey {
+    api_version: Option<String>,
+    kind: Option<String>,
+    namespace: Option<String>,
+    name: Option<String>,
+    uid: Option<String>,
+}
+
+/// One event, as it is now.
+pub(super) struct Record {
+    pub(super) name: String,
+    pub(super) object: ObjectReference,
+    pub(super) message: String,
+    pub(super) count: i32,
+    pub(super) first: Timestamp,
+    pub(super) last: Timestamp,
+    /// The API has it.
+    pub(super) written: bool,
+}
+
+struct Group {
+    messages: HashSet<String>,
+    last: Timestamp,
+}
+
+struct Bucket {
+    tokens: f64,
+    at: Timestamp,
+}
+
+pub(super) struct Correlator {
+    records: Recent<EventKey, Record>,
+    groups: Recent<GroupKey, Group>,
+    buckets: Recent<ObjectKey, Bucket>,
+    /// The number in the newest name, so that no two events share one.
+    newest: i128,
+}
+
+impl EventKey {
+    pub(super) fn namespace(&self) -> &str {
+        match self.group.object.namespace.as_deref() {
+            None | Some("") => "default",
+            Some(namespace) => namespace,
+        }
+    }
+
+    pub(super) fn type_(&self) -> EventType {
+        self.group.type_
+    }
+
+    pub(super) fn reason(&self) -> &str {
+        &self.group.reason
+    }
+}
+
+impl Correlator {
+    pub(super) fn new() -> Self {
+        Correlator { records: Recent::new(), groups: Recent::new(), buckets: Recent::new(), newest: 0 }
+    }
+
+    /// Counts an occurrence; gives the event to be written, or `None` if there are too many.
+    pub(super) fn take(&mut self, occurrence: &Occurrence) -> Option<EventKey> {
+        let Occurrence { object, type_, reason, message, at } = occurrence;
+        let object_key = ObjectKey {
+            api_version: object.api_version.clone(),
+            kind: object.kind.clone(),
+            namespace: object.namespace.clone(),
+            name: object.name.clone(),
+            uid: object.uid.clone(),
+        };
+        let group = GroupKey {
+            object: object_key.clone(),
+            field_path: object.field_path.clone(),
+            type_: *type_,
+            reason: reason.clone(),
+        };
+        let combined = self.is_one_of_many(&group, message, *at);
+        let text =
+            if combined { format!("(combined from similar events): {message}") } else { message.clone() };
+        let key = EventKey { group, message: (!combined).then(|| message.clone()) };
+        if let Some(record) = self.records.get(&key) {
+            record.count = record.count.saturating_add(1);
+            record.last = *at;
+            record.message = text;
+        } else {
+            let name = self.name(object, *at);
+            let record = Record {
+                name,
+                object: object.clone(),
+                message: text,
+                count: 1,
+                first: *at,
+                last: *at,
+                written: false,
+            };
+            self.records.put(key.clone(), record);
+        }
+        self.allowed(object_key, *at).then_some(key)
+    }
+
+    pub(super) fn record(&mut self, key: &EventKey) -> Option<&Record> {
+        self.records.get(key).map(|record| &*record)
+    }
+
+    /// The API has the event: from now on it is updated.
+    pub(super) fn written(&mut self, key: &EventKey) {
+        if let Some(record) = self.records.get(key) {
+            record.written = true;
+        }
+    }
+
+    /// The API will not have the event: the next occurrence is a new one.
+    pub(super) fn forget(&mut self, key: &EventKey) {
+        self.records.remove(key);
+    }
+
+    fn is_one_of_many(&mut self, key: &GroupKey, message: &str, at: Timestamp) -> bool {
+        let Some(group) = self.groups.get(key) else {
+            let group = Group { messages: HashSet::from([message.to_owned()]), last: at };
+            self.groups.put(key.clone(), group);
+            return false;
+        };
+        if at.duration_since(group.last) > SIMILAR_WITHIN {
+            group.messages.clear();
+        }
+        group.last = at;
+        if group.messages.contains(message) {
+            return group.messages.len() >= SIMILAR;
+        }
+        if group.messages.len() < SIMILAR {
+            group.messages.insert(message.to_owned());
+        }
+        group.messages.len() >= SIMILAR
+    }
+
+    fn allowed(&mut self, object: ObjectKey, at: Timestamp) -> bool {
+        let Some(bucket) = self.buckets.get(&object) else {
+            self.buckets.put(object, Bucket { tokens: BURST - 1.0, at });
+            return true;
+        };
+        let passed = at.duration_since(bucket.at).as_secs_f64().max(0.0);
+        bucket.tokens = (bucket.tokens + passed / REFILL.as_secs_f64()).min(BURST);
+        bucket.at = at;
+        let allowed = bucket.tokens >= 1.0;
+        if allowed {
+            bucket.tokens -= 1.0;
+        }
+        allowed
+    }
+
+    fn name(&mut self, object: &ObjectReference, at: Timestamp) -> String {
+        self.newest = at.as_nanosecond().max(self.newest + 1);
+        format!("{}.{:x}", object.name.as_deref().unwrap_or_default(), self.newest)
+    }
+}
+
+/// A map that forgets what was not used lately: two generations, the older of which is dropped when the
+/// younger is full. Holds between one and two times [`CAPACITY`] entries.
+struct Recent<K, V> {
+    young: HashMap<K, V>,
+    old: HashMap<K, V>,
+}
+
+impl<K: Eq + Hash + Clone, V> Recent<K, V> {
+    fn new() -> Self {
+        Recent { young: HashMap::new(), old: HashMap::new() }
+    }
+
+    fn get(&mut self, key: &K) -> Option<&mut V> {
+        if let Some((key, value)) = self.old.remove_entry(key) {
+            self.put(key, value);
+        }
+        self.young.get_mut(key)
+    }
+
+    fn put(&mut self, key: K, value: V) {
+        if self.young.len() >= CAPACITY && !self.young.contains_key(&key) {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(key, value);
+    }
+
+    fn remove(&mut self, key: &K) {
+        self.young.remove(key);
+        self.old.remove(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn occurrence(reason: &str, message: &str, second: i64) -> Occurrence {
+        let object = ObjectReference { name: Some("web".to_owned()), ..ObjectReference::default() };
+        let at = Timestamp::from_second(1_700_000_000 + second).expect("in range");
+        Occurrence {
+            object,
+            type_: EventType::Normal,
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+            at,
+        }
+    }
+
+    #[test]
+    fn the_same_thing_again_raises_the_count() {
+        let mut correlator = Correlator::new();
+        let first = correlator.take(&occurrence("Pulled", "image", 0)).expect("allowed");
+        let second = correlator.take(&occurrence("Pulled", "image", 5)).expect("allowed");
+        assert_eq!(first, second);
+        let record = correlator.record(&first).expect("known");
+        assert_eq!((record.count, record.last.duration_since(record.first).as_secs()), (2, 5));
+    }
+
+    #[test]
+    fn similar_events_become_one_after_ten() {
+        let mut correlator = Correlator::new();
+        let keys: Vec<_> =
+            (0..20).filter_map(|n| correlator.take(&occurrence("Created", &format!("pod {n}"), 0))).collect();
+        let distinct: HashSet<_> = keys.iter().collect();
+        assert_eq!((keys.len(), distinct.len()), (20, SIMILAR), "nine of their own, then the combined one");
+        let last = keys.last().expect("not empty").clone();
+        let record = correlator.record(&last).expect("known");
+        assert_eq!(record.message, "(combined from similar events): pod 19");
+    }
+
+    #[test]
+    fn a_flood_about_one_object_is_damped() {
+        let mut correlator = Correlator::new();
+        let passed = (0..100).filter(|_| correlator.take(&occurrence("Again", "same", 0)).is_some()).count();
+        assert_eq!(passed, 25);
+        assert!(correlator.take(&occurrence("Again", "same", 299)).is_none());
+        assert!(correlator.take(&occurrence("Again", "same", 600)).is_some());
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let mut correlator = Correlator::new();
+        let names: HashSet<_> = (0..5)
+            .filter_map(|n| correlator.take(&occurrence(&format!("R{n}"), "m", 0)))
+            .collect::<Vec<_>>()
+            .iter()
+            .map(|key| correlator.record(key).expect("known").name.clone())
+            .collect();
+        assert_eq!(names.len(), 5);
+        assert!(names.iter().all(|name| name.starts_with("web.")));
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let mut recent = Recent::new();
+        for n in 0..100_000 {
+            recent.put(n, ());
+        }
+        assert!(recent.young.len() + recent.old.len() <= 2 * CAPACITY);
+        assert!(recent.get(&99_999).is_some());
+        assert!(recent.get(&0).is_none());
+    }
+}
