@@ -1,0 +1,101 @@
+//! A cluster in a child process: started, measured from outside, ended.
+
+use std::{path::Path, process::Stdio, time::Duration};
+
+use anyhow::{Context, bail};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+    time::{Instant, timeout},
+};
+
+use crate::connection::Connection;
+
+/// A start that takes longer has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running `coracle up`, killed when dropped.
+pub struct Cluster {
+    child: Child,
+    /// From the start of the process to the line that says that the node is Ready.
+    pub startup: Duration,
+    /// Its API.
+    pub connection: Connection,
+}
+
+impl Cluster {
+    /// Starts this very binary on `dir` and waits until it is ready.
+    pub async fn start(dir: &Path) -> anyhow::Result<Cluster> {
+        let binary = std::env::current_exe().context("cannot find the binary")?;
+        let started = Instant::now();
+        let mut child = Command::new(binary)
+            .args([
+                "up",
+                "--listen",
+                "127.0.0.1:0",
+                "--node-name",
+                "bench",
+                "--log-level",
+                "error",
+                "--data-dir",
+            ])
+            .arg(dir)
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .context("cannot start the cluster")?;
+        let mut lines =
+            BufReader::new(child.stdout.take().context("the child has no standard output")?).lines();
+        let line = timeout(PATIENCE, lines.next_line()).await.context("the cluster does not get ready")??;
+        let startup = started.elapsed();
+        let Some(kubeconfig) =
+            line.as_deref().and_then(|l| l.split_once("KUBECONFIG=")).map(|(_, path)| path)
+        else {
+            bail!("the cluster ended instead of getting ready");
+        };
+        let connection = Connection::open(Path::new(kubeconfig.trim()))?;
+        Ok(Cluster { child, startup, connection })
+    }
+
+    /// Resident memory of the process in bytes.
+    pub fn resident(&self) -> anyhow::Result<u64> {
+        self.status("VmRSS:")
+    }
+
+    /// CPU time of the process so far, user and system.
+    pub fn cpu(&self) -> anyhow::Result<Duration> {
+        let stat = std::fs::read_to_string(self.proc("stat")?).context("cannot read the child's CPU time")?;
+        // The second field is the name in parentheses and may hold anything; count from its end.
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks = |n: usize| fields.get(n).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
+        // utime and stime in USER_HZ, which is 100 on every Linux that Rust supports.
+        Ok(Duration::from_millis((ticks(11) + ticks(12)) * 10))
+    }
+
+    /// Stops it in order.
+    pub async fn stop(mut self) -> anyhow::Result<()> {
+        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok()).context("the child has ended")?;
+        Command::new("kill")
+            .args(["-TERM", &pid.to_string()])
+            .status()
+            .await
+            .context("cannot stop the cluster")?;
+        timeout(PATIENCE, self.child.wait()).await.context("the cluster does not stop")??;
+        Ok(())
+    }
+
+    fn status(&self, field: &str) -> anyhow::Result<u64> {
+        let status =
+            std::fs::read_to_string(self.proc("status")?).context("cannot read the child's memory")?;
+        let line = status
+            .lines()
+            .find_map(|l| l.strip_prefix(field))
+            .with_context(|| format!("no {field} in it"))?;
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().context("memory is not a number")?;
+        Ok(kib << 10)
+    }
+
+    fn proc(&self, file: &str) -> anyhow::Result<String> {
+        Ok(format!("/proc/{}/{file}", self.child.id().context("the child has ended")?))
+    }
+}

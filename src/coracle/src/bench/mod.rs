@@ -1,0 +1,30 @@
+//! `coracle bench`: what this build does on this machine, measured from outside.
+//!
+//! Every measurement starts the real binary in a folder of its own and talks to it as a client does;
+//! times include TLS, HTTP and the disk.
+
+pub mod child;
+pub mod pods;
+pub mod startup;
+
+use std::time::Duration;
+
+/// Minimum, median and maximum of some durations, in milliseconds.
+pub fn spread(times: &mut [Duration]) -> String {
+    times.sort_unstable();
+    let ms = |d: Option<&Duration>| d.map_or(f64::NAN, |d| d.as_secs_f64() * 1e3);
+    format!(
+        "median {:.1} ms  (min {:.1}, max {:.1}, n={})",
+        ms(times.get(times.len() / 2)),
+        ms(times.first()),
+        ms(times.last()),
+        times.len()
+    )
+}
+
+/// Bytes as mebibytes.
+pub fn mib(bytes: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+    let mib = bytes as f64 / f64::from(1 << 20);
+    format!("{mib:.1} MiB")
+}

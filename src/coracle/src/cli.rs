@@ -1,0 +1,149 @@
+//! The command line: what can be asked, with examples. No behaviour.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// The Kubernetes API on WebAssembly: one binary that is the whole cluster.
+#[derive(Debug, Parser)]
+#[command(
+    name = "coracle",
+    version,
+    after_help = "Examples:\n  coracle demo                       a cluster with an application, in one command\n  \
+                  coracle up                         a one-machine cluster in the foreground\n  \
+                  coracle push app.wasm registry.local/app:1\n\nThen:\n  export KUBECONFIG=…                (the line that `up` prints)\n  kubectl get nodes"
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// How to log.
+    #[command(flatten)]
+    pub log: Log,
+}
+
+/// Logging options, for every command.
+#[derive(Debug, Args)]
+pub struct Log {
+    /// What to log: error, warn, info, debug, trace, or a filter like `coracle_node=debug,warn`
+    #[arg(
+        long,
+        global = true,
+        value_name = "LEVEL",
+        env = "CORACLE_LOG",
+        default_value = "warn,coracle=info"
+    )]
+    pub log_level: String,
+    /// How to log; `auto` is human on a terminal and JSON elsewhere
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Human)]
+    pub log_format: LogFormat,
+}
+
+/// The forms a log line can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One line for people.
+    Human,
+    /// One JSON object a line.
+    Json,
+    /// Human on a terminal, JSON elsewhere.
+    Auto,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a one-machine cluster: API server, controllers, scheduler and one node
+    #[command(
+        after_help = "Examples:\n  coracle up\n  coracle up --data-dir ./cluster --listen 127.0.0.1:0\n  coracle up --node-name edge-1 --log-level debug\n\n\
+                            Ends in order on Ctrl-C or SIGTERM; a second signal ends it at once."
+    )]
+    Up(Up),
+    /// Run a cluster with a demo application in it
+    #[command(
+        after_help = "Examples:\n  coracle demo\n  coracle demo --data-dir ./demo --listen 127.0.0.1:0"
+    )]
+    Demo(Demo),
+    /// Push a Wasm file into the cluster's embedded registry
+    #[command(
+        after_help = "Examples:\n  coracle push app.wasm registry.local/app:1\n  coracle push --kubeconfig ./cluster/kubeconfig app.wasm registry.local/team/app:v2"
+    )]
+    Push(Push),
+    /// Measure this build on this machine
+    #[command(subcommand)]
+    Bench(Bench),
+    /// Print the version
+    Version,
+}
+
+/// `coracle up`.
+#[derive(Clone, Debug, Args)]
+pub struct Up {
+    /// Where the cluster keeps everything [default: coracle/cluster in the user's data folder]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Where the API server listens; port 0 picks a free one
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:6443")]
+    pub listen: SocketAddr,
+    /// The node's name [default: the host's name]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+}
+
+/// `coracle demo`.
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// Where the demo's cluster keeps everything [default: coracle/demo in the user's data folder]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Where the API server listens; port 0 picks a free one
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:6443")]
+    pub listen: SocketAddr,
+}
+
+/// `coracle push`.
+#[derive(Debug, Args)]
+pub struct Push {
+    /// The Wasm module or component
+    #[arg(value_name = "FILE.wasm")]
+    pub file: PathBuf,
+    /// What it will be called, e.g. registry.local/app:1
+    #[arg(value_name = "registry.local/NAME:TAG")]
+    pub reference: String,
+    /// The cluster's kubeconfig [default: that of `coracle up` in its default data folder]
+    #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+/// `coracle bench`.
+#[derive(Debug, Subcommand)]
+pub enum Bench {
+    /// Time from the start of the process to a Ready node, empty and with objects in the store
+    #[command(after_help = "Example:\n  coracle bench startup --runs 10 --objects 1000")]
+    Startup(BenchStartup),
+    /// Time from the creation of pods to their readiness, and their memory
+    #[command(after_help = "Example:\n  coracle bench pods --count 1000")]
+    Pods(BenchPods),
+}
+
+/// `coracle bench startup`.
+#[derive(Debug, Args)]
+pub struct BenchStartup {
+    /// How often to start
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub runs: u32,
+    /// How many objects the second measurement finds in the store
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub objects: u32,
+}
+
+/// `coracle bench pods`.
+#[derive(Debug, Args)]
+pub struct BenchPods {
+    /// How many pods the ReplicationController asks for
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    pub count: u32,
+    /// How many single pods are created one after the other first
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub singles: u32,
+}

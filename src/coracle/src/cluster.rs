@@ -1,0 +1,219 @@
+//! The composition root: builds the rooms in order, hands each what it needs, stops them in reverse.
+//!
+//! ```text
+//!  data folder ─ store ─ API server ─┬─ client (in process) ─ informers ─┬─ controllers
+//!                                    │                                   ├─ scheduler
+//!              images ─ registry ────┘        runtime ─ network ─ vfs ───┴─ node
+//! ```
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context;
+use coracle_apiserver::{ApiServer, User};
+use coracle_client::Informers;
+use coracle_image::Images;
+use coracle_node::Node;
+use coracle_runtime::Runtime;
+use coracle_store::Embedded;
+use ipnet::Ipv4Net;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::data_dir::DataDir;
+
+/// Where pod addresses come from; every node gets a part of it. Half of 10/8: 512 nodes of 16,382 pods.
+const CLUSTER_CIDR: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 128, 0, 0), 9);
+/// The size of a node's part of [`CLUSTER_CIDR`].
+const NODE_MASK: u8 = 18;
+/// Where service addresses come from: Kubernetes' own customary range.
+const SERVICE_CIDR: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16);
+/// The port range of NodePort services: Kubernetes' default.
+const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
+/// Pods on one node. The runtime's pool and the kernel's mapping limit carry about 10,000 instances.
+const MAX_PODS: u32 = 3_000;
+/// Containers on one node: pods have few, and the pool must stay within the kernel's mapping limit.
+const MAX_CONTAINERS: u32 = 9_000;
+/// What a container without a memory limit may use: enough for any ordinary program, and a hundred
+/// runaway ones do not bring a small machine down.
+const DEFAULT_MEMORY_LIMIT: u64 = 256 << 20;
+
+/// What a cluster is started with.
+pub struct Config {
+    /// Its folder, locked.
+    pub data: DataDir,
+    /// Where the API server listens.
+    pub listen: SocketAddr,
+    /// The node's name, or the host's.
+    pub node_name: Option<String>,
+}
+
+/// A running one-machine cluster.
+pub struct Cluster {
+    // Fields in the order in which they are stopped; `stop` says what depends on what.
+    node: Node,
+    scheduler: coracle_scheduler::Handle,
+    controllers: coracle_controllers::Handle,
+    informers_stop: CancellationToken,
+    informers: Informers,
+    server: ApiServer,
+    store: Arc<Embedded>,
+    kubeconfig: PathBuf,
+    _data: DataDir,
+}
+
+impl Cluster {
+    /// Starts every room. What fails names itself.
+    pub async fn start(config: Config) -> anyhow::Result<Cluster> {
+        let data = config.data;
+        let store = Embedded::sled(&data.join("store")).context("cannot open the store")?;
+        let images = Images::open(coracle_image::Config { dir: data.join("images") })
+            .context("cannot open the image store")?;
+        let server = ApiServer::build(
+            coracle_apiserver::Config {
+                listen: config.listen,
+                pki_dir: data.join("pki"),
+                service_cidr: SERVICE_CIDR,
+                node_ports: NODE_PORTS,
+                extra_routes: images.registry_router(),
+                now: coracle_client::clock::now,
+            },
+            store.clone(),
+        )
+        .await
+        .context("cannot start the API server")?;
+        let kubeconfig = data.write_kubeconfig(&server.kubeconfig())?;
+
+        let informers_stop = CancellationToken::new();
+        let system = server.service_as(User::new("system:coracle", &["system:masters"]));
+        let informers = Informers::new(coracle_client::in_process(system), informers_stop.clone());
+
+        let user = User::new("system:kube-controller-manager", &[]);
+        let controllers = coracle_controllers::start(
+            coracle_client::in_process(server.service_as(user)),
+            &informers,
+            coracle_controllers::Config {
+                cluster_cidr: CLUSTER_CIDR,
+                node_mask: NODE_MASK,
+                ca_pem: server.admin().ca_pem.clone(),
+            },
+        );
+        let user = User::new("system:kube-scheduler", &[]);
+        let scheduler = coracle_scheduler::start(
+            coracle_client::in_process(server.service_as(user)),
+            &informers,
+            coracle_scheduler::Config::default(),
+        );
+
+        let name = match config.node_name {
+            Some(name) => name,
+            None => host_name()?,
+        };
+        let runtime = Runtime::build(coracle_runtime::Config {
+            cache_dir: data.join("compiled"),
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            max_containers: MAX_CONTAINERS,
+            default_memory_limit: DEFAULT_MEMORY_LIMIT,
+        })
+        .context("cannot start the Wasm runtime")?;
+        let user = User::new(format!("system:node:{name}"), &["system:nodes"]);
+        let node = Node::build(
+            coracle_node::Config {
+                name: name.clone(),
+                address: node_address(server.address().ip()),
+                data_dir: data.root().to_owned(),
+                max_pods: MAX_PODS,
+                version: coracle_apiserver::KUBERNETES_VERSION.to_owned(),
+                service_cidr: SERVICE_CIDR,
+            },
+            coracle_node::Deps {
+                client: coracle_client::in_process(server.service_as(user)),
+                informers: informers.clone(),
+                runtime,
+                images,
+            },
+        )
+        .with_context(|| format!("cannot start the node {name:?}"))?;
+        server.nodes().register(&name, node.router());
+        Ok(Cluster {
+            node,
+            scheduler,
+            controllers,
+            informers_stop,
+            informers,
+            server,
+            store,
+            kubeconfig,
+            _data: data,
+        })
+    }
+
+    /// Waits until the node is Ready.
+    pub async fn ready(&self) {
+        self.node.ready().await;
+    }
+
+    /// The API server's URL.
+    pub fn url(&self) -> String {
+        format!("https://{}", reachable(self.server.address()))
+    }
+
+    /// The administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// The address where the node's ports are.
+    pub fn node_address(&self) -> IpAddr {
+        node_address(self.server.address().ip())
+    }
+
+    /// What the parts of this process have seen of the API.
+    pub fn informers(&self) -> &Informers {
+        &self.informers
+    }
+
+    /// Stops everything within `deadline`: first who writes (node, scheduler, controllers), then the
+    /// API server, then the store, so that nobody loses the room below.
+    pub async fn stop(self, deadline: Duration) {
+        let end = Instant::now() + deadline;
+        let phase = deadline / 4;
+        self.node.shutdown(phase).await;
+        let writers = async { tokio::join!(self.scheduler.shutdown(), self.controllers.shutdown()) };
+        if timeout_at(end, writers).await.is_err() {
+            tracing::warn!("the controllers did not end in time");
+        }
+        self.informers_stop.cancel();
+        self.server.shutdown(phase).await;
+        if timeout_at(end, self.store.close()).await.is_err() {
+            tracing::warn!("the store did not close in time; what was acknowledged is on disk all the same");
+        }
+    }
+}
+
+/// The address that the node tells others: where the API server listens, or the loopback if that is
+/// everywhere.
+fn node_address(listen: IpAddr) -> IpAddr {
+    if listen.is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { listen }
+}
+
+fn reachable(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(node_address(address.ip()), address.port())
+}
+
+/// The host's name as a node's name: lower case, and only what RFC 1123 allows.
+fn host_name() -> anyhow::Result<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the host's name")?;
+    let name: String = name
+        .trim()
+        .to_lowercase()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' })
+        .collect();
+    let name = name.trim_matches(['-', '.']);
+    Ok(if name.is_empty() { "coracle".to_owned() } else { name.to_owned() })
+}

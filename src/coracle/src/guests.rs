@@ -1,0 +1,34 @@
+//! The guest examples that the binary carries, so that the demo and the benchmarks need no other file.
+
+/// A guest and the name it is pushed under.
+pub struct Guest {
+    /// Repository in the embedded registry.
+    pub name: &'static str,
+    /// The component.
+    pub wasm: &'static [u8],
+}
+
+macro_rules! guest {
+    ($name:literal) => {
+        Guest { name: $name, wasm: include_bytes!(concat!("../../../guest-examples/built/", $name, ".wasm")) }
+    };
+}
+
+/// The HTTP server: the demo's web tier, and the pod of the benchmarks.
+pub const WEB: Guest = guest!("web");
+
+/// Everything that the examples' manifests name.
+pub const ALL: &[Guest] = &[
+    WEB,
+    guest!("adapter"),
+    guest!("ambassador"),
+    guest!("burner"),
+    guest!("content"),
+    guest!("handler"),
+    guest!("hello"),
+    guest!("hostile"),
+    guest!("shop"),
+];
+
+/// The demo's manifest.
+pub const DEMO: &str = include_str!("../../../guest-examples/demo.yaml");

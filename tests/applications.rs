@@ -1,0 +1,99 @@
+//! Pods of several modules: shared volumes, localhost, services, node ports.
+
+use std::collections::BTreeSet;
+
+use crate::support::{Cluster, eventually, have_kubectl, http_get, manifest};
+
+/// The demo's manifest with node ports that the cluster chooses: fixed ones may be taken here.
+fn demo() -> String {
+    manifest("demo.yaml").lines().filter(|line| !line.contains("nodePort: ")).collect::<Vec<_>>().join("\n")
+}
+
+fn node_port(cluster: &Cluster, service: &str, port: &str) -> String {
+    let path = format!("jsonpath={{.spec.ports[?(@.name==\"{port}\")].nodePort}}");
+    format!("127.0.0.1:{}", cluster.kubectl(&format!("get service {service} -o '{path}'")))
+}
+
+#[test]
+fn the_demo_serves_from_three_pods_through_an_ambassador_and_an_adapter() {
+    if !have_kubectl() {
+        return;
+    }
+    let cluster = Cluster::start();
+    cluster.push(&["web", "content", "adapter", "shop", "ambassador"]);
+    cluster.kubectl_input("apply -f -", &demo());
+    cluster.kubectl("wait --for=jsonpath='{.status.readyReplicas}'=3 rc/web --timeout=60s");
+    cluster.kubectl("wait --for=jsonpath='{.status.readyReplicas}'=1 rc/shop --timeout=60s");
+    let names = cluster.kubectl("get pods -l app=web -o 'jsonpath={.items[*].metadata.name}'");
+    let names: BTreeSet<String> = names.split_whitespace().map(str::to_owned).collect();
+    assert_eq!(names.len(), 3);
+
+    // The node port reaches all three in turn: any three requests in a row meet three pods.
+    let web = node_port(&cluster, "web", "http");
+    eventually("three pods in turn", || {
+        let mut met = BTreeSet::new();
+        for _ in 0..3 {
+            let (head, body) = http_get(&web, "/")?;
+            if !head.starts_with("HTTP/1.1 200") {
+                return Err(head);
+            }
+            let pod = head.lines().find_map(|l| l.strip_prefix("x-pod: ")).unwrap_or_default().to_owned();
+            assert!(body.contains(&format!("<code>{pod}</code>")), "{body}");
+            met.insert(pod);
+        }
+        if met == names { Ok(()) } else { Err(format!("met {met:?} of {names:?}")) }
+    });
+
+    // The sidecar keeps writing.
+    let edition = |path| -> Result<u64, String> {
+        http_get(&web, path)?.1.trim().parse().map_err(|_| "no edition yet".to_owned())
+    };
+    let first = eventually("an edition", || edition("/edition.txt"));
+    eventually("a later edition", || match edition("/edition.txt")? {
+        later if later > first + 2 => Ok(()),
+        later => Err(format!("still {later}")),
+    });
+
+    // The adapter asks `web` over localhost; the shop asks its ambassador over localhost.
+    let (_, metrics) = http_get(&node_port(&cluster, "web", "metrics"), "/metrics").unwrap();
+    assert!(metrics.contains("web_up 1") && metrics.contains("web_requests_total "), "{metrics}");
+    let shop = node_port(&cluster, "shop", "http");
+    let sold = eventually("something sold", || match http_get(&shop, "/")? {
+        (head, body) if head.starts_with("HTTP/1.1 200") => Ok(body),
+        (head, body) => Err(format!("{head}\n{body}")),
+    });
+    assert!(names.iter().any(|name| sold.contains(name)), "{sold}");
+
+    // Applied again with more replicas; then taken away whole.
+    cluster.kubectl_input("apply -f -", &demo().replace("replicas: 3", "replicas: 5"));
+    cluster.kubectl("wait --for=jsonpath='{.status.readyReplicas}'=5 rc/web --timeout=60s");
+    cluster.kubectl_input("delete -f - --timeout=60s", &demo());
+    eventually("no pods left", || match cluster.kubectl("get pods -o name") {
+        left if left.is_empty() => Ok(()),
+        left => Err(left),
+    });
+    assert!(http_get(&web, "/").is_err(), "the node port is closed with its service");
+}
+
+#[test]
+fn a_config_map_is_served_and_its_change_arrives() {
+    if !have_kubectl() {
+        return;
+    }
+    let cluster = Cluster::start();
+    cluster.push(&["web"]);
+    let page = manifest("web/pod.yaml");
+    cluster.kubectl_input("apply -f -", &page);
+    cluster.kubectl("wait --for=condition=Ready pod/page --timeout=60s");
+    let port = cluster.kubectl("get service page -o 'jsonpath={.spec.ports[0].nodePort}'");
+    let address = format!("127.0.0.1:{port}");
+    let served = |expected: &str| {
+        eventually(expected, || match http_get(&address, "/")? {
+            (_, body) if body.contains(expected) => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+    };
+    served("Hello from a ConfigMap");
+    cluster.kubectl_input("apply -f -", &page.replace("Hello from a ConfigMap", "Another page"));
+    served("Another page");
+}

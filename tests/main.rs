@@ -1,0 +1,14 @@
+//! End to end: the real binary, the real kubectl, real modules.
+//!
+//! Each file is one subject; [`support`] starts a cluster in a folder of its own and runs kubectl
+//! against it. Where kubectl is missing the tests that need it say so and pass, except in CI, where
+//! that is an error.
+
+mod api_errors;
+mod applications;
+mod crash;
+mod hostile;
+mod kubectl;
+mod process;
+mod registry;
+mod support;

@@ -1,0 +1,287 @@
+//! A cluster under test.
+
+#[path = "../../src/coracle/src/connection.rs"]
+#[allow(dead_code, reason = "the binary's own client; the tests use a part of it")]
+pub mod connection;
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read},
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    time::Duration,
+};
+
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
+
+/// Nothing in these tests takes longer, on a busy machine and in a debug build.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+const BINARY: &str = env!("CARGO_BIN_EXE_coracle");
+const GUESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../guest-examples");
+
+/// A running `coracle up`; killed when dropped.
+pub struct Cluster {
+    dir: TempDir,
+    process: Option<Process>,
+}
+
+/// A `coracle up` that has said that it is ready.
+struct Process {
+    child: Child,
+    kubeconfig: PathBuf,
+}
+
+impl Cluster {
+    /// Starts a cluster in a new folder.
+    pub fn start() -> Cluster {
+        let mut cluster = Cluster { dir: tempfile::tempdir().unwrap(), process: None };
+        cluster.up();
+        cluster
+    }
+
+    /// Starts it (again) on its folder and waits until the node is Ready.
+    pub fn up(&mut self) {
+        assert!(self.process.is_none(), "the cluster is running");
+        let mut child = command(self.dir.path()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let Some((_, kubeconfig)) = line.split_once("KUBECONFIG=") else {
+            panic!("`coracle up` did not get ready: {line:?}, {:?}", child.wait());
+        };
+        self.process = Some(Process { child, kubeconfig: PathBuf::from(kubeconfig.trim()) });
+    }
+
+    /// The data folder.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Sends a signal, e.g. `KILL`, and waits for the end of the process.
+    pub fn signal(&mut self, signal: &str) -> ExitStatus {
+        let mut process = self.process.take().expect("the cluster is running");
+        let pid = process.child.id().to_string();
+        assert!(Command::new("kill").args([&format!("-{signal}"), &pid]).status().unwrap().success());
+        process.child.wait().unwrap()
+    }
+
+    /// A client with the admin's credentials.
+    pub fn connection(&self) -> connection::Connection {
+        // The provider is installed once per process; the second time it is already there.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        connection::Connection::open(&self.process().kubeconfig).unwrap()
+    }
+
+    /// Pushes a guest example as `registry.local/NAME:1`.
+    pub fn push(&self, guests: &[&str]) {
+        for guest in guests {
+            let output = Command::new(BINARY)
+                .arg("push")
+                .arg(Path::new(GUESTS).join("built").join(format!("{guest}.wasm")))
+                .arg(format!("registry.local/{guest}:1"))
+                .env("KUBECONFIG", &self.process().kubeconfig)
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "{output:?}");
+        }
+    }
+
+    /// Runs kubectl and gives its standard output; panics if it fails.
+    #[track_caller]
+    pub fn kubectl(&self, args: &str) -> String {
+        self.kubectl_input(args, "")
+    }
+
+    /// Runs kubectl with something on its standard input.
+    #[track_caller]
+    pub fn kubectl_input(&self, args: &str, input: &str) -> String {
+        let output = self.try_kubectl(&split(args), input);
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "kubectl {args}: {}\n{out}{err}", output.status);
+        out
+    }
+
+    /// Runs kubectl with further environment variables.
+    #[track_caller]
+    pub fn kubectl_env(&self, args: &str, env: &[(&str, &str)]) -> String {
+        let output = self.kubectl_command().args(split(args)).envs(env.iter().copied()).output().unwrap();
+        assert!(output.status.success(), "kubectl {args}: {}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    /// Runs a kubectl that must fail and gives its standard error.
+    #[track_caller]
+    pub fn kubectl_fails(&self, args: &str, input: &str) -> String {
+        let output = self.try_kubectl(&split(args), input);
+        assert!(!output.status.success(), "kubectl {args} should fail: {}", text(&output.stdout));
+        text(&output.stderr)
+    }
+
+    /// Starts a kubectl that goes on, e.g. `logs -f`; its standard output is piped.
+    pub fn kubectl_follow(&self, args: &str) -> Follow {
+        let child =
+            self.kubectl_command().args(split(args)).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+        let mut child = child.unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        Follow { child, lines }
+    }
+
+    fn try_kubectl(&self, args: &[String], input: &str) -> Output {
+        let mut child = self
+            .kubectl_command()
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        std::io::Write::write_all(&mut stdin, input.as_bytes()).unwrap();
+        drop(stdin);
+        child.wait_with_output().unwrap()
+    }
+
+    fn kubectl_command(&self) -> Command {
+        let mut command = Command::new("kubectl");
+        command
+            .env("KUBECONFIG", &self.process().kubeconfig)
+            // Discovery is cached below the home folder by address, and ports are reused.
+            .env("HOME", self.dir.path())
+            .env("KUBECACHEDIR", self.dir.path().join("kube-cache"));
+        command
+    }
+
+    fn process(&self) -> &Process {
+        self.process.as_ref().expect("the cluster is running")
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if let Some(process) = &mut self.process {
+            let _ = process.child.kill();
+            let _ = process.child.wait();
+        }
+    }
+}
+
+/// A kubectl that goes on; killed when dropped.
+pub struct Follow {
+    child: Child,
+    lines: BufReader<std::process::ChildStdout>,
+}
+
+impl Follow {
+    /// The next line, without its end; `None` when kubectl has ended.
+    pub fn line(&mut self) -> Option<String> {
+        let mut line = String::new();
+        (self.lines.read_line(&mut line).unwrap() > 0).then(|| line.trim_end().to_owned())
+    }
+
+    /// Reads on until a line satisfies the condition.
+    #[track_caller]
+    pub fn until(&mut self, condition: impl Fn(&str) -> bool) -> String {
+        let mut seen = Vec::new();
+        while let Some(line) = self.line() {
+            if condition(&line) {
+                return line;
+            }
+            seen.push(line);
+        }
+        panic!("kubectl ended first, after {seen:#?}");
+    }
+}
+
+impl Drop for Follow {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `coracle up` on a folder and a free port.
+pub fn command(dir: &Path) -> Command {
+    let mut command = Command::new(BINARY);
+    command.args(["up", "--listen", "127.0.0.1:0", "--node-name", "boat", "--data-dir"]).arg(dir);
+    command
+}
+
+/// Runs a command that must end by itself, and gives exit code, standard output and standard error.
+pub fn run(command: &mut Command) -> (Option<i32>, String, String) {
+    let output = command.output().unwrap();
+    let code = output.status.code().or_else(|| output.status.signal().map(|s| 128 + s));
+    (code, text(&output.stdout), text(&output.stderr))
+}
+
+/// The manifest of a guest example.
+pub fn manifest(path: &str) -> String {
+    fs::read_to_string(Path::new(GUESTS).join(path)).unwrap()
+}
+
+/// True if kubectl can be run; says so if not, and fails in CI.
+pub fn have_kubectl() -> bool {
+    let found =
+        Command::new("kubectl").args(["version", "--client"]).output().is_ok_and(|o| o.status.success());
+    if !found {
+        assert!(std::env::var_os("CI").is_none(), "CI must run the kubectl tests, and there is no kubectl");
+        eprintln!("skipped: there is no kubectl on this machine");
+    }
+    found
+}
+
+/// Asks again and again until the answer is there; panics with the last refusal when [`PATIENCE`] ends.
+#[track_caller]
+pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Result<T, String>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let deadline = runtime.block_on(async { Instant::now() }) + PATIENCE;
+    loop {
+        match ask() {
+            Ok(answer) => return answer,
+            Err(refusal) => {
+                let late = runtime.block_on(async {
+                    sleep(Duration::from_millis(50)).await;
+                    Instant::now() > deadline
+                });
+                assert!(!late, "{what}: {refusal}");
+            }
+        }
+    }
+}
+
+/// One HTTP GET over a plain connection: status line with headers, and body.
+pub fn http_get(address: &str, path: &str) -> Result<(String, String), String> {
+    let ask = || -> std::io::Result<String> {
+        let mut stream = std::net::TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        std::io::Write::write_all(
+            &mut stream,
+            format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").as_bytes(),
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = ask().map_err(|e| e.to_string())?;
+    answer
+        .split_once("\r\n\r\n")
+        .map(|(h, b)| (h.to_owned(), b.to_owned()))
+        .ok_or_else(|| format!("no HTTP: {answer:?}"))
+}
+
+/// Splits a command line at spaces; single quotes keep words together.
+fn split(args: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    for (n, piece) in args.split('\'').enumerate() {
+        if n % 2 == 1 {
+            words.push(piece.to_owned());
+        } else {
+            words.extend(piece.split_whitespace().map(str::to_owned));
+        }
+    }
+    words
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
