@@ -1,0 +1,284 @@
+//! Volumes in a directory of the host: emptyDir, hostPath, local volumes.
+//!
+//! Capability-based: the volume's root is opened once, and from there on every name is opened below the
+//! directory that holds it, one component at a time and without following links (`O_NOFOLLOW`). The kernel
+//! never walks a path and never follows a link on a guest's behalf, so there is nothing to race: a directory
+//! that is swapped for a link between two steps is a link, and the namespace walks it within the view.
+
+mod errno;
+mod measure;
+mod open;
+
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
+use rustix::io::Errno;
+
+use self::errno::{from_errno, from_io};
+use self::open::{HostFile, Ledger};
+use crate::error::VfsError;
+use crate::tree::{Access, Cursor, Entry, FileKind, Node, OpenFile, Stat, Times, Tree, next_device};
+use crate::volume::Usage;
+
+/// A name is opened like this to learn what it is: no access to the content, no link followed.
+const LOOK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+const FILE_MODE: Mode = Mode::from_raw_mode(0o666);
+const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o777);
+
+/// A tree of the host.
+pub(crate) struct HostTree {
+    device: u64,
+    root: Node,
+    ledger: Arc<Ledger>,
+}
+
+/// What a name led to: an `O_PATH` handle.
+struct HostNode {
+    handle: File,
+}
+
+impl HostTree {
+    /// # Errors
+    /// If `dir` cannot be opened as a directory, or its content cannot be measured for `limit`.
+    pub(crate) fn open(dir: &Path, limit: Option<u64>) -> Result<HostTree, VfsError> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let handle = File::from(rustix::fs::open(dir, flags, Mode::empty()).map_err(from_errno)?);
+        let device = next_device();
+        let ledger = Arc::new(Ledger::new(device, limit));
+        if limit.is_some() {
+            measure::measure(&handle, ledger.quota())?;
+        }
+        let root = Node { kind: FileKind::Directory, inner: Arc::new(HostNode { handle }) };
+        Ok(HostTree { device, root, ledger })
+    }
+
+    /// Removes a name, and gives its bytes back if it was the last and nobody has it open.
+    fn remove(&self, dir: &HostNode, name: &str, flags: AtFlags) -> Result<(), VfsError> {
+        self.ledger.removing(&dir.handle, name, || {
+            rustix::fs::unlinkat(&dir.handle, name, flags).map_err(from_errno)
+        })
+    }
+}
+
+impl Tree for HostTree {
+    fn device(&self) -> u64 {
+        self.device
+    }
+
+    fn blocking(&self) -> bool {
+        true
+    }
+
+    fn usage(&self) -> Usage {
+        let quota = self.ledger.quota();
+        Usage { bytes: quota.bytes(), limit: quota.limit(), entries: quota.entries() }
+    }
+
+    fn root(&self) -> Node {
+        self.root.clone()
+    }
+
+    fn lookup(&self, dir: &Node, name: &str) -> Result<Node, VfsError> {
+        let dir = dir.of::<HostNode>();
+        let handle = File::from(
+            rustix::fs::openat(&dir.handle, name, LOOK, Mode::empty()).map_err(from_errno)?,
+        );
+        let kind = kind(handle.metadata().map_err(from_io)?.mode());
+        Ok(Node { kind, inner: Arc::new(HostNode { handle }) })
+    }
+
+    fn stat(&self, node: &Node) -> Result<Stat, VfsError> {
+        stat(&node.of::<HostNode>().handle, self.device)
+    }
+
+    fn set_times(&self, node: &Node, times: Times) -> Result<(), VfsError> {
+        let node = node.of::<HostNode>();
+        let times = timestamps(times)?;
+        rustix::fs::utimensat(&node.handle, "", &times, AtFlags::EMPTY_PATH).map_err(from_errno)
+    }
+
+    fn open(&self, node: &Node, access: Access) -> Result<Arc<dyn OpenFile>, VfsError> {
+        if node.kind != FileKind::File {
+            return Err(VfsError::Access);
+        }
+        let node = node.of::<HostNode>();
+        let file = HostFile::open(&self.ledger, || reopen(&node.handle, flags(access)))?;
+        if access.truncate {
+            file.set_size(0)?;
+        }
+        Ok(Arc::new(file))
+    }
+
+    fn create(&self, dir: &Node, name: &str, access: Access) -> Result<Arc<dyn OpenFile>, VfsError> {
+        let dir = dir.of::<HostNode>();
+        let flags = flags(access) | OFlags::CREATE | OFlags::EXCL;
+        self.ledger.quota().charge_entry()?;
+        let file = HostFile::open(&self.ledger, || {
+            let file = rustix::fs::openat(&dir.handle, name, flags, FILE_MODE);
+            Ok(File::from(file.map_err(|errno| self.ledger.uncharge_entry(from_errno(errno)))?))
+        })?;
+        Ok(Arc::new(file))
+    }
+
+    fn create_directory(&self, dir: &Node, name: &str) -> Result<(), VfsError> {
+        let dir = dir.of::<HostNode>();
+        self.ledger.quota().charge_entry()?;
+        rustix::fs::mkdirat(&dir.handle, name, DIRECTORY_MODE)
+            .map_err(|errno| self.ledger.uncharge_entry(from_errno(errno)))
+    }
+
+    fn symlink(&self, dir: &Node, name: &str, target: &str) -> Result<(), VfsError> {
+        let dir = dir.of::<HostNode>();
+        self.ledger.quota().charge_entry()?;
+        rustix::fs::symlinkat(target, &dir.handle, name)
+            .map_err(|errno| self.ledger.uncharge_entry(from_errno(errno)))
+    }
+
+    fn read_link(&self, node: &Node) -> Result<String, VfsError> {
+        let node = node.of::<HostNode>();
+        let target = rustix::fs::readlinkat(&node.handle, "", Vec::new()).map_err(|errno| match errno {
+            Errno::NOENT => VfsError::Invalid, // what the kernel says of a handle that is no link
+            errno => from_errno(errno),
+        })?;
+        target.into_string().map_err(|_| VfsError::IllegalByteSequence)
+    }
+
+    fn link(&self, from: &Node, name: &str, to: &Node, new_name: &str) -> Result<(), VfsError> {
+        let (from, to) = (from.of::<HostNode>(), to.of::<HostNode>());
+        self.ledger.quota().charge_entry()?;
+        rustix::fs::linkat(&from.handle, name, &to.handle, new_name, AtFlags::empty())
+            .map_err(|errno| self.ledger.uncharge_entry(from_errno(errno)))
+    }
+
+    fn unlink(&self, dir: &Node, name: &str) -> Result<(), VfsError> {
+        self.remove(&dir.of::<HostNode>(), name, AtFlags::empty())
+    }
+
+    fn remove_directory(&self, dir: &Node, name: &str) -> Result<(), VfsError> {
+        self.remove(&dir.of::<HostNode>(), name, AtFlags::REMOVEDIR)
+    }
+
+    fn rename(&self, from: &Node, name: &str, to: &Node, new_name: &str) -> Result<(), VfsError> {
+        let (from, to) = (from.of::<HostNode>(), to.of::<HostNode>());
+        self.ledger.replacing((&from.handle, name), (&to.handle, new_name), || {
+            rustix::fs::renameat(&from.handle, name, &to.handle, new_name).map_err(from_errno)
+        })
+    }
+
+    fn read_directory(&self, dir: &Node) -> Result<Box<dyn Cursor>, VfsError> {
+        let dir = dir.of::<HostNode>();
+        Ok(Box::new(Listing(listing(&dir.handle)?)))
+    }
+
+    fn sync(&self, dir: &Node) -> Result<(), VfsError> {
+        let dir = dir.of::<HostNode>();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::openat(&dir.handle, ".", flags, Mode::empty()).map_err(from_errno)?;
+        rustix::fs::fsync(dir).map_err(from_errno)
+    }
+}
+
+/// A listing by the kernel, which promises what [`Cursor`] does.
+struct Listing(Dir);
+
+impl Cursor for Listing {
+    fn next(&mut self) -> Result<Option<Entry>, VfsError> {
+        while let Some(entry) = self.0.read() {
+            let entry = entry.map_err(from_errno)?;
+            // A name that is not UTF-8 cannot be said in WASI, so nothing could be done with it.
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            if name == "." || name == ".." {
+                continue;
+            }
+            let kind = match entry.file_type() {
+                FileType::RegularFile => FileKind::File,
+                FileType::Directory => FileKind::Directory,
+                FileType::Symlink => FileKind::Symlink,
+                FileType::Unknown => match self.kind_of(name) {
+                    Some(kind) => kind,
+                    None => continue,
+                },
+                _ => FileKind::Other,
+            };
+            return Ok(Some(Entry { name: name.to_owned(), kind }));
+        }
+        Ok(None)
+    }
+}
+
+impl Listing {
+    /// For filesystems that do not tell kinds in listings. `None` if the name is gone.
+    fn kind_of(&self, name: &str) -> Option<FileKind> {
+        let stat = rustix::fs::statat(self.0.fd().ok()?, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        Some(kind(stat.st_mode))
+    }
+}
+
+/// Opens a directory's listing anew; `.` of an open directory is that directory, whatever its name is now.
+fn listing(dir: &File) -> Result<Dir, VfsError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::openat(dir, ".", flags, Mode::empty()).map_err(from_errno)?;
+    Dir::new(dir).map_err(from_errno)
+}
+
+/// Opens the very file that an `O_PATH` handle stands for. By its entry in `/proc`, which leads to the inode
+/// and not through any name, so a file that was renamed or replaced meanwhile is no other.
+fn reopen(handle: &File, flags: OFlags) -> Result<File, VfsError> {
+    use std::os::fd::AsRawFd;
+    let path = format!("/proc/self/fd/{}", handle.as_raw_fd());
+    let file = rustix::fs::open(path, flags.difference(OFlags::NOFOLLOW), Mode::empty()).map_err(from_errno)?;
+    Ok(File::from(file))
+}
+
+fn flags(access: Access) -> OFlags {
+    let mode = match (access.read, access.write) {
+        (true, true) => OFlags::RDWR,
+        (false, true) => OFlags::WRONLY,
+        (_, false) => OFlags::RDONLY,
+    };
+    mode | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY
+}
+
+fn kind(mode: u32) -> FileKind {
+    match FileType::from_raw_mode(mode) {
+        FileType::RegularFile => FileKind::File,
+        FileType::Directory => FileKind::Directory,
+        FileType::Symlink => FileKind::Symlink,
+        _ => FileKind::Other,
+    }
+}
+
+fn stat(file: &File, device: u64) -> Result<Stat, VfsError> {
+    let meta = file.metadata().map_err(from_io)?;
+    let modified = meta.modified().map_err(from_io)?;
+    let changed = u64::try_from(meta.ctime()).ok().and_then(|seconds| {
+        let nanos = u32::try_from(meta.ctime_nsec()).ok()?;
+        std::time::SystemTime::UNIX_EPOCH.checked_add(std::time::Duration::new(seconds, nanos))
+    });
+    Ok(Stat {
+        kind: kind(meta.mode()),
+        size: meta.size(),
+        links: meta.nlink(),
+        device,
+        inode: meta.ino(),
+        mode: meta.mode() & 0o7777,
+        accessed: meta.accessed().map_err(from_io)?,
+        modified,
+        changed: changed.unwrap_or(modified),
+    })
+}
+
+fn timestamps(times: Times) -> Result<Timestamps, VfsError> {
+    fn one(time: Option<std::time::SystemTime>) -> Result<Timespec, VfsError> {
+        let Some(time) = time else { return Ok(Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT }) };
+        let since =
+            time.duration_since(std::time::SystemTime::UNIX_EPOCH).map_err(|_| VfsError::Invalid)?;
+        let seconds = i64::try_from(since.as_secs()).map_err(|_| VfsError::Invalid)?;
+        Ok(Timespec { tv_sec: seconds, tv_nsec: i64::from(since.subsec_nanos()) })
+    }
+    Ok(Timestamps { last_access: one(times.accessed)?, last_modification: one(times.modified)? })
+}

@@ -1,0 +1,234 @@
+//! Open files of the host, and the ledger that keeps their volume within its limit.
+//!
+//! A file counts with its length. What changes lengths (writes past the end, truncation, removal of the last
+//! name, the last close of a file without names) happens under one lock per volume, so that two writers cannot
+//! both take the last bytes, nor a removal give back what a write is adding. A volume without a limit has no
+//! books and takes no lock.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::IoSlice;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustix::fs::{AtFlags, FileType};
+use rustix::io::ReadWriteFlags;
+
+use super::errno::{from_errno, from_io};
+use super::{stat, timestamps};
+use crate::error::VfsError;
+use crate::quota::Quota;
+use crate::tree::{OpenFile, Stat, Times};
+
+/// A volume's books.
+pub(super) struct Ledger {
+    device: u64,
+    quota: Quota,
+    /// How many handles each inode has. Its lock is the volume's lock on lengths.
+    open: Mutex<BTreeMap<u64, u64>>,
+}
+
+impl Ledger {
+    pub(super) fn new(device: u64, limit: Option<u64>) -> Ledger {
+        Ledger { device, quota: Quota::new(limit), open: Mutex::new(BTreeMap::new()) }
+    }
+
+    pub(super) fn quota(&self) -> &Quota {
+        &self.quota
+    }
+
+    /// Takes back the charge of a name that was not made after all.
+    pub(super) fn uncharge_entry(&self, error: VfsError) -> VfsError {
+        self.quota.release_entries(1);
+        error
+    }
+
+    fn limited(&self) -> bool {
+        self.quota.limit().is_some()
+    }
+
+    /// Runs `remove`, which takes a name away, and books it.
+    pub(super) fn removing(
+        &self,
+        dir: &File,
+        name: &str,
+        remove: impl FnOnce() -> Result<(), VfsError>,
+    ) -> Result<(), VfsError> {
+        if !self.limited() {
+            remove()?;
+            self.quota.release_entries(1);
+            return Ok(());
+        }
+        let open = self.open.lock();
+        let freed = freed_by_removal(dir, name, &open);
+        remove()?;
+        self.quota.release(freed);
+        self.quota.release_entries(1);
+        Ok(())
+    }
+
+    /// Runs `rename`, which may replace a file, and books that.
+    pub(super) fn replacing(
+        &self,
+        from: (&File, &str),
+        to: (&File, &str),
+        rename: impl FnOnce() -> Result<(), VfsError>,
+    ) -> Result<(), VfsError> {
+        if !self.limited() {
+            return rename();
+        }
+        let open = self.open.lock();
+        let inode = |(dir, name): (&File, &str)| {
+            rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).ok().map(|stat| stat.st_ino)
+        };
+        let replaced = inode(to);
+        let freed = if replaced.is_some() && replaced != inode(from) {
+            Some(freed_by_removal(to.0, to.1, &open))
+        } else {
+            None
+        };
+        rename()?;
+        if let Some(bytes) = freed {
+            self.quota.release(bytes);
+            self.quota.release_entries(1);
+        }
+        Ok(())
+    }
+}
+
+/// What the volume wins when this name goes: nothing while other names or handles keep the file.
+fn freed_by_removal(dir: &File, name: &str, open: &BTreeMap<u64, u64>) -> u64 {
+    match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat)
+            if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+                && stat.st_nlink == 1
+                && !open.contains_key(&stat.st_ino) =>
+        {
+            u64::try_from(stat.st_size).unwrap_or(0)
+        }
+        _ => 0,
+    }
+}
+
+/// An open regular file of the host.
+pub(super) struct HostFile {
+    file: File,
+    inode: u64,
+    ledger: Arc<Ledger>,
+}
+
+impl HostFile {
+    /// Runs `open` and books the handle, in one step against removals.
+    ///
+    /// # Errors
+    /// Those of `open`; [`VfsError::Access`] if it is no regular file: a name can change between lookup and open.
+    pub(super) fn open(
+        ledger: &Arc<Ledger>,
+        open: impl FnOnce() -> Result<File, VfsError>,
+    ) -> Result<HostFile, VfsError> {
+        let handles = ledger.limited().then(|| ledger.open.lock());
+        let file = open()?;
+        let meta = file.metadata().map_err(from_io)?;
+        if !meta.is_file() {
+            return Err(VfsError::Access);
+        }
+        let inode = meta.ino();
+        if let Some(mut handles) = handles {
+            *handles.entry(inode).or_default() += 1;
+        }
+        Ok(HostFile { file, inode, ledger: Arc::clone(ledger) })
+    }
+
+    /// Writes at `offset`, or at the end for `None`, within the limit.
+    fn write_limited(&self, offset: Option<u64>, data: &[u8]) -> Result<usize, VfsError> {
+        let _lengths = self.ledger.open.lock();
+        let size = self.file.metadata().map_err(from_io)?.size();
+        let offset = offset.unwrap_or(size);
+        let end = offset.checked_add(data.len() as u64).ok_or(VfsError::TooLarge)?;
+        let growth = end.saturating_sub(size);
+        let granted = self.ledger.quota.charge_some(growth);
+        let reach = if growth == 0 { end } else { size + granted };
+        let count = usize::try_from(reach.saturating_sub(offset)).unwrap_or(usize::MAX).min(data.len());
+        if count == 0 {
+            self.ledger.quota.release(granted);
+            return Err(VfsError::NoSpace);
+        }
+        let result = self.file.write_at(&data[..count], offset).map_err(from_io);
+        let grown = self.file.metadata().map_err(from_io)?.size().saturating_sub(size);
+        self.ledger.quota.release(granted.saturating_sub(grown));
+        result
+    }
+}
+
+impl OpenFile for HostFile {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, VfsError> {
+        if i64::try_from(offset).is_err() {
+            return Ok(0);
+        }
+        self.file.read_at(buffer, offset).map_err(from_io)
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<usize, VfsError> {
+        if self.ledger.limited() {
+            return self.write_limited(Some(offset), data);
+        }
+        self.file.write_at(data, offset).map_err(from_io)
+    }
+
+    fn append(&self, data: &[u8]) -> Result<usize, VfsError> {
+        if self.ledger.limited() {
+            return self.write_limited(None, data);
+        }
+        rustix::io::pwritev2(&self.file, &[IoSlice::new(data)], 0, ReadWriteFlags::APPEND).map_err(from_errno)
+    }
+
+    fn set_size(&self, size: u64) -> Result<(), VfsError> {
+        if !self.ledger.limited() {
+            return self.file.set_len(size).map_err(from_io);
+        }
+        let _lengths = self.ledger.open.lock();
+        let before = self.file.metadata().map_err(from_io)?.size();
+        let growth = size.saturating_sub(before);
+        self.ledger.quota.charge(growth)?;
+        self.file.set_len(size).map_err(|error| {
+            self.ledger.quota.release(growth);
+            from_io(error)
+        })?;
+        self.ledger.quota.release(before.saturating_sub(size));
+        Ok(())
+    }
+
+    fn stat(&self) -> Result<Stat, VfsError> {
+        stat(&self.file, self.ledger.device)
+    }
+
+    fn set_times(&self, times: Times) -> Result<(), VfsError> {
+        rustix::fs::futimens(&self.file, &timestamps(times)?).map_err(from_errno)
+    }
+
+    fn sync(&self, data_only: bool) -> Result<(), VfsError> {
+        if data_only { self.file.sync_data() } else { self.file.sync_all() }.map_err(from_io)
+    }
+}
+
+impl Drop for HostFile {
+    /// The last handle of a file without a name gives its bytes back.
+    fn drop(&mut self) {
+        if !self.ledger.limited() {
+            return;
+        }
+        let mut open = self.ledger.open.lock();
+        let Some(count) = open.get_mut(&self.inode) else { return };
+        *count -= 1;
+        if *count > 0 {
+            return;
+        }
+        open.remove(&self.inode);
+        if let Ok(meta) = self.file.metadata()
+            && meta.nlink() == 0
+        {
+            self.ledger.quota.release(meta.size());
+        }
+    }
+}

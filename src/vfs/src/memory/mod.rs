@@ -1,0 +1,309 @@
+//! Volumes in memory: emptyDir with `medium: Memory`, configMaps and secrets, a container's root.
+//!
+//! Locks: each directory and each file has its own. Whoever takes two directories at once (rename, rmdir,
+//! project) holds `structure` first, so that the order among directories does not matter.
+
+mod content;
+mod inode;
+mod project;
+
+use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+
+use self::content::Content;
+use self::inode::{Body, Inode, Names};
+use crate::error::VfsError;
+use crate::quota::Quota;
+use crate::tree::{Access, Cursor, Entry, FileKind, Node, OpenFile, Stat, Times, Tree, next_device};
+use crate::volume::Usage;
+
+const FILE_MODE: u32 = 0o644;
+const DIRECTORY_MODE: u32 = 0o755;
+const LINK_MODE: u32 = 0o777;
+
+/// How many names a listing takes out of a directory at a time, so that a reader holds its lock shortly.
+const LISTING_BATCH: usize = 128;
+
+/// A tree in memory.
+pub(crate) struct MemoryTree {
+    device: u64,
+    quota: Arc<Quota>,
+    root: Arc<Inode>,
+    next_inode: AtomicU64,
+    structure: Mutex<()>,
+}
+
+impl MemoryTree {
+    pub(crate) fn new(limit: Option<u64>) -> MemoryTree {
+        let device = next_device();
+        let quota = Arc::new(Quota::new(limit));
+        let root = Inode::new(1, device, &quota, DIRECTORY_MODE, empty_directory());
+        MemoryTree { device, quota, root, next_inode: AtomicU64::new(2), structure: Mutex::new(()) }
+    }
+
+    fn inode(&self, mode: u32, body: Body) -> Arc<Inode> {
+        let number = self.next_inode.fetch_add(1, Ordering::Relaxed);
+        Inode::new(number, self.device, &self.quota, mode, body)
+    }
+
+    /// Puts a new name into a directory.
+    fn insert(&self, dir: &Node, name: &str, make: impl FnOnce(&Arc<Inode>) -> Arc<Inode>) -> Inserted {
+        let dir = dir.of::<Inode>();
+        let mut names = dir.names()?.write();
+        if names.removed {
+            return Err(VfsError::NoEntry);
+        }
+        if names.entries.contains_key(name) {
+            return Err(VfsError::Exists);
+        }
+        self.quota.charge_entry()?;
+        let inode = make(&dir);
+        names.entries.insert(name.into(), Arc::clone(&inode));
+        drop(names);
+        dir.mark_modified();
+        Ok(inode)
+    }
+}
+
+type Inserted = Result<Arc<Inode>, VfsError>;
+
+impl Tree for MemoryTree {
+    fn device(&self) -> u64 {
+        self.device
+    }
+
+    fn blocking(&self) -> bool {
+        false
+    }
+
+    fn usage(&self) -> Usage {
+        Usage { bytes: self.quota.bytes(), limit: self.quota.limit(), entries: self.quota.entries() }
+    }
+
+    fn root(&self) -> Node {
+        node(Arc::clone(&self.root))
+    }
+
+    fn lookup(&self, dir: &Node, name: &str) -> Result<Node, VfsError> {
+        let dir = dir.of::<Inode>();
+        let found = dir.names()?.read().entries.get(name).cloned();
+        found.map(node).ok_or(VfsError::NoEntry)
+    }
+
+    fn stat(&self, node: &Node) -> Result<Stat, VfsError> {
+        Ok(node.of::<Inode>().status())
+    }
+
+    fn set_times(&self, node: &Node, times: Times) -> Result<(), VfsError> {
+        node.of::<Inode>().change_times(times);
+        Ok(())
+    }
+
+    fn open(&self, node: &Node, access: Access) -> Result<Arc<dyn OpenFile>, VfsError> {
+        let inode = node.of::<Inode>();
+        match inode.kind() {
+            FileKind::File => {}
+            FileKind::Directory => return Err(VfsError::IsDirectory),
+            FileKind::Symlink | FileKind::Other => return Err(VfsError::Loop),
+        }
+        if access.truncate {
+            inode.set_size(0)?;
+        }
+        Ok(inode)
+    }
+
+    fn create(&self, dir: &Node, name: &str, _access: Access) -> Result<Arc<dyn OpenFile>, VfsError> {
+        let inode =
+            self.insert(dir, name, |_| self.inode(FILE_MODE, Body::File(RwLock::new(Content::empty()))))?;
+        Ok(inode)
+    }
+
+    fn create_directory(&self, dir: &Node, name: &str) -> Result<(), VfsError> {
+        self.insert(dir, name, |parent| {
+            let inode = self.inode(DIRECTORY_MODE, empty_directory());
+            inode.set_parent(parent);
+            inode
+        })
+        .map(|_| ())
+    }
+
+    fn symlink(&self, dir: &Node, name: &str, target: &str) -> Result<(), VfsError> {
+        self.quota.charge(target.len() as u64)?;
+        let link = self.inode(LINK_MODE, Body::Symlink(target.into())); // owns the charge from here
+        self.insert(dir, name, |_| link).map(|_| ())
+    }
+
+    fn read_link(&self, node: &Node) -> Result<String, VfsError> {
+        match &node.of::<Inode>().body {
+            Body::Symlink(target) => Ok(target.as_ref().to_owned()),
+            Body::File(_) | Body::Directory(_) => Err(VfsError::Invalid),
+        }
+    }
+
+    fn link(&self, from: &Node, name: &str, to: &Node, new_name: &str) -> Result<(), VfsError> {
+        let inode = self.lookup(from, name)?.of::<Inode>();
+        if inode.kind() == FileKind::Directory {
+            return Err(VfsError::NotPermitted);
+        }
+        self.insert(to, new_name, |_| {
+            inode.link();
+            Arc::clone(&inode)
+        })
+        .map(|_| ())
+    }
+
+    fn unlink(&self, dir: &Node, name: &str) -> Result<(), VfsError> {
+        let dir = dir.of::<Inode>();
+        let mut names = dir.names()?.write();
+        let kind = names.entries.get(name).ok_or(VfsError::NoEntry)?.kind();
+        if kind == FileKind::Directory {
+            return Err(VfsError::IsDirectory);
+        }
+        let gone = names.entries.remove(name);
+        drop(names);
+        self.quota.release_entries(1);
+        if let Some(inode) = gone {
+            inode.unlink();
+        }
+        dir.mark_modified();
+        Ok(())
+    }
+
+    fn remove_directory(&self, dir: &Node, name: &str) -> Result<(), VfsError> {
+        let _structure = self.structure.lock();
+        let dir = dir.of::<Inode>();
+        let mut names = dir.names()?.write();
+        let child = Arc::clone(names.entries.get(name).ok_or(VfsError::NoEntry)?);
+        retire(&child)?;
+        names.entries.remove(name);
+        drop(names);
+        self.quota.release_entries(1);
+        child.unlink();
+        dir.mark_modified();
+        Ok(())
+    }
+
+    fn rename(&self, from: &Node, name: &str, to: &Node, new_name: &str) -> Result<(), VfsError> {
+        let _structure = self.structure.lock();
+        let (from, to) = (from.of::<Inode>(), to.of::<Inode>());
+        let inode = Arc::clone(from.names()?.read().entries.get(name).ok_or(VfsError::NoEntry)?);
+        if inode.kind() == FileKind::Directory && within(&to, &inode) {
+            return Err(VfsError::Invalid);
+        }
+        let same = Arc::ptr_eq(&from, &to);
+        let replaced = {
+            let mut source = from.names()?.write();
+            let mut target = if same { None } else { Some(to.names()?.write()) };
+            let into = target.as_deref().unwrap_or(&source);
+            if into.removed {
+                return Err(VfsError::NoEntry);
+            }
+            // The name may have gone, or changed, since it was looked up: files come and go without `structure`.
+            if !source.entries.get(name).is_some_and(|now| Arc::ptr_eq(now, &inode)) {
+                return Err(VfsError::NoEntry);
+            }
+            if let Some(old) = into.entries.get(new_name) {
+                if Arc::ptr_eq(old, &inode) {
+                    return Ok(()); // two names of one file: nothing happens, says POSIX
+                }
+                match (inode.kind(), old.kind()) {
+                    (FileKind::Directory, FileKind::Directory) => {
+                        if within(&from, old) {
+                            return Err(VfsError::NotEmpty);
+                        }
+                        retire(old)?;
+                    }
+                    (FileKind::Directory, _) => return Err(VfsError::NotDirectory),
+                    (_, FileKind::Directory) => return Err(VfsError::IsDirectory),
+                    _ => {}
+                }
+            }
+            source.entries.remove(name);
+            target.as_deref_mut().unwrap_or(&mut source).entries.insert(new_name.into(), Arc::clone(&inode))
+        };
+        inode.set_parent(&to);
+        if let Some(old) = replaced {
+            self.quota.release_entries(1);
+            old.unlink();
+        }
+        from.mark_modified();
+        if !same {
+            to.mark_modified();
+        }
+        Ok(())
+    }
+
+    fn read_directory(&self, dir: &Node) -> Result<Box<dyn Cursor>, VfsError> {
+        let dir = dir.of::<Inode>();
+        dir.names()?;
+        Ok(Box::new(Listing { dir, batch: Vec::new().into_iter(), last: None, end: false }))
+    }
+
+    fn sync(&self, _dir: &Node) -> Result<(), VfsError> {
+        Ok(())
+    }
+}
+
+/// A listing in the order of names: it goes on after the last name it told, so what comes and goes meanwhile
+/// cannot make it skip or repeat the others.
+struct Listing {
+    dir: Arc<Inode>,
+    batch: std::vec::IntoIter<(Arc<str>, FileKind)>,
+    last: Option<Arc<str>>,
+    end: bool,
+}
+
+impl Cursor for Listing {
+    fn next(&mut self) -> Result<Option<Entry>, VfsError> {
+        if self.batch.len() == 0 && !self.end {
+            let names = self.dir.names()?.read();
+            let from = match &self.last {
+                Some(last) => Bound::Excluded(&**last),
+                None => Bound::Unbounded,
+            };
+            let batch: Vec<_> = names
+                .entries
+                .range::<str, _>((from, Bound::Unbounded))
+                .take(LISTING_BATCH)
+                .map(|(name, inode)| (Arc::clone(name), inode.kind()))
+                .collect();
+            self.end = batch.len() < LISTING_BATCH;
+            self.last = batch.last().map(|(name, _)| Arc::clone(name)).or(self.last.take());
+            self.batch = batch.into_iter();
+        }
+        Ok(self.batch.next().map(|(name, kind)| Entry { name: name.as_ref().to_owned(), kind }))
+    }
+}
+
+fn node(inode: Arc<Inode>) -> Node {
+    Node { kind: inode.kind(), inner: inode }
+}
+
+fn empty_directory() -> Body {
+    Body::Directory(RwLock::new(Names { entries: Default::default(), removed: false }))
+}
+
+/// Marks an empty directory as removed, so that nothing is made in it from here on.
+fn retire(dir: &Inode) -> Result<(), VfsError> {
+    let mut names = dir.names()?.write();
+    if !names.entries.is_empty() {
+        return Err(VfsError::NotEmpty);
+    }
+    names.removed = true;
+    Ok(())
+}
+
+/// Whether `dir` is `above`, or below it. The caller holds `structure`, so parents do not change.
+fn within(dir: &Arc<Inode>, above: &Arc<Inode>) -> bool {
+    let mut next = Some(Arc::clone(dir));
+    while let Some(dir) = next {
+        if Arc::ptr_eq(&dir, above) {
+            return true;
+        }
+        next = dir.parent();
+    }
+    false
+}

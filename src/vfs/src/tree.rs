@@ -1,0 +1,141 @@
+//! The trait behind which every volume stands: nodes and names, no paths.
+//!
+//! A tree knows nothing of mounts, `..`, links that are followed, or read-only views: the namespace above it
+//! does that once for all. Names that reach a tree are one component: not empty, not `.` or `..`, without
+//! `/` and NUL, at most [`crate::NAME_MAX`] bytes.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use crate::error::VfsError;
+use crate::volume::Usage;
+
+/// What a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+    /// Something of the host that guests cannot open: a device, a socket, a pipe.
+    Other,
+}
+
+/// What `stat` tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// What it is.
+    pub kind: FileKind,
+    /// Length in bytes (of a link: of its target).
+    pub size: u64,
+    /// Names of this file. Directories of memory volumes say 1.
+    pub links: u64,
+    /// Which volume; unique in this process.
+    pub device: u64,
+    /// Which file of the volume.
+    pub inode: u64,
+    /// POSIX permission bits, without the type.
+    pub mode: u32,
+    /// Last read, as far as it is recorded (like `relatime`).
+    pub accessed: SystemTime,
+    /// Last write of the content.
+    pub modified: SystemTime,
+    /// Last change of anything.
+    pub changed: SystemTime,
+}
+
+/// New times of a file; `None` leaves one as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Times {
+    /// Of the last read.
+    pub accessed: Option<SystemTime>,
+    /// Of the last write.
+    pub modified: Option<SystemTime>,
+}
+
+/// One name of a directory. `.` and `..` are never listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The name.
+    pub name: String,
+    /// What it stands for.
+    pub kind: FileKind,
+}
+
+/// How a file is opened, after all questions of names are settled.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Access {
+    pub(crate) read: bool,
+    pub(crate) write: bool,
+    pub(crate) truncate: bool,
+}
+
+/// A file or directory of one tree. Only the tree that made it can look inside.
+#[derive(Clone)]
+pub(crate) struct Node {
+    pub(crate) kind: FileKind,
+    pub(crate) inner: Arc<dyn Any + Send + Sync>,
+}
+
+impl Node {
+    /// The tree's own type. A node of another tree is a bug of the namespace, which keeps them together.
+    pub(crate) fn of<T: Any + Send + Sync>(&self) -> Arc<T> {
+        Arc::clone(&self.inner).downcast().expect("a node goes back to the tree that made it")
+    }
+}
+
+/// A volume's tree. All operations are atomic against each other as POSIX has them.
+pub(crate) trait Tree: Send + Sync {
+    /// Unique in this process; `st_dev`.
+    fn device(&self) -> u64;
+    /// Whether operations may wait for a disk.
+    fn blocking(&self) -> bool;
+    fn usage(&self) -> Usage;
+    fn root(&self) -> Node;
+    fn lookup(&self, dir: &Node, name: &str) -> Result<Node, VfsError>;
+    fn stat(&self, node: &Node) -> Result<Stat, VfsError>;
+    fn set_times(&self, node: &Node, times: Times) -> Result<(), VfsError>;
+    /// Opens a regular file; anything else is [`VfsError::Access`].
+    fn open(&self, node: &Node, access: Access) -> Result<Arc<dyn OpenFile>, VfsError>;
+    /// Makes a new regular file and opens it; [`VfsError::Exists`] if the name is taken.
+    fn create(&self, dir: &Node, name: &str, access: Access) -> Result<Arc<dyn OpenFile>, VfsError>;
+    fn create_directory(&self, dir: &Node, name: &str) -> Result<(), VfsError>;
+    fn symlink(&self, dir: &Node, name: &str, target: &str) -> Result<(), VfsError>;
+    fn read_link(&self, node: &Node) -> Result<String, VfsError>;
+    fn link(&self, from: &Node, name: &str, to: &Node, new_name: &str) -> Result<(), VfsError>;
+    fn unlink(&self, dir: &Node, name: &str) -> Result<(), VfsError>;
+    fn remove_directory(&self, dir: &Node, name: &str) -> Result<(), VfsError>;
+    fn rename(&self, from: &Node, name: &str, to: &Node, new_name: &str) -> Result<(), VfsError>;
+    fn read_directory(&self, dir: &Node) -> Result<Box<dyn Cursor>, VfsError>;
+    /// Makes a directory durable.
+    fn sync(&self, dir: &Node) -> Result<(), VfsError>;
+}
+
+/// An open regular file. It stays usable after its name is gone.
+pub(crate) trait OpenFile: Send + Sync {
+    /// Reads at most `buffer.len()` bytes; 0 at the end.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, VfsError>;
+    /// Writes a part or all of `data`; [`VfsError::NoSpace`] if nothing fits.
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<usize, VfsError>;
+    /// Writes at the end, in one step against other writers.
+    fn append(&self, data: &[u8]) -> Result<usize, VfsError>;
+    fn set_size(&self, size: u64) -> Result<(), VfsError>;
+    fn stat(&self) -> Result<Stat, VfsError>;
+    fn set_times(&self, times: Times) -> Result<(), VfsError>;
+    fn sync(&self, data_only: bool) -> Result<(), VfsError>;
+}
+
+/// A position in a directory's listing. A name that exists from the first call to the last is told once.
+pub(crate) trait Cursor: Send {
+    fn next(&mut self) -> Result<Option<Entry>, VfsError>;
+}
+
+/// A new device number.
+pub(crate) fn next_device() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
