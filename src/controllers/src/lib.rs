@@ -1,1 +1,96 @@
-//! Room `controllers`.
+//! The control loops: each brings one part of the cluster from what is to what was asked for.
+//!
+//! A controller is a client of the API like any other. It observes informers, plans by a pure function
+//! (`plan(&Observed, now) -> Plan`) and applies the plan; it may be stopped anywhere and started again,
+//! because the next look at the world tells it what is left to do. It never touches the store, and it
+//! never blocks another controller.
+//!
+//! Read first: [`start`] and [`Config`], then `CONTROLLERS` in this file, and `replicationcontroller` as
+//! the pattern that the others follow.
+
+mod context;
+
+use std::time::Duration;
+
+use coracle_client::Informers;
+use futures::future::BoxFuture;
+use ipnet::Ipv4Net;
+use kube::Client;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{Instrument, info_span, warn};
+
+use context::Context;
+
+/// How long the controllers may take to end: time for what is under way, not for what is queued.
+const SHUTDOWN: Duration = Duration::from_secs(3);
+
+/// What the controllers need to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// All pods' addresses; every node gets a part of it.
+    pub cluster_cidr: Ipv4Net,
+    /// The prefix length of a node's part, longer than the one of `cluster_cidr`.
+    pub node_mask: u8,
+    /// The certificate of the cluster's CA in PEM, published in every namespace.
+    pub ca_pem: String,
+    /// A node that did not renew its Lease for so long is no longer trusted to be alive. Kubernetes
+    /// waits 40 s.
+    pub node_grace: Duration,
+}
+
+impl Config {
+    /// The usual settings: a /18 per node, 40 s of grace.
+    pub fn new(cluster_cidr: Ipv4Net, ca_pem: String) -> Self {
+        Config { cluster_cidr, node_mask: 18, ca_pem, node_grace: Duration::from_secs(40) }
+    }
+}
+
+/// A control loop: its name and what runs it until the context's shutdown.
+struct Controller {
+    name: &'static str,
+    run: fn(Context) -> BoxFuture<'static, ()>,
+}
+
+/// Every controller, in the order in which they are started.
+const CONTROLLERS: &[Controller] = &[];
+
+/// The running controllers. They are stopped by [`Handle::shutdown`], or when the handle is dropped.
+#[derive(Debug)]
+pub struct Handle {
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    recorders: context::Recorders,
+}
+
+/// Starts all controllers. Must be called inside a tokio runtime.
+pub fn start(client: Client, informers: &Informers, config: Config) -> Handle {
+    let stop = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    let context = Context::new(client, informers.clone(), config, stop.clone());
+    for controller in CONTROLLERS {
+        let span = info_span!("controller", name = controller.name);
+        tasks.spawn((controller.run)(context.clone()).instrument(span));
+    }
+    tasks.close();
+    Handle { stop, tasks, recorders: context.recorders }
+}
+
+impl Handle {
+    /// Ends the controllers: no new work, what is under way is finished, then the last events are
+    /// written. Takes a few seconds at most; what is late is left behind and ends with the runtime.
+    pub async fn shutdown(self) {
+        self.stop.cancel();
+        if tokio::time::timeout(SHUTDOWN, self.tasks.wait()).await.is_err() {
+            warn!(left = self.tasks.len(), "controllers are late to end");
+        }
+        if tokio::time::timeout(SHUTDOWN, self.recorders.shutdown()).await.is_err() {
+            warn!("some events could not be written before the end");
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}

@@ -1,0 +1,66 @@
+//! What every controller is given, and how its loop is put together.
+
+use std::{fmt::Display, hash::Hash, sync::Arc, time::Duration};
+
+use coracle_client::{Informers, ReconcileError, Recorder, WorkQueue, run_workers};
+use kube::Client;
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::Config;
+
+/// What every controller is given. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Context {
+    pub(crate) client: Client,
+    pub(crate) informers: Informers,
+    pub(crate) config: Arc<Config>,
+    pub(crate) stop: CancellationToken,
+    pub(crate) recorders: Recorders,
+}
+
+/// The recorders of all controllers, so that the last events are written at shutdown.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Recorders(Arc<Mutex<Vec<Recorder>>>);
+
+impl Recorders {
+    pub(crate) async fn shutdown(&self) {
+        let all = std::mem::take(&mut *self.0.lock());
+        futures::future::join_all(all.iter().map(Recorder::shutdown)).await;
+    }
+}
+
+impl Context {
+    pub(crate) fn new(client: Client, informers: Informers, config: Config, stop: CancellationToken) -> Self {
+        Context { client, informers, config: Arc::new(config), stop, recorders: Recorders::default() }
+    }
+
+    /// A recorder of events whose source is `component`.
+    pub(crate) fn recorder(&self, component: &str) -> Recorder {
+        let recorder = Recorder::new(self.client.clone(), component, "");
+        self.recorders.0.lock().push(recorder.clone());
+        recorder
+    }
+
+    /// Runs a loop: `feed` turns changes into keys of `queue` while workers reconcile them. Returns after
+    /// shutdown, when what was under way has ended. `feed` may end early.
+    pub(crate) async fn run<K, F, R>(
+        &self,
+        name: &'static str,
+        queue: WorkQueue<K>,
+        workers: usize,
+        feed: impl Future<Output = ()> + Send,
+        reconcile: F,
+    ) where
+        K: Eq + Hash + Clone + Display + Send + Sync + 'static,
+        F: Fn(K) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<Option<Duration>, ReconcileError>> + Send + 'static,
+    {
+        let feeding = async {
+            self.stop.run_until_cancelled(feed).await;
+            self.stop.cancelled().await;
+            queue.shutdown();
+        };
+        tokio::join!(feeding, run_workers(name, queue.clone(), workers, reconcile));
+    }
+}
