@@ -1,69 +1,340 @@
-//! The node's network as a whole.
+//! The node's network as a whole: who has which address, and which way a connection goes.
+//!
+//! ```text
+//!                      ┌ 127.0.0.0/8, ::1 ── the dialling pod itself
+//!  remote address ── is┤ a pod's address ── that pod
+//!                      ├ a cluster IP ── a ready backend of the service ─▶ a pod, or an allowed host
+//!                      ├ the node's address ── a NodePort's backend, or denied
+//!                      ├ forbidden (policy) ── denied
+//!                      └ anything else ── the kernel, from the node
+//! ```
 
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
 
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use parking_lot::{Mutex, RwLock};
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
+use crate::idset::IdSet;
+use crate::kernel::HostAddresses;
+use crate::limits::{EGRESS_CONNECTIONS, LOOKUPS};
+use crate::nodeport::{NodePortProblem, NodePorts};
+use crate::policy::{Place, canonical, place};
+use crate::services::{Frontend, Services};
+use crate::stack::{Protocol, Stack};
+use crate::stream::End;
 use crate::{Config, NetworkError, PodConfig, PodStack, Stream};
+
+/// The most addresses a node gives out, whatever its range (a /12): bounds the table to 128 KiB.
+const ADDRESSES_MAX: u32 = 1 << 20;
+
+/// The first port that the node itself dials from. It is only ever shown, never listened on.
+const NODE_PORT_FIRST: u16 = 32768;
 
 /// The network of one node: pod addresses, services, NodePorts.
 #[derive(Debug)]
 pub struct Fabric {
-    _config: Config,
+    config: Config,
+    handle: Handle,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    addresses: Mutex<IdSet>,
+    pods: RwLock<HashMap<Ipv4Addr, Arc<Stack>>>,
+    services: Services,
+    node_ports: NodePorts,
+    host: HostAddresses,
+    egress: Arc<Semaphore>,
+    lookups: Arc<Semaphore>,
+    next_port: AtomicU16,
+    denied: AtomicU64,
 }
 
-/// A NodePort that could not be opened on the node's address; it is tried again until it can.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodePortProblem {
-    /// The namespace of the Service.
-    pub namespace: String,
-    /// The name of the Service.
-    pub service: String,
-    /// The kernel address that was refused.
-    pub address: SocketAddr,
-    /// What the kernel said.
-    pub reason: String,
+/// Which way a connection goes.
+#[derive(Debug)]
+pub(crate) enum Route {
+    /// To this pod, as this address.
+    Pod(Arc<Stack>, SocketAddr),
+    /// Out of the node, counted against the pod's share if it is a pod that dials.
+    Kernel { to: SocketAddr, egress: Option<Arc<Semaphore>> },
 }
 
 impl Fabric {
-    /// Builds the fabric. Must be called inside a Tokio runtime, which then carries its timers, its
-    /// kernel sockets and its NodePort tasks until [`Fabric::shutdown`].
+    /// Builds the fabric.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime. The runtime it is built in carries its timers, its kernel sockets and its
+    /// NodePorts until [`Fabric::shutdown`]; streams may be used from anywhere.
     #[must_use]
     pub fn build(config: Config) -> Arc<Fabric> {
-        Arc::new(Fabric { _config: config })
+        let size = (u64::from(u32::from(config.pod_cidr.broadcast()))
+            - u64::from(u32::from(config.pod_cidr.network()))
+            + 1)
+        .min(u64::from(ADDRESSES_MAX));
+        let size = usize::try_from(size).expect("at most a million");
+        let mut addresses = IdSet::new(size);
+        // The network's own address, the node's (see `visitor`), and the broadcast address.
+        for reserved in [0, 1, size - 1] {
+            addresses.claim(reserved);
+        }
+        Arc::new(Fabric {
+            config,
+            handle: Handle::current(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            addresses: Mutex::new(addresses),
+            pods: RwLock::default(),
+            services: Services::default(),
+            node_ports: NodePorts::default(),
+            host: HostAddresses::new(),
+            egress: Arc::new(Semaphore::new(EGRESS_CONNECTIONS)),
+            lookups: Arc::new(Semaphore::new(LOOKUPS)),
+            next_port: AtomicU16::new(NODE_PORT_FIRST),
+            denied: AtomicU64::new(0),
+        })
     }
 
-    /// Gives a pod an address and a stack.
-    pub fn add_pod(&self, _pod: PodConfig) -> Result<PodStack, NetworkError> {
-        Err(NetworkError::Closed)
+    /// Gives a pod an address and a stack: the wanted address if it is free, else the one that has been
+    /// free for longest.
+    pub fn add_pod(self: &Arc<Self>, mut pod: PodConfig) -> Result<PodStack, NetworkError> {
+        if self.stop.is_cancelled() {
+            return Err(NetworkError::Closed);
+        }
+        if pod.hostname.is_empty() {
+            pod.hostname.clone_from(&pod.name);
+        }
+        let network = u32::from(self.config.pod_cidr.network());
+        let wanted = pod.want_ip.and_then(|ip| u32::from(ip).checked_sub(network));
+        let mut addresses = self.addresses.lock();
+        let id = match wanted.and_then(|id| usize::try_from(id).ok()) {
+            Some(id) if addresses.claim(id) => id,
+            _ => addresses.take().ok_or(NetworkError::NoAddress(self.config.pod_cidr))?,
+        };
+        drop(addresses);
+        let id = u32::try_from(id).expect("at most a million addresses");
+        let stack = Arc::new(Stack::new(Ipv4Addr::from(network + id), pod, Arc::downgrade(self)));
+        self.pods.write().insert(stack.ip, Arc::clone(&stack));
+        Ok(PodStack::new(stack))
     }
 
     /// Takes in a Service as it is now.
-    pub fn apply_service(&self, _service: &Service) {}
+    pub fn apply_service(self: &Arc<Self>, service: &Service) {
+        let wanted = self.services.apply(service);
+        self.node_ports.sync(self, wanted);
+    }
 
-    /// Forgets a Service; its NodePorts close.
-    pub fn remove_service(&self, _namespace: &str, _name: &str) {}
+    /// Forgets a Service; its NodePorts close, connections made go on.
+    pub fn remove_service(self: &Arc<Self>, namespace: &str, name: &str) {
+        let wanted = self.services.remove(namespace, name);
+        self.node_ports.sync(self, wanted);
+    }
 
     /// Takes in an EndpointSlice as it is now.
-    pub fn apply_slice(&self, _slice: &EndpointSlice) {}
+    pub fn apply_slice(&self, slice: &EndpointSlice) {
+        self.services.apply_slice(slice);
+    }
 
     /// Forgets an EndpointSlice.
-    pub fn remove_slice(&self, _namespace: &str, _name: &str) {}
+    pub fn remove_slice(&self, namespace: &str, name: &str) {
+        self.services.remove_slice(namespace, name);
+    }
 
-    /// The node dials a pod or a service (probes, port-forward).
-    pub async fn connect(&self, address: SocketAddr) -> io::Result<Stream> {
-        Err(NetworkError::Refused(address).into())
+    /// The node dials a pod or a service (probes, port-forward). The same policy holds as for guests, so
+    /// that nobody reaches the host through the node.
+    pub async fn connect(self: &Arc<Self>, address: SocketAddr) -> io::Result<Stream> {
+        let to = SocketAddr::new(canonical(address.ip()), address.port());
+        let route = self.route(None, to, Protocol::Tcp)?;
+        Ok(crate::tcp::dial(self, route, self.visitor(to, to)).await?)
     }
 
     /// NodePorts that are wanted but not open.
     #[must_use]
     pub fn node_port_problems(&self) -> Vec<NodePortProblem> {
-        Vec::new()
+        self.node_ports.problems(self.config.node_port_bind)
     }
 
-    /// Closes all pods, NodePorts and tasks.
-    pub async fn shutdown(&self) {}
+    /// How many connections and datagrams policy has refused on this node.
+    #[must_use]
+    pub fn denied(&self) -> u64 {
+        self.denied.load(Relaxed)
+    }
+
+    /// Closes all pods and NodePorts and waits until every task of the fabric has ended.
+    pub async fn shutdown(&self) {
+        self.stop.cancel();
+        let pods: Vec<_> = self.pods.write().drain().map(|(_, stack)| stack).collect();
+        for stack in pods {
+            stack.close();
+        }
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Which way to `to`, a canonical address.
+    pub(crate) fn route(
+        &self,
+        from: Option<&Arc<Stack>>,
+        to: SocketAddr,
+        protocol: Protocol,
+    ) -> Result<Route, NetworkError> {
+        if to.port() == 0 {
+            return Err(NetworkError::InvalidAddress(to));
+        }
+        match (place(to.ip()), from) {
+            (Place::Unspecified, _) => return Err(NetworkError::InvalidAddress(to)),
+            (Place::Loopback, Some(stack)) => return Ok(Route::Pod(Arc::clone(stack), to)),
+            (Place::Loopback, None) | (Place::Forbidden, _) => return Err(self.deny(from, to)),
+            (Place::Outside, _) => {}
+        }
+        if let Some(pod) = self.pod_at(to) {
+            return Ok(Route::Pod(pod, to));
+        }
+        if let Some(frontend) = self.services.frontend(to, protocol) {
+            let client = from.map_or(self.gateway(), |stack| stack.ip);
+            return self.route_to_backend(&frontend, client.into(), to, from);
+        }
+        if self.is_node(to.ip()) {
+            let Some(frontend) = self.services.node_port(to.port(), protocol) else {
+                return Err(self.deny(from, to));
+            };
+            let client = from.map_or(self.gateway(), |stack| stack.ip);
+            return self.route_to_backend(&frontend, client.into(), to, from);
+        }
+        self.route_outside(from, to)
+    }
+
+    /// Which way to the backend whose turn it is. `to` is the address that was dialled.
+    pub(crate) fn route_to_backend(
+        &self,
+        frontend: &Frontend,
+        client: IpAddr,
+        to: SocketAddr,
+        from: Option<&Arc<Stack>>,
+    ) -> Result<Route, NetworkError> {
+        let backend = frontend.pick(client).ok_or(NetworkError::Refused(to))?;
+        if let Some(pod) = self.pod_at(backend) {
+            return Ok(Route::Pod(pod, backend));
+        }
+        if self.config.host_endpoints.contains(&backend) {
+            let egress = from.map(|stack| Arc::clone(&stack.egress));
+            return Ok(Route::Kernel { to: backend, egress });
+        }
+        if place(canonical(backend.ip())) != Place::Outside || self.is_node(backend.ip()) {
+            return Err(self.deny(from, backend));
+        }
+        self.route_outside(from, backend)
+    }
+
+    fn route_outside(&self, from: Option<&Arc<Stack>>, to: SocketAddr) -> Result<Route, NetworkError> {
+        let IpAddr::V4(v4) = to.ip() else { return Err(NetworkError::Unreachable(to)) };
+        if self.config.service_cidr.contains(&v4) {
+            return Err(NetworkError::Refused(to));
+        }
+        if self.config.cluster_cidr.contains(&v4) || self.config.pod_cidr.contains(&v4) {
+            return Err(NetworkError::Unreachable(to));
+        }
+        if self.host.contains(to.ip()) {
+            return Err(self.deny(from, to));
+        }
+        Ok(Route::Kernel { to, egress: from.map(|stack| Arc::clone(&stack.egress)) })
+    }
+
+    fn deny(&self, from: Option<&Arc<Stack>>, to: SocketAddr) -> NetworkError {
+        self.denied.fetch_add(1, Relaxed);
+        if let Some(stack) = from {
+            stack.meter.deny();
+            tracing::debug!(namespace = stack.pod.namespace, pod = stack.pod.name, %to, "denied");
+        }
+        NetworkError::Denied(to)
+    }
+
+    pub(crate) fn pod_at(&self, address: SocketAddr) -> Option<Arc<Stack>> {
+        let IpAddr::V4(v4) = address.ip() else { return None };
+        self.pods.read().get(&v4).cloned()
+    }
+
+    pub(crate) fn is_node(&self, address: IpAddr) -> bool {
+        self.config.node_addresses.contains(&address)
+    }
+
+    /// The dialling end of somebody who is not a pod: a client from outside with its own address, the
+    /// node as the first address of the pod range. A client on the node itself is shown as the node:
+    /// `127.0.0.1` would look like the pod's own loopback to the guest.
+    pub(crate) fn visitor(&self, from: SocketAddr, to: SocketAddr) -> End {
+        let ip = canonical(from.ip());
+        let local = if from == to || ip.is_loopback() {
+            let offset = self.next_port.fetch_add(1, Relaxed);
+            SocketAddr::new(self.gateway().into(), offset.max(NODE_PORT_FIRST))
+        } else {
+            SocketAddr::new(ip, from.port())
+        };
+        End { local, peer: to, guard: None }
+    }
+
+    fn gateway(&self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.config.pod_cidr.network()) + 1)
+    }
+
+    pub(crate) fn remove_pod(&self, stack: &Arc<Stack>) {
+        let mut pods = self.pods.write();
+        if !pods.get(&stack.ip).is_some_and(|known| Arc::ptr_eq(known, stack)) {
+            return;
+        }
+        pods.remove(&stack.ip);
+        drop(pods);
+        let id = u32::from(stack.ip) - u32::from(self.config.pod_cidr.network());
+        self.addresses.lock().release(usize::try_from(id).expect("at most a million addresses"));
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(crate) fn services(&self) -> &Services {
+        &self.services
+    }
+
+    pub(crate) fn egress(&self) -> &Arc<Semaphore> {
+        &self.egress
+    }
+
+    pub(crate) fn lookups(&self) -> &Arc<Semaphore> {
+        &self.lookups
+    }
+
+    pub(crate) fn stop(&self) -> &CancellationToken {
+        &self.stop
+    }
+
+    /// Runs a dial on the fabric's runtime until it is done, given up or the fabric shuts down.
+    pub(crate) fn spawn(
+        &self,
+        dial: impl Future<Output = Result<Stream, NetworkError>> + Send + 'static,
+    ) -> AbortOnDropHandle<Result<Stream, NetworkError>> {
+        let stop = self.stop.clone();
+        let dial = async move { stop.run_until_cancelled(dial).await.unwrap_or(Err(NetworkError::Closed)) };
+        AbortOnDropHandle::new(self.tasks.spawn_on(dial, &self.handle))
+    }
+
+    /// Runs something on the fabric's runtime; `None` if the fabric shut down first.
+    pub(crate) fn spawn_task<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<Option<T>> {
+        let stop = self.stop.clone();
+        self.tasks.spawn_on(async move { stop.run_until_cancelled(task).await }, &self.handle)
+    }
+
+    /// Runs something that watches the fabric's [`Fabric::stop`] itself.
+    pub(crate) fn spawn_detached(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn_on(task, &self.handle);
+    }
 }

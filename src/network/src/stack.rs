@@ -1,31 +1,80 @@
-//! What the guests of one pod see of the network.
+//! What the guests of one pod see of the network: an address, ports, connections, names.
+//!
+//! ```text
+//!  add_pod ──▶ open ──close──▶ closed: every connection reset, every listener and datagram socket ended,
+//!                                      the address free for another pod
+//! ```
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Weak};
 
-use crate::{NetworkError, ResolveError, Stream};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+use crate::limits::{
+    CONNECTIONS_PER_POD, EGRESS_CONNECTIONS_PER_POD, LISTENERS_PER_POD, LOOKUPS_PER_POD, UDP_SOCKETS_PER_POD,
+};
+use crate::meter::Meter;
+use crate::ports::Ports;
+use crate::stream::Connection;
+use crate::tcp::Backlog;
+use crate::udp::Mailbox;
+use crate::{
+    Fabric, NetworkError, PodConfig, ResolveError, Stream, TcpBinding, TcpConnecting, TcpListener, UdpSocket,
+};
 
 /// The network of one pod. Cheap to clone; all clones are the same stack.
 #[derive(Clone, Debug)]
-pub struct PodStack {}
+pub struct PodStack {
+    stack: Arc<Stack>,
+}
+
+/// What a pod's network use amounts to at this moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NetworkUsage {
+    /// TCP connections, those waiting in backlogs included.
+    pub connections: usize,
+    /// Bound TCP addresses.
+    pub tcp_bound: usize,
+    /// UDP sockets.
+    pub udp_bound: usize,
+    /// Bytes this pod wrote that the other side has not read yet.
+    pub buffered: usize,
+    /// Payload bytes written over the pod's life.
+    pub sent: u64,
+    /// Payload bytes read over the pod's life.
+    pub received: u64,
+    /// Connections and datagrams that policy refused.
+    pub denied: u64,
+}
 
 impl PodStack {
+    pub(crate) fn new(stack: Arc<Stack>) -> PodStack {
+        PodStack { stack }
+    }
+
     /// The pod's address.
     #[must_use]
     pub fn ip(&self) -> Ipv4Addr {
-        Ipv4Addr::UNSPECIFIED
+        self.stack.ip
     }
 
-    /// Resets every connection, ends every listener and frees the address.
-    pub fn close(&self) {}
+    /// Resets every connection, ends every listener and datagram socket, and frees the address.
+    pub fn close(&self) {
+        if let Some(fabric) = self.stack.fabric.upgrade() {
+            fabric.remove_pod(&self.stack);
+        }
+        self.stack.close();
+    }
 
     /// Reserves a TCP address; port 0 picks an ephemeral one.
-    pub fn bind_tcp(&self, _local: SocketAddr) -> Result<TcpBinding, NetworkError> {
-        Err(NetworkError::Closed)
+    pub fn bind_tcp(&self, local: SocketAddr) -> Result<TcpBinding, NetworkError> {
+        Ok(TcpBinding::new(self.stack.lease(Protocol::Tcp, local)?))
     }
 
     /// Binds and listens.
-    pub fn listen(&self, _local: SocketAddr, _backlog: usize) -> Result<TcpListener, NetworkError> {
-        Err(NetworkError::Closed)
+    pub fn listen(&self, local: SocketAddr, backlog: usize) -> Result<TcpListener, NetworkError> {
+        Ok(self.bind_tcp(local)?.listen(backlog))
     }
 
     /// Dials a pod, a service, a NodePort or, as far as policy lets it, the outside.
@@ -33,42 +82,269 @@ impl PodStack {
         self.start_connect(remote, None).await
     }
 
-    /// Starts to dial, from a bound address if there is one; the result can be polled or tried.
-    pub fn start_connect(&self, _remote: SocketAddr, _from: Option<TcpBinding>) -> TcpConnecting {
-        TcpConnecting {}
+    /// Starts to dial, from a bound address if there is one. Usually done when it returns; where the
+    /// other side must be waited for, the work goes on by itself until the handle is dropped.
+    #[must_use]
+    pub fn start_connect(&self, remote: SocketAddr, from: Option<TcpBinding>) -> TcpConnecting {
+        crate::tcp::start_connect(&self.stack, remote, from)
     }
 
     /// Opens a UDP socket; port 0 picks an ephemeral one.
-    pub fn bind_udp(&self, _local: SocketAddr) -> Result<UdpSocket, NetworkError> {
-        Err(NetworkError::Closed)
+    pub fn bind_udp(&self, local: SocketAddr) -> Result<UdpSocket, NetworkError> {
+        Ok(UdpSocket::new(self.stack.lease(Protocol::Udp, local)?))
     }
 
-    /// The addresses of a name as this pod sees it.
+    /// The addresses of a name as this pod sees it: at least one, IPv4 before IPv6.
     pub async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
-        Err(ResolveError::NotFound(name.to_owned()))
+        crate::names::resolve(&self.stack, name).await
+    }
+
+    /// What the pod uses now.
+    #[must_use]
+    pub fn usage(&self) -> NetworkUsage {
+        let tables = self.stack.tables.lock();
+        let meter = &self.stack.meter;
+        NetworkUsage {
+            connections: tables.connections.count,
+            tcp_bound: tables.tcp.bound(),
+            udp_bound: tables.udp.bound(),
+            buffered: meter.buffered(),
+            sent: meter.sent(),
+            received: meter.received(),
+            denied: meter.denied(),
+        }
     }
 }
 
-/// A reserved TCP address that neither listens nor is connected yet.
+/// The transport protocols of a stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Protocol {
+    Tcp,
+    Udp,
+}
+
+/// A pod's stack itself.
 #[derive(Debug)]
-pub struct TcpBinding {}
+pub(crate) struct Stack {
+    pub(crate) ip: Ipv4Addr,
+    pub(crate) pod: PodConfig,
+    pub(crate) fabric: Weak<Fabric>,
+    pub(crate) meter: Arc<Meter>,
+    /// Dials to the outside under way and open.
+    pub(crate) egress: Arc<Semaphore>,
+    /// Lookups of external names under way.
+    pub(crate) lookups: Arc<Semaphore>,
+    tables: Mutex<Tables>,
+}
 
-/// A listening TCP socket.
-#[derive(Debug)]
-pub struct TcpListener {}
+#[derive(Debug, Default)]
+struct Tables {
+    closed: bool,
+    tcp: Ports<Backlog>,
+    udp: Ports<Mailbox>,
+    connections: Connections,
+}
 
-/// A connection being made.
-#[derive(Debug)]
-pub struct TcpConnecting {}
+/// The live connections of a pod, so that closing it can reset them.
+#[derive(Debug, Default)]
+struct Connections {
+    slots: Vec<Option<Weak<Connection>>>,
+    free: Vec<usize>,
+    /// Slots taken and reservations that have no slot yet.
+    count: usize,
+}
 
-impl Future for TcpConnecting {
-    type Output = Result<Stream, NetworkError>;
+impl Stack {
+    pub(crate) fn new(ip: Ipv4Addr, pod: PodConfig, fabric: Weak<Fabric>) -> Stack {
+        Stack {
+            ip,
+            pod,
+            fabric,
+            meter: Arc::default(),
+            egress: Arc::new(Semaphore::new(EGRESS_CONNECTIONS_PER_POD)),
+            lookups: Arc::new(Semaphore::new(LOOKUPS_PER_POD)),
+            tables: Mutex::default(),
+        }
+    }
 
-    fn poll(self: std::pin::Pin<&mut Self>, _: &mut std::task::Context<'_>) -> std::task::Poll<Self::Output> {
-        std::task::Poll::Ready(Err(NetworkError::Closed))
+    pub(crate) fn close(&self) {
+        let mut tables = self.tables.lock();
+        tables.closed = true;
+        let connections = std::mem::take(&mut tables.connections.slots);
+        let (listeners, mailboxes) = (tables.tcp.targets(), tables.udp.targets());
+        drop(tables);
+        for connection in connections.into_iter().flatten() {
+            if let Some(connection) = connection.upgrade() {
+                connection.reset();
+            }
+        }
+        for listener in listeners {
+            listener.close();
+        }
+        for mailbox in mailboxes {
+            mailbox.close();
+        }
+    }
+
+    /// Counts a connection in, before it exists.
+    pub(crate) fn reserve(self: &Arc<Stack>) -> Result<ConnectionGuard, NetworkError> {
+        let mut tables = self.tables.lock();
+        if tables.closed {
+            return Err(NetworkError::Closed);
+        }
+        if tables.connections.count >= CONNECTIONS_PER_POD {
+            return Err(NetworkError::Limit("connections"));
+        }
+        tables.connections.count += 1;
+        Ok(ConnectionGuard { stack: Arc::clone(self), slot: None, lease: None })
+    }
+
+    /// Holds an address of the pod.
+    fn lease(self: &Arc<Stack>, protocol: Protocol, local: SocketAddr) -> Result<Lease, NetworkError> {
+        if !self.owns(local.ip()) {
+            return Err(NetworkError::AddressNotAvailable(local));
+        }
+        let mut tables = self.tables.lock();
+        if tables.closed {
+            return Err(NetworkError::Closed);
+        }
+        let local = match protocol {
+            Protocol::Tcp if tables.tcp.bound() >= LISTENERS_PER_POD => {
+                return Err(NetworkError::Limit("bound TCP addresses"));
+            }
+            Protocol::Udp if tables.udp.bound() >= UDP_SOCKETS_PER_POD => {
+                return Err(NetworkError::Limit("UDP sockets"));
+            }
+            Protocol::Tcp => tables.tcp.bind(local)?,
+            Protocol::Udp => tables.udp.bind(local)?,
+        };
+        Ok(Lease { stack: Arc::clone(self), protocol, local, bound: true })
+    }
+
+    /// Holds a port for an outgoing connection from `address`.
+    pub(crate) fn lease_ephemeral(self: &Arc<Stack>, address: IpAddr) -> Result<Lease, NetworkError> {
+        let mut tables = self.tables.lock();
+        let port = tables.tcp.take_ephemeral();
+        let port = port.ok_or(NetworkError::AddressInUse(SocketAddr::new(address, 0)))?;
+        let local = SocketAddr::new(address, port);
+        Ok(Lease { stack: Arc::clone(self), protocol: Protocol::Tcp, local, bound: false })
+    }
+
+    pub(crate) fn set_listener(&self, local: SocketAddr, backlog: &Arc<Backlog>) {
+        let mut tables = self.tables.lock();
+        tables.tcp.set_target(local, Arc::downgrade(backlog));
+        let closed = tables.closed;
+        drop(tables);
+        if closed {
+            backlog.close();
+        }
+    }
+
+    pub(crate) fn set_mailbox(&self, local: SocketAddr, mailbox: &Arc<Mailbox>) {
+        let mut tables = self.tables.lock();
+        tables.udp.set_target(local, Arc::downgrade(mailbox));
+        let closed = tables.closed;
+        drop(tables);
+        if closed {
+            mailbox.close();
+        }
+    }
+
+    pub(crate) fn listener(&self, to: SocketAddr) -> Option<Arc<Backlog>> {
+        self.tables.lock().tcp.find(to)
+    }
+
+    pub(crate) fn mailbox(&self, to: SocketAddr) -> Option<Arc<Mailbox>> {
+        self.tables.lock().udp.find(to)
+    }
+
+    /// The address this pod is seen with by `remote`.
+    pub(crate) fn source_for(&self, remote: IpAddr) -> IpAddr {
+        match remote {
+            IpAddr::V4(v4) if v4.is_loopback() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V4(_) => self.ip.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        }
+    }
+
+    /// Whether a guest may bind this address: the pod's own, its loopback, or any.
+    fn owns(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(v4) => v4 == self.ip || v4.is_loopback() || v4.is_unspecified(),
+            IpAddr::V6(v6) => v6.is_loopback() || v6.is_unspecified(),
+        }
     }
 }
 
-/// A UDP socket.
+/// A held port. Dropping it frees the port.
 #[derive(Debug)]
-pub struct UdpSocket {}
+pub(crate) struct Lease {
+    pub(crate) stack: Arc<Stack>,
+    protocol: Protocol,
+    pub(crate) local: SocketAddr,
+    /// Bound by the guest, or picked for an outgoing connection.
+    bound: bool,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut tables = self.stack.tables.lock();
+        match (self.protocol, self.bound) {
+            (Protocol::Tcp, true) => tables.tcp.unbind(self.local),
+            (Protocol::Tcp, false) => tables.tcp.release_ephemeral(self.local.port()),
+            (Protocol::Udp, _) => tables.udp.unbind(self.local),
+        }
+    }
+}
+
+/// A pod's share in one connection: its place in the table and, if it dialled, its port.
+#[derive(Debug)]
+pub(crate) struct ConnectionGuard {
+    stack: Arc<Stack>,
+    slot: Option<usize>,
+    lease: Option<Lease>,
+}
+
+impl ConnectionGuard {
+    pub(crate) fn with_lease(mut self, lease: Lease) -> ConnectionGuard {
+        self.lease = Some(lease);
+        self
+    }
+
+    pub(crate) fn meter(&self) -> &Arc<Meter> {
+        &self.stack.meter
+    }
+
+    /// Lets the pod reset the connection when it closes. False if it has closed already.
+    pub(crate) fn watch(&mut self, connection: &Arc<Connection>) -> bool {
+        let mut tables = self.stack.tables.lock();
+        if tables.closed {
+            return false;
+        }
+        let connections = &mut tables.connections;
+        let slot = connections.free.pop().unwrap_or_else(|| {
+            connections.slots.push(None);
+            connections.slots.len() - 1
+        });
+        connections.slots[slot] = Some(Arc::downgrade(connection));
+        self.slot = Some(slot);
+        true
+    }
+}
+
+impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        let mut tables = self.stack.tables.lock();
+        let connections = &mut tables.connections;
+        connections.count -= 1;
+        // A closed pod has given up its slots.
+        if let Some(slot) = self.slot
+            && let Some(entry) = connections.slots.get_mut(slot)
+        {
+            *entry = None;
+            connections.free.push(slot);
+        }
+        drop(tables);
+        // `lease` locks the tables itself, so it is dropped after this.
+    }
+}

@@ -1,0 +1,173 @@
+//! The doors to the kernel's network: connections that leave the node, and the pump that moves bytes
+//! between a kernel socket and one end of a [`Stream`].
+//!
+//! ```text
+//!  guest ── Stream ══ pipes ══ Stream ── pump ── kernel socket ── the outside
+//! ```
+
+use std::io;
+use std::net::{IpAddr, Shutdown, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::limits::{CONNECT_TIMEOUT, KERNEL_READ, ORPHAN_TIMEOUT, WRITE_MAX};
+use crate::stream::{End, Stream};
+use crate::{Fabric, NetworkError};
+
+/// Silence after which the kernel asks whether the other side is still there: without it a client that
+/// vanished would hold its connection for ever.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
+
+/// Dials the outside for a guest, or for the node if there is no `quota`.
+pub(crate) async fn connect(
+    fabric: Arc<Fabric>,
+    to: SocketAddr,
+    quota: Option<Arc<Semaphore>>,
+    caller: End,
+) -> Result<Stream, NetworkError> {
+    let full = |_| NetworkError::Limit("connections to the outside");
+    let node = Arc::clone(fabric.egress()).try_acquire_owned().map_err(full)?;
+    let pod = quota.map(Semaphore::try_acquire_owned).transpose().map_err(full)?;
+    let dialled = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(to)).await;
+    let remote = caller.peer;
+    let kernel = match dialled {
+        Err(_) => return Err(NetworkError::TimedOut(remote)),
+        Ok(result) => result.map_err(|error| dial_error(remote, &error))?,
+    };
+    let far = End { local: caller.peer, peer: caller.local, guard: None };
+    let (ours, theirs) = Stream::pair(caller, far).ok_or(NetworkError::Closed)?;
+    let stop = fabric.stop().clone();
+    fabric.spawn_detached(async move {
+        if let Err(error) = pump(kernel, theirs, &stop).await {
+            tracing::debug!(%remote, %error, "connection to the outside ended early");
+        }
+        drop((node, pod));
+    });
+    Ok(ours)
+}
+
+fn dial_error(remote: SocketAddr, error: &io::Error) -> NetworkError {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => NetworkError::Refused(remote),
+        io::ErrorKind::ConnectionReset => NetworkError::Reset(remote),
+        io::ErrorKind::TimedOut => NetworkError::TimedOut(remote),
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+            NetworkError::Unreachable(remote)
+        }
+        kind => NetworkError::Kernel { address: remote, kind },
+    }
+}
+
+/// Moves bytes both ways until both directions have ended, keeping half-close, back-pressure and resets.
+/// An idle pump holds no buffer. On an error, both sides are reset.
+pub(crate) async fn pump(kernel: TcpStream, stream: Stream, stop: &CancellationToken) -> io::Result<()> {
+    kernel.set_nodelay(true)?;
+    socket2::SockRef::from(&kernel).set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(KEEP_ALIVE))?;
+    let (read, mut write) = kernel.into_split();
+    let result = tokio::select! {
+        () = stop.cancelled() => Err(io::ErrorKind::ConnectionAborted.into()),
+        result = both_ways(&read, &mut write, &stream) => result,
+    };
+    if result.is_err() {
+        stream.abort();
+        // Without a linger the kernel sends a reset instead of an orderly end. That it cannot be set can
+        // only mean that the socket is broken already.
+        let _ = read.as_ref().set_zero_linger();
+        write.forget();
+    }
+    result
+}
+
+async fn both_ways(read: &OwnedReadHalf, write: &mut OwnedWriteHalf, stream: &Stream) -> io::Result<()> {
+    let inward = to_guest(read, stream);
+    let outward = from_guest(write, stream);
+    tokio::pin!(inward, outward);
+    tokio::select! {
+        result = &mut inward => {
+            result?;
+            outward.await
+        }
+        result = &mut outward => {
+            result?;
+            // The guest has said its last; if it does not listen either, the outside may not keep us.
+            let orphaned = async {
+                std::future::poll_fn(|cx| stream.poll_peer_gone(cx)).await;
+                tokio::time::sleep(ORPHAN_TIMEOUT).await;
+            };
+            tokio::select! {
+                result = inward => result,
+                () = orphaned => Err(io::ErrorKind::TimedOut.into()),
+            }
+        }
+    }
+}
+
+async fn to_guest(read: &OwnedReadHalf, stream: &Stream) -> io::Result<()> {
+    loop {
+        std::future::poll_fn(|cx| stream.poll_writable(cx)).await;
+        read.readable().await?;
+        let mut buffer = BytesMut::with_capacity(KERNEL_READ);
+        match read.try_read_buf(&mut buffer) {
+            Ok(0) => {
+                stream.shutdown(Shutdown::Write);
+                return Ok(());
+            }
+            // A long buffer for few bytes would be charged as few; copy those.
+            Ok(read) if read < KERNEL_READ / 2 => stream.try_write_bytes(buffer[..].to_vec().into())?,
+            Ok(_) => stream.try_write_bytes(buffer.freeze())?,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn from_guest(write: &mut OwnedWriteHalf, stream: &Stream) -> io::Result<()> {
+    loop {
+        std::future::poll_fn(|cx| stream.poll_readable(cx)).await;
+        match stream.try_read_bytes(WRITE_MAX) {
+            Ok(bytes) if bytes.is_empty() => return write.shutdown().await,
+            Ok(bytes) => write.write_all(&bytes).await?,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Tells whether an address is one of this host's, whichever interface has it.
+#[derive(Debug)]
+pub(crate) struct HostAddresses {
+    /// The host lets anybody bind anything (`ip_nonlocal_bind`), so a bind proves nothing.
+    bind_proves_nothing: bool,
+}
+
+impl HostAddresses {
+    pub(crate) fn new() -> HostAddresses {
+        // An address of the documentation range, which no host has.
+        HostAddresses { bind_proves_nothing: UdpSocket::bind("192.0.2.1:0").is_ok() }
+    }
+
+    /// Asks the kernel: only an address of the host can be bound, and only to such an address does the
+    /// kernel route from that same address. Neither sends a packet.
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
+        if !self.bind_proves_nothing && UdpSocket::bind((address, 0)).is_ok() {
+            return true;
+        }
+        let any: IpAddr = match address {
+            IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let route = || {
+            let socket = UdpSocket::bind((any, 0))?;
+            socket.connect((address, 9))?;
+            socket.local_addr()
+        };
+        route().is_ok_and(|from| from.ip() == address)
+    }
+}

@@ -1,0 +1,174 @@
+//! NodePorts: the kernel listeners through which the outside reaches services.
+//!
+//! ```text
+//!  wanted ──▶ opening ──bound──▶ open ──no longer wanted──▶ closed (open connections go on)
+//!               ▲  │ refused: reported, logged once
+//!               └──┘ tried again, ever more slowly
+//! ```
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::limits::{NODE_PORT_CONNECTIONS, NODE_PORT_RETRY_MAX};
+use crate::services::{Name, WantedPorts};
+use crate::stack::Protocol;
+use crate::{Fabric, NetworkError};
+
+/// What waits in the kernel until a proxy takes it.
+const KERNEL_BACKLOG: u32 = 1024;
+
+/// The first pause between tries to open a port; it doubles up to [`NODE_PORT_RETRY_MAX`].
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+
+/// The pause after the kernel refused to hand out a connection (usually: no descriptors left).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A NodePort that could not be opened on the node's address; it is tried again until it can.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodePortProblem {
+    /// The namespace of the Service.
+    pub namespace: String,
+    /// The name of the Service.
+    pub service: String,
+    /// The kernel address that was refused.
+    pub address: SocketAddr,
+    /// What the kernel said.
+    pub reason: String,
+}
+
+/// The NodePorts of this node.
+#[derive(Debug, Default)]
+pub(crate) struct NodePorts {
+    ports: Mutex<BTreeMap<u16, NodePort>>,
+}
+
+#[derive(Debug)]
+struct NodePort {
+    service: Name,
+    stop: CancellationToken,
+    problem: Arc<Mutex<Option<String>>>,
+}
+
+impl NodePorts {
+    /// Opens and closes until exactly the wanted ports are open.
+    pub(crate) fn sync(&self, fabric: &Arc<Fabric>, wanted: WantedPorts) {
+        let mut ports = self.ports.lock();
+        ports.retain(|port, open| {
+            let keep = wanted.contains_key(port);
+            if !keep {
+                open.stop.cancel();
+            }
+            keep
+        });
+        for (port, service) in wanted {
+            if let Some(open) = ports.get_mut(&port) {
+                open.service = service;
+                continue;
+            }
+            let stop = fabric.stop().child_token();
+            let problem = Arc::new(Mutex::new(None));
+            fabric.spawn_detached(run(Arc::clone(fabric), port, stop.clone(), Arc::clone(&problem)));
+            ports.insert(port, NodePort { service, stop, problem });
+        }
+    }
+
+    pub(crate) fn problems(&self, bind: IpAddr) -> Vec<NodePortProblem> {
+        let ports = self.ports.lock();
+        let problems = ports.iter().filter_map(|(port, open)| {
+            let reason = open.problem.lock().clone()?;
+            let (namespace, service) = open.service.clone();
+            Some(NodePortProblem { namespace, service, address: SocketAddr::new(bind, *port), reason })
+        });
+        problems.collect()
+    }
+}
+
+async fn run(fabric: Arc<Fabric>, port: u16, stop: CancellationToken, problem: Arc<Mutex<Option<String>>>) {
+    let address = SocketAddr::new(fabric.config().node_port_bind, port);
+    let work = async {
+        let listener = open(address, &problem).await;
+        tracing::debug!(%address, "NodePort open");
+        serve(&fabric, &listener, port).await;
+    };
+    stop.run_until_cancelled(work).await;
+}
+
+async fn open(address: SocketAddr, problem: &Mutex<Option<String>>) -> TcpListener {
+    let mut pause = RETRY_FIRST;
+    loop {
+        match listen(address) {
+            Ok(listener) => {
+                *problem.lock() = None;
+                return listener;
+            }
+            Err(error) => {
+                let known = problem.lock().replace(error.to_string()).is_some();
+                if !known {
+                    tracing::warn!(%address, %error, "NodePort cannot be opened, trying again");
+                }
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(NODE_PORT_RETRY_MAX);
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(KERNEL_BACKLOG)
+}
+
+async fn serve(fabric: &Arc<Fabric>, listener: &TcpListener, port: u16) {
+    let places = Arc::new(Semaphore::new(NODE_PORT_CONNECTIONS));
+    loop {
+        let place = Arc::clone(&places).acquire_owned().await.expect("never closed");
+        match listener.accept().await {
+            Ok((client, from)) => {
+                let fabric_of_task = Arc::clone(fabric);
+                fabric.spawn_detached(async move {
+                    proxy(&fabric_of_task, client, from, port).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(port, %error, "NodePort cannot accept");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn proxy(fabric: &Arc<Fabric>, client: TcpStream, from: SocketAddr, port: u16) {
+    let dial = async {
+        let frontend = fabric.services().node_port(port, Protocol::Tcp).ok_or(NetworkError::Closed)?;
+        let to = SocketAddr::new(fabric.config().node_port_bind, port);
+        let route = fabric.route_to_backend(&frontend, from.ip(), to, None)?;
+        crate::tcp::dial(fabric, route, fabric.visitor(from, to)).await
+    };
+    let result = tokio::select! {
+        () = fabric.stop().cancelled() => return,
+        result = dial => result,
+    };
+    match result {
+        Ok(stream) => {
+            if let Err(error) = crate::kernel::pump(client, stream, fabric.stop()).await {
+                tracing::debug!(port, %from, %error, "NodePort connection ended early");
+            }
+        }
+        Err(error) => {
+            // What a client of a real NodePort sees when no endpoint takes the connection.
+            tracing::debug!(port, %from, %error, "NodePort connection refused");
+            let _ = client.set_zero_linger();
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! One direction of a connection: a bounded queue of bytes with one writer and one reader.
+//!
+//! ```text
+//!  writer: open ──finish──▶ finished          reader: open ──shut──▶ shut (discards) ──close──▶ gone
+//!            │                                            └──────────close──────────────────────▶ gone
+//!            └──────── reset (from either side, also from outside): both see ConnectionReset ─────────
+//! ```
+//!
+//! What was written before a reset or an end can still be read, as on Linux. Buffers exist only while
+//! they hold bytes, so an idle direction owns no heap memory at all.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes, BytesMut};
+use parking_lot::Mutex;
+
+use crate::limits::{CHUNK, COALESCE_BELOW, STREAM_WINDOW, WRITE_MAX};
+use crate::meter::Meter;
+use crate::wakers::Wakers;
+
+/// One direction of a connection.
+#[derive(Debug)]
+pub(crate) struct Pipe {
+    /// Who pays for what is buffered: the pod that writes. The node itself pays nothing.
+    payer: Option<Arc<Meter>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Whole buffers, oldest first; after them comes `tail`, where short writes gather.
+    chunks: VecDeque<Bytes>,
+    tail: BytesMut,
+    len: usize,
+    finished: bool,
+    reset: bool,
+    reader: Reader,
+    read_waiters: Wakers,
+    write_waiters: Wakers,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reader {
+    Open,
+    Shut,
+    Gone,
+}
+
+impl Pipe {
+    pub(crate) fn new(payer: Option<Arc<Meter>>) -> Pipe {
+        let state = State {
+            chunks: VecDeque::new(),
+            tail: BytesMut::new(),
+            len: 0,
+            finished: false,
+            reset: false,
+            reader: Reader::Open,
+            read_waiters: Wakers::default(),
+            write_waiters: Wakers::default(),
+        };
+        Pipe { payer, state: Mutex::new(state) }
+    }
+
+    /// Copies out what is there: 0 at the end, `WouldBlock` if there is nothing yet.
+    pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        let mut state = self.state.lock();
+        if state.len == 0 {
+            return state.nothing_to_read().map(|()| 0);
+        }
+        let mut read = 0;
+        while read < buffer.len() && state.len > read {
+            read += state.copy_front(&mut buffer[read..]);
+        }
+        self.drained(state, read);
+        Ok(read)
+    }
+
+    /// Takes out at most `max` bytes of one buffer; empty at the end.
+    pub(crate) fn read_bytes(&self, max: usize) -> io::Result<Bytes> {
+        if max == 0 {
+            return Ok(Bytes::new());
+        }
+        let mut state = self.state.lock();
+        if state.len == 0 {
+            return state.nothing_to_read().map(|()| Bytes::new());
+        }
+        let bytes = state.take_front(max);
+        self.drained(state, bytes.len());
+        Ok(bytes)
+    }
+
+    /// Copies in as much as fits.
+    pub(crate) fn write(&self, data: &[u8]) -> io::Result<usize> {
+        let mut state = self.state.lock();
+        state.writable()?;
+        if state.reader == Reader::Shut || data.is_empty() {
+            return Ok(data.len());
+        }
+        let room = self.window().saturating_sub(state.len);
+        if room == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let written = data.len().min(room).min(WRITE_MAX);
+        state.append(&data[..written]);
+        self.written(state, written);
+        Ok(written)
+    }
+
+    /// Takes all of `data`, without a copy if it is long. The caller keeps to what
+    /// [`Pipe::capacity`] allowed it; the window is not looked at again.
+    pub(crate) fn write_bytes(&self, data: Bytes) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.writable()?;
+        if state.reader == Reader::Shut || data.is_empty() {
+            return Ok(());
+        }
+        let written = data.len();
+        if written < COALESCE_BELOW {
+            state.append(&data);
+        } else {
+            state.push(data);
+        }
+        self.written(state, written);
+        Ok(())
+    }
+
+    /// How much a write takes now.
+    pub(crate) fn capacity(&self) -> io::Result<usize> {
+        let state = self.state.lock();
+        state.writable()?;
+        Ok(self.window().saturating_sub(state.len).min(WRITE_MAX))
+    }
+
+    pub(crate) fn poll_readable(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.state.lock();
+        if state.len > 0
+            || state.nothing_to_read().map_err(|error| error.kind()) != Err(io::ErrorKind::WouldBlock)
+        {
+            return Poll::Ready(());
+        }
+        state.read_waiters.register(cx);
+        Poll::Pending
+    }
+
+    pub(crate) fn poll_writable(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.state.lock();
+        if state.writable().is_err() || state.reader == Reader::Shut || has_room(state.len, self.window()) {
+            return Poll::Ready(());
+        }
+        state.write_waiters.register(cx);
+        Poll::Pending
+    }
+
+    /// Ready once the reader will never read again.
+    pub(crate) fn poll_reader_gone(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.state.lock();
+        if state.reset || state.reader == Reader::Gone {
+            return Poll::Ready(());
+        }
+        state.write_waiters.register(cx);
+        Poll::Pending
+    }
+
+    /// The writer is done: the reader sees the end once it has read the rest.
+    pub(crate) fn finish(&self) {
+        let mut state = self.state.lock();
+        state.finished = true;
+        let (readers, writers) = (state.read_waiters.take(), state.write_waiters.take());
+        drop(state);
+        readers.wake();
+        writers.wake();
+    }
+
+    /// The reader wants no more: what is there and what comes is discarded, and it reads the end.
+    pub(crate) fn shut_reader(&self) {
+        self.end_reader(Reader::Shut);
+    }
+
+    /// The reader goes away. True if there was something it had not read.
+    pub(crate) fn close_reader(&self) -> bool {
+        self.end_reader(Reader::Gone)
+    }
+
+    fn end_reader(&self, to: Reader) -> bool {
+        let mut state = self.state.lock();
+        let unread = state.len;
+        state.chunks = VecDeque::new();
+        state.tail = BytesMut::new();
+        if state.reader != Reader::Gone {
+            state.reader = to;
+        }
+        let readers = state.read_waiters.take();
+        self.drained(state, unread);
+        readers.wake();
+        unread > 0
+    }
+
+    /// Both sides see `ConnectionReset`, the reader after what is buffered.
+    pub(crate) fn reset(&self) {
+        let mut state = self.state.lock();
+        state.reset = true;
+        let (readers, writers) = (state.read_waiters.take(), state.write_waiters.take());
+        drop(state);
+        readers.wake();
+        writers.wake();
+    }
+
+    fn window(&self) -> usize {
+        self.payer.as_ref().map_or(STREAM_WINDOW, |payer| payer.window())
+    }
+
+    fn written(&self, mut state: parking_lot::MutexGuard<'_, State>, bytes: usize) {
+        state.len += bytes;
+        // Under the lock, so that nobody gives back what was not charged yet.
+        if let Some(payer) = &self.payer {
+            payer.wrote(bytes);
+        }
+        let readers = state.read_waiters.take();
+        drop(state);
+        readers.wake();
+    }
+
+    fn drained(&self, mut state: parking_lot::MutexGuard<'_, State>, bytes: usize) {
+        state.len -= bytes;
+        if let Some(payer) = &self.payer {
+            payer.drained(bytes);
+        }
+        let ready = state.reader != Reader::Open || has_room(state.len, self.window());
+        let writers = if ready { state.write_waiters.take() } else { Wakers::default() };
+        drop(state);
+        writers.wake();
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        if let Some(payer) = &self.payer {
+            payer.drained(self.state.get_mut().len);
+        }
+    }
+}
+
+/// A waiting writer is woken when a quarter of the window is free, not for every byte that is read.
+fn has_room(len: usize, window: usize) -> bool {
+    len <= window / 4 * 3
+}
+
+impl State {
+    /// Why there is nothing to read: the end, an error, or nothing yet.
+    fn nothing_to_read(&self) -> io::Result<()> {
+        if self.reset {
+            Err(io::ErrorKind::ConnectionReset.into())
+        } else if self.finished || self.reader != Reader::Open {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+    }
+
+    fn writable(&self) -> io::Result<()> {
+        if self.reset {
+            Err(io::ErrorKind::ConnectionReset.into())
+        } else if self.finished || self.reader == Reader::Gone {
+            Err(io::ErrorKind::BrokenPipe.into())
+        } else {
+            Ok(())
+        }
+    }
+
+    fn append(&mut self, data: &[u8]) {
+        if self.tail.len() >= CHUNK {
+            let full = std::mem::take(&mut self.tail).freeze();
+            self.chunks.push_back(full);
+        }
+        self.tail.extend_from_slice(data);
+    }
+
+    fn push(&mut self, data: Bytes) {
+        if !self.tail.is_empty() {
+            let gathered = std::mem::take(&mut self.tail).freeze();
+            self.chunks.push_back(gathered);
+        }
+        self.chunks.push_back(data);
+    }
+
+    /// The front buffer, at most `max` bytes of it. There is one.
+    fn take_front(&mut self, max: usize) -> Bytes {
+        match self.chunks.front_mut() {
+            Some(front) if front.len() > max => front.split_to(max),
+            Some(_) => self.pop_front(),
+            None if self.tail.len() > max => self.tail.split_to(max).freeze(),
+            None => std::mem::take(&mut self.tail).freeze(),
+        }
+    }
+
+    fn pop_front(&mut self) -> Bytes {
+        let front = self.chunks.pop_front().unwrap_or_default();
+        if self.chunks.is_empty() {
+            self.chunks = VecDeque::new();
+        }
+        front
+    }
+
+    /// Copies from the front buffer only.
+    fn copy_front(&mut self, buffer: &mut [u8]) -> usize {
+        if let Some(front) = self.chunks.front_mut() {
+            let read = front.len().min(buffer.len());
+            front.copy_to_slice(&mut buffer[..read]);
+            if front.is_empty() {
+                self.pop_front();
+            }
+            return read;
+        }
+        let read = self.tail.len().min(buffer.len());
+        buffer[..read].copy_from_slice(&self.tail[..read]);
+        if read == self.tail.len() {
+            self.tail = BytesMut::new();
+        } else {
+            self.tail.advance(read);
+        }
+        read
+    }
+}

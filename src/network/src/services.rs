@@ -1,0 +1,391 @@
+//! Services as the fabric sees them: which address and port leads to which backends.
+//!
+//! Everything is worked out when a Service or EndpointSlice changes, so that a connection costs one look
+//! into a hash table and one step of a counter, however many endpoints there are.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use parking_lot::{Mutex, RwLock};
+use tokio::time::Instant;
+
+use crate::limits::{ADDRESSES_PER_NAME, AFFINITY_CLIENTS};
+use crate::stack::Protocol;
+
+/// The label by which a slice names its Service.
+const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+
+/// How long a client stays with its backend unless the Service says otherwise: three hours.
+const AFFINITY_DEFAULT: Duration = Duration::from_secs(10_800);
+
+/// Namespace and name.
+pub(crate) type Name = (String, String);
+
+/// All services the node knows.
+#[derive(Debug, Default)]
+pub(crate) struct Services {
+    tables: RwLock<Tables>,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    services: HashMap<Name, Entry>,
+    slices: HashMap<Name, Slice>,
+    /// Slices by the service they belong to, in a fixed order.
+    slices_of: HashMap<Name, BTreeSet<String>>,
+    frontends: HashMap<(SocketAddr, Protocol), Arc<Frontend>>,
+    node_ports: HashMap<(u16, Protocol), Arc<Frontend>>,
+}
+
+/// One Service.
+#[derive(Debug, Default)]
+struct Entry {
+    cluster_ips: Vec<IpAddr>,
+    headless: bool,
+    external_name: Option<String>,
+    ports: Vec<Port>,
+    /// Ready endpoints and the host names they have of their own, for headless lookups.
+    addresses: Vec<(IpAddr, Option<String>)>,
+}
+
+#[derive(Debug)]
+struct Port {
+    name: String,
+    protocol: Protocol,
+    port: u16,
+    node_port: Option<u16>,
+    frontend: Arc<Frontend>,
+}
+
+/// One EndpointSlice, reduced to what is needed.
+#[derive(Debug)]
+struct Slice {
+    service: Name,
+    ports: Vec<(String, Protocol, u16)>,
+    endpoints: Vec<Target>,
+}
+
+#[derive(Debug)]
+struct Target {
+    address: IpAddr,
+    hostname: Option<String>,
+    ready: bool,
+    /// Not ready, but still serving while it terminates: used when nothing is ready.
+    draining: bool,
+}
+
+/// One port of one Service: the backends behind it and whose turn it is.
+#[derive(Debug)]
+pub(crate) struct Frontend {
+    backends: RwLock<Arc<[SocketAddr]>>,
+    turn: AtomicUsize,
+    affinity: Option<Affinity>,
+}
+
+#[derive(Debug)]
+struct Affinity {
+    timeout: Duration,
+    clients: Mutex<HashMap<IpAddr, (SocketAddr, Instant)>>,
+}
+
+/// What a service name leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// These addresses, at least one.
+    Addresses(Vec<IpAddr>),
+    /// Another name (ExternalName).
+    Alias(String),
+}
+
+/// A NodePort that should be open, and for whom.
+pub(crate) type WantedPorts = BTreeMap<u16, Name>;
+
+impl Frontend {
+    fn new(affinity: Option<Duration>) -> Frontend {
+        let affinity = affinity.map(|timeout| Affinity { timeout, clients: Mutex::default() });
+        Frontend { backends: RwLock::new(Arc::new([])), turn: AtomicUsize::new(0), affinity }
+    }
+
+    /// The backend for the next connection of `client`; `None` if there is none.
+    pub(crate) fn pick(&self, client: IpAddr) -> Option<SocketAddr> {
+        let backends = Arc::clone(&self.backends.read());
+        match &self.affinity {
+            Some(affinity) => affinity.pick(client, &backends, || self.next(&backends)),
+            None => self.next(&backends),
+        }
+    }
+
+    fn next(&self, backends: &[SocketAddr]) -> Option<SocketAddr> {
+        if backends.is_empty() {
+            return None;
+        }
+        backends.get(self.turn.fetch_add(1, Relaxed) % backends.len()).copied()
+    }
+}
+
+impl Affinity {
+    fn pick(
+        &self,
+        client: IpAddr,
+        backends: &[SocketAddr],
+        next: impl FnOnce() -> Option<SocketAddr>,
+    ) -> Option<SocketAddr> {
+        let now = Instant::now();
+        let mut clients = self.clients.lock();
+        if let Some((backend, since)) = clients.get_mut(&client)
+            && now.duration_since(*since) < self.timeout
+            && backends.contains(backend)
+        {
+            *since = now;
+            return Some(*backend);
+        }
+        let backend = next()?;
+        if clients.len() >= AFFINITY_CLIENTS {
+            clients.retain(|_, (_, since)| now.duration_since(*since) < self.timeout);
+            if clients.len() >= AFFINITY_CLIENTS {
+                // All are recent: better all choose anew than that the table grows.
+                clients.clear();
+            }
+        }
+        clients.insert(client, (backend, now));
+        Some(backend)
+    }
+}
+
+impl Services {
+    /// Takes in a Service. Answers which NodePorts should be open now.
+    pub(crate) fn apply(&self, service: &Service) -> WantedPorts {
+        let name = name_of(&service.metadata);
+        let mut tables = self.tables.write();
+        let old = tables.services.remove(&name);
+        if let Some(old) = &old {
+            tables.withdraw(old);
+        }
+        let entry = Entry::from_service(service, old.as_ref());
+        tables.announce(&entry);
+        tables.services.insert(name.clone(), entry);
+        tables.refresh(&name);
+        tables.wanted_ports()
+    }
+
+    /// Forgets a Service. Answers which NodePorts should be open now.
+    pub(crate) fn remove(&self, namespace: &str, name: &str) -> WantedPorts {
+        let mut tables = self.tables.write();
+        if let Some(old) = tables.services.remove(&(namespace.to_owned(), name.to_owned())) {
+            tables.withdraw(&old);
+        }
+        tables.wanted_ports()
+    }
+
+    /// Takes in an EndpointSlice.
+    pub(crate) fn apply_slice(&self, slice: &EndpointSlice) {
+        let key = name_of(&slice.metadata);
+        let mut tables = self.tables.write();
+        tables.remove_slice(&key);
+        let label = slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME_LABEL));
+        let Some(service) = label else { return };
+        let service = (key.0.clone(), service.clone());
+        tables.slices_of.entry(service.clone()).or_default().insert(key.1.clone());
+        tables.slices.insert(key, Slice::from_slice(slice, service.clone()));
+        tables.refresh(&service);
+    }
+
+    /// Forgets an EndpointSlice.
+    pub(crate) fn remove_slice(&self, namespace: &str, name: &str) {
+        self.tables.write().remove_slice(&(namespace.to_owned(), name.to_owned()));
+    }
+
+    /// Who answers on a cluster IP.
+    pub(crate) fn frontend(&self, to: SocketAddr, protocol: Protocol) -> Option<Arc<Frontend>> {
+        self.tables.read().frontends.get(&(to, protocol)).cloned()
+    }
+
+    /// Who answers on a NodePort.
+    pub(crate) fn node_port(&self, port: u16, protocol: Protocol) -> Option<Arc<Frontend>> {
+        self.tables.read().node_ports.get(&(port, protocol)).cloned()
+    }
+
+    /// What `service.namespace` leads to, or `host.service.namespace` for an endpoint of its own name.
+    pub(crate) fn lookup(&self, namespace: &str, service: &str, host: Option<&str>) -> Option<Answer> {
+        let tables = self.tables.read();
+        let entry = tables.services.get(&(namespace.to_owned(), service.to_owned()))?;
+        if let (Some(alias), None) = (&entry.external_name, host) {
+            return Some(Answer::Alias(alias.clone()));
+        }
+        let mut addresses = if entry.headless || host.is_some() {
+            let named = |own: &Option<String>| host.is_none() || own.as_deref() == host;
+            let matching = entry.addresses.iter().filter(|(_, own)| named(own));
+            matching.map(|(address, _)| *address).take(ADDRESSES_PER_NAME).collect()
+        } else {
+            entry.cluster_ips.clone()
+        };
+        addresses.dedup();
+        (!addresses.is_empty()).then_some(Answer::Addresses(addresses))
+    }
+}
+
+impl Tables {
+    fn announce(&mut self, entry: &Entry) {
+        for port in &entry.ports {
+            for ip in &entry.cluster_ips {
+                let key = (SocketAddr::new(*ip, port.port), port.protocol);
+                self.frontends.insert(key, Arc::clone(&port.frontend));
+            }
+            if let Some(node_port) = port.node_port {
+                self.node_ports.insert((node_port, port.protocol), Arc::clone(&port.frontend));
+            }
+        }
+    }
+
+    fn withdraw(&mut self, entry: &Entry) {
+        // Two services may claim one address for a moment while objects change hands.
+        let ours = |frontend: &Arc<Frontend>, port: &Port| Arc::ptr_eq(frontend, &port.frontend);
+        for port in &entry.ports {
+            for ip in &entry.cluster_ips {
+                let key = (SocketAddr::new(*ip, port.port), port.protocol);
+                if self.frontends.get(&key).is_some_and(|frontend| ours(frontend, port)) {
+                    self.frontends.remove(&key);
+                }
+            }
+            let key = port.node_port.map(|node_port| (node_port, port.protocol));
+            if let Some(key) = key
+                && self.node_ports.get(&key).is_some_and(|frontend| ours(frontend, port))
+            {
+                self.node_ports.remove(&key);
+            }
+        }
+    }
+
+    fn remove_slice(&mut self, key: &Name) {
+        let Some(old) = self.slices.remove(key) else { return };
+        if let Some(slices) = self.slices_of.get_mut(&old.service) {
+            slices.remove(&key.1);
+            if slices.is_empty() {
+                self.slices_of.remove(&old.service);
+            }
+        }
+        self.refresh(&old.service);
+    }
+
+    /// Works out the backends of a service anew.
+    fn refresh(&mut self, service: &Name) {
+        let Tables { services, slices, slices_of, .. } = self;
+        let Some(entry) = services.get_mut(service) else { return };
+        let names = slices_of.get(service).into_iter().flatten();
+        let slices: Vec<&Slice> =
+            names.filter_map(|name| slices.get(&(service.0.clone(), name.clone()))).collect();
+        for port in &entry.ports {
+            let backends = backends(&slices, port);
+            *port.frontend.backends.write() = backends.into();
+        }
+        let ready = slices.iter().flat_map(|slice| &slice.endpoints).filter(|target| target.ready);
+        entry.addresses = ready.map(|target| (target.address, target.hostname.clone())).collect();
+        entry.addresses.sort();
+        entry.addresses.dedup();
+    }
+
+    fn wanted_ports(&self) -> WantedPorts {
+        let ports = self.services.iter().flat_map(|(name, entry)| {
+            let tcp = entry.ports.iter().filter(|port| port.protocol == Protocol::Tcp);
+            tcp.filter_map(|port| Some((port.node_port?, name.clone())))
+        });
+        ports.collect()
+    }
+}
+
+fn backends(slices: &[&Slice], port: &Port) -> Vec<SocketAddr> {
+    let collect = |usable: fn(&Target) -> bool| {
+        let mut found = Vec::new();
+        for slice in slices {
+            let matching = slice
+                .ports
+                .iter()
+                .filter(|(name, protocol, _)| *name == port.name && *protocol == port.protocol);
+            for (_, _, number) in matching {
+                let usable = slice.endpoints.iter().filter(|target| usable(target));
+                found.extend(usable.map(|target| SocketAddr::new(target.address, *number)));
+            }
+        }
+        found.sort();
+        found.dedup();
+        found
+    };
+    let ready = collect(|target| target.ready);
+    if ready.is_empty() { collect(|target| target.draining) } else { ready }
+}
+
+impl Entry {
+    /// `old` lends its frontends, so that turns and affinity outlive an update.
+    fn from_service(service: &Service, old: Option<&Entry>) -> Entry {
+        let Some(spec) = &service.spec else { return Entry::default() };
+        let type_ = spec.type_.as_deref().unwrap_or("ClusterIP");
+        if type_ == "ExternalName" {
+            return Entry { external_name: spec.external_name.clone(), ..Entry::default() };
+        }
+        let ips = spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip);
+        let mut cluster_ips: Vec<IpAddr> = ips.filter_map(|ip| ip.parse().ok()).collect();
+        cluster_ips.dedup();
+        cluster_ips.truncate(2);
+        let affinity = (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| {
+            let config = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
+            let seconds = config.and_then(|config| config.timeout_seconds);
+            seconds.and_then(|s| u64::try_from(s).ok()).map_or(AFFINITY_DEFAULT, Duration::from_secs)
+        });
+        let ports = spec.ports.iter().flatten().filter_map(|port| {
+            let name = port.name.clone().unwrap_or_default();
+            let protocol = protocol(port.protocol.as_deref())?;
+            let known = old.into_iter().flat_map(|old| &old.ports).find(|known| {
+                let same_affinity = known.frontend.affinity.as_ref().map(|a| a.timeout) == affinity;
+                known.name == name && known.protocol == protocol && same_affinity
+            });
+            let frontend =
+                known.map_or_else(|| Arc::new(Frontend::new(affinity)), |known| Arc::clone(&known.frontend));
+            let node_port = if type_ == "ClusterIP" { None } else { port.node_port };
+            let node_port = node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
+            Some(Port { name, protocol, port: u16::try_from(port.port).ok()?, node_port, frontend })
+        });
+        let headless = spec.cluster_ip.as_deref() == Some("None");
+        Entry { cluster_ips, headless, external_name: None, ports: ports.collect(), addresses: Vec::new() }
+    }
+}
+
+impl Slice {
+    fn from_slice(slice: &EndpointSlice, service: Name) -> Slice {
+        let ports = slice.ports.iter().flatten().filter_map(|port| {
+            let number = u16::try_from(port.port?).ok()?;
+            Some((port.name.clone().unwrap_or_default(), protocol(port.protocol.as_deref())?, number))
+        });
+        let endpoints = slice.endpoints.iter().filter_map(Target::from_endpoint);
+        Slice { service, ports: ports.collect(), endpoints: endpoints.collect() }
+    }
+}
+
+impl Target {
+    fn from_endpoint(endpoint: &Endpoint) -> Option<Target> {
+        // The addresses of one endpoint are interchangeable, and consumers use the first.
+        let address = endpoint.addresses.first()?.parse().ok()?;
+        let conditions = endpoint.conditions.as_ref();
+        let is = |condition: Option<Option<bool>>, otherwise: bool| condition.flatten().unwrap_or(otherwise);
+        let ready = is(conditions.map(|c| c.ready), true);
+        let serving = is(conditions.map(|c| c.serving), ready);
+        let terminating = is(conditions.map(|c| c.terminating), false);
+        Some(Target { address, hostname: endpoint.hostname.clone(), ready, draining: serving && terminating })
+    }
+}
+
+fn protocol(name: Option<&str>) -> Option<Protocol> {
+    match name {
+        None | Some("TCP" | "") => Some(Protocol::Tcp),
+        Some("UDP") => Some(Protocol::Udp),
+        Some(_) => None,
+    }
+}
+
+fn name_of(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> Name {
+    (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+}

@@ -1,0 +1,350 @@
+//! TCP inside the fabric: binding, listening, accepting, dialling.
+//!
+//! A dial that finds room in the listener's backlog is done at once, before anybody accepts it, as on
+//! Linux. When the backlog is full Linux drops the SYN and the client tries again; here the dial waits in
+//! line, for at most [`CONNECT_TIMEOUT`], then it has timed out. At most [`BACKLOG_WAITERS`] wait.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll};
+
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::fabric::Route;
+use crate::limits::{BACKLOG_MAX, BACKLOG_WAITERS, CONNECT_TIMEOUT};
+use crate::policy::canonical;
+use crate::stack::{Lease, Protocol, Stack};
+use crate::stream::{End, Stream};
+use crate::wakers::Wakers;
+use crate::{Fabric, NetworkError};
+
+/// A reserved TCP address that neither listens nor is connected yet.
+#[derive(Debug)]
+pub struct TcpBinding {
+    lease: Lease,
+}
+
+impl TcpBinding {
+    pub(crate) fn new(lease: Lease) -> TcpBinding {
+        TcpBinding { lease }
+    }
+
+    /// The address held, with the port picked if none was asked for.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.lease.local
+    }
+
+    /// Begins to listen. `backlog` is cut to 1..=[`BACKLOG_MAX`].
+    #[must_use]
+    pub fn listen(self, backlog: usize) -> TcpListener {
+        let backlog = Arc::new(Backlog::new(self.lease.local, backlog));
+        self.lease.stack.set_listener(self.lease.local, &backlog);
+        TcpListener { backlog, lease: self.lease }
+    }
+}
+
+/// A listening TCP socket. Dropping it resets what nobody accepted and frees the address.
+#[derive(Debug)]
+pub struct TcpListener {
+    backlog: Arc<Backlog>,
+    lease: Lease,
+}
+
+impl TcpListener {
+    /// The address listened on.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.lease.local
+    }
+
+    /// Takes the oldest connection that waits; `WouldBlock` if there is none, `Closed` once the pod is.
+    pub fn try_accept(&self) -> Result<Stream, NetworkError> {
+        self.backlog.take()
+    }
+
+    /// Ready when [`TcpListener::try_accept`] would not say `WouldBlock`.
+    pub fn poll_acceptable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.backlog.poll_acceptable(cx)
+    }
+
+    /// Waits for a connection.
+    pub async fn accept(&self) -> Result<Stream, NetworkError> {
+        loop {
+            match self.try_accept() {
+                Err(NetworkError::WouldBlock) => {}
+                other => return other,
+            }
+            std::future::poll_fn(|cx| self.poll_acceptable(cx)).await;
+        }
+    }
+
+    /// Changes how many connections may wait, cut to 1..=[`BACKLOG_MAX`]. Those that wait already stay.
+    pub fn set_backlog(&self, backlog: usize) {
+        self.backlog.resize(backlog);
+    }
+}
+
+impl Drop for TcpListener {
+    fn drop(&mut self) {
+        self.backlog.close();
+    }
+}
+
+/// The queue between those who dial a listener and the one who accepts.
+#[derive(Debug)]
+pub(crate) struct Backlog {
+    local: SocketAddr,
+    /// One permit per free place in the queue; closed with the listener.
+    room: Arc<Semaphore>,
+    /// Dials that wait for a permit.
+    waiting: AtomicUsize,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Debug)]
+struct Queue {
+    streams: VecDeque<Stream>,
+    waiters: Wakers,
+    size: usize,
+    /// Places to take away once they are free, after the backlog was made smaller.
+    surplus: usize,
+    closed: bool,
+}
+
+impl Backlog {
+    fn new(local: SocketAddr, size: usize) -> Backlog {
+        let size = size.clamp(1, BACKLOG_MAX);
+        let queue =
+            Queue { streams: VecDeque::new(), waiters: Wakers::default(), size, surplus: 0, closed: false };
+        Backlog {
+            local,
+            room: Arc::new(Semaphore::new(size)),
+            waiting: AtomicUsize::new(0),
+            queue: Mutex::new(queue),
+        }
+    }
+
+    pub(crate) fn close(&self) {
+        self.room.close();
+        let mut queue = self.queue.lock();
+        queue.closed = true;
+        let (streams, waiters) = (std::mem::take(&mut queue.streams), queue.waiters.take());
+        drop(queue);
+        for stream in streams {
+            stream.abort();
+        }
+        waiters.wake();
+    }
+
+    fn resize(&self, size: usize) {
+        let size = size.clamp(1, BACKLOG_MAX);
+        let mut queue = self.queue.lock();
+        let before = std::mem::replace(&mut queue.size, size);
+        if size >= before {
+            let paid = queue.surplus.min(size - before);
+            queue.surplus -= paid;
+            self.room.add_permits(size - before - paid);
+        } else {
+            queue.surplus += before - size - self.room.forget_permits(before - size);
+        }
+    }
+
+    fn take(&self) -> Result<Stream, NetworkError> {
+        let mut queue = self.queue.lock();
+        let Some(stream) = queue.streams.pop_front() else {
+            return Err(if queue.closed { NetworkError::Closed } else { NetworkError::WouldBlock });
+        };
+        if queue.surplus > 0 {
+            queue.surplus -= 1;
+        } else {
+            self.room.add_permits(1);
+        }
+        Ok(stream)
+    }
+
+    fn poll_acceptable(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut queue = self.queue.lock();
+        if queue.closed || !queue.streams.is_empty() {
+            return Poll::Ready(());
+        }
+        queue.waiters.register(cx);
+        Poll::Pending
+    }
+
+    /// Joins the dialling end to a new one in the queue.
+    fn join(
+        &self,
+        caller: End,
+        target: &Arc<Stack>,
+        to: SocketAddr,
+        room: OwnedSemaphorePermit,
+    ) -> Result<Stream, NetworkError> {
+        let refused = NetworkError::Refused(caller.peer);
+        // The target cannot say more to a stranger than that it does not want the connection.
+        let guard = target.reserve().map_err(|_| refused.clone())?;
+        let listener =
+            End { local: self.as_family(to), peer: self.as_family(caller.local), guard: Some(guard) };
+        let Some((ours, theirs)) = Stream::pair(caller, listener) else { return Err(refused) };
+        let mut queue = self.queue.lock();
+        if queue.closed {
+            drop(queue);
+            theirs.abort();
+            return Err(refused);
+        }
+        queue.streams.push_back(theirs);
+        room.forget();
+        let waiters = queue.waiters.take();
+        drop(queue);
+        waiters.wake();
+        Ok(ours)
+    }
+
+    /// A listener on `::` sees IPv4 addresses in their IPv6 form, as on Linux.
+    fn as_family(&self, address: SocketAddr) -> SocketAddr {
+        match (self.local.ip(), address.ip()) {
+            (IpAddr::V6(_), IpAddr::V4(v4)) => SocketAddr::new(v4.to_ipv6_mapped().into(), address.port()),
+            _ => address,
+        }
+    }
+}
+
+/// A connection being made. Dropping it gives up.
+#[derive(Debug)]
+pub struct TcpConnecting {
+    progress: Progress,
+}
+
+#[derive(Debug)]
+enum Progress {
+    Done(Option<Result<Stream, NetworkError>>),
+    Under(AbortOnDropHandle<Result<Stream, NetworkError>>),
+}
+
+impl TcpConnecting {
+    fn done(result: Result<Stream, NetworkError>) -> TcpConnecting {
+        TcpConnecting { progress: Progress::Done(Some(result)) }
+    }
+}
+
+impl Future for TcpConnecting {
+    type Output = Result<Stream, NetworkError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.progress {
+            Progress::Done(result) => Poll::Ready(result.take().unwrap_or(Err(NetworkError::Closed))),
+            Progress::Under(task) => {
+                let task = Pin::new(task);
+                // The task ends early only with the fabric's runtime.
+                task.poll(cx).map(|result| result.unwrap_or(Err(NetworkError::Closed)))
+            }
+        }
+    }
+}
+
+pub(crate) fn start_connect(
+    stack: &Arc<Stack>,
+    remote: SocketAddr,
+    from: Option<TcpBinding>,
+) -> TcpConnecting {
+    let begin = || {
+        let fabric = stack.fabric.upgrade().ok_or(NetworkError::Closed)?;
+        let remote_ip = canonical(remote.ip());
+        let to = SocketAddr::new(remote_ip, remote.port());
+        let route = fabric.route(Some(stack), to, Protocol::Tcp)?;
+        let caller = caller(stack, remote, remote_ip, from)?;
+        Ok(dial(&fabric, route, caller))
+    };
+    begin().unwrap_or_else(|error| TcpConnecting::done(Err(error)))
+}
+
+/// The guest's end of a dial: where it comes from, and what it costs the pod.
+fn caller(
+    stack: &Arc<Stack>,
+    remote: SocketAddr,
+    remote_ip: IpAddr,
+    from: Option<TcpBinding>,
+) -> Result<End, NetworkError> {
+    let source = stack.source_for(remote_ip);
+    let guard = stack.reserve()?;
+    let (lease, local) = match from {
+        None => {
+            let lease = stack.lease_ephemeral(source)?;
+            let local = lease.local;
+            (lease, local)
+        }
+        Some(binding) => {
+            let bound = binding.local_addr();
+            if bound.is_ipv4() != remote.is_ipv4() || bound.ip().is_loopback() && !source.is_loopback() {
+                return Err(NetworkError::InvalidAddress(remote));
+            }
+            let ip = if bound.ip().is_unspecified() { source } else { bound.ip() };
+            (binding.lease, SocketAddr::new(ip, bound.port()))
+        }
+    };
+    Ok(End { local, peer: remote, guard: Some(guard.with_lease(lease)) })
+}
+
+/// Dials along a route. Nothing is waited for if the other side has room.
+pub(crate) fn dial(fabric: &Arc<Fabric>, route: Route, caller: End) -> TcpConnecting {
+    let remote = caller.peer;
+    let (target, to) = match route {
+        Route::Pod(target, to) => (target, to),
+        Route::Kernel { to, egress } => {
+            let connect = crate::kernel::connect(Arc::clone(fabric), to, egress, caller);
+            return TcpConnecting { progress: Progress::Under(fabric.spawn(connect)) };
+        }
+    };
+    let Some(backlog) = target.listener(to) else {
+        return TcpConnecting::done(Err(NetworkError::Refused(remote)));
+    };
+    match Arc::clone(&backlog.room).try_acquire_owned() {
+        Ok(room) => TcpConnecting::done(backlog.join(caller, &target, to, room)),
+        Err(TryAcquireError::Closed) => TcpConnecting::done(Err(NetworkError::Refused(remote))),
+        Err(TryAcquireError::NoPermits) => {
+            let Some(place) = Waiting::enter(&backlog) else {
+                return TcpConnecting::done(Err(NetworkError::Refused(remote)));
+            };
+            let wait = wait_for_room(backlog, place, caller, target, to);
+            TcpConnecting { progress: Progress::Under(fabric.spawn(wait)) }
+        }
+    }
+}
+
+async fn wait_for_room(
+    backlog: Arc<Backlog>,
+    place: Waiting,
+    caller: End,
+    target: Arc<Stack>,
+    to: SocketAddr,
+) -> Result<Stream, NetworkError> {
+    let remote = caller.peer;
+    let room = tokio::time::timeout(CONNECT_TIMEOUT, Arc::clone(&backlog.room).acquire_owned()).await;
+    drop(place);
+    match room {
+        Err(_) => Err(NetworkError::TimedOut(remote)),
+        Ok(Err(_)) => Err(NetworkError::Refused(remote)),
+        Ok(Ok(room)) => backlog.join(caller, &target, to, room),
+    }
+}
+
+/// One dial that waits for room, counted.
+struct Waiting(Arc<Backlog>);
+
+impl Waiting {
+    fn enter(backlog: &Arc<Backlog>) -> Option<Waiting> {
+        let waiting = Waiting(Arc::clone(backlog));
+        (backlog.waiting.fetch_add(1, Relaxed) < BACKLOG_WAITERS).then_some(waiting)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Relaxed);
+    }
+}
