@@ -1,0 +1,63 @@
+//! The built-in kinds: one file each, one line each in [`builtin`].
+//!
+//! To add a kind: write `<kind>.rs` with a `kind()` that starts from [`common::define`] and a unit
+//! struct that implements [`crate::Hooks`], and add its line to the table below. Routes, discovery,
+//! OpenAPI, table printing and names on the command line derive from it.
+//!
+//! What every kind has in common stands in [`meta`] (rules of `metadata`, and the entry points
+//! [`Kind::validate_create`], [`Kind::validate_update`] and [`Kind::validate_status`] that combine them with the
+//! kind's own) and in [`pod_spec`] (defaults and validation of pod specs, for pods and for everything
+//! that carries a pod template).
+
+use std::sync::{Arc, LazyLock};
+
+use crate::Kind;
+
+mod common;
+mod config_map;
+mod endpoint_slice;
+mod endpoints;
+mod event;
+mod lease;
+pub mod meta;
+mod namespace;
+mod node;
+mod pod;
+pub mod pod_spec;
+mod replication_controller;
+mod secret;
+mod service;
+mod service_account;
+#[cfg(test)]
+mod tests;
+
+/// Every built-in kind, core group first, in the order that discovery lists them.
+static BUILTIN: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
+    [
+        config_map::kind(),
+        endpoints::kind(),
+        event::core_kind(),
+        namespace::kind(),
+        node::kind(),
+        pod::kind(),
+        replication_controller::kind(),
+        secret::kind(),
+        service_account::kind(),
+        service::kind(),
+        lease::kind(),
+        endpoint_slice::kind(),
+        event::events_kind(),
+    ]
+    .map(Arc::new)
+    .into()
+});
+
+/// Every built-in kind, core group first, in the order that discovery lists them.
+pub fn builtin() -> &'static [Arc<Kind>] {
+    &BUILTIN
+}
+
+/// The built-in kind that is served under this group (empty: core), version and plural.
+pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Arc<Kind>> {
+    builtin().iter().find(|kind| kind.group == group && kind.version == version && kind.plural == plural)
+}

@@ -1,0 +1,27 @@
+//! Pod specs: what is filled in and what is refused, for pods and for every kind that carries a pod
+//! template. Written once here, so that a deployment's template and the pod that comes of it agree.
+//!
+//! - [`default_template`] and [`default_spec`] fill in; [`default_pod`] adds what only a pod gets.
+//! - [`check_template`] and [`check_spec`] name what is wrong, in Kubernetes' words.
+//! - [`qos_class`] says which pods are evicted first.
+//!
+//! Fields that make no sense for modules (capabilities, SELinux, host users, block devices, …) are
+//! checked as Kubernetes checks them and then stored; the node ignores them.
+
+mod containers;
+mod defaults;
+mod env;
+mod handlers;
+mod resources;
+mod scheduling;
+mod security;
+mod spec;
+#[cfg(test)]
+mod tests;
+mod volumes;
+
+pub(super) use containers::is_sidecar;
+pub(super) use defaults::{default_pod, default_spec, default_template};
+pub(super) use resources::{check_amount, qos_class};
+pub(super) use scheduling::{check_taints, check_tolerations};
+pub(super) use spec::{Holder, check_annotations, check_spec, check_template};
