@@ -77,12 +77,15 @@ pub enum Bad<'a> {
     Bool(bool),
     /// Any JSON: strings quoted, scalars plain, the rest as compact JSON.
     Json(&'a Value),
+    /// Shown as it is: for what Kubernetes prints in Go's syntax.
+    Plain(&'a str),
 }
 
 impl fmt::Display for Bad<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Bad::Text(text) => Quoted(text).fmt(out),
+            Bad::Plain(text) => out.write_str(text),
             Bad::Number(number) => number.fmt(out),
             Bad::Bool(value) => value.fmt(out),
             Bad::Json(Value::String(text)) => Quoted(text).fmt(out),
