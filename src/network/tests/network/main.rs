@@ -1,0 +1,10 @@
+//! The network from outside: one suite for every kind of stream, then addresses, services, names,
+//! NodePorts, datagrams and what guests may not do.
+
+mod names;
+mod pods;
+mod policy;
+mod services;
+mod streams;
+mod support;
+mod udp;
