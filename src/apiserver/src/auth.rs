@@ -60,7 +60,8 @@ impl User {
 /// Answers 401 to requests without a [`User`], unless their path is public.
 pub(crate) async fn require_user(request: Request, next: Next) -> Response {
     let path = request.uri().path();
-    let public = PUBLIC.iter().any(|p| path == *p || path.strip_prefix(p).is_some_and(|rest| rest.starts_with('/')));
+    let public =
+        PUBLIC.iter().any(|p| path == *p || path.strip_prefix(p).is_some_and(|rest| rest.starts_with('/')));
     if public || request.extensions().get::<User>().is_some() {
         return next.run(request).await;
     }

@@ -42,12 +42,14 @@ mod serve;
 mod server;
 mod subresources;
 mod table;
+mod verbs;
 mod watch;
 
 #[cfg(test)]
 mod tests;
 
 pub use auth::{AUTHENTICATED, User};
+pub use bootstrap::BootstrapError;
 pub use nodes::NodeProxies;
 pub use pki::{AdminCredentials, PkiError};
 pub use server::{ApiServer, BuildError, Config};

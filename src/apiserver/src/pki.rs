@@ -17,8 +17,8 @@ use std::{
 
 use jiff::{Timestamp, ToSpan, civil::Date, tz::TimeZone};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls::{
     RootCertStore, ServerConfig,
@@ -92,18 +92,21 @@ pub(crate) struct Pki {
 impl Pki {
     /// Loads the CA from `dir`, or makes one there.
     pub(crate) fn open(dir: &Path, now: Timestamp) -> Result<Pki, PkiError> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(|source| PkiError::File { action: "create", path: dir.to_owned(), source })?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|source| PkiError::File {
+            action: "create",
+            path: dir.to_owned(),
+            source,
+        })?;
         let (cert_path, key_path) = (dir.join("ca.crt"), dir.join("ca.key"));
         if !cert_path.exists() {
             let key = KeyPair::generate().map_err(PkiError::Make)?;
             let mut params = params("coracle-ca", &[], now, CA_YEARS * 365)?;
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            params.key_usages =
-                vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+            params.key_usages = vec![
+                KeyUsagePurpose::KeyCertSign,
+                KeyUsagePurpose::CrlSign,
+                KeyUsagePurpose::DigitalSignature,
+            ];
             let cert = params.self_signed(&key).map_err(PkiError::Make)?;
             // The certificate is written last: a crash in between leaves a key that nobody knows yet.
             write(&key_path, &key.serialize_pem(), 0o600)?;
@@ -135,7 +138,11 @@ impl Pki {
             write(&key_path, &key.serialize_pem(), 0o600)?;
             write(&cert_path, &cert.pem(), 0o644)?;
         }
-        Ok(AdminCredentials { ca_pem: self.ca_pem.clone(), cert_pem: read(&cert_path)?, key_pem: read(&key_path)? })
+        Ok(AdminCredentials {
+            ca_pem: self.ca_pem.clone(),
+            cert_pem: read(&cert_path)?,
+            key_pem: read(&key_path)?,
+        })
     }
 
     /// TLS for the API server: a fresh certificate for `names` and `addresses`, client certificates
@@ -203,7 +210,12 @@ pub(crate) fn kubeconfig(server: &str, admin: &AdminCredentials) -> String {
 
 /// Parameters that all certificates share: subject, and validity from yesterday (clocks differ) for
 /// `days`.
-fn params(name: &str, organizations: &[&str], now: Timestamp, days: i64) -> Result<CertificateParams, PkiError> {
+fn params(
+    name: &str,
+    organizations: &[&str],
+    now: Timestamp,
+    days: i64,
+) -> Result<CertificateParams, PkiError> {
     let mut params = CertificateParams::new(Vec::new()).map_err(PkiError::Make)?;
     let mut subject = DistinguishedName::new();
     subject.push(DnType::CommonName, name);
@@ -221,7 +233,11 @@ fn params(name: &str, organizations: &[&str], now: Timestamp, days: i64) -> Resu
 }
 
 fn read(path: &Path) -> Result<String, PkiError> {
-    fs::read_to_string(path).map_err(|source| PkiError::File { action: "read", path: path.to_owned(), source })
+    fs::read_to_string(path).map_err(|source| PkiError::File {
+        action: "read",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Writes a file whole or not at all.
@@ -275,7 +291,9 @@ mod tests {
         let own = Pki::open(dir.path(), now).unwrap();
         let foreign = Pki::open(foreign_dir.path(), now).unwrap();
         let (_, verifier) = own.server(&["localhost"], &[]).unwrap();
-        let chain = |admin: &AdminCredentials| vec![CertificateDer::from_pem_slice(admin.cert_pem.as_bytes()).unwrap()];
+        let chain = |admin: &AdminCredentials| {
+            vec![CertificateDer::from_pem_slice(admin.cert_pem.as_bytes()).unwrap()]
+        };
 
         let user = verifier.user(&chain(&own.admin(dir.path()).unwrap()));
         assert_eq!(user, Some(User::new("kubernetes-admin", &["system:masters"])));

@@ -9,7 +9,7 @@ use ipnet::Ipv4Net;
 use jiff::Timestamp;
 use thiserror::Error;
 use tokio::{net::TcpListener, time::timeout};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     auth::{self, User},
@@ -65,7 +65,6 @@ pub struct ApiServer {
     admin: AdminCredentials,
     core: Arc<Core>,
     router: Router,
-    tasks: TaskTracker,
     /// Cancelled first: no new connection, open ones finish their requests, watches end.
     shutdown: CancellationToken,
 }
@@ -77,7 +76,13 @@ impl ApiServer {
         let pki = Pki::open(&config.pki_dir, (config.now)()).map_err(BuildError::Pki)?;
         let admin = pki.admin(&config.pki_dir).map_err(BuildError::Pki)?;
         let kubernetes = bootstrap::first_address(config.service_cidr);
-        let names = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"];
+        let names = [
+            "localhost",
+            "kubernetes",
+            "kubernetes.default",
+            "kubernetes.default.svc",
+            "kubernetes.default.svc.cluster.local",
+        ];
         let mut addresses = vec![IpAddr::from([127, 0, 0, 1]), IpAddr::V4(kubernetes)];
         if !config.listen.ip().is_unspecified() && !addresses.contains(&config.listen.ip()) {
             addresses.push(config.listen.ip());
@@ -89,10 +94,10 @@ impl ApiServer {
         let address = socket.local_addr().map_err(listen)?;
 
         let shutdown = CancellationToken::new();
-        let core = Core::new(store, config.service_cidr, config.node_ports.clone(), config.now, shutdown.clone());
+        let core =
+            Core::new(store, config.service_cidr, config.node_ports.clone(), config.now, shutdown.clone());
         bootstrap::run(&core, address).await.map_err(BuildError::Bootstrap)?;
 
-        let tasks = TaskTracker::new();
         let router = core.clone().router().merge(config.extra_routes);
         let listener = Listener {
             socket,
@@ -101,10 +106,10 @@ impl ApiServer {
             router: router.clone().layer(middleware::from_fn(auth::require_user)),
             shutdown: shutdown.clone(),
         };
-        tasks.spawn(listener.run());
-        tasks.spawn(events::expire(core.clone()));
-        tasks.close();
-        Ok(ApiServer { address, admin, core, router, tasks, shutdown })
+        core.tasks.spawn(listener.run());
+        core.tasks.spawn(events::expire(core.clone()));
+        core.tasks.close();
+        Ok(ApiServer { address, admin, core, router, shutdown })
     }
 
     /// The address it listens on.
@@ -140,7 +145,7 @@ impl ApiServer {
     /// under way.
     pub async fn shutdown(self, deadline: Duration) {
         self.shutdown.cancel();
-        if timeout(deadline, self.tasks.wait()).await.is_err() {
+        if timeout(deadline, self.core.tasks.wait()).await.is_err() {
             tracing::warn!("some requests did not end in time");
         }
     }

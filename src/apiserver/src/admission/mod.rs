@@ -1,0 +1,145 @@
+//! Admission: what changes or refuses an object between decoding and storing, beyond its kind's own
+//! rules. Plugins stand in one slice and run in its order.
+
+use std::{ops::RangeInclusive, sync::Arc};
+
+use async_trait::async_trait;
+use coracle_api::status::Status;
+use coracle_store::Store;
+use ipnet::Ipv4Net;
+use serde_json::Value;
+
+use crate::pipeline::Call;
+
+mod namespace_lifecycle;
+mod pod_tolerations;
+mod pool;
+mod priority;
+mod service_account;
+mod service_addresses;
+
+use service_addresses::ServiceAddresses;
+
+/// What is being done to an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operation {
+    Create,
+    Update,
+    Delete,
+}
+
+/// What a plugin knows of a request.
+pub(crate) struct Attributes<'a> {
+    pub(crate) call: &'a Call,
+    pub(crate) operation: Operation,
+}
+
+impl Attributes<'_> {
+    /// True if the request is about the object itself of this core resource, not a subresource.
+    pub(crate) fn is_core(&self, plural: &str) -> bool {
+        let kind = self.call.kind();
+        kind.group.is_empty() && kind.plural == plural && self.call.subresource.is_empty()
+    }
+}
+
+/// One admission plugin. Objects are JSON that passed the schema check.
+#[async_trait]
+pub(crate) trait Plugin: Send + Sync {
+    /// Changes an object before validation, or refuses it. `old` is the stored version of an update.
+    async fn mutate(
+        &self,
+        _request: &Attributes<'_>,
+        _object: &mut Value,
+        _old: Option<&Value>,
+    ) -> Result<(), Status> {
+        Ok(())
+    }
+
+    /// Refuses a valid object (`object` is `None` for a delete).
+    async fn validate(
+        &self,
+        _request: &Attributes<'_>,
+        _object: Option<&Value>,
+        _old: Option<&Value>,
+    ) -> Result<(), Status> {
+        Ok(())
+    }
+}
+
+/// What was taken for an object that is not stored yet. Dropped without [`Holds::keep`], it is given back.
+#[derive(Default)]
+#[must_use = "what is not kept is given back"]
+pub(crate) struct Holds(Vec<pool::Hold>);
+
+impl Holds {
+    /// The object is stored: what was taken is its own now.
+    pub(crate) fn keep(self) {
+        self.0.into_iter().for_each(pool::Hold::keep);
+    }
+}
+
+/// All admission of the server.
+pub(crate) struct Admission {
+    plugins: Vec<Box<dyn Plugin>>,
+    addresses: Arc<ServiceAddresses>,
+}
+
+impl Admission {
+    /// The plugins of a server over this store.
+    pub(crate) fn new(
+        service_cidr: Ipv4Net,
+        node_ports: RangeInclusive<u16>,
+        store: &dyn Store,
+    ) -> Admission {
+        Admission {
+            plugins: vec![
+                Box::new(namespace_lifecycle::NamespaceLifecycle),
+                Box::new(service_account::ServiceAccount),
+                Box::new(pod_tolerations::PodTolerations),
+                Box::new(priority::Priority),
+            ],
+            addresses: Arc::new(ServiceAddresses::new(service_cidr, node_ports, store)),
+        }
+    }
+
+    /// Runs the mutating plugins.
+    pub(crate) async fn mutate(
+        &self,
+        request: &Attributes<'_>,
+        object: &mut Value,
+        old: Option<&Value>,
+    ) -> Result<(), Status> {
+        for plugin in &self.plugins {
+            plugin.mutate(request, object, old).await?;
+        }
+        Ok(())
+    }
+
+    /// Runs the validating plugins.
+    pub(crate) async fn validate(
+        &self,
+        request: &Attributes<'_>,
+        object: Option<&Value>,
+        old: Option<&Value>,
+    ) -> Result<(), Status> {
+        for plugin in &self.plugins {
+            plugin.validate(request, object, old).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes addresses and ports for a service that is about to be stored.
+    pub(crate) fn allocate(
+        &self,
+        request: &Attributes<'_>,
+        object: &mut Value,
+        old: Option<&Value>,
+    ) -> Result<Holds, Status> {
+        self.addresses.allocate(request, object, old).map(Holds)
+    }
+
+    /// Gives back what an object no longer has. Called after the write.
+    pub(crate) fn committed(&self, request: &Attributes<'_>, old: Option<&Value>, new: Option<&Value>) {
+        self.addresses.committed(request, old, new);
+    }
+}

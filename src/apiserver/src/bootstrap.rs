@@ -1,0 +1,140 @@
+//! The objects that every cluster has: first namespaces, and the Service of the API server itself.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+
+use coracle_api::status::Status;
+use ipnet::Ipv4Net;
+use serde_json::{Value, json};
+use thiserror::Error;
+
+use crate::{
+    auth::User,
+    core::Core,
+    pipeline::{self, Call, Part, Update},
+};
+
+/// Namespaces that are there from the start.
+const NAMESPACES: &[&str] = &["default", "kube-node-lease", "kube-public", "kube-system"];
+/// Name of the Service of the API server, and of its Endpoints and EndpointSlice.
+const NAME: &str = "kubernetes";
+
+/// An object that could not be written.
+#[derive(Debug, Error)]
+#[error("cannot write {resource} {name:?}")]
+pub struct BootstrapError {
+    resource: &'static str,
+    name: String,
+    #[source]
+    source: Status,
+}
+
+/// The address of the `kubernetes` Service: the first of the range.
+pub(crate) fn first_address(cidr: Ipv4Net) -> Ipv4Addr {
+    cidr.hosts().next().unwrap_or(cidr.network())
+}
+
+/// Writes what is missing and what changed since the last start.
+pub(crate) async fn run(core: &Arc<Core>, address: SocketAddr) -> Result<(), BootstrapError> {
+    for name in NAMESPACES {
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        ensure(core, ("", "v1", "namespaces"), "", name, namespace).await?;
+    }
+    let labels = json!({"component": "apiserver", "provider": "kubernetes"});
+    let service = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": NAME, "namespace": "default", "labels": labels},
+        "spec": {
+            "clusterIP": first_address(core.service_cidr).to_string(),
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": address.port()}],
+        },
+    });
+    ensure(core, ("", "v1", "services"), "default", NAME, service).await?;
+
+    // A server that listens on the loopback only has no address that anybody else could use.
+    let reachable = match address.ip() {
+        IpAddr::V4(ip) if !ip.is_loopback() && !ip.is_unspecified() => Some(ip.to_string()),
+        _ => None,
+    };
+    let port = json!([{"name": "https", "port": address.port(), "protocol": "TCP"}]);
+    let mut endpoints = json!({
+        "apiVersion": "v1",
+        "kind": "Endpoints",
+        "metadata": {"name": NAME, "namespace": "default", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+    });
+    let mut slice = json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"name": NAME, "namespace": "default", "labels": {"kubernetes.io/service-name": NAME}},
+        "addressType": "IPv4",
+        "endpoints": [],
+        "ports": port,
+    });
+    if let Some(ip) = reachable {
+        endpoints["subsets"] = json!([{"addresses": [{"ip": ip}], "ports": port}]);
+        slice["endpoints"] = json!([{"addresses": [ip], "conditions": {"ready": true}}]);
+    }
+    ensure(core, ("", "v1", "endpoints"), "default", NAME, endpoints).await?;
+    ensure(core, ("discovery.k8s.io", "v1", "endpointslices"), "default", NAME, slice).await
+}
+
+/// Creates the object, or gives the stored one these fields.
+async fn ensure(
+    core: &Arc<Core>,
+    (group, version, plural): (&str, &str, &'static str),
+    namespace: &str,
+    name: &str,
+    object: Value,
+) -> Result<(), BootstrapError> {
+    let catalogue = core.registry.catalogue();
+    let Some(resource) = catalogue.find(group, version, plural).cloned() else {
+        tracing::warn!(
+            group,
+            version,
+            plural,
+            "this kind is not registered; an object of the cluster is left out"
+        );
+        return Ok(());
+    };
+    let call = Call {
+        core: core.clone(),
+        catalogue,
+        resource,
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        subresource: String::new(),
+        user: User::new("system:apiserver", &["system:masters"]),
+        dry_run: false,
+    };
+    let result = if core.store.get(&call.key()).is_some() {
+        let mut change = |old: &Value| {
+            let mut new = old.clone();
+            merge(&mut new, &object);
+            Ok(new)
+        };
+        pipeline::update(&call, Update { part: Part::Whole, change: &mut change }).await
+    } else {
+        pipeline::create(&call, object).await
+    };
+    match result {
+        Ok(_) => Ok(()),
+        // Another server was faster, or somebody deletes it right now.
+        Err(status) if matches!(status.code(), 404 | 409) => Ok(()),
+        Err(source) => Err(BootstrapError { resource: plural, name: name.to_owned(), source }),
+    }
+}
+
+/// Fields of `wanted` replace those of `object`; objects are merged, lists replaced.
+fn merge(object: &mut Value, wanted: &Value) {
+    match (object, wanted) {
+        (Value::Object(object), Value::Object(wanted)) => {
+            for (key, value) in wanted {
+                merge(object.entry(key.clone()).or_insert(Value::Null), value);
+            }
+        }
+        (object, wanted) => *object = wanted.clone(),
+    }
+}

@@ -1,0 +1,86 @@
+//! What every request shares: the store, the table of resources, admission, metrics, the clock.
+
+use std::{ops::RangeInclusive, sync::Arc};
+
+use axum::Router;
+use coracle_store::Store;
+use ipnet::Ipv4Net;
+use jiff::Timestamp;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    admission::Admission, dispatch, dispatch::Admittance, metrics::Metrics, nodes::NodeProxies,
+    registry::Registry,
+};
+
+/// The server without its sockets.
+pub(crate) struct Core {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) registry: Registry,
+    pub(crate) admission: Admission,
+    pub(crate) admittance: Admittance,
+    pub(crate) metrics: Metrics,
+    pub(crate) nodes: NodeProxies,
+    /// Where `clusterIP`s come from.
+    pub(crate) service_cidr: Ipv4Net,
+    /// Cancelled when the server stops: watches and log streams end.
+    pub(crate) shutdown: CancellationToken,
+    /// Writes under way and the server's own loops.
+    pub(crate) tasks: TaskTracker,
+    clock: fn() -> Timestamp,
+}
+
+impl Core {
+    /// A server over a store. Addresses that stored services have are taken from the start.
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        service_cidr: Ipv4Net,
+        node_ports: RangeInclusive<u16>,
+        clock: fn() -> Timestamp,
+        shutdown: CancellationToken,
+    ) -> Arc<Core> {
+        let admission = Admission::new(service_cidr, node_ports, &*store);
+        Arc::new(Core {
+            store,
+            registry: Registry::builtin(),
+            admission,
+            admittance: Admittance::default(),
+            metrics: Metrics::default(),
+            nodes: NodeProxies::default(),
+            service_cidr,
+            shutdown,
+            tasks: TaskTracker::new(),
+            clock,
+        })
+    }
+
+    /// All routes of the server. Who calls must be in the extensions of each request.
+    pub(crate) fn router(self: Arc<Self>) -> Router {
+        Router::new().fallback(dispatch::handle).with_state(self)
+    }
+
+    /// Wall time.
+    pub(crate) fn now(&self) -> Timestamp {
+        (self.clock)()
+    }
+
+    /// Wall time in the form that `metadata` has it: RFC 3339 in whole seconds.
+    pub(crate) fn now_text(&self) -> String {
+        seconds_text(self.now())
+    }
+}
+
+/// A time in whole seconds, as `metadata` writes it.
+pub(crate) fn seconds_text(time: Timestamp) -> String {
+    Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
+}
+
+/// Randomness for names; the one place it comes from.
+pub(crate) fn random() -> u64 {
+    rand::random()
+}
+
+/// A new object's `uid`.
+pub(crate) fn new_uid() -> String {
+    uuid::Uuid::new_v4().to_string()
+}

@@ -1,0 +1,270 @@
+//! The front desk: who may come in, what is asked, who answers, and how long it may take.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    response::Response,
+};
+use coracle_api::{Scope, Subresource, status::Status};
+use http::{HeaderMap, HeaderValue, request::Parts};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::{Instant, timeout},
+};
+use tracing::Instrument;
+
+use crate::{
+    auth::{AUTHENTICATED, User},
+    core::Core,
+    discovery, health, openapi,
+    options::Parameters,
+    pipeline::Call,
+    request_info::{RequestInfo, Target, Verb},
+    respond::status_response,
+    subresources, verbs,
+};
+
+/// Time for anything but watches and streams, as in Kubernetes.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Requests worked on at once, watches and streams aside: Kubernetes' figure for reads and writes
+/// together. More of them would only share the same cores.
+const IN_FLIGHT: usize = 600;
+/// Requests that may wait for their turn; more are answered 429.
+const WAITING: u32 = 10_000;
+/// How long one waits for its turn before it is answered 429.
+const MAX_WAIT: Duration = Duration::from_secs(15);
+
+/// Bounds how many requests are worked on.
+pub(crate) struct Admittance {
+    slots: Semaphore,
+    waiting: AtomicU32,
+}
+
+impl Default for Admittance {
+    fn default() -> Admittance {
+        Admittance { slots: Semaphore::new(IN_FLIGHT), waiting: AtomicU32::new(0) }
+    }
+}
+
+impl Admittance {
+    async fn enter(&self) -> Result<SemaphorePermit<'_>, Status> {
+        if let Ok(slot) = self.slots.try_acquire() {
+            return Ok(slot);
+        }
+        let busy = || Status::too_many_requests("Too many requests, please try again later.", 1);
+        let waiting = Waiting::begin(&self.waiting).ok_or_else(busy)?;
+        let slot = timeout(MAX_WAIT, self.slots.acquire()).await;
+        drop(waiting);
+        slot.ok().and_then(Result::ok).ok_or_else(busy)
+    }
+}
+
+/// Counts one waiting request, also when its client gives up.
+struct Waiting<'a>(&'a AtomicU32);
+
+impl<'a> Waiting<'a> {
+    fn begin(count: &'a AtomicU32) -> Option<Waiting<'a>> {
+        let waiting = Waiting(count);
+        (count.fetch_add(1, Ordering::Relaxed) < WAITING).then_some(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What is known of a request before its body is read.
+pub(crate) struct Asked {
+    pub(crate) info: RequestInfo,
+    pub(crate) parameters: Parameters,
+    pub(crate) headers: HeaderMap,
+    pub(crate) call: Call,
+}
+
+/// Answers a request, whatever it is.
+pub(crate) async fn handle(State(core): State<Arc<Core>>, request: Request) -> Response {
+    let started = Instant::now();
+    let (parts, body) = request.into_parts();
+    let id = uuid::Uuid::new_v4().to_string();
+    let parameters = Parameters::of(&parts.uri);
+    let target = RequestInfo::parse(&parts.method, parts.uri.path(), parameters.flag("watch"));
+    let measure = core.metrics.begin(&target);
+    let user = parts.extensions.get::<User>().cloned();
+    let span = tracing::debug_span!("request", %id);
+    let name = user.as_ref().map_or_else(String::new, |user| user.name.clone());
+    let line = format!("{} {}", parts.method, parts.uri);
+
+    let outcome = answer(core.clone(), parts, body, target, parameters, user);
+    let mut response = match Box::pin(outcome.instrument(span.clone())).await {
+        Ok(response) => response,
+        Err(status) => status_response(&status),
+    };
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert("audit-id", id);
+    }
+    let elapsed = started.elapsed();
+    measure.end(response.status(), elapsed);
+    span.in_scope(|| tracing::debug!(user = name, code = response.status().as_u16(), ?elapsed, "{line}"));
+    response
+}
+
+async fn answer(
+    core: Arc<Core>,
+    parts: Parts,
+    body: Body,
+    target: Target,
+    parameters: Parameters,
+    user: Option<User>,
+) -> Result<Response, Status> {
+    let info = match target {
+        Target::Resource(info) => info,
+        Target::MethodNotAllowed => return Err(Status::method_not_allowed_path()),
+        Target::Other => return elsewhere(&core, &parts, &parameters).await,
+    };
+    let user = user.ok_or_else(Status::unauthorized)?;
+    let catalogue = core.registry.catalogue();
+    let resource =
+        catalogue.find(&info.group, &info.version, &info.resource).ok_or_else(Status::unknown_path)?;
+    let call = Call {
+        core: core.clone(),
+        resource: resource.clone(),
+        catalogue: catalogue.clone(),
+        namespace: info.namespace.clone(),
+        name: info.name.clone(),
+        subresource: info.subresource.clone(),
+        user,
+        dry_run: false,
+    };
+    authorize(&call, &info)?;
+    check_scope(&call, &info)?;
+    let asked = Asked { info, parameters, headers: parts.headers, call };
+    if asked.info.verb == Verb::Watch || asked.info.subresource == "log" {
+        return route(asked, body).await;
+    }
+    let late = || Status::timeout("request did not complete within the allotted timeout", 0);
+    if !asked.info.verb.is_mutating() {
+        let _slot = core.admittance.enter().await?;
+        return timeout(REQUEST_TIMEOUT, route(asked, body)).await.map_err(|_| late())?;
+    }
+    // A write that has begun is carried to its end, also when its client leaves: what it took (addresses,
+    // ports) must be kept or given back by what became of it, not by when the connection broke.
+    let task = core.tasks.spawn(
+        async move {
+            let core = asked.call.core.clone();
+            let _slot = core.admittance.enter().await?;
+            route(asked, body).await
+        }
+        .in_current_span(),
+    );
+    match timeout(REQUEST_TIMEOUT, task).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => {
+            tracing::error!(%error, "a request handler failed");
+            Err(Status::internal_error("the request handler failed"))
+        }
+        Err(_) => Err(late()),
+    }
+}
+
+/// Who may do what. For now: every authenticated user, everything.
+fn authorize(call: &Call, info: &RequestInfo) -> Result<(), Status> {
+    let User { name, groups } = &call.user;
+    if groups.iter().any(|group| group == AUTHENTICATED) {
+        return Ok(());
+    }
+    let (verb, resource, group) = (info.verb.as_str(), &info.resource, &info.group);
+    let place = match info.namespace.as_str() {
+        "" => "at the cluster scope".to_owned(),
+        namespace => format!("in the namespace {namespace:?}"),
+    };
+    let why = format!("User {name:?} cannot {verb} resource {resource:?} in API group {group:?} {place}");
+    Err(Status::forbidden(call.kind(), &info.name, &why))
+}
+
+/// A namespaced object is addressed in its namespace, a cluster-wide one is not; only lists, watches and
+/// nothing else go over all namespaces.
+fn check_scope(call: &Call, info: &RequestInfo) -> Result<(), Status> {
+    let namespaced = call.kind().scope == Scope::Namespaced;
+    if !namespaced && !info.namespace.is_empty() {
+        return Err(Status::unknown_path());
+    }
+    if namespaced && info.namespace.is_empty() {
+        let reads = matches!(info.verb, Verb::List | Verb::Watch) && info.name.is_empty();
+        return match info.name.is_empty() {
+            _ if reads => Ok(()),
+            true => Err(Status::method_not_allowed_path()),
+            false => Err(Status::unknown_path()),
+        };
+    }
+    Ok(())
+}
+
+/// Finds who answers a request for a resource.
+async fn route(asked: Asked, body: Body) -> Result<Response, Status> {
+    let kind = asked.call.kind();
+    let has = |wanted: fn(&Subresource) -> bool| kind.subresources.iter().any(wanted);
+    let not_here = || Err(Status::method_not_allowed_path());
+    match (asked.info.subresource.as_str(), asked.info.verb) {
+        ("", verb) => match verb {
+            Verb::Get => verbs::get(&asked).await,
+            Verb::List => verbs::list(&asked).await,
+            Verb::Watch => verbs::watch(&asked).await,
+            Verb::Create => verbs::create(asked, body).await,
+            Verb::Update => verbs::update(asked, body).await,
+            Verb::Patch => verbs::patch(asked, body).await,
+            Verb::Delete => verbs::delete(asked, body).await,
+            Verb::DeleteCollection => verbs::delete_collection(asked, body).await,
+        },
+        ("status", verb) if has(|s| *s == Subresource::Status) => match verb {
+            Verb::Get => verbs::get(&asked).await,
+            Verb::Update => verbs::update(asked, body).await,
+            Verb::Patch => verbs::patch(asked, body).await,
+            _ => not_here(),
+        },
+        ("scale", verb) if has(|s| matches!(s, Subresource::Scale { .. })) => match verb {
+            Verb::Get => subresources::scale::get(&asked).await,
+            Verb::Update => subresources::scale::update(asked, body).await,
+            Verb::Patch => subresources::scale::patch(asked, body).await,
+            _ => not_here(),
+        },
+        ("binding", verb) if has(|s| *s == Subresource::Binding) => match verb {
+            Verb::Create => subresources::binding::create(asked, body).await,
+            _ => not_here(),
+        },
+        ("log", verb) if has(|s| *s == Subresource::Log) => match verb {
+            Verb::Get => subresources::log::get(&asked).await,
+            _ => not_here(),
+        },
+        ("finalize", verb) if crate::delete::is_namespace(kind) => match verb {
+            Verb::Update => subresources::finalize::update(asked, body).await,
+            _ => not_here(),
+        },
+        _ => Err(Status::unknown_path()),
+    }
+}
+
+/// Paths that are not resources.
+async fn elsewhere(core: &Arc<Core>, parts: &Parts, parameters: &Parameters) -> Result<Response, Status> {
+    let path = parts.uri.path().trim_end_matches('/');
+    let known = match path {
+        "/healthz" | "/livez" | "/readyz" => Some(health::respond(core, path, parameters).await),
+        "/metrics" => Some(core.metrics.respond(core)),
+        "/version" => Some(discovery::version()),
+        _ => discovery::respond(core, path, &parts.headers)
+            .or_else(|| openapi::respond(core, path, &parts.headers))
+            .or_else(|| health::respond_part(core, path)),
+    };
+    let response = known.ok_or_else(Status::unknown_path)?;
+    let reads = parts.method == http::Method::GET || parts.method == http::Method::HEAD;
+    if reads { Ok(response) } else { Err(Status::method_not_allowed_path()) }
+}
