@@ -1,1 +1,39 @@
-//! Room `runtime`.
+//! The runtime of containers: Wasm programs, compiled once, each instance held to its own files, network,
+//! memory and time.
+//!
+//! Read first: [`Runtime`] (prepare a module, start a container), [`ContainerSpec`] (all that a container gets:
+//! what is not in it does not exist for the guest) and [`Container`] (the handle: wait, kill, usage).
+//!
+//! ```text
+//!   prepare: bytes ─▶ inspect ─▶ wrap (0.1 modules) ─▶ compile, or the cache ─▶ Program
+//!   start:   Program + ContainerSpec ─▶ instance on the guest threads ─▶ Exit
+//! ```
+//!
+//! There is one path for all guests, the component model: `wasi:filesystem` over `coracle-vfs`
+//! `wasi:sockets` over `coracle-network`, the rest from `wasmtime-wasi`. It must never give a
+//! guest anything of the host: no file, no socket, no environment, no thread of the control plane. Guests run
+//! on threads of their own, below the control plane's priority, and what they can make the host hold is
+//! bounded by the constants of [`limits`].
+
+mod container;
+mod engine;
+mod error;
+mod files;
+mod limiter;
+pub mod limits;
+mod linker;
+mod meter;
+mod output;
+mod program;
+mod run;
+mod runtime;
+mod sockets;
+mod state;
+mod threads;
+mod ticker;
+
+pub use container::{Container, ContainerSpec, Exit, Usage};
+pub use error::{PrepareError, RuntimeError, StartError};
+pub use output::Output;
+pub use program::Program;
+pub use runtime::{Config, Runtime};

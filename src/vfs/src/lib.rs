@@ -32,7 +32,7 @@ pub use directory::{Directory, Entries, OpenOptions, Opened};
 pub use error::VfsError;
 pub use file::File;
 pub use mounts::{MountOptions, Mounts, ROOT_LIMIT};
-pub use tree::{Entry, FileKind, Stat, Times};
+pub use tree::{Entry, FileKind, NewTime, Stat, Times};
 pub use volume::{ProjectedFile, Usage, Volume};
 
 /// Longest name of one file, in bytes: Linux's own, so that a tree can move between memory and host.

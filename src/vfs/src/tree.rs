@@ -48,13 +48,25 @@ pub struct Stat {
     pub changed: SystemTime,
 }
 
-/// New times of a file; `None` leaves one as it is.
+/// What to set a time to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum NewTime {
+    /// Leave it.
+    #[default]
+    Keep,
+    /// The wall time of the change.
+    Now,
+    /// This time.
+    At(SystemTime),
+}
+
+/// New times of a file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Times {
     /// Of the last read.
-    pub accessed: Option<SystemTime>,
+    pub accessed: NewTime,
     /// Of the last write.
-    pub modified: Option<SystemTime>,
+    pub modified: NewTime,
 }
 
 /// One name of a directory. `.` and `..` are never listed.

@@ -14,13 +14,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use rustix::io::Errno;
 
 use self::errno::{from_errno, from_io};
 use self::open::{HostFile, Ledger};
 use crate::error::VfsError;
-use crate::tree::{Access, Cursor, Entry, FileKind, Node, OpenFile, Stat, Times, Tree, next_device};
+use crate::tree::{Access, Cursor, Entry, FileKind, NewTime, Node, OpenFile, Stat, Times, Tree, next_device};
 use crate::volume::Usage;
 
 /// A name is opened like this to learn what it is: no access to the content, no link followed.
@@ -273,10 +273,14 @@ fn stat(file: &File, device: u64) -> Result<Stat, VfsError> {
 }
 
 fn timestamps(times: Times) -> Result<Timestamps, VfsError> {
-    fn one(time: Option<std::time::SystemTime>) -> Result<Timespec, VfsError> {
-        let Some(time) = time else { return Ok(Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT }) };
+    fn one(time: NewTime) -> Result<Timespec, VfsError> {
+        let at = match time {
+            NewTime::Keep => return Ok(Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT }),
+            NewTime::Now => return Ok(Timespec { tv_sec: 0, tv_nsec: UTIME_NOW }),
+            NewTime::At(at) => at,
+        };
         let since =
-            time.duration_since(std::time::SystemTime::UNIX_EPOCH).map_err(|_| VfsError::Invalid)?;
+            at.duration_since(std::time::SystemTime::UNIX_EPOCH).map_err(|_| VfsError::Invalid)?;
         let seconds = i64::try_from(since.as_secs()).map_err(|_| VfsError::Invalid)?;
         Ok(Timespec { tv_sec: seconds, tv_nsec: i64::from(since.subsec_nanos()) })
     }

@@ -10,7 +10,7 @@ use super::content::Content;
 use crate::clock;
 use crate::error::VfsError;
 use crate::quota::Quota;
-use crate::tree::{FileKind, OpenFile, Stat, Times};
+use crate::tree::{FileKind, NewTime, OpenFile, Stat, Times};
 
 pub(super) struct Inode {
     pub(super) number: u64,
@@ -95,10 +95,16 @@ impl Inode {
     }
 
     pub(super) fn change_times(&self, times: Times) {
+        let now = clock::now();
+        let set = |time: &mut SystemTime, new: NewTime| match new {
+            NewTime::Keep => {}
+            NewTime::Now => *time = now,
+            NewTime::At(at) => *time = at,
+        };
         let mut meta = self.meta.lock();
-        meta.accessed = times.accessed.unwrap_or(meta.accessed);
-        meta.modified = times.modified.unwrap_or(meta.modified);
-        meta.changed = clock::now();
+        set(&mut meta.accessed, times.accessed);
+        set(&mut meta.modified, times.modified);
+        meta.changed = now;
     }
 
     pub(super) fn mark_modified(&self) {

@@ -1,0 +1,90 @@
+//! One container: what it is given, and the handle on its life.
+//!
+//! ```text
+//!   start ─▶ running ──returns, exits, traps──▶ ended (Exit)
+//!               └──── kill ───────────────────▶ ended (Exit::Killed)
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use coracle_network::PodStack;
+use coracle_vfs::Mounts;
+
+use crate::output::Output;
+use crate::run::Control;
+
+/// All that a container gets.
+pub struct ContainerSpec {
+    /// For logs and traces: usually `namespace/pod/container`.
+    pub name: String,
+    /// The arguments, `argv[0]` included.
+    pub args: Vec<String>,
+    /// The environment, in order.
+    pub env: Vec<(String, String)>,
+    /// The files.
+    pub mounts: Mounts,
+    /// The network.
+    pub network: PodStack,
+    /// Bytes of linear memory, all of the container's memories together; `None` for the node's default.
+    pub memory_limit: Option<u64>,
+    /// Takes what the guest prints.
+    pub stdout: Arc<dyn Output>,
+    /// Takes what the guest prints as errors.
+    pub stderr: Arc<dyn Output>,
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exit {
+    /// It returned (0), said that it failed (1), or exited with a code.
+    Code(i32),
+    /// It broke the rules of WebAssembly, or of a host interface.
+    Trap {
+        /// The reason, then the backtrace; at most [`crate::limits::MESSAGE_BYTES`] bytes.
+        message: String,
+    },
+    /// It wanted more memory than its limit.
+    OutOfMemory,
+    /// [`Container::kill`] ended it.
+    Killed,
+}
+
+/// What a container uses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// CPU time so far, of the guest and of host functions on its behalf.
+    pub cpu: Duration,
+    /// Bytes of linear memory now.
+    pub memory: u64,
+}
+
+/// A handle on a container. Clones are handles on the same one; dropping the last does not end it.
+#[derive(Clone)]
+pub struct Container {
+    pub(crate) control: Arc<Control>,
+}
+
+impl Container {
+    /// Waits until the container has ended and all it held is given back. May be called many times.
+    pub async fn wait(&self) -> Exit {
+        self.control.wait().await
+    }
+
+    /// Ends the container, wherever it is: in a tight loop, or waiting in a host call. Does nothing if it has
+    /// ended.
+    pub fn kill(&self) {
+        self.control.kill();
+    }
+
+    /// What it uses now; after its end, what it used.
+    pub fn usage(&self) -> Usage {
+        self.control.usage()
+    }
+}
+
+impl std::fmt::Debug for Container {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Container").field("name", &self.control.name()).finish_non_exhaustive()
+    }
+}

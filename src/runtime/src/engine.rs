@@ -1,0 +1,120 @@
+//! The Wasmtime engine and the size of its pool.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use wasmtime::{Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
+
+use crate::error::RuntimeError;
+use crate::limits::{
+    ASYNC_STACK, BACKTRACE_FRAMES, CORE_INSTANCES, GUEST_STACK, MEMORIES, MEMORY_MAX, TABLE_ELEMENTS, TABLES,
+};
+
+/// Kernel mappings that a running container takes: two when the pool is made (stack guards), three when its
+/// memory is mapped. Measured.
+const MAPPINGS_PER_CONTAINER: u32 = 5;
+
+/// Mappings left to everything else in the process: code, heaps, threads, the store. Beyond the kernel's limit
+/// any allocation may fail, which ends the process, so the distance is generous.
+const MAPPINGS_RESERVED: u32 = 10_000;
+
+/// Address space per memory slot: 4 GiB that a 32-bit memory can address without bounds checks, and its guard.
+const SLOT_SPACE: u64 = MEMORY_MAX + (32 << 20);
+
+/// Address space for slots, of the 128 TiB that a process has on 64-bit machines.
+const POOL_SPACE: u64 = 64 << 40;
+
+/// Slots that keep their pages when they become free. With [`KEEP_RESIDENT`] they hold at most 32 MiB.
+const WARM_SLOTS: u32 = 64;
+
+/// Bytes of a freed memory that are zeroed in place rather than given back to the kernel: twice the start rate
+/// for guests that touch less than this, which is most of them.
+const KEEP_RESIDENT: usize = 512 << 10;
+
+/// Bytes of a freed table that are zeroed in place.
+const KEEP_RESIDENT_TABLE: usize = 64 << 10;
+
+/// Makes the engine, and says how many containers it has room for: `wanted`, or fewer if the host has less.
+pub(crate) fn build(wanted: u32) -> Result<(Engine, u32), RuntimeError> {
+    let containers = capacity(wanted, max_mappings());
+    if containers < wanted {
+        tracing::warn!(wanted, containers, "the kernel's limit on mappings leaves room for fewer containers");
+    }
+    let mut config = wasmtime::Config::new();
+    config
+        .epoch_interruption(true)
+        .cranelift_opt_level(OptLevel::Speed)
+        .wasm_backtrace_max_frames(NonZeroUsize::new(BACKTRACE_FRAMES))
+        .wasm_backtrace_details(wasmtime::WasmBacktraceDetails::Disable)
+        .max_wasm_stack(GUEST_STACK)
+        .async_stack_size(ASYNC_STACK)
+        .memory_reservation(MEMORY_MAX)
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool(containers)));
+    let engine = Engine::new(&config).map_err(|error| RuntimeError::Engine {
+        containers,
+        source: Arc::from(error.into_boxed_dyn_error()),
+    })?;
+    Ok((engine, containers))
+}
+
+fn pool(containers: u32) -> PoolingAllocationConfig {
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(containers)
+        .total_core_instances(containers.saturating_mul(8).saturating_add(CORE_INSTANCES))
+        .total_memories(memories(containers))
+        .total_tables(containers.saturating_mul(4).saturating_add(TABLES))
+        // One fiber per container, and some for those that are being taken down.
+        .total_stacks(containers + containers / 8 + 16)
+        .max_core_instances_per_component(CORE_INSTANCES)
+        .max_memories_per_component(MEMORIES)
+        .max_tables_per_component(TABLES)
+        .max_memory_size(usize::try_from(MEMORY_MAX).expect("guests need a 64-bit host"))
+        .table_elements(TABLE_ELEMENTS)
+        .max_unused_warm_slots(WARM_SLOTS)
+        .linear_memory_keep_resident(KEEP_RESIDENT)
+        .table_keep_resident(KEEP_RESIDENT_TABLE)
+        .pagemap_scan(Enabled::Auto);
+    pool
+}
+
+/// Most containers have one memory; a few composed ones have more.
+fn memories(containers: u32) -> u32 {
+    containers.saturating_add(containers / 8).saturating_add(MEMORIES)
+}
+
+/// How many containers fit.
+fn capacity(wanted: u32, max_mappings: u32) -> u32 {
+    let by_mappings = max_mappings.saturating_sub(MAPPINGS_RESERVED) / MAPPINGS_PER_CONTAINER;
+    let by_space = u32::try_from(POOL_SPACE / SLOT_SPACE).unwrap_or(u32::MAX) / 9 * 8 - MEMORIES;
+    wanted.min(by_mappings).min(by_space).max(1)
+}
+
+/// The kernel's limit on mappings of a process; its usual default if it cannot be read.
+fn max_mappings() -> u32 {
+    const USUAL: u32 = 65_530;
+    std::fs::read_to_string("/proc/sys/vm/max_map_count")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(USUAL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pool_fits_the_host() {
+        #[track_caller]
+        fn check(wanted: u32, mappings: u32, expected: u32) {
+            let containers = capacity(wanted, mappings);
+            assert_eq!(containers, expected);
+            assert!(u64::from(memories(containers)) * SLOT_SPACE <= POOL_SPACE);
+        }
+        check(100, 65_530, 100);
+        check(0, 65_530, 1);
+        check(50_000, 65_530, 11_106);
+        check(50_000, 1_000_000, 14_432);
+        check(u32::MAX, u32::MAX, 14_432);
+        check(10, 0, 1);
+    }
+}

@@ -1,0 +1,104 @@
+//! What can go wrong before a guest runs. Afterwards it is an [`crate::Exit`].
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The runtime could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// The folder of compiled code is not usable.
+    #[error("compiled code cannot be kept in {path}")]
+    CacheDir {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The folder of compiled code belongs to somebody else, who could put code into this process.
+    #[error("compiled code cannot be kept in {path}: it belongs to another user")]
+    CacheOwner {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The engine refused its settings, or the host cannot reserve the address space.
+    #[error("the Wasm engine cannot be set up for {containers} containers")]
+    Engine {
+        /// How many it was to be set up for.
+        containers: u32,
+        /// Why.
+        #[source]
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+    /// Threads could not be started.
+    #[error("guest threads cannot be started")]
+    Threads(#[source] io::Error),
+}
+
+/// A module is not one that can run here. Clones share their source.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum PrepareError {
+    /// The file cannot be read.
+    #[error("module {path} cannot be read")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// It is larger than [`crate::limits::MODULE_BYTES`].
+    #[error("module is larger than {limit} bytes")]
+    TooLarge {
+        /// The limit.
+        limit: u64,
+    },
+    /// It is not WebAssembly at all.
+    #[error("not a WebAssembly module or component")]
+    NotWasm,
+    /// It is WebAssembly, but not valid.
+    #[error("invalid WebAssembly: {message}")]
+    Invalid {
+        /// What the validator says.
+        message: String,
+    },
+    /// It has nothing to start.
+    #[error("not a command: {message}")]
+    NotCommand {
+        /// What is missing.
+        message: String,
+    },
+    /// It wants something of its host that Coracle does not offer.
+    #[error("unknown import `{import}`")]
+    UnknownImport {
+        /// The interface or function, as the module names it.
+        import: String,
+    },
+    /// It cannot be linked, although every import has a known name.
+    #[error("module cannot be linked: {message}")]
+    Link {
+        /// What the linker says.
+        message: String,
+    },
+    /// The compiler failed.
+    #[error("module cannot be compiled: {message}")]
+    Compile {
+        /// What the compiler says.
+        message: String,
+    },
+    /// The runtime is going away.
+    #[error("the runtime has ended")]
+    Ended,
+}
+
+/// A container could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// As many containers as the runtime was set up for are running.
+    #[error("no room for another container: {running} are running, which is the limit of this node")]
+    Exhausted {
+        /// How many are running.
+        running: u32,
+    },
+}

@@ -1,0 +1,125 @@
+//! Programs: modules that were found fit, compiled, and linked to what a node offers.
+
+mod cache;
+mod inspect;
+mod wrap;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rayon::ThreadPool;
+use tokio::sync::{Semaphore, oneshot};
+use wasmtime::Engine;
+use wasmtime::component::{Component, Linker};
+use wasmtime_wasi::p2::bindings::CommandPre;
+
+use self::cache::Cache;
+use self::inspect::Kind;
+use crate::error::{PrepareError, RuntimeError};
+use crate::limits::MODULE_BYTES;
+use crate::linker;
+use crate::state::State;
+
+/// Modules compiled at the same time. A large interpreter takes a few hundred megabytes while it is compiled;
+/// each uses all compiler threads, so more at once would not be faster.
+const COMPILES: usize = 3;
+
+/// A module that is ready to run. It is shared by all containers that run it, and stays loaded as long as
+/// somebody holds it.
+pub struct Program {
+    digest: String,
+    command: CommandPre<State>,
+}
+
+impl Program {
+    /// The digest it was prepared under.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    pub(crate) fn command(&self) -> &CommandPre<State> {
+        &self.command
+    }
+}
+
+impl std::fmt::Debug for Program {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Program").field("digest", &self.digest).finish_non_exhaustive()
+    }
+}
+
+/// Makes programs of files.
+pub(crate) struct Loader {
+    shop: Arc<Shop>,
+    compilers: ThreadPool,
+    permits: Semaphore,
+}
+
+/// What the compiler's threads need.
+struct Shop {
+    engine: Engine,
+    linker: Linker<State>,
+    cache: Cache,
+}
+
+impl Loader {
+    /// # Errors
+    /// If the cache folder is not usable.
+    pub(crate) fn build(
+        engine: &Engine,
+        cache_dir: PathBuf,
+        compilers: ThreadPool,
+    ) -> Result<Loader, RuntimeError> {
+        let cache = Cache::open(cache_dir, engine)?;
+        let linker = linker::build(engine).map_err(|error| RuntimeError::Engine {
+            containers: 0,
+            source: Arc::from(error.into_boxed_dyn_error()),
+        })?;
+        let shop = Arc::new(Shop { engine: engine.clone(), linker, cache });
+        Ok(Loader { shop, compilers, permits: Semaphore::new(COMPILES) })
+    }
+
+    /// Loads or compiles, on the compiler's threads.
+    pub(crate) async fn load(&self, digest: String, path: PathBuf) -> Result<Arc<Program>, PrepareError> {
+        let _permit = self.permits.acquire().await.map_err(|_| PrepareError::Ended)?;
+        let (answer, result) = oneshot::channel();
+        let shop = Arc::clone(&self.shop);
+        self.compilers.spawn(move || {
+            let _ = answer.send(shop.make(digest, &path)); // nobody waits any more: the cache has it now
+        });
+        result.await.map_err(|_| PrepareError::Ended)?
+    }
+}
+
+impl Shop {
+    fn make(&self, digest: String, path: &Path) -> Result<Arc<Program>, PrepareError> {
+        let component = match self.cache.load(&self.engine, &digest) {
+            Some(component) => component,
+            None => self.compile(&digest, path)?,
+        };
+        let link = |error: wasmtime::Error| PrepareError::Link { message: format!("{error:#}") };
+        let instance = self.linker.instantiate_pre(&component).map_err(link)?;
+        let command = CommandPre::new(instance).map_err(link)?;
+        Ok(Arc::new(Program { digest, command }))
+    }
+
+    fn compile(&self, digest: &str, path: &Path) -> Result<Component, PrepareError> {
+        let bytes = read(path)?;
+        let component = match inspect::kind(&bytes)? {
+            Kind::Component => bytes,
+            Kind::Module => wrap::wrap(&bytes)?,
+        };
+        inspect::check_component(&component)?;
+        let failed = |error: wasmtime::Error| PrepareError::Compile { message: format!("{error:#}") };
+        let code = self.engine.precompile_component(&component).map_err(failed)?;
+        self.cache.store(&self.engine, digest, &code).map_err(failed)
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, PrepareError> {
+    let failed = |source| PrepareError::Read { path: path.to_owned(), source: Arc::new(source) };
+    if std::fs::metadata(path).map_err(failed)?.len() > MODULE_BYTES {
+        return Err(PrepareError::TooLarge { limit: MODULE_BYTES });
+    }
+    std::fs::read(path).map_err(failed)
+}

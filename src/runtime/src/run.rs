@@ -1,0 +1,193 @@
+//! One container's run: from the first instruction to how it ended.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use wasmtime::{Engine, Store, Trap, UpdateDeadline, WasmBacktrace};
+use wasmtime_wasi::I32Exit;
+
+use crate::container::{ContainerSpec, Exit, Usage};
+use crate::error::StartError;
+use crate::limits::{CALL_BYTES, MESSAGE_BYTES, RESOURCES};
+use crate::program::Program;
+use crate::state::State;
+
+/// What a container's handles and its run share.
+pub(crate) struct Control {
+    name: String,
+    killed: AtomicBool,
+    kill: Notify,
+    out_of_memory: AtomicBool,
+    cpu: AtomicU64,
+    memory: AtomicU64,
+    exit: watch::Sender<Option<Exit>>,
+}
+
+impl Control {
+    pub(crate) fn new(name: String) -> Control {
+        Control {
+            name,
+            killed: AtomicBool::new(false),
+            kill: Notify::new(),
+            out_of_memory: AtomicBool::new(false),
+            cpu: AtomicU64::new(0),
+            memory: AtomicU64::new(0),
+            exit: watch::Sender::new(None),
+        }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn kill(&self) {
+        self.killed.store(true, Ordering::Release);
+        self.kill.notify_one(); // kept for later if the run is not waiting right now
+    }
+
+    fn is_killed(&self) -> bool {
+        self.killed.load(Ordering::Acquire)
+    }
+
+    pub(crate) async fn wait(&self) -> Exit {
+        let mut exit = self.exit.subscribe();
+        let ended = exit.wait_for(Option::is_some).await;
+        ended.ok().and_then(|exit| exit.clone()).unwrap_or(Exit::Killed)
+    }
+
+    pub(crate) fn usage(&self) -> Usage {
+        Usage {
+            cpu: Duration::from_nanos(self.cpu.load(Ordering::Relaxed)),
+            memory: self.memory.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(crate) fn add_cpu(&self, nanos: u64) {
+        self.cpu.fetch_add(nanos, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_memory(&self, bytes: u64) {
+        self.memory.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_out_of_memory(&self) {
+        self.out_of_memory.store(true, Ordering::Relaxed);
+    }
+
+    fn end(&self, exit: Exit) {
+        self.exit.send_if_modified(|slot| {
+            let first = slot.is_none();
+            slot.get_or_insert(exit);
+            first
+        });
+    }
+}
+
+/// One of the places that the engine's pool has for containers.
+pub(crate) struct Place(Arc<AtomicU32>);
+
+impl Place {
+    pub(crate) fn take(running: &Arc<AtomicU32>, capacity: u32) -> Result<Place, StartError> {
+        running
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |running| {
+                (running < capacity).then_some(running + 1)
+            })
+            .map(|_| Place(Arc::clone(running)))
+            .map_err(|running| StartError::Exhausted { running })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Says how the container ended, also when its run is dropped half-way (the runtime is going away).
+struct Ending(Arc<Control>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.end(Exit::Killed);
+    }
+}
+
+/// Runs the program to its end. When [`Control::wait`] answers, all that the container held is given back.
+pub(crate) async fn run(
+    engine: Engine,
+    program: Arc<Program>,
+    spec: ContainerSpec,
+    memory_limit: u64,
+    control: Arc<Control>,
+    place: Place,
+) {
+    let ending = Ending(Arc::clone(&control));
+    let exit = {
+        let guest = guest(&engine, &program, spec, memory_limit, &control);
+        tokio::select! {
+            biased;
+            () = control.kill.notified() => Exit::Killed,
+            exit = guest => exit,
+        }
+    };
+    drop(program);
+    drop(place);
+    tracing::debug!(container = control.name(), ?exit, "container ended");
+    control.end(exit);
+    drop(ending);
+}
+
+async fn guest(
+    engine: &Engine,
+    program: &Program,
+    spec: ContainerSpec,
+    memory_limit: u64,
+    control: &Arc<Control>,
+) -> Exit {
+    let mut store = Store::new(engine, State::new(spec, memory_limit, control));
+    store.limiter(|state| &mut state.limiter);
+    store.set_hostcall_fuel(CALL_BYTES);
+    store.set_max_component_handles(RESOURCES);
+    store.set_epoch_deadline(1);
+    let flag = Arc::clone(control);
+    store.epoch_deadline_callback(move |_| {
+        Ok(if flag.is_killed() { UpdateDeadline::Interrupt } else { UpdateDeadline::Yield(1) })
+    });
+    let result = async {
+        let command = program.command().instantiate_async(&mut store).await?;
+        command.wasi_cli_run().call_run(&mut store).await
+    }
+    .await;
+    match result {
+        Ok(Ok(())) => Exit::Code(0),
+        Ok(Err(())) => Exit::Code(1),
+        Err(error) => failure(&error, control),
+    }
+}
+
+/// What an error that left the guest means.
+fn failure(error: &wasmtime::Error, control: &Control) -> Exit {
+    if let Some(I32Exit(code)) = error.downcast_ref() {
+        return Exit::Code(*code);
+    }
+    if control.is_killed() {
+        return Exit::Killed;
+    }
+    if control.out_of_memory.load(Ordering::Relaxed) {
+        return Exit::OutOfMemory;
+    }
+    let reason = match error.downcast_ref::<Trap>() {
+        Some(trap) => trap.to_string(),
+        None => error.root_cause().to_string(),
+    };
+    let mut message = match error.downcast_ref::<WasmBacktrace>() {
+        Some(backtrace) if !backtrace.frames().is_empty() => format!("{reason}\n{backtrace}"),
+        _ => reason,
+    };
+    if message.len() > MESSAGE_BYTES {
+        message.truncate(message.floor_char_boundary(MESSAGE_BYTES));
+    }
+    Exit::Trap { message }
+}

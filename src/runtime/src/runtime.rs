@@ -1,0 +1,163 @@
+//! The runtime: programs in, containers out.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Weak};
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+use parking_lot::Mutex;
+use wasmtime::Engine;
+
+use crate::container::{Container, ContainerSpec};
+use crate::error::{PrepareError, RuntimeError, StartError};
+use crate::limits::MEMORY_MAX;
+use crate::meter::Metered;
+use crate::program::{Loader, Program};
+use crate::run::{Control, Place, run};
+use crate::ticker::Ticker;
+use crate::{engine, threads};
+
+/// How the runtime is set up.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where compiled code is kept. Made if missing, with mode 0700: what is in it is run.
+    pub cache_dir: PathBuf,
+    /// How many threads guests run on.
+    pub threads: usize,
+    /// How many containers may run at once. The host may have room for fewer.
+    pub max_containers: u32,
+    /// Memory limit in bytes of a container that has none of its own.
+    pub default_memory_limit: u64,
+}
+
+/// Prepares modules and runs containers.
+pub struct Runtime {
+    engine: Engine,
+    loader: Arc<Loader>,
+    programs: Mutex<BTreeMap<String, Prepared>>,
+    running: Arc<AtomicU32>,
+    capacity: u32,
+    default_memory_limit: u64,
+    ticker: Arc<Ticker>,
+    /// `None` only while it is dropped.
+    guests: Option<tokio::runtime::Runtime>,
+}
+
+/// A program that is being loaded, or was.
+enum Prepared {
+    Loading(Loading),
+    Loaded(Weak<Program>),
+}
+
+type Loading = Shared<BoxFuture<'static, Result<Arc<Program>, PrepareError>>>;
+
+impl Runtime {
+    /// Sets up engine, threads and cache.
+    ///
+    /// # Errors
+    /// If the cache folder is not usable or not ours alone, or the host cannot give the address space or threads.
+    pub fn build(config: Config) -> Result<Arc<Runtime>, RuntimeError> {
+        let (engine, capacity) = engine::build(config.max_containers)?;
+        let compilers = threads::compilers(config.threads).map_err(RuntimeError::Threads)?;
+        let loader = Arc::new(Loader::build(&engine, config.cache_dir, compilers)?);
+        let guests = threads::guests(config.threads).map_err(RuntimeError::Threads)?;
+        let ticker = Ticker::start(&engine).map_err(RuntimeError::Threads)?;
+        Ok(Arc::new(Runtime {
+            engine,
+            loader,
+            programs: Mutex::new(BTreeMap::new()),
+            running: Arc::new(AtomicU32::new(0)),
+            capacity,
+            default_memory_limit: config.default_memory_limit,
+            ticker,
+            guests: Some(guests),
+        }))
+    }
+
+    /// Makes a program of the module in the file `wasm`, whose digest is `module_digest`: checked, wrapped if it
+    /// is a 0.1 module, compiled or taken from the cache. Callers with the same digest share the work.
+    ///
+    /// # Errors
+    /// If the module cannot run here; [`PrepareError::UnknownImport`] names what it wants.
+    pub async fn prepare(&self, module_digest: &str, wasm: &Path) -> Result<Arc<Program>, PrepareError> {
+        let loading = {
+            let mut programs = self.programs.lock();
+            let loading = match programs.get(module_digest) {
+                Some(Prepared::Loading(loading)) => Some(loading.clone()),
+                Some(Prepared::Loaded(program)) => match program.upgrade() {
+                    Some(program) => return Ok(program),
+                    None => None,
+                },
+                None => None,
+            };
+            loading.unwrap_or_else(|| {
+                let loader = Arc::clone(&self.loader);
+                let (digest, path) = (module_digest.to_owned(), wasm.to_owned());
+                let loading = async move { loader.load(digest, path).await }.boxed().shared();
+                programs.insert(module_digest.to_owned(), Prepared::Loading(loading.clone()));
+                loading
+            })
+        };
+        let result = loading.clone().await;
+        self.loaded(module_digest, &loading, &result);
+        result
+    }
+
+    /// Starts a container. It runs until it ends by itself or is killed, whether anybody holds its handle or not.
+    ///
+    /// # Errors
+    /// [`StartError::Exhausted`] if too many are running.
+    pub fn start(&self, program: Arc<Program>, spec: ContainerSpec) -> Result<Container, StartError> {
+        let place = Place::take(&self.running, self.capacity)?;
+        let memory_limit = spec.memory_limit.unwrap_or(self.default_memory_limit).min(MEMORY_MAX);
+        let control = Arc::new(Control::new(spec.name.clone()));
+        let run = run(self.engine.clone(), program, spec, memory_limit, Arc::clone(&control), place);
+        let metered = Metered::new(Box::pin(run), Arc::clone(&control), Arc::clone(&self.ticker));
+        self.guests.as_ref().expect("only taken in drop").spawn(metered);
+        Ok(Container { control })
+    }
+
+    /// How many containers can run at once here.
+    pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    /// Replaces the work that was shared by its result, once.
+    fn loaded(&self, digest: &str, loading: &Loading, result: &Result<Arc<Program>, PrepareError>) {
+        let mut programs = self.programs.lock();
+        match programs.get(digest) {
+            Some(Prepared::Loading(current)) if current.ptr_eq(loading) => {}
+            _ => return,
+        }
+        programs.retain(|_, prepared| match prepared {
+            Prepared::Loading(_) => true,
+            Prepared::Loaded(program) => program.strong_count() > 0,
+        });
+        match result {
+            Ok(program) => {
+                programs.insert(digest.to_owned(), Prepared::Loaded(Arc::downgrade(program)));
+            }
+            Err(_) => {
+                programs.remove(digest);
+            }
+        }
+    }
+}
+
+impl Drop for Runtime {
+    /// Ends all containers: each is dropped when it next yields, for which the ticker goes on until then.
+    fn drop(&mut self) {
+        if let Some(guests) = self.guests.take() {
+            guests.shutdown_background();
+        }
+        self.ticker.stop();
+    }
+}
+
+impl std::fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Runtime").field("capacity", &self.capacity).finish_non_exhaustive()
+    }
+}

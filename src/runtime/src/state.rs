@@ -1,0 +1,60 @@
+//! What belongs to one running container: the data of its Wasmtime store.
+
+use std::sync::Arc;
+
+use coracle_network::PodStack;
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+
+use crate::container::ContainerSpec;
+use crate::files::{Files, FilesView};
+use crate::limiter::Limiter;
+use crate::limits::{RANDOM_BYTES, RESOURCES};
+use crate::output::OutputPipe;
+use crate::run::Control;
+use crate::sockets::NetView;
+
+/// A container's side of the host.
+pub(crate) struct State {
+    wasi: WasiCtx,
+    pub(crate) table: ResourceTable,
+    pub(crate) limiter: Limiter,
+    files: Files,
+    network: PodStack,
+}
+
+impl State {
+    pub(crate) fn new(spec: ContainerSpec, memory_limit: u64, control: &Arc<Control>) -> State {
+        let mut wasi = WasiCtx::builder();
+        wasi.args(&spec.args)
+            .envs(&spec.env)
+            .stdout(OutputPipe(spec.stdout))
+            .stderr(OutputPipe(spec.stderr))
+            .max_random_size(RANDOM_BYTES);
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(RESOURCES);
+        State {
+            wasi: wasi.build(),
+            table,
+            limiter: Limiter::new(memory_limit, Arc::clone(control)),
+            files: Files::new(&spec.mounts),
+            network: spec.network,
+        }
+    }
+
+    /// For the hosts of `wasi:filesystem`.
+    pub(crate) fn files(&mut self) -> FilesView<'_> {
+        FilesView { table: &mut self.table, files: &mut self.files }
+    }
+
+    /// For the hosts of `wasi:sockets`.
+    pub(crate) fn net(&mut self) -> NetView<'_> {
+        NetView { table: &mut self.table, stack: &self.network }
+    }
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
