@@ -9,6 +9,11 @@
 //! the pattern that the others follow.
 
 mod context;
+mod pace;
+mod pods;
+mod replicationcontroller;
+#[cfg(test)]
+mod testing;
 
 use std::time::Duration;
 
@@ -52,7 +57,8 @@ struct Controller {
 }
 
 /// Every controller, in the order in which they are started.
-const CONTROLLERS: &[Controller] = &[];
+const CONTROLLERS: &[Controller] =
+    &[Controller { name: replicationcontroller::NAME, run: replicationcontroller::run }];
 
 /// The running controllers. They are stopped by [`Handle::shutdown`], or when the handle is dropped.
 #[derive(Debug)]
@@ -64,10 +70,14 @@ pub struct Handle {
 
 /// Starts all controllers. Must be called inside a tokio runtime.
 pub fn start(client: Client, informers: &Informers, config: Config) -> Handle {
+    start_some(CONTROLLERS, client, informers, config)
+}
+
+fn start_some(controllers: &[Controller], client: Client, informers: &Informers, config: Config) -> Handle {
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
     let context = Context::new(client, informers.clone(), config, stop.clone());
-    for controller in CONTROLLERS {
+    for controller in controllers {
         let span = info_span!("controller", name = controller.name);
         tasks.spawn((controller.run)(context.clone()).instrument(span));
     }
