@@ -9,9 +9,13 @@
 //! the pattern that the others follow.
 
 mod context;
+mod namespaces;
+mod node_ipam;
 mod pace;
 mod pods;
 mod replicationcontroller;
+mod root_ca;
+mod serviceaccount;
 #[cfg(test)]
 mod testing;
 
@@ -57,8 +61,12 @@ struct Controller {
 }
 
 /// Every controller, in the order in which they are started.
-const CONTROLLERS: &[Controller] =
-    &[Controller { name: replicationcontroller::NAME, run: replicationcontroller::run }];
+const CONTROLLERS: &[Controller] = &[
+    Controller { name: node_ipam::NAME, run: node_ipam::run },
+    Controller { name: serviceaccount::NAME, run: serviceaccount::run },
+    Controller { name: root_ca::NAME, run: root_ca::run },
+    Controller { name: replicationcontroller::NAME, run: replicationcontroller::run },
+];
 
 /// The running controllers. They are stopped by [`Handle::shutdown`], or when the handle is dropped.
 #[derive(Debug)]

@@ -41,7 +41,7 @@ use parking_lot::Mutex;
 use plan::{Observed, Plan, plan};
 use tracing::debug;
 
-use crate::{Context, pace::Pace, pods};
+use crate::{Context, namespaces, pace::Pace, pods};
 
 pub(crate) const NAME: &str = "replicationcontroller";
 
@@ -334,7 +334,7 @@ impl Controller {
                         if is_ambiguous(&error) {
                             expectations.uncertain();
                         }
-                        let expected = namespace_is_going(&error);
+                        let expected = namespaces::is_going(&error);
                         if !expected {
                             let message = format!("Error creating: {}", api_message(&error));
                             self.recorder.event(&reference, EventType::Warning, "FailedCreate", &message);
@@ -429,12 +429,6 @@ async fn delete_one(api: &Api<Pod>, pod: &Pod) -> Result<(), kube::Error> {
 /// True if the call may have been carried out although it failed.
 fn is_ambiguous(error: &kube::Error) -> bool {
     !matches!(error, kube::Error::Api(status) if status.code < 500)
-}
-
-fn namespace_is_going(error: &kube::Error) -> bool {
-    let kube::Error::Api(status) = error else { return false };
-    let causes = status.details.as_ref().map(|details| details.causes.as_slice()).unwrap_or_default();
-    causes.iter().any(|cause| cause.reason == "NamespaceTerminating")
 }
 
 fn reference(controller: &ReplicationController) -> ObjectReference {

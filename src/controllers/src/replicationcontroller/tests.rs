@@ -313,7 +313,7 @@ async fn a_thousand_pods_take_about_a_second() {
 /// Under faults of every kind: never more pods than were asked for, and in the end exactly as many.
 #[tokio::test(start_paused = true)]
 async fn under_faults_there_is_never_one_too_many() {
-    for seed in 0..12 {
+    for seed in 0..6 {
         random::seed(seed);
         let bench = Bench::start(ONLY);
         chaos(&bench.api, 4);
@@ -342,7 +342,7 @@ async fn under_faults_there_is_never_one_too_many() {
             while tokio::time::Instant::now() < until {
                 let have = active(&bench).len();
                 assert!(have <= most, "seed {seed}: {have} pods, {most} were asked for at most");
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                tokio::time::sleep(Duration::from_millis(4)).await;
             }
         }
         bench.api.clear_faults();
