@@ -1,8 +1,31 @@
-//! `wasi:sockets` over the pod's virtual network.
+//! `wasi:sockets` 0.2 over the pod's virtual network.
+//!
+//! The interfaces are those that `wasmtime-wasi` generates; the sockets behind them are ours. A handle of
+//! the guest carries only a number into the resource table, so its static type (`wasmtime-wasi`'s socket)
+//! is exchanged for ours by [`ours`] and [`theirs`]; the table checks the real type at every look-up.
+//!
+//! Nothing here blocks and nothing here touches a kernel socket. How many sockets a container may hold is
+//! bounded by the table ([`crate::limits::RESOURCES`]; a full one is `new-socket-limit`, not a trap), and
+//! what the pod holds by [`coracle_network::limits`].
+
+mod errors;
+mod lookup;
+mod options;
+mod streams;
+mod tcp;
+mod udp;
+
+use std::net::{IpAddr, SocketAddr};
 
 use coracle_network::PodStack;
-use wasmtime::component::{HasData, Linker, ResourceTable};
+use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
+use wasmtime_wasi::p2::bindings::sockets::{
+    instance_network, ip_name_lookup, network, tcp as tcp_bindings, tcp_create_socket, udp as udp_bindings,
+    udp_create_socket,
+};
+use wasmtime_wasi::p2::{SocketError, SocketResult};
 
+use self::network::{ErrorCode, IpAddressFamily};
 use crate::state::State;
 
 /// What the hosts of `wasi:sockets` see of a container.
@@ -21,6 +44,102 @@ impl HasData for Network {
 }
 
 /// Adds `wasi:sockets` to what guests may import.
-pub(crate) fn add_to_linker(_linker: &mut Linker<State>) -> wasmtime::Result<()> {
+pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    let options = network::LinkOptions::default();
+    network::add_to_linker::<State, Network>(linker, &options, State::net)?;
+    instance_network::add_to_linker::<State, Network>(linker, State::net)?;
+    tcp_bindings::add_to_linker::<State, Network>(linker, State::net)?;
+    tcp_create_socket::add_to_linker::<State, Network>(linker, State::net)?;
+    udp_bindings::add_to_linker::<State, Network>(linker, State::net)?;
+    udp_create_socket::add_to_linker::<State, Network>(linker, State::net)?;
+    ip_name_lookup::add_to_linker::<State, Network>(linker, State::net)
+}
+
+/// The capability to use the network. Guests have to name it; it decides nothing, the pod's stack does.
+struct Capability;
+
+/// Our type behind a handle that the bindings believe to be of theirs.
+fn ours<Ours: 'static, Theirs: 'static>(handle: &Resource<Theirs>) -> Resource<Ours> {
+    Resource::new_borrow(handle.rep())
+}
+
+/// The same for a handle that is given up.
+fn ours_owned<Ours: 'static, Theirs: 'static>(handle: &Resource<Theirs>) -> Resource<Ours> {
+    Resource::new_own(handle.rep())
+}
+
+/// The handle to give to the guest for something of ours.
+fn theirs<Ours: 'static, Theirs: 'static>(handle: &Resource<Ours>) -> Resource<Theirs> {
+    Resource::new_own(handle.rep())
+}
+
+impl NetView<'_> {
+    /// Every use of the network names the capability; a made-up handle traps.
+    fn check_capability(&self, handle: &Resource<network::Network>) -> SocketResult<()> {
+        self.table.get(&ours::<Capability, _>(handle))?;
+        Ok(())
+    }
+
+    /// A new entry of the table, or `new-socket-limit` if the container holds too much already.
+    fn push<T: Send + 'static>(&mut self, entry: T) -> SocketResult<Resource<T>> {
+        self.table.push(entry).map_err(|_| ErrorCode::NewSocketLimit.into())
+    }
+
+    /// A new entry that must go before `parent` does.
+    fn push_child<T: Send + 'static, P: 'static>(
+        &mut self,
+        entry: T,
+        parent: &Resource<P>,
+    ) -> SocketResult<Resource<T>> {
+        self.table.push_child(entry, parent).map_err(|_| ErrorCode::NewSocketLimit.into())
+    }
+}
+
+impl network::Host for NetView<'_> {
+    fn convert_error_code(&mut self, error: SocketError) -> wasmtime::Result<ErrorCode> {
+        error.downcast()
+    }
+
+    fn network_error_code(
+        &mut self,
+        error: Resource<wasmtime::Error>,
+    ) -> wasmtime::Result<Option<ErrorCode>> {
+        Ok(self.table.get(&error)?.downcast_ref::<std::io::Error>().map(errors::stream_error_code))
+    }
+}
+
+impl network::HostNetwork for NetView<'_> {
+    fn drop(&mut self, handle: Resource<network::Network>) -> wasmtime::Result<()> {
+        self.table.delete(ours_owned::<Capability, _>(&handle))?;
+        Ok(())
+    }
+}
+
+impl instance_network::Host for NetView<'_> {
+    fn instance_network(&mut self) -> wasmtime::Result<Resource<network::Network>> {
+        Ok(theirs(&self.table.push(Capability)?))
+    }
+}
+
+/// Whether an address may be given to a socket of this family. IPv4 addresses in IPv6 clothes are refused,
+/// as WASI says: its IPv6 sockets are IPv6 only.
+fn check_family(family: IpAddressFamily, address: IpAddr) -> Result<(), ErrorCode> {
+    let fits = match (family, address) {
+        (IpAddressFamily::Ipv4, IpAddr::V4(_)) => true,
+        (IpAddressFamily::Ipv6, IpAddr::V6(v6)) => {
+            let compatible = v6.segments()[..6] == [0; 6] && v6.segments()[6] != 0;
+            v6.to_ipv4_mapped().is_none() && !compatible
+        }
+        _ => false,
+    };
+    if fits { Ok(()) } else { Err(ErrorCode::InvalidArgument) }
+}
+
+/// Whether an address can be dialled at all.
+fn check_remote(family: IpAddressFamily, address: SocketAddr) -> Result<(), ErrorCode> {
+    check_family(family, address.ip())?;
+    if address.ip().is_unspecified() || address.port() == 0 {
+        return Err(ErrorCode::InvalidArgument);
+    }
     Ok(())
 }
