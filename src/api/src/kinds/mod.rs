@@ -1,12 +1,12 @@
 //! The built-in kinds: one file each, one line each in [`builtin`].
 //!
-//! To add a kind: write `<kind>.rs` with a `kind()` that starts from [`common::define`] and a unit
+//! To add a kind: write `<kind>.rs` with a `kind()` that starts from `common::define` and a unit
 //! struct that implements [`crate::Hooks`], and add its line to the table below. Routes, discovery,
 //! OpenAPI, table printing and names on the command line derive from it.
 //!
 //! What every kind has in common stands in [`meta`] (rules of `metadata`, and the entry points
 //! [`Kind::validate_create`], [`Kind::validate_update`] and [`Kind::validate_status`] that combine them with the
-//! kind's own) and in [`pod_spec`] (defaults and validation of pod specs, for pods and for everything
+//! kind's own) and in `pod_spec` (defaults and validation of pod specs, for pods and for everything
 //! that carries a pod template).
 
 use std::sync::{Arc, LazyLock};
@@ -23,7 +23,7 @@ pub mod meta;
 mod namespace;
 mod node;
 mod pod;
-pub mod pod_spec;
+mod pod_spec;
 mod replication_controller;
 mod secret;
 mod service;

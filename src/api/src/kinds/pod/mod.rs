@@ -34,6 +34,11 @@ impl Hooks for Pod {
             pod_spec::default_spec(spec);
             pod_spec::default_pod(spec);
         }
+        // Nodes that replace the status do not know the class, which follows from the spec for good.
+        let class = pod_spec::qos_class(&object["spec"]);
+        if let Some(status) = existing_mut(object, "status") {
+            fill(status, "qosClass", class);
+        }
     }
 
     fn prepare_create(&self, object: &mut Value, _now: Timestamp) {
@@ -47,16 +52,6 @@ impl Hooks for Pod {
             }]);
         }
         set(object, "status", status);
-    }
-
-    fn prepare_update(&self, object: &mut Value, old: &Value) {
-        // Nodes that replace the status do not know the class; it never changes.
-        let class = old["status"]["qosClass"].clone();
-        if is_set(&class)
-            && let Some(status) = existing_mut(object, "status")
-        {
-            fill(status, "qosClass", class);
-        }
     }
 
     fn validate_create(&self, object: &Value) -> Vec<FieldCause> {

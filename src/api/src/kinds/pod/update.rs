@@ -35,7 +35,10 @@ pub(super) fn check(errors: &mut Vec<FieldCause>, object: &Value, old: &Value) {
     if gated {
         check_gated(errors, &path, spec, before);
     }
-    let rest = without_updatable(spec, before, gated);
+    let mut rest = without_updatable(spec, before, gated);
+    if is_binding(object, old) {
+        keep(&mut rest, before, "nodeName");
+    }
     if !same(&rest, before) {
         let mut differences = Vec::new();
         collect_differences(&mut differences, "spec", &rest, before);
@@ -43,6 +46,12 @@ pub(super) fn check(errors: &mut Vec<FieldCause>, object: &Value, old: &Value) {
             format!("pod updates may not change fields other than {UPDATABLE}\n{}", differences.join("\n"));
         errors.push(field::forbidden(&path, &words));
     }
+}
+
+/// Whether the write is the server's own: the scheduler's decision, which sets the node and says so in
+/// the status. A user's update never gets here with another status than the stored one.
+fn is_binding(object: &Value, old: &Value) -> bool {
+    is_empty(&old["spec"]["nodeName"]) && !same(&object["status"], &old["status"])
 }
 
 fn check_mirror(errors: &mut Vec<FieldCause>, annotations: &Value, before: &Value) {

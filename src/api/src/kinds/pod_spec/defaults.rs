@@ -97,8 +97,10 @@ fn default_requests(container: &mut Value) {
 
 fn default_host_ports(container: &mut Value) {
     for port in items_mut(container, "ports") {
-        let number = int(&port["containerPort"]);
-        fill(port, "hostPort", number);
+        match int(&port["containerPort"]) {
+            0 => {}
+            number => fill(port, "hostPort", number),
+        }
     }
 }
 

@@ -16,8 +16,6 @@ mod resources;
 mod scheduling;
 mod security;
 mod spec;
-#[cfg(test)]
-mod tests;
 mod volumes;
 
 pub(super) use containers::is_sidecar;
