@@ -72,7 +72,7 @@ pub(crate) async fn respond(
             watcher,
             phase,
             bookmarks: options.bookmarks,
-            next_bookmark: now + bookmark_interval(life),
+            next_bookmark: now + until_bookmark(life),
             deadline: now + life,
             _watching: core.metrics.watch(&resource.kind),
             view,
@@ -128,9 +128,13 @@ fn too_old(compacted: Compacted) -> Status {
     Status::expired(format!("too old resource version: {} ({})", compacted.requested, compacted.oldest))
 }
 
-/// The first bookmark comes after a minute, or shortly before the end.
-fn bookmark_interval(life: Duration) -> Duration {
-    BOOKMARK_EVERY.min(life.saturating_sub(LAST_BOOKMARK).max(Duration::from_millis(1)))
+/// Until the next bookmark of a watch that has so much time left: a minute, or shortly before the end, or
+/// never when that has passed.
+fn until_bookmark(left: Duration) -> Duration {
+    match left.checked_sub(LAST_BOOKMARK) {
+        Some(before_the_end) if !before_the_end.is_zero() => BOOKMARK_EVERY.min(before_the_end),
+        _ => left,
+    }
 }
 
 /// What a watch does next.
@@ -205,7 +209,7 @@ impl Watch {
                         return None;
                     }
                     let left = self.deadline - now;
-                    self.next_bookmark = now + bookmark_interval(left);
+                    self.next_bookmark = now + until_bookmark(left);
                     if self.bookmarks {
                         self.view.bookmark(&mut out, self.watcher.progress(), false);
                     }

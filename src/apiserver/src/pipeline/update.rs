@@ -81,7 +81,7 @@ async fn attempt(
     if part == Part::Whole {
         kind.hooks.prepare_update(&mut object, &old);
     }
-    if counts_generation(kind) && part != Part::Status && spec_differs(&object, &old) {
+    if counts_generation(kind) && part == Part::Whole && spec_differs(&object, &old) {
         let generation = object::integer(&old, "/metadata/generation").unwrap_or(0) + 1;
         object::metadata_mut(&mut object).insert("generation".into(), json!(generation));
     }

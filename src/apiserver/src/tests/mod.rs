@@ -1,1 +1,11 @@
+//! The server in process, over the memory store, through its router: what a client sees.
+
+mod deletes;
+mod discovery;
+mod errors;
 mod harness;
+mod lists;
+mod objects;
+mod pods;
+mod services;
+mod watches;

@@ -1,0 +1,126 @@
+//! Pods: admission, binding, logs.
+
+use axum::{Router, extract::Request, routing::get};
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::harness::{MERGE, Server};
+
+const POD: &str = "/api/v1/namespaces/default/pods/p";
+
+#[tokio::test]
+async fn admission_fills_in() {
+    let server = Server::new().await;
+    let pod = server.pod("p", &["a"]).await;
+    let spec = &pod["spec"];
+    assert_eq!(
+        (&spec["serviceAccountName"], &spec["serviceAccount"]),
+        (&json!("default"), &json!("default"))
+    );
+    assert_eq!((&spec["priority"], &spec["preemptionPolicy"]), (&json!(0), &json!("PreemptLowerPriority")));
+    let keys: Vec<&str> =
+        spec["tolerations"].as_array().unwrap().iter().map(|t| t["key"].as_str().unwrap()).collect();
+    assert_eq!(keys, ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"]);
+    assert_eq!(pod["status"]["phase"], "Pending");
+    let all = json!([{"operator": "Exists"}]);
+    let spec = json!({"containers": [{"name": "a", "image": "i"}], "tolerations": all, "priorityClassName": "system-node-critical"});
+    let body = json!({"metadata": {"name": "q"}, "spec": spec});
+    let pod = server.post("/api/v1/namespaces/default/pods", body).await.is(201);
+    assert_eq!(pod["spec"]["tolerations"], all);
+    assert_eq!(pod["spec"]["priority"], 2_000_001_000);
+    let spec = json!({"containers": [{"name": "a", "image": "i"}], "priorityClassName": "nope"});
+    let refused = server
+        .post("/api/v1/namespaces/default/pods", json!({"metadata": {"name": "r"}, "spec": spec}))
+        .await;
+    refused.fails(403, "Forbidden", "pods \"r\" is forbidden: no PriorityClass with name nope was found");
+}
+
+#[tokio::test]
+async fn a_pod_is_bound_once() {
+    let server = Server::new().await;
+    server.pod("p", &["a"]).await;
+    let done = server.bind("p", "one").await.is(201);
+    assert_eq!((&done["kind"], &done["status"]), (&json!("Status"), &json!("Success")));
+    let pod = server.get(POD).await.is(200);
+    assert_eq!(pod["spec"]["nodeName"], "one");
+    let condition = &pod["status"]["conditions"][0];
+    assert_eq!((&condition["type"], &condition["status"]), (&json!("PodScheduled"), &json!("True")));
+    server.bind("p", "two").await.fails(
+        409,
+        "Conflict",
+        "Operation cannot be fulfilled on pods/binding \"p\": pod p is already assigned to node \"one\"",
+    );
+    server.delete(POD, json!({})).await.is(200);
+    server.bind("nope", "one").await.fails(404, "NotFound", "pods \"nope\" not found");
+    let list = server.get("/api/v1/pods?fieldSelector=spec.nodeName%3Done").await.is(200);
+    assert_eq!(super::harness::names(&list), ["p"]);
+}
+
+/// Says that the containers of a pod run.
+async fn run(server: &Server, containers: &[&str]) {
+    let statuses: Vec<Value> = containers
+        .iter()
+        .map(|name| json!({"name": name, "image": "i", "imageID": "", "ready": true, "restartCount": 0, "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}))
+        .collect();
+    let patch = json!({"status": {"phase": "Running", "containerStatuses": statuses}});
+    server.patch(&format!("{POD}/status"), MERGE, patch).await.is(200);
+}
+
+#[tokio::test]
+async fn logs_come_from_the_node() {
+    let server = Server::new().await;
+    let echo = get(|request: Request| async move { format!("asked {}\n", request.uri()) });
+    server
+        .core
+        .nodes
+        .register("n", Router::new().route("/containerLogs/{namespace}/{pod}/{container}", echo));
+    server.pod("p", &["a"]).await;
+    let empty = server.get(&format!("{POD}/log")).await;
+    assert_eq!((empty.code, empty.text().as_str()), (200, ""));
+    server.bind("p", "n").await.is(201);
+    let waiting = server.get(&format!("{POD}/log")).await;
+    waiting.fails(400, "BadRequest", "container \"a\" in pod \"p\" is waiting to start: ContainerCreating");
+    run(&server, &["a"]).await;
+    let log = server.get(&format!("{POD}/log?follow=true&tailLines=5&sinceTime=2026-01-01T00%3A00%3A00Z&insecureSkipTLSVerifyBackend=true")).await;
+    assert_eq!(log.header("content-type"), "text/plain");
+    assert_eq!(
+        log.text(),
+        "asked /containerLogs/default/p/a?follow=true&sinceTime=2026-01-01T00%3A00%3A00Z&tailLines=5\n"
+    );
+    server.get(&format!("{POD}/log?container=b")).await.fails(
+        400,
+        "BadRequest",
+        "container b is not valid for pod p",
+    );
+    server.get(&format!("{POD}/log?tailLines=-1")).await.fails(
+        422,
+        "Invalid",
+        "tailLines: Invalid value: -1: must be greater than or equal to 0",
+    );
+    server.get(&format!("{POD}/log?previous=true")).await.fails(
+        400,
+        "BadRequest",
+        "previous terminated container \"a\" in pod \"p\" not found",
+    );
+}
+
+#[tokio::test]
+async fn a_log_needs_one_container_and_a_node_that_answers() {
+    let server = Server::new().await;
+    server.pod("p", &["a", "b"]).await;
+    server.bind("p", "n").await.is(201);
+    run(&server, &["a", "b"]).await;
+    server.get(&format!("{POD}/log")).await.fails(
+        400,
+        "BadRequest",
+        "a container name must be specified for pod p, choose one of: [a b]",
+    );
+    server.get(&format!("{POD}/log?container=a")).await.fails(
+        500,
+        "InternalError",
+        "the node \"n\" of the pod cannot be reached",
+    );
+    let broken = Router::new().fallback(|| async { (StatusCode::NOT_FOUND, "no such container") });
+    server.core.nodes.register("n", broken);
+    server.get(&format!("{POD}/log?container=a")).await.fails(404, "NotFound", "no such container");
+}

@@ -1,0 +1,125 @@
+//! Addresses and ports of services.
+
+use std::collections::BTreeSet;
+
+use coracle_store::Embedded;
+use futures::future::join_all;
+use serde_json::{Value, json};
+
+use super::harness::{MERGE, Server};
+
+const SERVICES: &str = "/api/v1/namespaces/default/services";
+
+fn service(name: &str, spec: Value) -> Value {
+    let mut spec = spec;
+    if spec.get("ports").is_none() {
+        spec["ports"] = json!([{"port": 80}]);
+    }
+    json!({"metadata": {"name": name}, "spec": spec})
+}
+
+fn node_port(service: &Value) -> u64 {
+    service["spec"]["ports"][0]["nodePort"].as_u64().expect("it has a node port")
+}
+
+#[tokio::test]
+async fn parallel_services_have_addresses_of_their_own() {
+    let server = Server::new().await;
+    let creates = (0..200).map(|n| server.post(SERVICES, service(&format!("s{n}"), json!({}))));
+    let answers = join_all(creates).await;
+    let addresses: BTreeSet<String> =
+        answers.iter().map(|a| a.is(201)["spec"]["clusterIP"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(addresses.len(), 200);
+    assert!(addresses.iter().all(|ip| ip.starts_with("10.96.") && ip != "10.96.0.1"));
+}
+
+#[tokio::test]
+async fn node_ports_run_out_and_come_back() {
+    let server = Server::new().await;
+    let creates =
+        (0..12).map(|n| server.post(SERVICES, service(&format!("s{n}"), json!({"type": "NodePort"}))));
+    let answers = join_all(creates).await;
+    let (made, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.code == 201);
+    assert_eq!((made.len(), refused.len()), (10, 2));
+    refused[0].fails(500, "InternalError", "failed to allocate a nodePort: range is full");
+    let ports: BTreeSet<u64> = made.iter().map(|answer| node_port(&answer.json())).collect();
+    assert_eq!(ports, (30000..=30009).collect());
+    // A deleted service and one that no longer wants a port give theirs back.
+    let name = |answer: &Value| answer["metadata"]["name"].as_str().unwrap().to_owned();
+    let (one, two) = (made[0].json(), made[1].json());
+    server.delete(&format!("{SERVICES}/{}", name(&one)), json!({})).await.is(200);
+    let patch = json!({"spec": {"type": "ClusterIP"}});
+    server.patch(&format!("{SERVICES}/{}", name(&two)), MERGE, patch).await.is(200);
+    for (n, old) in [&one, &two].into_iter().enumerate() {
+        let ports = json!([{"port": 80, "nodePort": node_port(old)}]);
+        let wanted = service(&format!("again{n}"), json!({"type": "NodePort", "ports": ports}));
+        assert_eq!(node_port(&server.post(SERVICES, wanted).await.is(201)), node_port(old));
+    }
+}
+
+#[tokio::test]
+async fn explicit_choices_are_honoured_or_refused() {
+    let server = Server::new().await;
+    let wanted =
+        json!({"clusterIP": "10.96.0.77", "type": "NodePort", "ports": [{"port": 80, "nodePort": 30003}]});
+    let made = server.post(SERVICES, service("a", wanted.clone())).await.is(201);
+    assert_eq!((&made["spec"]["clusterIPs"], node_port(&made)), (&json!(["10.96.0.77"]), 30003));
+    let check = |spec: Value, message: &'static str| {
+        let server = &server;
+        async move { server.post(SERVICES, service("b", spec)).await.fails(422, "Invalid", message) }
+    };
+    check(json!({"clusterIP": "10.96.0.77"}), "Service \"b\" is invalid: spec.clusterIPs: Invalid value: [\"10.96.0.77\"]: failed to allocate IP 10.96.0.77: provided IP is already allocated").await;
+    check(json!({"clusterIP": "10.1.2.3"}), "failed to allocate IP 10.1.2.3: the provided IP (10.1.2.3) is not in the valid range. The range of valid IPs is 10.96.0.0/16").await;
+    let port = |number: u16| json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": number}]});
+    check(port(30003), "Service \"b\" is invalid: spec.ports[0].nodePort: Invalid value: 30003: provided port is already allocated").await;
+    check(port(80), "spec.ports[0].nodePort: Invalid value: 80: provided port is not in the valid range. The range of valid ports is 30000-30009").await;
+    // What a refused service took on the way is free again.
+    let both =
+        json!({"clusterIP": "10.96.0.78", "type": "NodePort", "ports": [{"port": 80, "nodePort": 30003}]});
+    check(both, "provided port is already allocated").await;
+    server.post(SERVICES, service("b", json!({"clusterIP": "10.96.0.78"}))).await.is(201);
+    // So is what a dry run took.
+    let dry = service("c", json!({"clusterIP": "10.96.0.79"}));
+    server.post(&format!("{SERVICES}?dryRun=All"), dry.clone()).await.is(201);
+    server.post(SERVICES, dry).await.is(201);
+}
+
+#[tokio::test]
+async fn headless_and_external_services_have_no_address() {
+    let server = Server::new().await;
+    let headless = server.post(SERVICES, service("a", json!({"clusterIP": "None"}))).await.is(201);
+    assert_eq!(headless["spec"]["clusterIP"], "None");
+    let external = server
+        .post(SERVICES, service("b", json!({"type": "ExternalName", "externalName": "x.io"})))
+        .await
+        .is(201);
+    assert!(external["spec"].get("clusterIP").is_none_or(|ip| ip == ""));
+}
+
+#[tokio::test]
+async fn an_update_keeps_what_the_service_has() {
+    let server = Server::new().await;
+    let made = server.post(SERVICES, service("a", json!({"type": "NodePort"}))).await.is(201);
+    let replaced = server
+        .put(&format!("{SERVICES}/a"), &service("a", json!({"type": "NodePort", "selector": {"x": "y"}})))
+        .await
+        .is(200);
+    assert_eq!(replaced["spec"]["clusterIP"], made["spec"]["clusterIP"]);
+    assert_eq!(node_port(&replaced), node_port(&made));
+    let both =
+        json!([{"name": "u", "port": 53, "protocol": "UDP"}, {"name": "t", "port": 53, "protocol": "TCP"}]);
+    let dns = server.post(SERVICES, service("dns", json!({"type": "NodePort", "ports": both}))).await.is(201);
+    assert_eq!(dns["spec"]["ports"][0]["nodePort"], dns["spec"]["ports"][1]["nodePort"]);
+}
+
+#[tokio::test]
+async fn a_restarted_server_knows_what_is_taken() {
+    let store = Embedded::memory();
+    let server = Server::over(store.clone()).await;
+    let made = server.post(SERVICES, service("a", json!({"type": "NodePort"}))).await.is(201);
+    let server = Server::over(store).await;
+    let taken = service("b", json!({"clusterIP": made["spec"]["clusterIP"]}));
+    server.post(SERVICES, taken).await.fails(422, "Invalid", "provided IP is already allocated");
+    server.delete(&format!("{SERVICES}/a"), json!({})).await.is(200);
+    server.post(SERVICES, service("b", json!({"clusterIP": made["spec"]["clusterIP"]}))).await.is(201);
+}
