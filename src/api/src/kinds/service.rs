@@ -131,8 +131,8 @@ fn default_spec(spec: &mut Value) {
     fill(spec, "type", "ClusterIP");
     for port in items_mut(spec, "ports") {
         fill(port, "protocol", "TCP");
-        let number = port["port"].clone();
-        if is_set(&number) && is_unset_port(&port["targetPort"]) {
+        let number = int(&port["port"]);
+        if number != 0 && is_unset_port(&port["targetPort"]) {
             set(port, "targetPort", number);
         }
     }

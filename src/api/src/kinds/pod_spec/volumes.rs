@@ -170,7 +170,7 @@ fn check_downward_file(errors: &mut Vec<FieldCause>, path: &Path<'_>, file: &Val
     check_file_path(errors, &path.child("path"), &file["path"]);
     match (is_set(&file["fieldRef"]), is_set(&file["resourceFieldRef"])) {
         (false, false) => {
-            errors.push(field::required(path, "one of fieldRef and resourceFieldRef is required"))
+            errors.push(field::required(path, "one of fieldRef and resourceFieldRef is required"));
         }
         (true, both) => {
             env::check_field_ref(errors, &path.child("fieldRef"), &file["fieldRef"], env::FILE_FIELDS);

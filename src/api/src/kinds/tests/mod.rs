@@ -1,5 +1,7 @@
 //! What all tests of kinds share: one valid object per kind, and checks that say what differs from it.
 
+#![allow(clippy::needless_pass_by_value, reason = "a table of cases reads better with plain literals")]
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 

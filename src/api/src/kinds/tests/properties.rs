@@ -154,7 +154,7 @@ fn difference(left: &Value, right: &Value) -> Option<String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
     fn defaults_are_idempotent_and_stay_within_the_schema(seed: u64) {
