@@ -47,21 +47,27 @@ pub enum Opened {
 pub struct Directory {
     pub(crate) place: Arc<Place>,
     root: Arc<Place>,
+    paths_block: bool,
 }
 
 impl Directory {
-    pub(crate) fn new(root: Arc<Place>) -> Directory {
-        Directory { place: Arc::clone(&root), root }
+    pub(crate) fn new(root: Arc<Place>, paths_block: bool) -> Directory {
+        Directory { place: Arc::clone(&root), root, paths_block }
     }
 
     pub(crate) fn of_tree(tree: &Arc<dyn Tree>) -> Directory {
         let mount = Mount { root: tree.root(), tree: Arc::clone(tree), read_only: false };
-        Directory::new(Place::root(Arc::new(mount), None))
+        Directory::new(Place::root(Arc::new(mount), None), tree.blocking())
     }
 
-    /// Whether operations here may wait for a disk.
+    /// Whether operations on the directory itself may wait for a disk.
     pub fn blocking(&self) -> bool {
         self.place.tree().blocking()
+    }
+
+    /// Whether operations on paths may wait for a disk: some volume of the view is on one.
+    pub fn paths_block(&self) -> bool {
+        self.paths_block
     }
 
     /// Whether writes are refused here.
@@ -143,13 +149,8 @@ impl Directory {
     /// # Errors
     /// As [`Directory::open_file`] and [`File::write_at`].
     pub fn write(&self, path: &str, data: &[u8]) -> Result<(), VfsError> {
-        let options = OpenOptions {
-            write: true,
-            create: true,
-            truncate: true,
-            follow: true,
-            ..OpenOptions::default()
-        };
+        let options =
+            OpenOptions { write: true, create: true, truncate: true, follow: true, ..OpenOptions::default() };
         let file = self.open_file(path, options)?;
         let mut written = 0;
         while written < data.len() {
@@ -286,13 +287,7 @@ impl Directory {
     ///
     /// # Errors
     /// As `linkat(2)`; [`VfsError::CrossDevice`] between two mounts, [`VfsError::NotPermitted`] for a directory.
-    pub fn link(
-        &self,
-        path: &str,
-        follow: bool,
-        to: &Directory,
-        new_path: &str,
-    ) -> Result<(), VfsError> {
+    pub fn link(&self, path: &str, follow: bool, to: &Directory, new_path: &str) -> Result<(), VfsError> {
         let from = self.find(path, follow)?;
         let into = to.find(new_path, false)?;
         let place = existing(&from)?;
@@ -399,8 +394,7 @@ impl Directory {
         match place.node.kind {
             FileKind::Directory if write || options.create => Err(VfsError::IsDirectory),
             FileKind::Directory => {
-                let directory = Directory { place: Arc::clone(place), root: Arc::clone(&self.root) };
-                Ok(Opened::Directory(directory))
+                Ok(Opened::Directory(Directory { place: Arc::clone(place), ..self.clone() }))
             }
             _ if directory || options.directory => Err(VfsError::NotDirectory),
             FileKind::Symlink => Err(VfsError::Loop),

@@ -14,7 +14,7 @@
 //!
 //! It must never follow a path out of the container's view (links are read and walked here, never by the
 //! kernel), hold more than a volume's limit, or wait while it holds a lock. Operations are synchronous; those
-//! of a volume that says [`Directory::blocking`] may wait for a disk.
+//! where [`Directory::blocking`] or [`Directory::paths_block`] say so may wait for a disk.
 
 mod clock;
 mod directory;

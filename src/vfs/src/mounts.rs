@@ -28,6 +28,8 @@ pub struct MountOptions {
 pub struct Mounts {
     root: Volume,
     points: Arc<Point>,
+    /// Some volume is on a disk.
+    blocking: bool,
 }
 
 impl Default for Mounts {
@@ -39,7 +41,7 @@ impl Default for Mounts {
 impl Mounts {
     /// A view with nothing mounted.
     pub fn new() -> Mounts {
-        Mounts { root: Volume::memory(Some(ROOT_LIMIT)), points: Arc::default() }
+        Mounts { root: Volume::memory(Some(ROOT_LIMIT)), points: Arc::default(), blocking: false }
     }
 
     /// Mounts `volume` at the absolute `path`, over what is there. Mounts may lie inside mounts, in any order.
@@ -60,6 +62,7 @@ impl Mounts {
         for name in names {
             point = Arc::make_mut(point.children.entry(name.to_owned()).or_default());
         }
+        self.blocking |= mount.tree.blocking();
         point.mount = Some(Arc::new(mount));
         Ok(())
     }
@@ -69,7 +72,7 @@ impl Mounts {
         let tree = Arc::clone(&self.root.tree);
         let mount = Arc::new(Mount { root: tree.root(), tree, read_only: false });
         let point = (!self.points.children.is_empty()).then(|| Arc::clone(&self.points));
-        Directory::new(Place::root(mount, point))
+        Directory::new(Place::root(mount, point), self.blocking)
     }
 
     /// What the container wrote outside of its mounts.

@@ -110,6 +110,6 @@ fn add(counter: &AtomicU64, amount: u64, limit: u64) -> Result<(), VfsError> {
 
 /// Never below zero: a host directory may be changed behind our back.
 fn sub(counter: &AtomicU64, amount: u64) {
-    let _ = counter
-        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| Some(used.saturating_sub(amount)));
+    let _ =
+        counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| Some(used.saturating_sub(amount)));
 }

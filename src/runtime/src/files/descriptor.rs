@@ -140,13 +140,9 @@ impl HostDescriptor for FilesView<'_> {
         Ok(written as u64)
     }
 
-    async fn read_directory(
-        &mut self,
-        fd: Resource<Descriptor>,
-    ) -> FsResult<Resource<DirectoryEntryStream>> {
+    async fn read_directory(&mut self, fd: Resource<Descriptor>) -> FsResult<Resource<DirectoryEntryStream>> {
         let directory = self.directory(&fd)?;
-        let entries: Entries =
-            on_disk(directory.blocking(), || directory.entries()).map_err(failed)?;
+        let entries: Entries = on_disk(directory.blocking(), || directory.entries()).map_err(failed)?;
         let listing = Listing { entries, blocking: directory.blocking() };
         Ok(Resource::new_own(self.table.push(listing)?.rep()))
     }
@@ -157,7 +153,7 @@ impl HostDescriptor for FilesView<'_> {
 
     async fn create_directory_at(&mut self, fd: Resource<Descriptor>, path: String) -> FsResult<()> {
         let directory = self.directory(&fd)?;
-        on_disk(true, || directory.create_directory(&path)).map_err(failed)
+        on_disk(directory.paths_block(), || directory.create_directory(&path)).map_err(failed)
     }
 
     async fn stat(&mut self, fd: Resource<Descriptor>) -> FsResult<DescriptorStat> {
@@ -171,7 +167,8 @@ impl HostDescriptor for FilesView<'_> {
         path: String,
     ) -> FsResult<DescriptorStat> {
         let directory = self.directory(&fd)?;
-        let stat = on_disk(true, || directory.stat_at(&path, follow(path_flags))).map_err(failed)?;
+        let stat = on_disk(directory.paths_block(), || directory.stat_at(&path, follow(path_flags)))
+            .map_err(failed)?;
         Ok(stat_of(&stat))
     }
 
@@ -185,7 +182,8 @@ impl HostDescriptor for FilesView<'_> {
     ) -> FsResult<()> {
         let directory = self.directory(&fd)?;
         let times = times(accessed, modified)?;
-        on_disk(true, || directory.set_times_at(&path, follow(path_flags), times)).map_err(failed)
+        on_disk(directory.paths_block(), || directory.set_times_at(&path, follow(path_flags), times))
+            .map_err(failed)
     }
 
     async fn link_at(
@@ -197,7 +195,7 @@ impl HostDescriptor for FilesView<'_> {
         new_path: String,
     ) -> FsResult<()> {
         let (from, to) = (self.directory(&fd)?, self.directory(&new_fd)?);
-        on_disk(true, || from.link(&path, follow(path_flags), &to, &new_path)).map_err(failed)
+        on_disk(from.paths_block(), || from.link(&path, follow(path_flags), &to, &new_path)).map_err(failed)
     }
 
     async fn open_at(
@@ -218,23 +216,24 @@ impl HostDescriptor for FilesView<'_> {
             directory: open_flags.contains(OpenFlags::DIRECTORY),
             follow: follow(path_flags),
         };
-        let handle = match on_disk(true, || directory.open(&path, options)).map_err(failed)? {
-            Opened::File(file) => Handle::File { file, flags },
-            Opened::Directory(directory) => Handle::Directory { directory, flags },
-        };
+        let handle =
+            match on_disk(directory.paths_block(), || directory.open(&path, options)).map_err(failed)? {
+                Opened::File(file) => Handle::File { file, flags },
+                Opened::Directory(directory) => Handle::Directory { directory, flags },
+            };
         self.push(handle)
     }
 
     async fn readlink_at(&mut self, fd: Resource<Descriptor>, path: String) -> FsResult<String> {
         let directory = self.directory(&fd)?;
-        let target = on_disk(true, || directory.read_link(&path)).map_err(failed)?;
+        let target = on_disk(directory.paths_block(), || directory.read_link(&path)).map_err(failed)?;
         // As the interface has it, guests are not shown where the view's root is.
         if target.starts_with('/') { Err(ErrorCode::NotPermitted.into()) } else { Ok(target) }
     }
 
     async fn remove_directory_at(&mut self, fd: Resource<Descriptor>, path: String) -> FsResult<()> {
         let directory = self.directory(&fd)?;
-        on_disk(true, || directory.remove_directory(&path)).map_err(failed)
+        on_disk(directory.paths_block(), || directory.remove_directory(&path)).map_err(failed)
     }
 
     async fn rename_at(
@@ -245,22 +244,17 @@ impl HostDescriptor for FilesView<'_> {
         new_path: String,
     ) -> FsResult<()> {
         let (from, to) = (self.directory(&fd)?, self.directory(&new_fd)?);
-        on_disk(true, || from.rename(&path, &to, &new_path)).map_err(failed)
+        on_disk(from.paths_block(), || from.rename(&path, &to, &new_path)).map_err(failed)
     }
 
-    async fn symlink_at(
-        &mut self,
-        fd: Resource<Descriptor>,
-        target: String,
-        path: String,
-    ) -> FsResult<()> {
+    async fn symlink_at(&mut self, fd: Resource<Descriptor>, target: String, path: String) -> FsResult<()> {
         let directory = self.directory(&fd)?;
-        on_disk(true, || directory.symlink(&target, &path)).map_err(failed)
+        on_disk(directory.paths_block(), || directory.symlink(&target, &path)).map_err(failed)
     }
 
     async fn unlink_file_at(&mut self, fd: Resource<Descriptor>, path: String) -> FsResult<()> {
         let directory = self.directory(&fd)?;
-        on_disk(true, || directory.unlink(&path)).map_err(failed)
+        on_disk(directory.paths_block(), || directory.unlink(&path)).map_err(failed)
     }
 
     async fn is_same_object(
@@ -285,7 +279,8 @@ impl HostDescriptor for FilesView<'_> {
         path: String,
     ) -> FsResult<MetadataHashValue> {
         let directory = self.directory(&fd)?;
-        let stat = on_disk(true, || directory.stat_at(&path, follow(path_flags))).map_err(failed)?;
+        let stat = on_disk(directory.paths_block(), || directory.stat_at(&path, follow(path_flags)))
+            .map_err(failed)?;
         Ok(hash_of(&stat))
     }
 

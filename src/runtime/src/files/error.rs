@@ -5,6 +5,7 @@ use wasmtime_wasi::p2::FsError;
 use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 use wasmtime_wasi_io::streams::StreamError;
 
+#[expect(clippy::needless_pass_by_value, reason = "the shape that `map_err` takes")]
 pub(super) fn failed(error: VfsError) -> FsError {
     code(&error).into()
 }

@@ -135,6 +135,7 @@ fn interface_of<'a>(name: &'a str, version: &str) -> Option<&'a str> {
     its_version.starts_with(version).then_some(interface)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the shape that `map_err` takes")]
 pub(super) fn invalid(error: wasmparser::BinaryReaderError) -> PrepareError {
     PrepareError::Invalid { message: error.to_string() }
 }

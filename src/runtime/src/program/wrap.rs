@@ -134,6 +134,7 @@ fn with_exit_type(mut module: Vec<u8>) -> Result<Vec<u8>, String> {
     let wit = format!("package coracle:wrap; world wrap {{ import {EXIT_INTERFACE}; }}");
     let package = types.push_source("wrap.wit", &wit).map_err(|error| text(&error))?;
     let world = types.select_world(&[package], None).map_err(|error| text(&error))?;
-    embed_component_metadata(&mut module, &types, world, StringEncoding::UTF8).map_err(|error| text(&error))?;
+    embed_component_metadata(&mut module, &types, world, StringEncoding::UTF8)
+        .map_err(|error| text(&error))?;
     Ok(module)
 }

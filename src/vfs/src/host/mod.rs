@@ -84,9 +84,8 @@ impl Tree for HostTree {
 
     fn lookup(&self, dir: &Node, name: &str) -> Result<Node, VfsError> {
         let dir = dir.of::<HostNode>();
-        let handle = File::from(
-            rustix::fs::openat(&dir.handle, name, LOOK, Mode::empty()).map_err(from_errno)?,
-        );
+        let handle =
+            File::from(rustix::fs::openat(&dir.handle, name, LOOK, Mode::empty()).map_err(from_errno)?);
         let kind = kind(handle.metadata().map_err(from_io)?.mode());
         Ok(Node { kind, inner: Arc::new(HostNode { handle }) })
     }
@@ -230,7 +229,8 @@ fn listing(dir: &File) -> Result<Dir, VfsError> {
 fn reopen(handle: &File, flags: OFlags) -> Result<File, VfsError> {
     use std::os::fd::AsRawFd;
     let path = format!("/proc/self/fd/{}", handle.as_raw_fd());
-    let file = rustix::fs::open(path, flags.difference(OFlags::NOFOLLOW), Mode::empty()).map_err(from_errno)?;
+    let file =
+        rustix::fs::open(path, flags.difference(OFlags::NOFOLLOW), Mode::empty()).map_err(from_errno)?;
     Ok(File::from(file))
 }
 
@@ -279,8 +279,7 @@ fn timestamps(times: Times) -> Result<Timestamps, VfsError> {
             NewTime::Now => return Ok(Timespec { tv_sec: 0, tv_nsec: UTIME_NOW }),
             NewTime::At(at) => at,
         };
-        let since =
-            at.duration_since(std::time::SystemTime::UNIX_EPOCH).map_err(|_| VfsError::Invalid)?;
+        let since = at.duration_since(std::time::SystemTime::UNIX_EPOCH).map_err(|_| VfsError::Invalid)?;
         let seconds = i64::try_from(since.as_secs()).map_err(|_| VfsError::Invalid)?;
         Ok(Timespec { tv_sec: seconds, tv_nsec: i64::from(since.subsec_nanos()) })
     }
