@@ -219,7 +219,12 @@ mod tests {
         check(&not_found(&path, "a"), "FieldValueNotFound", "spec.x", r#"Not found: "a""#);
         check(&forbidden(&path, "not now"), "FieldValueForbidden", "spec.x", "Forbidden: not now");
         check(&too_long(&path, 63), "FieldValueTooLong", "spec.x", "Too long: may not be more than 63 bytes");
-        check(&too_many(&path, 4, 3), "FieldValueTooMany", "spec.x", "Too many: 4: must have at most 3 items");
+        check(
+            &too_many(&path, 4, 3),
+            "FieldValueTooMany",
+            "spec.x",
+            "Too many: 4: must have at most 3 items",
+        );
         check(&immutable(&path, 1), "FieldValueInvalid", "spec.x", "Invalid value: 1: field is immutable");
     }
 }

@@ -74,12 +74,20 @@ pub struct Kind {
 impl Kind {
     /// `v1` for the core group, `group/version` otherwise.
     pub fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.to_string() } else { format!("{}/{}", self.group, self.version) }
+        if self.group.is_empty() {
+            self.version.to_string()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
     }
 
     /// `pods` for the core group, `leases.coordination.k8s.io` otherwise: how errors name it.
     pub fn qualified_resource(&self) -> String {
-        if self.group.is_empty() { self.plural.to_string() } else { format!("{}.{}", self.plural, self.group) }
+        if self.group.is_empty() {
+            self.plural.to_string()
+        } else {
+            format!("{}.{}", self.plural, self.group)
+        }
     }
 
     /// True if the kind has a `status` subresource.
@@ -105,7 +113,12 @@ pub struct Column {
 
 impl Column {
     /// A column of the built-in tables.
-    pub const fn new(name: &'static str, type_: &'static str, priority: i32, description: &'static str) -> Self {
+    pub const fn new(
+        name: &'static str,
+        type_: &'static str,
+        priority: i32,
+        description: &'static str,
+    ) -> Self {
         Column {
             name: Cow::Borrowed(name),
             type_: Cow::Borrowed(type_),

@@ -23,6 +23,8 @@ pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod table;
+#[cfg(test)]
+mod testing;
 
 pub use k8s_openapi as k8s;
 pub use kind::{Cell, Column, FieldCause, Hooks, Kind, Scope, Subresource};

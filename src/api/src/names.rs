@@ -184,9 +184,7 @@ pub fn strict_env_var_name(value: &str) -> Vec<String> {
 /// The name of a container's or service's port (IANA service name).
 pub fn port_name(value: &str) -> Vec<String> {
     let mut wrong = longer_than(value, 15);
-    if value.is_empty()
-        || !value.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-    {
+    if value.is_empty() || !value.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
         wrong.push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned());
     }
     if !value.bytes().any(|b| b.is_ascii_lowercase()) {
@@ -349,7 +347,9 @@ mod tests {
         check(
             label_value,
             "-a",
-            &["a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"],
+            &[
+                "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')",
+            ],
         );
     }
 
@@ -363,7 +363,9 @@ mod tests {
         check(
             env_var_name,
             "a=b",
-            &["a valid environment variable name must consist only of printable ASCII characters other than '='"],
+            &[
+                "a valid environment variable name must consist only of printable ASCII characters other than '='",
+            ],
         );
         assert_eq!(strict_env_var_name("1a").len(), 1);
         check(strict_env_var_name, "_A.b", &[]);

@@ -99,7 +99,8 @@ impl Quantity {
             }
             Scale::Ten(exponent) => decimal(whole, fraction, 9_i32.saturating_add(exponent)).scaled(1, limit),
         };
-        let format = if format == Format::BinarySi && nanos > 0 && nanos < NANO { Format::DecimalSi } else { format };
+        let format =
+            if format == Format::BinarySi && nanos > 0 && nanos < NANO { Format::DecimalSi } else { format };
         Ok(Quantity { nanos: if negative { -nanos } else { nanos }, format })
     }
 
@@ -320,12 +321,18 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, canonical: &str) {
-        assert_eq!(Quantity::parse(text).map(|quantity| quantity.to_string()), Ok(canonical.to_owned()), "{text}");
+        assert_eq!(
+            Quantity::parse(text).map(|quantity| quantity.to_string()),
+            Ok(canonical.to_owned()),
+            "{text}"
+        );
     }
 
     #[test]
     fn canonical_forms() {
-        for same in ["0", "1", "100m", "1500m", "250M", "1Ki", "100Mi", "1536Mi", "3Gi", "12e6", "999", "7u", "9n"] {
+        for same in
+            ["0", "1", "100m", "1500m", "250M", "1Ki", "100Mi", "1536Mi", "3Gi", "12e6", "999", "7u", "9n"]
+        {
             check(same, same);
         }
         check("1000m", "1");

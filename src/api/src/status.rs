@@ -11,7 +11,6 @@ use crate::{
     kind::{FieldCause, Kind},
     patch::PatchError,
     quote::Quoted,
-    schema::TypeError,
 };
 
 /// What Kubernetes says when `resourceVersion` is not the current one.
@@ -111,7 +110,8 @@ impl Status {
         };
         let mut message = format!("{subject} {} is invalid", Quoted(name));
         let mut seen = BTreeSet::new();
-        let mut texts = causes.iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect::<Vec<_>>();
+        let mut texts =
+            causes.iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect::<Vec<_>>();
         texts.retain(|text| seen.insert(text.clone()));
         match texts.as_slice() {
             [] => {}
@@ -128,15 +128,10 @@ impl Status {
         Status::new(422, "Invalid", message).with_details(details)
     }
 
-    /// 422 without a field: a patch that cannot be applied.
-    pub fn unprocessable(why: &str) -> Status {
+    /// 422 without a field: a patch that does not fit the object. Kubernetes does not say why.
+    pub fn unprocessable() -> Status {
         let message = "the server rejected our request due to an error in our request".to_owned();
-        let cause = Cause {
-            reason: Cow::Borrowed("UnexpectedServerResponse"),
-            message: why.to_owned(),
-            field: String::new(),
-        };
-        Status::new(422, "Invalid", message).with_details(Details { causes: vec![cause], ..Details::default() })
+        Status::new(422, "Invalid", message).with_details(Details::default())
     }
 
     /// 400: the request makes no sense.
@@ -144,13 +139,23 @@ impl Status {
         Status::new(400, "BadRequest", message.into())
     }
 
-    /// 400: the body is not an object of the kind; `why` is a [`TypeError`] or `strict decoding error: …`.
+    /// 400: the body is not an object of the kind; `why` is a [`crate::schema::TypeError`] or `strict decoding error: …`.
     pub fn undecodable(kind: &Kind, why: &dyn fmt::Display) -> Status {
         Status::bad_request(format!(
             "{} in version {} cannot be handled as a {}: {why}",
             kind.kind,
             Quoted(&kind.version),
             kind.kind
+        ))
+    }
+
+    /// 400: the body does not even say what it is; `why` is usually
+    /// `couldn't get version/kind; json parse error: …`.
+    pub fn unrecognized(kind: &Kind, why: &dyn fmt::Display, body: &[u8]) -> Status {
+        Status::bad_request(format!(
+            "the object provided is unrecognized (must be of type {}): {why} ({})",
+            kind.kind,
+            summary(body)
         ))
     }
 
@@ -374,7 +379,7 @@ impl From<PatchError> for Status {
         let text = error.to_string();
         match error {
             PatchError::Malformed(_) => Status::bad_request(text),
-            PatchError::Inapplicable(_) => Status::unprocessable(&text),
+            PatchError::Inapplicable(_) => Status::unprocessable(),
             PatchError::TooLarge(_) => Status::too_large(&text),
         }
     }
@@ -398,7 +403,169 @@ pub fn deleted(kind: &Kind, name: &str, uid: &str) -> Value {
     })
 }
 
-/// The undecodable body of a type error, ready for the wire.
-pub fn type_error(kind: &Kind, error: &TypeError) -> Status {
-    Status::undecodable(kind, error)
+/// The beginning of a body: as text if it looks like JSON, else in hexadecimal.
+fn summary(body: &[u8]) -> String {
+    const SHOWN: usize = 30;
+    if body.is_empty() {
+        return "<empty>".to_owned();
+    }
+    let shown = &body[..body.len().min(SHOWN)];
+    let text = if body[0] == b'{' {
+        String::from_utf8_lossy(shown).into_owned()
+    } else {
+        shown.iter().map(|byte| format!("{byte:02x}")).collect()
+    };
+    if body.len() > SHOWN { format!("{text} ...") } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        field::{Path, required},
+        testing::kind,
+    };
+
+    #[track_caller]
+    fn check(status: &Status, code: u16, reason: &str, message: &str, details: Value) {
+        assert_eq!((status.code(), status.reason(), status.message()), (code, reason, message));
+        let value = status.to_value();
+        assert_eq!(value["code"], code);
+        assert_eq!(value["status"], "Failure");
+        assert_eq!(value["details"], details);
+    }
+
+    #[test]
+    fn statuses_read_as_in_kubernetes() {
+        let (pod, deployment) = (kind("", "Pod", "pods", ""), kind("apps", "Deployment", "deployments", ""));
+        let about = json!({"name": "a", "kind": "pods"});
+        check(&Status::not_found(&pod, "a"), 404, "NotFound", "pods \"a\" not found", about.clone());
+        check(
+            &Status::not_found(&deployment, "a"),
+            404,
+            "NotFound",
+            "deployments.apps \"a\" not found",
+            json!({"name": "a", "group": "apps", "kind": "deployments"}),
+        );
+        check(
+            &Status::unknown_path(),
+            404,
+            "NotFound",
+            "the server could not find the requested resource",
+            json!({}),
+        );
+        check(
+            &Status::already_exists(&pod, "a"),
+            409,
+            "AlreadyExists",
+            "pods \"a\" already exists",
+            about.clone(),
+        );
+        check(
+            &Status::conflict(&pod, "a", OPTIMISTIC_LOCK),
+            409,
+            "Conflict",
+            "Operation cannot be fulfilled on pods \"a\": the object has been modified; please apply your changes to the latest version and try again",
+            about.clone(),
+        );
+        check(
+            &Status::forbidden(&pod, "a", "no"),
+            403,
+            "Forbidden",
+            "pods \"a\" is forbidden: no",
+            about.clone(),
+        );
+        check(
+            &Status::forbidden(&pod, "", "no"),
+            403,
+            "Forbidden",
+            "pods is forbidden: no",
+            json!({"kind": "pods"}),
+        );
+        check(
+            &Status::method_not_allowed(&pod, "patch"),
+            405,
+            "MethodNotAllowed",
+            "patch is not supported on resources of kind \"pods\"",
+            json!({"kind": "pods"}),
+        );
+        check(
+            &Status::too_many_requests("later", 3),
+            429,
+            "TooManyRequests",
+            "later",
+            json!({"retryAfterSeconds": 3}),
+        );
+        check(
+            &Status::internal_error("boom"),
+            500,
+            "InternalError",
+            "Internal error occurred: boom",
+            json!({"causes": [{"message": "boom"}]}),
+        );
+        check(
+            &Status::too_large("limit is 1"),
+            413,
+            "RequestEntityTooLarge",
+            "Request entity too large: limit is 1",
+            Value::Null,
+        );
+        check(&Status::unauthorized(), 401, "Unauthorized", "Unauthorized", Value::Null);
+        check(&Status::expired("old"), 410, "Expired", "old", Value::Null);
+        check(
+            &Status::undecodable(&pod, &"why"),
+            400,
+            "BadRequest",
+            "Pod in version \"v1\" cannot be handled as a Pod: why",
+            Value::Null,
+        );
+        check(
+            &Status::unrecognized(&pod, &"why", b"{\"a\": 1}"),
+            400,
+            "BadRequest",
+            "the object provided is unrecognized (must be of type Pod): why ({\"a\": 1})",
+            Value::Null,
+        );
+        assert_eq!(Status::too_many_requests("later", 3).retry_after_seconds(), Some(3));
+        assert_eq!(Status::unauthorized().retry_after_seconds(), None);
+    }
+
+    #[test]
+    fn invalid_lists_every_cause() {
+        let deployment = kind("apps", "Deployment", "deployments", "");
+        let cause = |name: &str| required(&Path::new(name), "");
+        let one = Status::invalid(&deployment, "a", vec![cause("spec")]);
+        assert_eq!(one.message(), "Deployment.apps \"a\" is invalid: spec: Required value");
+        let two = Status::invalid(&deployment, "a", vec![cause("spec"), cause("x"), cause("x")]);
+        check(
+            &two,
+            422,
+            "Invalid",
+            "Deployment.apps \"a\" is invalid: [spec: Required value, x: Required value]",
+            json!({"name": "a", "group": "apps", "kind": "Deployment", "causes": [
+                {"reason": "FieldValueRequired", "message": "Required value", "field": "spec"},
+                {"reason": "FieldValueRequired", "message": "Required value", "field": "x"},
+                {"reason": "FieldValueRequired", "message": "Required value", "field": "x"},
+            ]}),
+        );
+        let same = Status::invalid(&deployment, "a", vec![cause("x"), cause("x")]);
+        assert_eq!(same.message(), "Deployment.apps \"a\" is invalid: x: Required value");
+    }
+
+    #[test]
+    fn bodies_are_summarised() {
+        assert_eq!(summary(b""), "<empty>");
+        assert_eq!(summary(b"ab"), "6162");
+        assert_eq!(summary(&[b'{'; 40]), format!("{} ...", "{".repeat(30)));
+        assert_eq!(summary(&[0; 31]), format!("{} ...", "00".repeat(30)));
+    }
+
+    #[test]
+    fn a_finished_delete_names_what_went() {
+        assert_eq!(
+            deleted(&kind("apps", "Deployment", "deployments", ""), "a", "u"),
+            json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
+                "details": {"name": "a", "group": "apps", "kind": "deployments", "uid": "u"}})
+        );
+    }
 }

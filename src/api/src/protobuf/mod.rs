@@ -14,7 +14,7 @@ use std::borrow::Cow;
 use serde_json::{Map, Number, Value};
 
 use self::reader::{Payload, Reader};
-use crate::schema::{Field, MAX_DEPTH, Message, OnWire, Type, message, message_for};
+use crate::schema::{Field, MAX_DEPTH, Message, OnWire, Type, height, message, message_for};
 
 /// The `Content-Type` of these bodies.
 pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
@@ -366,15 +366,6 @@ fn json(field: &Field, raw: &[u8], depth: usize) -> Result<Option<Value>, Protob
         return Err(ProtobufError::TooDeep);
     }
     Ok((!value.is_null()).then_some(value))
-}
-
-/// How many lists and objects stand in one another.
-fn height(value: &Value) -> usize {
-    match value {
-        Value::Array(items) => 1 + items.iter().map(height).max().unwrap_or(0),
-        Value::Object(map) => 1 + map.values().map(height).max().unwrap_or(0),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 0,
-    }
 }
 
 /// The unions of JSON Schema: a schema, or what stands for one.

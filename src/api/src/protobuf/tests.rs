@@ -112,7 +112,11 @@ mod encode {
             }
             Type::StringList => {
                 let mut inner = Vec::new();
-                value.as_array().unwrap().iter().for_each(|item| bytes(1, item.as_str().unwrap().as_bytes(), &mut inner));
+                value
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .for_each(|item| bytes(1, item.as_str().unwrap().as_bytes(), &mut inner));
                 bytes(number, &inner, out);
             }
             Type::Message(message) => {
@@ -151,7 +155,8 @@ mod encode {
 #[track_caller]
 fn check(value: Value) {
     assert_eq!(decode(&encode::body(&value)).unwrap(), value);
-    let message = message_for(value["apiVersion"].as_str().unwrap(), value["kind"].as_str().unwrap()).unwrap();
+    let message =
+        message_for(value["apiVersion"].as_str().unwrap(), value["kind"].as_str().unwrap()).unwrap();
     let mut conforming = value.clone();
     assert_eq!(conform_message(message, &mut conforming).unwrap(), []);
     assert_eq!(conforming, value, "nothing is left for conform to do");
@@ -179,20 +184,30 @@ fn objects_survive() {
         },
         "status": {},
     }));
-    check(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {}, "data": {"a": "ä"}, "binaryData": {"b": "/wA="}}));
-    check(json!({"apiVersion": "v1", "kind": "Secret", "metadata": {}, "data": {"empty": "", "b": "AQI="}, "type": "Opaque"}));
+    check(
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {}, "data": {"a": "ä"}, "binaryData": {"b": "/wA="}}),
+    );
+    check(
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {}, "data": {"empty": "", "b": "AQI="}, "type": "Opaque"}),
+    );
     check(json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {},
         "spec": {"holderIdentity": "h", "leaseDurationSeconds": 0, "renewTime": "2026-01-02T03:04:05.678901Z"}}));
-    check(json!({"apiVersion": "apps/v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0, "propagationPolicy": "Foreground",
-        "preconditions": {"uid": "u"}, "dryRun": ["All"]}));
-    check(json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "metadata": {}, "status": {"allowed": false},
-        "spec": {"user": "u", "extra": {"scopes": ["a", "b"]}, "nonResourceAttributes": {"path": "/", "verb": "get"}}}));
-    check(json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "w.e.x"},
+    check(
+        json!({"apiVersion": "apps/v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0, "propagationPolicy": "Foreground",
+        "preconditions": {"uid": "u"}, "dryRun": ["All"]}),
+    );
+    check(
+        json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "metadata": {}, "status": {"allowed": false},
+        "spec": {"user": "u", "extra": {"scopes": ["a", "b"]}, "nonResourceAttributes": {"path": "/", "verb": "get"}}}),
+    );
+    check(
+        json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "w.e.x"},
         "spec": {"group": "e.x", "names": {"plural": "w", "kind": "W"}, "scope": "Cluster", "versions": [{"name": "v1",
             "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object", "maximum": 1.5, "default": {"a": [1]},
             "properties": {"p": {"items": {"type": "string"}, "additionalProperties": false, "dependencies": {"d": ["x"]}}},
             "additionalProperties": {"type": "integer"}, "enum": [1, "a"]}}}]},
-        "status": {"acceptedNames": {"plural": "", "kind": ""}, "storedVersions": ["v1"]}}));
+        "status": {"acceptedNames": {"plural": "", "kind": ""}, "storedVersions": ["v1"]}}),
+    );
 }
 
 /// Bodies that kubectl 1.32.4 sent: `kubectl create configmap|deployment|secret|token|pdb|quota|cronjob`

@@ -139,7 +139,9 @@ impl Walk {
             (Type::Duration, Value::String(text)) => return scalar::duration(text).map_err(TypeError),
             (Type::Time | Type::MicroTime | Type::Duration, _) => {
                 let found = json_type(value);
-                return Err(TypeError(format!("json: cannot unmarshal {found} into Go value of type string")));
+                return Err(TypeError(format!(
+                    "json: cannot unmarshal {found} into Go value of type string"
+                )));
             }
             _ => false,
         };
@@ -265,7 +267,9 @@ fn zero(type_: &Type) -> Value {
         Type::Duration => Value::from("0s"),
         Type::Message(_) | Type::Map(_) => Value::Object(Map::new()),
         Type::List(_) | Type::StringList => Value::Array(Vec::new()),
-        Type::Time | Type::MicroTime | Type::Json | Type::SchemaOrArray | Type::SchemaOrStrings => Value::Null,
+        Type::Time | Type::MicroTime | Type::Json | Type::SchemaOrArray | Type::SchemaOrStrings => {
+            Value::Null
+        }
     }
 }
 

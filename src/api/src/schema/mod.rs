@@ -146,6 +146,8 @@ impl Field {
 pub struct Strategy {
     /// Lists are merged (by [`Field::merge_key`], or as a set of scalars) instead of replaced.
     pub merge: bool,
+    /// Maps are replaced instead of merged.
+    pub replace: bool,
     /// The map (or every item of the list) may be cleared of fields by `$retainKeys`.
     pub retain_keys: bool,
 }
@@ -221,6 +223,15 @@ impl MessageRef {
 impl fmt::Debug for MessageRef {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "message {}", self.0)
+    }
+}
+
+/// How many lists and objects stand in one another: 0 for a scalar.
+pub(crate) fn height(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(height).max().unwrap_or(0),
+        Value::Object(map) => 1 + map.values().map(height).max().unwrap_or(0),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 0,
     }
 }
 

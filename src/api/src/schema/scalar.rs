@@ -25,7 +25,10 @@ pub(super) fn micro_time(text: &str) -> Result<Option<String>, String> {
 
 /// A time of that length that ends in `Z` and that jiff can read: nothing to change.
 fn is_canonical(text: &str, length: usize) -> bool {
-    text.len() == length && text.as_bytes().get(10) == Some(&b'T') && text.ends_with('Z') && read(text).is_some()
+    text.len() == length
+        && text.as_bytes().get(10) == Some(&b'T')
+        && text.ends_with('Z')
+        && read(text).is_some()
 }
 
 fn read(text: &str) -> Option<Timestamp> {
@@ -33,9 +36,11 @@ fn read(text: &str) -> Option<Timestamp> {
     let shape = b"0000-00-00T00:00:00";
     let bytes = text.as_bytes();
     let plain = bytes.len() > shape.len()
-        && bytes.iter().zip(shape).all(|(&byte, &want)| {
-            if want == b'0' { byte.is_ascii_digit() } else { byte == want }
-        });
+        && bytes.iter().zip(shape).all(
+            |(&byte, &want)| {
+                if want == b'0' { byte.is_ascii_digit() } else { byte == want }
+            },
+        );
     let zone = text.get(19..)?.trim_start_matches(|c: char| c == '.' || c.is_ascii_digit());
     let zoned = zone == "Z" || (zone.len() == 6 && zone.as_bytes()[3] == b':');
     if !(plain && zoned) {

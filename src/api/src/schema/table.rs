@@ -254,8 +254,12 @@ impl Field {
             "default" => self.default = Some(value),
             "go" => self.go_type = Some(value),
             "patch" => {
-                self.strategy.merge = value.split(',').any(|word| word == "merge");
-                self.strategy.retain_keys = value.split(',').any(|word| word == "retainKeys");
+                let says = |strategy| value.split(',').any(|word| word == strategy);
+                self.strategy = Strategy {
+                    merge: says("merge"),
+                    replace: says("replace"),
+                    retain_keys: says("retainKeys"),
+                };
             }
             "list" => {
                 self.topology = match value {

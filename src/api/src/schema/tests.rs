@@ -1,12 +1,12 @@
 //! The table is whole, and objects are made to fit it as Kubernetes does.
 
-use std::sync::Arc;
-
-use proptest::prelude::{BoxedStrategy, Just, Strategy as _, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
+use proptest::prelude::{
+    BoxedStrategy, Just, Strategy as _, any, prop_assert, prop_assert_eq, prop_oneof, proptest,
+};
 use serde_json::json;
 
 use super::*;
-use crate::kind::{Cell, Column, Hooks, Kind, Scope};
+use crate::testing::kind;
 
 #[test]
 fn the_table_is_whole() {
@@ -38,7 +38,9 @@ fn messages_are_found() {
     assert_eq!(containers.topology, Topology::Map(vec!["name"]));
     let volume = message("core.v1.Volume").unwrap();
     assert_eq!(volume.field("emptyDir").unwrap().number, 0, "a field of the inlined VolumeSource");
-    assert!(matches!(volume.on_wire(2), Some(OnWire::Inline(source)) if source.name == "core.v1.VolumeSource"));
+    assert!(
+        matches!(volume.on_wire(2), Some(OnWire::Inline(source)) if source.name == "core.v1.VolumeSource")
+    );
 }
 
 #[track_caller]
@@ -169,40 +171,15 @@ fn wrong_types_are_named_as_go_names_them() {
 
 #[test]
 fn problems_are_capped() {
-    let mut object: Value = (0..1000).map(|n| (format!("f{n}"), json!(1))).collect::<serde_json::Map<_, _>>().into();
+    let mut object: Value =
+        (0..1000).map(|n| (format!("f{n}"), json!(1))).collect::<serde_json::Map<_, _>>().into();
     let problems = conform_message(message("core.v1.Pod").unwrap(), &mut object).unwrap();
     assert_eq!((problems.len(), object), (MAX_PROBLEMS, json!({})));
 }
 
-struct NoHooks;
-impl Hooks for NoHooks {
-    fn validate_name(&self, _: &str) -> Option<String> {
-        None
-    }
-    fn columns(&self) -> &[Column] {
-        &[]
-    }
-    fn row(&self, _: &Value, _: jiff::Timestamp) -> Vec<Cell> {
-        Vec::new()
-    }
-}
-
 #[test]
 fn custom_objects_keep_everything_but_their_metadata_is_checked() {
-    let kind = Kind {
-        group: "example.com".into(),
-        version: "v1".into(),
-        kind: "Widget".into(),
-        plural: "widgets".into(),
-        singular: "widget".into(),
-        short_names: vec![],
-        categories: vec![],
-        scope: Scope::Namespaced,
-        message: "".into(),
-        storage: "widgets.example.com".into(),
-        subresources: vec![],
-        hooks: Arc::new(NoHooks),
-    };
+    let kind = kind("example.com", "Widget", "widgets", "");
     let mut object = json!({"metadata": {"name": "w", "oops": 1}, "spec": {"a": null}});
     let problems = conform(&kind, &mut object).unwrap();
     assert_eq!(problems, [StrictProblem::UnknownField("metadata.oops".into())]);
@@ -222,12 +199,21 @@ fn duplicate_fields_are_reported() {
         assert_eq!(value, want);
         assert_eq!(found.iter().map(StrictProblem::to_string).collect::<Vec<_>>(), problems);
     }
-    check(r#"{"a": {"b": 1, "b": 2}, "a": 3}"#, json!({"a": 3}), &[
-        r#"duplicate field "a.b""#,
-        r#"duplicate field "a""#,
-    ]);
-    check(r#"[{"a": [{"b": 1, "b": 1.5}]}]"#, json!([{"a": [{"b": 1.5}]}]), &[r#"duplicate field "[0].a[0].b""#]);
-    check(r#"{"a": -1, "b": null, "c": true, "d": "\u00e4"}"#, json!({"a": -1, "b": null, "c": true, "d": "ä"}), &[]);
+    check(
+        r#"{"a": {"b": 1, "b": 2}, "a": 3}"#,
+        json!({"a": 3}),
+        &[r#"duplicate field "a.b""#, r#"duplicate field "a""#],
+    );
+    check(
+        r#"[{"a": [{"b": 1, "b": 1.5}]}]"#,
+        json!([{"a": [{"b": 1.5}]}]),
+        &[r#"duplicate field "[0].a[0].b""#],
+    );
+    check(
+        r#"{"a": -1, "b": null, "c": true, "d": "\u00e4"}"#,
+        json!({"a": -1, "b": null, "c": true, "d": "ä"}),
+        &[],
+    );
 }
 
 #[test]
@@ -266,10 +252,7 @@ fn any_json() -> BoxedStrategy<Value> {
         "[a-z0-9]{0,4}".prop_map(Value::from),
     ];
     leaf.prop_recursive(5, 64, 6, |inner| {
-        let field = prop_oneof![
-            proptest::sample::select(FIELDS).prop_map(str::to_owned),
-            "[a-z]{1,3}",
-        ];
+        let field = prop_oneof![proptest::sample::select(FIELDS).prop_map(str::to_owned), "[a-z]{1,3}",];
         prop_oneof![
             proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
             proptest::collection::btree_map(field, inner, 0..6)
@@ -280,8 +263,24 @@ fn any_json() -> BoxedStrategy<Value> {
 }
 
 const FIELDS: &[&str] = &[
-    "metadata", "spec", "status", "containers", "volumes", "name", "labels", "ports", "containerPort", "env",
-    "value", "resources", "limits", "cpu", "emptyDir", "hostNetwork", "ownerReferences", "creationTimestamp",
+    "metadata",
+    "spec",
+    "status",
+    "containers",
+    "volumes",
+    "name",
+    "labels",
+    "ports",
+    "containerPort",
+    "env",
+    "value",
+    "resources",
+    "limits",
+    "cpu",
+    "emptyDir",
+    "hostNetwork",
+    "ownerReferences",
+    "creationTimestamp",
 ];
 
 proptest! {

@@ -42,9 +42,7 @@ impl FieldSelector {
 
     /// The one value of one field.
     pub fn equals(field: &str, value: &str) -> FieldSelector {
-        FieldSelector {
-            terms: vec![Term { field: field.to_owned(), value: value.to_owned(), equal: true }],
-        }
+        FieldSelector { terms: vec![Term { field: field.to_owned(), value: value.to_owned(), equal: true }] }
     }
 
     /// True if it restricts nothing.

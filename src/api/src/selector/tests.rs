@@ -17,13 +17,42 @@ fn label_selectors_match() {
         assert_eq!(LabelSelector::parse(selector).unwrap().matches(labels), want, "{selector}");
     }
     for yes in [
-        "", "app=web", "app==web", "app = web , tier=front", "app!=db", "gone!=x", "app in (web,db)", "app notin (db)",
-        "gone notin (x)", "app", "!gone", "n>4", "n<6", "empty=", "empty", "empty in ()", "empty in (,x)",
-        "in notin (in)", "app in (web),!gone,tier!=back",
+        "",
+        "app=web",
+        "app==web",
+        "app = web , tier=front",
+        "app!=db",
+        "gone!=x",
+        "app in (web,db)",
+        "app notin (db)",
+        "gone notin (x)",
+        "app",
+        "!gone",
+        "n>4",
+        "n<6",
+        "empty=",
+        "empty",
+        "empty in ()",
+        "empty in (,x)",
+        "in notin (in)",
+        "app in (web),!gone,tier!=back",
     ] {
         check(yes, &web, true);
     }
-    for no in ["app=db", "app!=web", "gone=x", "gone", "!app", "app notin (web,db)", "n>5", "n<5", "app>1", "empty=x", "gone=", "gone>1"] {
+    for no in [
+        "app=db",
+        "app!=web",
+        "gone=x",
+        "gone",
+        "!app",
+        "app notin (web,db)",
+        "n>5",
+        "n<5",
+        "app>1",
+        "empty=x",
+        "gone=",
+        "gone>1",
+    ] {
         check(no, &web, false);
     }
     let json = json!({"app": "web"});
@@ -54,17 +83,13 @@ fn label_selectors_fail_in_kubernetes_words() {
         "unable to parse requirement: values[0]: Invalid value: \"x\": for 'Gt', 'Lt' operators, the value must be an integer",
     );
     assert!(
-        LabelSelector::parse("-a=b")
-            .unwrap_err()
-            .to_string()
-            .starts_with("unable to parse requirement: <nil>: Invalid value: \"-a\": name part must consist of")
+        LabelSelector::parse("-a=b").unwrap_err().to_string().starts_with(
+            "unable to parse requirement: <nil>: Invalid value: \"-a\": name part must consist of"
+        )
     );
-    assert!(
-        LabelSelector::parse("a=-b")
-            .unwrap_err()
-            .to_string()
-            .starts_with("unable to parse requirement: values[0][a]: Invalid value: \"-b\": a valid label must be")
-    );
+    assert!(LabelSelector::parse("a=-b").unwrap_err().to_string().starts_with(
+        "unable to parse requirement: values[0][a]: Invalid value: \"-b\": a valid label must be"
+    ));
 }
 
 #[test]
@@ -102,7 +127,9 @@ fn field_selectors() {
         "odd" => Some("a,b=c\\"),
         _ => None,
     };
-    for yes in ["", "metadata.name=n", "metadata.name==n,status.phase!=Failed", "spec.nodeName=", r"odd=a\,b\=c\\"] {
+    for yes in
+        ["", "metadata.name=n", "metadata.name==n,status.phase!=Failed", "spec.nodeName=", r"odd=a\,b\=c\\"]
+    {
         assert!(FieldSelector::parse(yes).unwrap().matches(object), "{yes}");
     }
     for no in ["metadata.name=m", "metadata.name!=n", "spec.nodeName=x", "spec.nodeName!="] {
