@@ -419,6 +419,7 @@ fn summary(body: &[u8]) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::needless_pass_by_value, reason = "tables of JSON literals read better without references")]
 mod tests {
     use super::*;
     use crate::{
@@ -468,13 +469,7 @@ mod tests {
             "Operation cannot be fulfilled on pods \"a\": the object has been modified; please apply your changes to the latest version and try again",
             about.clone(),
         );
-        check(
-            &Status::forbidden(&pod, "a", "no"),
-            403,
-            "Forbidden",
-            "pods \"a\" is forbidden: no",
-            about.clone(),
-        );
+        check(&Status::forbidden(&pod, "a", "no"), 403, "Forbidden", "pods \"a\" is forbidden: no", about);
         check(
             &Status::forbidden(&pod, "", "no"),
             403,

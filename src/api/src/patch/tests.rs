@@ -1,5 +1,7 @@
 //! Patches do what Kubernetes does, and never harm.
 
+#![allow(clippy::needless_pass_by_value, reason = "tables of JSON literals read better without references")]
+
 use proptest::prelude::{
     BoxedStrategy, Just, Strategy as _, any, prop_assert, prop_assert_eq, prop_oneof, proptest,
 };
@@ -195,7 +197,7 @@ mod strategic_patches {
         );
         check(
             SPEC,
-            containers.clone(),
+            containers,
             json!({"containers": [{"name": "a", "ports": [{"containerPort": 80, "name": null}]}]}),
             json!({"containers": [{"name": "a", "image": "1", "ports": [{"containerPort": 80}]}, {"name": "b", "image": "1"}]}),
         );

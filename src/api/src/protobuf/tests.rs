@@ -1,5 +1,7 @@
 //! Bodies are decoded as the same client would have sent them as JSON.
 
+#![allow(clippy::needless_pass_by_value, reason = "tables of JSON literals read better without references")]
+
 use proptest::prelude::{Just, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
 use serde_json::json;
 

@@ -1,5 +1,7 @@
 //! The table is whole, and objects are made to fit it as Kubernetes does.
 
+#![allow(clippy::needless_pass_by_value, reason = "tables of JSON literals read better without references")]
+
 use proptest::prelude::{
     BoxedStrategy, Just, Strategy as _, any, prop_assert, prop_assert_eq, prop_oneof, proptest,
 };
@@ -112,7 +114,8 @@ fn objects_are_made_to_fit() {
 fn wrong_types_are_named_as_go_names_them() {
     #[track_caller]
     fn check(message_name: &str, object: Value, want: &str) {
-        let error = conform_message(message(message_name).unwrap(), &mut object.clone()).unwrap_err();
+        let mut object = object;
+        let error = conform_message(message(message_name).unwrap(), &mut object).unwrap_err();
         assert_eq!(error.to_string(), want);
     }
     check(
