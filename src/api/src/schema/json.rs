@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value, error::Category};
 
-use super::{MAX_PROBLEMS, Place, Step, StrictProblem};
+use super::{MAX_DEPTH, MAX_PROBLEMS, Place, Step, StrictProblem};
 
 /// A body that is not JSON, or is nested too deeply.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -63,6 +63,12 @@ fn character(bytes: &[u8], line: usize, column: usize) -> Option<String> {
     })
 }
 
+impl Place<'_> {
+    fn check_depth<E: serde::de::Error>(&self) -> Result<(), E> {
+        if self.depth < MAX_DEPTH { Ok(()) } else { Err(E::custom("exceeded max depth")) }
+    }
+}
+
 struct Node<'a> {
     place: &'a Place<'a>,
     problems: &'a mut Vec<StrictProblem>,
@@ -112,6 +118,7 @@ impl<'de> Visitor<'de> for Node<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        self.place.check_depth()?;
         let mut list = Vec::new();
         loop {
             let place = self.place.below(Step::Item(list.len()));
@@ -123,6 +130,7 @@ impl<'de> Visitor<'de> for Node<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        self.place.check_depth()?;
         let mut map = Map::new();
         while let Some(key) = entries.next_key::<String>()? {
             let place = self.place.below(Step::Field(&key));

@@ -21,9 +21,19 @@ use serde_json::Value;
 pub use conform::{TypeError, conform, conform_message};
 pub use json::{ParseError, parse_json};
 
-/// Deepest nesting of a JSON document: what serde_json reads back. Bodies that are deeper are refused,
-/// so that everything that walks an object may recurse.
-pub const MAX_DEPTH: usize = 127;
+/// Deepest nesting of an object: bodies that are deeper are refused, so that everything that walks an
+/// object may recurse.
+///
+/// serde_json, which also reads our answers in most Rust clients, stops at 127. An answer puts an object
+/// into a list, a table or a watch event, and managed fields repeat its nesting four levels down, hence the
+/// distance. The deepest custom resource definitions in use have about half of this.
+pub const MAX_DEPTH: usize = 100;
+
+/// True if the value is nested deeper than [`MAX_DEPTH`]. For bodies that do not come through
+/// [`parse_json`], such as YAML.
+pub fn is_too_deep(value: &Value) -> bool {
+    height(value) > MAX_DEPTH
+}
 
 /// The message of that name, e.g. `core.v1.Pod`.
 pub fn message(name: &str) -> Option<&'static Message> {
