@@ -1,1 +1,41 @@
-//! Room `node`.
+//! The node agent: turns pods bound to this node into running containers and says how they are doing.
+//!
+//! It is a client of the API like any other: it reads pods, services and what they refer to from shared
+//! informers, and writes statuses, events, its Node and its Lease. It runs guests through
+//! `coracle-runtime`, gives them files from `coracle-vfs`, a network from `coracle-network` and modules
+//! from `coracle-image`. It must never decide where a pod runs, change a pod's spec, or poll.
+//!
+//! Read first: [`Node`] (build, router, ready, shutdown), then `state` (a pod's life as a pure machine),
+//! `worker` (the task that lives it) and `status` (what is said of it).
+//!
+//! ```text
+//!  informers ── dispatch ──> worker (one task per pod) ── status_writer ──> API
+//!                              │ machine: input → effects      recorder ──> events
+//!                              ├─ volumes, images, launch → runtime
+//!                              ├─ logs  <── guests             kubelet_api <── API server
+//!                              └─ probes (one task for all)
+//! ```
+
+mod agent;
+mod backoff;
+mod context;
+mod dirs;
+mod env;
+mod handle;
+mod host;
+mod images;
+mod kubelet_api;
+mod launch;
+mod logs;
+mod network_feed;
+mod probes;
+mod registration;
+mod sources;
+mod state;
+mod status;
+mod status_writer;
+mod table;
+mod volumes;
+mod worker;
+
+pub use agent::{Config, Deps, Node, NodeError};

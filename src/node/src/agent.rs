@@ -1,0 +1,280 @@
+//! The agent's life: register, wait for pod addresses, build the network, become Ready, run pods.
+//!
+//! ```text
+//!  build ─> register ─> wait for spec.podCIDR ─> fabric, informers ─> report Ready ─> pods come and go
+//!                                                                                     └─> shutdown
+//! ```
+
+use std::{
+    collections::HashSet,
+    net::IpAddr,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use coracle_client::{Delta, EventType, Informers, Recorder};
+use coracle_image::Images;
+use coracle_network::Fabric;
+use coracle_runtime::Runtime;
+use ipnet::Ipv4Net;
+use k8s_openapi::api::core::v1::{Node as NodeObject, Pod, Service};
+use kube::Client;
+use tokio::{sync::watch, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    context::Context,
+    dirs,
+    host::Capacity,
+    images::Puller,
+    kubelet_api,
+    logs::LogBook,
+    network_feed,
+    probes::Prober,
+    registration::{Identity, Registration},
+    sources::Sources,
+    status_writer::StatusWriter,
+    table::PodTable,
+    worker,
+};
+
+/// The facts a node is built from.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The name of the Node object.
+    pub name: String,
+    /// The node's address: what its InternalIP says, and where NodePorts listen.
+    pub address: IpAddr,
+    /// The data folder: `pods/` and `logs/` in it are the node's.
+    pub data_dir: PathBuf,
+    /// How many pods the node offers to run.
+    pub max_pods: u32,
+    /// What `kubeletVersion` says.
+    pub version: String,
+    /// Where service addresses come from.
+    pub service_cidr: Ipv4Net,
+}
+
+/// What a node works with.
+pub struct Deps {
+    /// The node's own door to the API.
+    pub client: Client,
+    /// What the process has seen of the API.
+    pub informers: Informers,
+    /// What runs containers.
+    pub runtime: Arc<Runtime>,
+    /// Where images are.
+    pub images: Arc<Images>,
+}
+
+/// A node could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// A folder of the node cannot be made.
+    #[error("cannot make the folder {path}")]
+    Folder {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// A running node agent.
+///
+/// Guarantees: a pod's containers run at most once at a time; nothing of a pod is left on disk after its
+/// object is gone; a pod that is bound to this node when it starts is run (again) in the same object.
+pub struct Node {
+    context: Arc<Context>,
+    ready: watch::Receiver<bool>,
+}
+
+impl Node {
+    /// Starts the agent. Must be called inside a Tokio runtime.
+    pub fn build(config: Config, deps: Deps) -> Result<Node, NodeError> {
+        let folder = |name: &str| {
+            let path = config.data_dir.join(name);
+            std::fs::create_dir_all(&path)
+                .map_err(|source| NodeError::Folder { path: path.clone(), source })?;
+            Ok(path)
+        };
+        let pods_dir = folder("pods")?;
+        let logs_dir = folder("logs")?;
+        let capacity = Capacity::measure(&config.data_dir);
+        let recorder = Recorder::new(deps.client.clone(), "kubelet", &config.name);
+        let context = Arc::new(Context {
+            node_name: config.name.clone(),
+            host_ip: config.address,
+            pods_dir,
+            allocatable: capacity.allocatable(),
+            pods: deps.informers.get::<Pod>(),
+            services: deps.informers.get::<Service>(),
+            sources: Arc::new(Sources::new(&deps.informers)),
+            runtime: deps.runtime,
+            puller: Puller::new(deps.images.clone()),
+            prober: Prober::new(recorder.clone()),
+            recorder,
+            statuses: StatusWriter::new(deps.client.clone()),
+            logs: LogBook::new(logs_dir),
+            table: PodTable::default(),
+            fabric: OnceLock::new(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        });
+        let identity = Identity {
+            name: config.name.clone(),
+            address: config.address,
+            max_pods: config.max_pods,
+            version: config.version.clone(),
+            data_dir: config.data_dir.clone(),
+            capacity,
+        };
+        let registration = Registration::new(
+            identity,
+            deps.client,
+            deps.informers.get::<NodeObject>(),
+            deps.images,
+            context.stop.clone(),
+        );
+        let (tell_ready, ready) = watch::channel(false);
+        let agent = Agent {
+            context: context.clone(),
+            config,
+            informers: deps.informers,
+            registration: Arc::new(registration),
+            ready: tell_ready,
+        };
+        let stop = context.stop.clone();
+        context.tasks.spawn(async move { stop.run_until_cancelled_owned(agent.run()).await });
+        Ok(Node { context, ready })
+    }
+
+    /// The kubelet API.
+    pub fn router(&self) -> axum::Router {
+        kubelet_api::router(self.context.clone())
+    }
+
+    /// Waits until the Node object says that the node is Ready.
+    pub async fn ready(&self) {
+        // An error means that the agent has ended, and then nobody waits for it to become ready.
+        let _ = self.ready.clone().wait_for(|ready| *ready).await;
+    }
+
+    /// Ends all guests and tasks. Pod objects are left as they are, so that the pods run again when the
+    /// node comes back. What does not end before the deadline is abandoned.
+    pub async fn shutdown(self, deadline: Duration) {
+        let end = Instant::now() + deadline;
+        let context = &self.context;
+        context.stop.cancel();
+        context.table.all().iter().for_each(|handle| handle.shutdown());
+        context.statuses.shutdown();
+        context.tasks.close();
+        let last = async {
+            context.tasks.wait().await;
+            if let Some(fabric) = context.fabric.get() {
+                fabric.shutdown().await;
+            }
+            context.recorder.shutdown().await;
+        };
+        if tokio::time::timeout_at(end, last).await.is_err() {
+            tracing::warn!(tasks = context.tasks.len(), "the node did not end in time");
+        }
+    }
+}
+
+/// What the agent's own task works with.
+struct Agent {
+    context: Arc<Context>,
+    config: Config,
+    informers: Informers,
+    registration: Arc<Registration>,
+    ready: watch::Sender<bool>,
+}
+
+impl Agent {
+    async fn run(self) {
+        let Agent { context, config, informers, registration, ready } = self;
+        let node = registration.register().await;
+        let lease = registration.clone();
+        let registered = node.clone();
+        context.tasks.spawn(async move { lease.keep_lease(&registered).await });
+        let Some(pod_cidr) = registration.pod_cidr(&node).await else { return };
+        let fabric = Fabric::build(coracle_network::Config {
+            pod_cidr,
+            service_cidr: config.service_cidr,
+            node_addresses: vec![config.address],
+            node_port_bind: config.address,
+            ..coracle_network::Config::default()
+        });
+        let fabric = context.fabric.get_or_init(|| fabric);
+        let stop = &context.stop;
+        let task = |future: futures::future::BoxFuture<'static, ()>| {
+            let stop = stop.clone();
+            context.tasks.spawn(async move { stop.run_until_cancelled_owned(future).await });
+        };
+        task(Box::pin(network_feed::run(informers, fabric.clone())));
+        task(Box::pin(context.sources.clone().run()));
+        let prober = context.prober.clone();
+        context.tasks.spawn(prober.run(fabric.clone(), context.tasks.clone(), stop.clone()));
+        context.statuses.start(&context.tasks);
+
+        context.pods.synced().await;
+        context.services.synced().await;
+        context.sources.synced().await;
+        sweep(&context).await;
+
+        registration.report().await;
+        let status = registration.clone();
+        context.tasks.spawn(async move { status.keep_status().await });
+        let message = format!("Node {} status is now: NodeReady", config.name);
+        context.recorder.event(&registration.reference(), EventType::Normal, "NodeReady", &message);
+        tracing::info!(node = config.name, %pod_cidr, "the node is ready");
+        // Nobody may be waiting.
+        let _ = ready.send(true);
+        dispatch(&context).await;
+    }
+}
+
+/// Gives every change of this node's pods to the pod's worker, until the informer ends.
+async fn dispatch(context: &Arc<Context>) {
+    let mut deltas = context.pods.subscribe();
+    while let Some(delta) = deltas.next().await {
+        let pod = delta.object();
+        let bound = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+        if bound != Some(&context.node_name) {
+            continue;
+        }
+        if let Delta::Deleted(pod) = &delta {
+            if let Some(handle) = context.table.get(pod.metadata.uid.as_deref().unwrap_or_default()) {
+                handle.gone();
+            }
+            continue;
+        }
+        if let Some(handle) = context.table.apply(pod, needs_worker) {
+            context.tasks.spawn(worker::run(context.clone(), handle, pod.clone()));
+        }
+    }
+}
+
+/// A pod that is over needs nobody, until it is to be deleted.
+fn needs_worker(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    pod.metadata.deletion_timestamp.is_some() || !matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// Removes what pods that are gone have left on disk.
+async fn sweep(context: &Arc<Context>) {
+    let uids: HashSet<String> =
+        context.pods.list().iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
+    let context = context.clone();
+    let swept = tokio::task::spawn_blocking(move || {
+        let keep = |uid: &str| uids.contains(uid);
+        dirs::sweep(&context.pods_dir, &keep)?;
+        context.logs.sweep(&keep)
+    });
+    if let Ok(Err(error)) = swept.await {
+        tracing::warn!(%error, "folders of pods that are gone were not removed");
+    }
+}

@@ -1,0 +1,109 @@
+//! What all pod workers of a node share.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
+
+use coracle_client::{EventType, Informer, Key, Recorder, clock};
+use coracle_network::Fabric;
+use coracle_runtime::Runtime;
+use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service};
+use tokio::time::Instant;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    env::{self, Allocatable, PodFacts},
+    images::Puller,
+    logs::LogBook,
+    probes::Prober,
+    sources::Sources,
+    state::Now,
+    status_writer::StatusWriter,
+    table::PodTable,
+};
+
+/// What all pod workers of a node share.
+pub(crate) struct Context {
+    pub(crate) node_name: String,
+    pub(crate) host_ip: IpAddr,
+    pub(crate) pods_dir: PathBuf,
+    pub(crate) allocatable: Allocatable,
+    pub(crate) pods: Informer<Pod>,
+    pub(crate) services: Informer<Service>,
+    pub(crate) sources: Arc<Sources>,
+    pub(crate) runtime: Arc<Runtime>,
+    pub(crate) puller: Puller,
+    pub(crate) recorder: Recorder,
+    pub(crate) statuses: Arc<StatusWriter>,
+    pub(crate) prober: Prober,
+    pub(crate) logs: LogBook,
+    pub(crate) table: PodTable,
+    /// Set once the node knows its pod addresses; no worker runs before.
+    pub(crate) fabric: OnceLock<Arc<Fabric>>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Context {
+    /// What references in a pod's spec resolve to.
+    pub(crate) fn facts<'a>(&self, pod: &'a Pod, pod_ip: Option<IpAddr>) -> PodFacts<'a> {
+        PodFacts { pod, pod_ip, host_ip: self.host_ip, allocatable: self.allocatable }
+    }
+
+    /// The variables that tell a pod where services are.
+    pub(crate) fn service_variables(&self, pod: &Pod) -> BTreeMap<String, String> {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let links = pod.spec.as_ref().and_then(|spec| spec.enable_service_links).unwrap_or(true);
+        let mut services = if links { self.services.list_namespace(namespace) } else { Vec::new() };
+        if !links || namespace != "default" {
+            services.extend(self.services.get(&Key::new("default", "kubernetes")));
+        }
+        env::service_variables(namespace, links, services.iter().map(Arc::as_ref))
+    }
+
+    /// Tells users about a pod, or about one of its containers (by its index in the machine's plan).
+    pub(crate) fn tell(&self, pod: &Pod, index: Option<usize>, warning: bool, reason: &str, message: &str) {
+        let type_ = if warning { EventType::Warning } else { EventType::Normal };
+        self.recorder.event(&reference(pod, index), type_, reason, message);
+    }
+}
+
+/// How events refer to a pod or one of its containers.
+pub(crate) fn reference(pod: &Pod, index: Option<usize>) -> ObjectReference {
+    let meta = &pod.metadata;
+    ObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("Pod".into()),
+        namespace: meta.namespace.clone(),
+        name: meta.name.clone(),
+        uid: meta.uid.clone(),
+        resource_version: meta.resource_version.clone(),
+        field_path: index.and_then(|index| field_path(pod, index)),
+    }
+}
+
+fn field_path(pod: &Pod, index: usize) -> Option<String> {
+    let spec = pod.spec.as_ref()?;
+    let init = spec.init_containers.as_deref().unwrap_or_default();
+    match init.get(index) {
+        Some(container) => Some(format!("spec.initContainers{{{}}}", container.name)),
+        None => {
+            let container = spec.containers.get(index - init.len())?;
+            Some(format!("spec.containers{{{}}}", container.name))
+        }
+    }
+}
+
+/// The container at an index of the machine's plan: init containers first.
+pub(crate) fn container_at(pod: &Pod, index: usize) -> Option<&k8s_openapi::api::core::v1::Container> {
+    let spec = pod.spec.as_ref()?;
+    spec.init_containers.iter().flatten().chain(&spec.containers).nth(index)
+}
+
+/// Both clocks.
+pub(crate) fn now() -> Now {
+    Now { instant: Instant::now(), wall: clock::now() }
+}

@@ -1,0 +1,125 @@
+//! The door to a pod's worker: a mailbox that keeps the newest of each kind of news, and the logs of the
+//! pod's current runs. What a pod costs while nothing happens is this, its task and its containers.
+
+use std::sync::Arc;
+
+use coracle_client::Key;
+use k8s_openapi::api::core::v1::Pod;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::{logs::ContainerLog, state::ProbeKind};
+
+/// A probe's verdict that changed.
+#[derive(Clone, Debug)]
+pub(crate) struct ProbeWord {
+    pub(crate) index: usize,
+    pub(crate) run: i32,
+    pub(crate) probe: ProbeKind,
+    pub(crate) healthy: bool,
+}
+
+/// News for a worker.
+#[derive(Debug, Default)]
+pub(crate) struct Mail {
+    /// The newest state of the object.
+    pub(crate) pod: Option<Arc<Pod>>,
+    /// The object is gone.
+    pub(crate) gone: bool,
+    /// Something that the pod refers to has changed.
+    pub(crate) sources_changed: bool,
+    /// The agent stops: end the guests and leave the object alone.
+    pub(crate) shutdown: bool,
+    pub(crate) probes: Vec<ProbeWord>,
+}
+
+impl Mail {
+    fn is_empty(&self) -> bool {
+        self.pod.is_none() && !self.gone && !self.sources_changed && !self.shutdown && self.probes.is_empty()
+    }
+}
+
+/// The door to a pod's worker.
+#[derive(Debug)]
+pub(crate) struct PodHandle {
+    uid: Box<str>,
+    key: Key,
+    mail: Mutex<Mail>,
+    arrived: Notify,
+    logs: Mutex<Vec<Option<Arc<ContainerLog>>>>,
+}
+
+impl PodHandle {
+    pub(crate) fn new(pod: &Pod) -> PodHandle {
+        PodHandle {
+            uid: pod.metadata.uid.as_deref().unwrap_or_default().into(),
+            key: Key::of(&pod.metadata),
+            mail: Mutex::default(),
+            arrived: Notify::new(),
+            logs: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn uid(&self) -> &str {
+        &self.uid
+    }
+
+    pub(crate) fn key(&self) -> &Key {
+        &self.key
+    }
+
+    pub(crate) fn update(&self, pod: Arc<Pod>) {
+        self.post(|mail| mail.pod = Some(pod));
+    }
+
+    pub(crate) fn gone(&self) {
+        self.post(|mail| mail.gone = true);
+    }
+
+    pub(crate) fn sources_changed(&self) {
+        self.post(|mail| mail.sources_changed = true);
+    }
+
+    pub(crate) fn shutdown(&self) {
+        self.post(|mail| mail.shutdown = true);
+    }
+
+    pub(crate) fn probed(&self, word: ProbeWord) {
+        self.post(|mail| mail.probes.push(word));
+    }
+
+    /// What has arrived; waits if nothing has.
+    pub(crate) async fn mail(&self) -> Mail {
+        loop {
+            let mail = std::mem::take(&mut *self.mail.lock());
+            if !mail.is_empty() {
+                return mail;
+            }
+            self.arrived.notified().await;
+        }
+    }
+
+    /// True if nothing waits to be read.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.mail.lock().is_empty()
+    }
+
+    /// Notes the log of a container's newest run.
+    pub(crate) fn set_log(&self, index: usize, log: Arc<ContainerLog>) {
+        let mut logs = self.logs.lock();
+        if logs.len() <= index {
+            logs.resize(index + 1, None);
+        }
+        logs[index] = Some(log);
+    }
+
+    /// The log of a container's newest run in this process.
+    pub(crate) fn log(&self, index: usize) -> Option<Arc<ContainerLog>> {
+        self.logs.lock().get(index)?.clone()
+    }
+
+    fn post(&self, change: impl FnOnce(&mut Mail)) {
+        change(&mut self.mail.lock());
+        self.arrived.notify_one();
+    }
+}

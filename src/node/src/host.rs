@@ -1,0 +1,139 @@
+//! What the machine has and how it is doing, read from the kernel.
+
+use std::{fs, path::Path};
+
+use k8s_openapi::api::core::v1::NodeSystemInfo;
+
+use crate::env::Allocatable;
+
+/// Memory that must be left before pods are told to stay away. The kubelet's default hard threshold.
+const MEMORY_RESERVE: u64 = 100 << 20;
+/// The part of the disk that must be free. The kubelet's default hard threshold is 10 %.
+const DISK_RESERVE_PERCENT: u64 = 10;
+/// The version of Wasmtime, as containerd's stands in other nodes' `containerRuntimeVersion`.
+const WASMTIME_VERSION: &str = "48.0.8";
+
+/// What the machine has in total.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Capacity {
+    pub(crate) cpus: u64,
+    pub(crate) memory: u64,
+    pub(crate) disk: u64,
+}
+
+impl Capacity {
+    /// Measures the machine. `dir` lies on the disk that pods use.
+    pub(crate) fn measure(dir: &Path) -> Capacity {
+        let cpus = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
+        let memory = meminfo("MemTotal").unwrap_or(0);
+        Capacity { cpus, memory: memory.min(cgroup_limit().unwrap_or(u64::MAX)), disk: disk(dir).0 }
+    }
+
+    /// What pods may have of it.
+    pub(crate) fn allocatable(&self) -> Allocatable {
+        let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        Allocatable {
+            cpu_milli: signed(self.cpus * 1000),
+            memory: signed(self.memory.saturating_sub(MEMORY_RESERVE)),
+            ephemeral_storage: signed(self.disk / 100 * (100 - DISK_RESERVE_PERCENT)),
+        }
+    }
+}
+
+/// Whether the machine runs short of something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pressure {
+    pub(crate) memory: bool,
+    pub(crate) disk: bool,
+}
+
+impl Pressure {
+    pub(crate) fn measure(dir: &Path) -> Pressure {
+        let (total, free) = disk(dir);
+        Pressure {
+            memory: meminfo("MemAvailable").is_some_and(|bytes| bytes < MEMORY_RESERVE),
+            disk: total > 0 && free / (total / 100).max(1) < DISK_RESERVE_PERCENT,
+        }
+    }
+}
+
+/// `status.nodeInfo`.
+pub(crate) fn system_info(version: &str) -> NodeSystemInfo {
+    let machine_id = read("/etc/machine-id");
+    let system_uuid = Some(read("/sys/class/dmi/id/product_uuid")).filter(|uuid| !uuid.is_empty());
+    NodeSystemInfo {
+        architecture: architecture().into(),
+        boot_id: read("/proc/sys/kernel/random/boot_id"),
+        container_runtime_version: format!("wasmtime://{WASMTIME_VERSION}"),
+        kernel_version: read("/proc/sys/kernel/osrelease"),
+        kube_proxy_version: String::new(),
+        kubelet_version: version.to_owned(),
+        system_uuid: system_uuid.unwrap_or_else(|| machine_id.clone()),
+        machine_id,
+        operating_system: std::env::consts::OS.into(),
+        os_image: os_name(&read("/etc/os-release")),
+        swap: None,
+    }
+}
+
+/// The machine's architecture by the name that Kubernetes labels use.
+pub(crate) fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn os_name(release: &str) -> String {
+    let name = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    name.map_or_else(|| "Linux".into(), |name| name.trim_matches('"').to_owned())
+}
+
+/// A file of one line; empty if it cannot be read.
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+}
+
+fn meminfo(field: &str) -> Option<u64> {
+    memory_field(&fs::read_to_string("/proc/meminfo").ok()?, field)
+}
+
+fn memory_field(text: &str, field: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
+/// The memory limit that this process lives under, if there is one.
+fn cgroup_limit() -> Option<u64> {
+    fs::read_to_string("/sys/fs/cgroup/memory.max").ok()?.trim().parse().ok()
+}
+
+/// Total and free bytes of the disk that `dir` is on.
+fn disk(dir: &Path) -> (u64, u64) {
+    match rustix::fs::statvfs(dir) {
+        Ok(stat) => (stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize),
+        Err(_) => (0, 0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_read_in_bytes() {
+        let text = "MemTotal:       16384 kB\nMemFree:  1 kB\n";
+        assert_eq!(memory_field(text, "MemTotal"), Some(16 << 20));
+        assert_eq!(memory_field(text, "Mem"), None);
+        assert_eq!(memory_field("MemTotal: many kB", "MemTotal"), None);
+    }
+
+    #[test]
+    fn this_machine_can_be_measured() {
+        let capacity = Capacity::measure(Path::new("/"));
+        assert!(capacity.cpus > 0 && capacity.memory > 0 && capacity.disk > 0, "{capacity:?}");
+        assert_eq!(os_name("NAME=x\nPRETTY_NAME=\"Debian 12\"\n"), "Debian 12");
+    }
+}

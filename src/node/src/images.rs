@@ -1,0 +1,168 @@
+//! Images for containers: pull policy, events and errors in the kubelet's words. The image store sees to
+//! it that pods which want the same image wait for one pull.
+
+use std::sync::Arc;
+
+use coracle_image::{Image, Images, Reference};
+use k8s_openapi::api::core::v1::{Container, ContainerImage};
+use tokio::time::Instant;
+
+use crate::{backoff::go_duration, state::Waiting};
+
+/// `imagePullPolicy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Policy {
+    Always,
+    IfNotPresent,
+    Never,
+}
+
+impl Policy {
+    fn of(container: &Container, image: &str) -> Policy {
+        match container.image_pull_policy.as_deref() {
+            Some("Always") => Policy::Always,
+            Some("Never") => Policy::Never,
+            Some("IfNotPresent") => Policy::IfNotPresent,
+            // The API server fills this in; it is unset only in pods that it never saw.
+            _ if has_moving_tag(image) => Policy::Always,
+            _ => Policy::IfNotPresent,
+        }
+    }
+}
+
+/// True for `latest`, said or unsaid.
+fn has_moving_tag(image: &str) -> bool {
+    let last = image.rsplit('/').next().unwrap_or(image);
+    !last.contains('@') && last.rsplit_once(':').is_none_or(|(_, tag)| tag == "latest")
+}
+
+/// Gets images for containers.
+pub(crate) struct Puller {
+    images: Arc<Images>,
+}
+
+/// Tells users about a pull: warning, reason, message.
+pub(crate) type Tell<'a> = &'a (dyn Fn(bool, &'static str, String) + Send + Sync);
+
+impl Puller {
+    pub(crate) fn new(images: Arc<Images>) -> Puller {
+        Puller { images }
+    }
+
+    /// The image of a container, pulled if its policy says so.
+    pub(crate) async fn image(&self, container: &Container, tell: Tell<'_>) -> Result<Image, Waiting> {
+        let name = container.image.as_deref().unwrap_or_default();
+        let reference = Reference::parse(name).map_err(|error| {
+            let message =
+                format!("Failed to apply default image tag \"{name}\": couldn't parse image name: {error}");
+            tell(true, "InspectFailed", message.clone());
+            Waiting { reason: "InvalidImageName", message: Some(message.into()) }
+        })?;
+        let policy = Policy::of(container, name);
+        let present = if policy == Policy::Always { None } else { self.images.find(&reference) };
+        match (present, policy) {
+            (Some(image), _) => {
+                tell(false, "Pulled", format!("Container image \"{name}\" already present on machine"));
+                Ok(image)
+            }
+            (None, Policy::Never) => {
+                let message = format!("Container image \"{name}\" is not present with pull policy of Never");
+                tell(true, "ErrImageNeverPull", message.clone());
+                Err(Waiting { reason: "ErrImageNeverPull", message: Some(message.into()) })
+            }
+            (None, Policy::Always | Policy::IfNotPresent) => self.pull(name, &reference, tell).await,
+        }
+    }
+
+    async fn pull(&self, name: &str, reference: &Reference, tell: Tell<'_>) -> Result<Image, Waiting> {
+        tell(false, "Pulling", format!("Pulling image \"{name}\""));
+        let begun = Instant::now();
+        match self.images.pull(reference, None).await {
+            Ok(image) => {
+                let took = go_duration(begun.elapsed());
+                tell(
+                    false,
+                    "Pulled",
+                    format!(
+                        "Successfully pulled image \"{name}\" in {took} ({took} including waiting). Image size: {} bytes.",
+                        image.size
+                    ),
+                );
+                Ok(image)
+            }
+            Err(error) => {
+                let message = format!("failed to pull and unpack image \"{name}\": {}", chain(&error));
+                tell(true, "Failed", format!("Failed to pull image \"{name}\": {message}"));
+                Err(Waiting { reason: "ErrImagePull", message: Some(message.into()) })
+            }
+        }
+    }
+}
+
+/// An error with its sources in one line, for events and states.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+/// `imageID` in a container's status: the repository with the digest.
+pub(crate) fn image_id(name: &str, digest: &str) -> String {
+    let repository = name.split_once('@').map_or(name, |(repository, _)| repository);
+    let after_slash = repository.rfind('/').map_or(0, |at| at + 1);
+    let repository = match repository[after_slash..].find(':') {
+        Some(colon) => &repository[..after_slash + colon],
+        None => repository,
+    };
+    format!("{repository}@{digest}")
+}
+
+/// `status.images` of the node: the images that can run here, the largest first, at most `max`.
+pub(crate) fn node_images(images: &Images, max: usize) -> Vec<ContainerImage> {
+    let mut all: Vec<_> = images
+        .list()
+        .into_iter()
+        .map(|listed| ContainerImage {
+            size_bytes: i64::try_from(listed.image.size).ok(),
+            names: Some(listed.names),
+        })
+        .collect();
+    all.sort_by(|a, b| b.size_bytes.cmp(&a.size_bytes).then_with(|| a.names.cmp(&b.names)));
+    all.truncate(max);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn image_ids_name_the_repository_and_the_digest() {
+        for (name, id) in [
+            ("web", "web@d"),
+            ("registry.local/web:1", "registry.local/web@d"),
+            ("host:5000/a/web", "host:5000/a/web@d"),
+            ("host:5000/a/web:2@sha256:00", "host:5000/a/web@d"),
+        ] {
+            assert_eq!(image_id(name, "d"), id);
+        }
+    }
+
+    #[test]
+    fn moving_tags() {
+        for (name, moving) in [
+            ("web", true),
+            ("web:latest", true),
+            ("host:5000/web", true),
+            ("web:1", false),
+            ("web@sha256:0", false),
+        ] {
+            assert_eq!(has_moving_tag(name), moving, "{name}");
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! Container logs: what guests write to stdout and stderr, in files of the CRI format, one per run:
+//! `DIR/<namespace>_<pod>_<uid>/<container>/<restart>.log`.
+//!
+//! Nothing is created for a container that never writes, and few files are open at a time: thousands of
+//! silent or idle containers cost no file handle. A line is in the file (and followers are told) before
+//! the guest's write returns.
+
+mod book;
+mod format;
+mod options;
+mod read;
+mod writer;
+
+pub(crate) use book::LogBook;
+pub(crate) use options::{LogOptions, LogQuery};
+pub(crate) use read::{Source, stream};
+pub(crate) use writer::{ContainerLog, LogOutput};

@@ -1,0 +1,213 @@
+//! What a probe's results amount to: thresholds, verdicts, and when to look again. Pure.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Probe;
+use tokio::time::Instant;
+
+use crate::state::ProbeKind;
+
+/// The first interval between the eager checks of a container that has just started.
+const EAGER_FIRST: Duration = Duration::from_millis(2);
+/// How much longer each eager interval is than the one before, in percent: what is waited in vain stays
+/// below half of what the guest took to come up.
+const EAGER_GROWTH: u32 = 150;
+
+/// The numbers of a probe, with Kubernetes' defaults filled in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Schedule {
+    pub(super) kind: ProbeKind,
+    pub(super) initial_delay: Duration,
+    pub(super) period: Duration,
+    pub(super) timeout: Duration,
+    success: u32,
+    failure: u32,
+}
+
+impl Schedule {
+    pub(super) fn of(probe: &Probe, kind: ProbeKind) -> Schedule {
+        let number = |field: Option<i32>, default: u32| {
+            field
+                .and_then(|number| u32::try_from(number).ok())
+                .filter(|number| *number > 0)
+                .unwrap_or(default)
+        };
+        let seconds = |field, default| Duration::from_secs(number(field, default).into());
+        Schedule {
+            kind,
+            initial_delay: seconds(probe.initial_delay_seconds, 0),
+            period: seconds(probe.period_seconds, 10),
+            timeout: seconds(probe.timeout_seconds, 1),
+            success: number(probe.success_threshold, 1),
+            failure: number(probe.failure_threshold, 3),
+        }
+    }
+}
+
+/// Where a probe stands.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Progress {
+    successes: u32,
+    failures: u32,
+    verdict: Option<bool>,
+    eager: Option<Eager>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Eager {
+    until: Instant,
+    step: Duration,
+}
+
+/// What follows from a result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Report {
+    /// The verdict, if it changed.
+    pub(super) verdict: Option<bool>,
+    /// A failure that users should hear of.
+    pub(super) problem: Option<String>,
+    /// When to look again; `None` if the probe has done its work.
+    pub(super) next: Option<Instant>,
+}
+
+impl Progress {
+    /// A probe whose first check is due at `first`.
+    pub(super) fn new(schedule: &Schedule, first: Instant) -> Progress {
+        let eager = (schedule.kind != ProbeKind::Liveness)
+            .then(|| Eager { until: first + schedule.period, step: EAGER_FIRST });
+        Progress { successes: 0, failures: 0, verdict: None, eager }
+    }
+
+    /// Takes in a result.
+    pub(super) fn record(
+        &mut self,
+        schedule: &Schedule,
+        outcome: Result<(), String>,
+        now: Instant,
+    ) -> Report {
+        match outcome {
+            Ok(()) => self.succeeded(schedule, now),
+            Err(problem) => self.failed(schedule, problem, now),
+        }
+    }
+
+    fn succeeded(&mut self, schedule: &Schedule, now: Instant) -> Report {
+        self.failures = 0;
+        self.successes = self.successes.saturating_add(1);
+        self.eager = None;
+        let verdict = (self.successes >= schedule.success).then(|| self.turn(true)).flatten();
+        let done = schedule.kind == ProbeKind::Startup && self.verdict == Some(true);
+        Report { verdict, problem: None, next: (!done).then(|| now + schedule.period) }
+    }
+
+    fn failed(&mut self, schedule: &Schedule, problem: String, now: Instant) -> Report {
+        if let Some(eager) = &mut self.eager {
+            if now < eager.until {
+                let next = (now + eager.step).min(eager.until);
+                eager.step = eager.step * EAGER_GROWTH / 100;
+                return Report { verdict: None, problem: None, next: Some(next) };
+            }
+            self.eager = None;
+        }
+        self.successes = 0;
+        self.failures = self.failures.saturating_add(1);
+        let verdict = (self.failures >= schedule.failure).then(|| self.turn(false)).flatten();
+        // The container is ended; its next run is probed afresh.
+        let done = schedule.kind != ProbeKind::Readiness && self.verdict == Some(false);
+        Report { verdict, problem: Some(problem), next: (!done).then(|| now + schedule.period) }
+    }
+
+    fn turn(&mut self, verdict: bool) -> Option<bool> {
+        let changed = self.verdict.replace(verdict) != Some(verdict);
+        changed.then_some(verdict)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Results (`+` or `-`) of checks made when they are due, and what each led to: `R` ready, `N` not
+    /// ready, `!` reported, `.` nothing, `x` the end; in brackets the milliseconds to the next check if
+    /// it is not a whole period (1 s) away.
+    #[track_caller]
+    fn check(kind: ProbeKind, results: &str, expected: &[&str]) {
+        let probe: Probe =
+            serde_json::from_value(json!({"periodSeconds": 1, "failureThreshold": 2})).unwrap();
+        let schedule = Schedule::of(&probe, kind);
+        let mut now = Instant::now();
+        let mut progress = Progress::new(&schedule, now);
+        let mut seen = Vec::new();
+        for result in results.chars() {
+            let outcome = if result == '+' { Ok(()) } else { Err("no".to_owned()) };
+            let report = progress.record(&schedule, outcome, now);
+            let mut text = String::new();
+            text += match report.verdict {
+                Some(true) => "R",
+                Some(false) => "N",
+                None => ".",
+            };
+            if report.problem.is_some() {
+                text += "!";
+            }
+            match report.next {
+                None => text += "x",
+                Some(next) => {
+                    if next != now + schedule.period {
+                        text += &format!("({})", (next - now).as_millis());
+                    }
+                    now = next;
+                }
+            }
+            seen.push(text);
+        }
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn readiness_looks_eagerly_until_the_first_success() {
+        check(ProbeKind::Readiness, "---+-", &[".(2)", ".(3)", ".(4)", "R", ".!"]);
+        check(ProbeKind::Readiness, "+--+", &["R", ".!", "N!", "R"]);
+    }
+
+    #[test]
+    fn eagerness_ends_with_the_first_period() {
+        let probe = serde_json::from_value(json!({"periodSeconds": 1})).unwrap();
+        let schedule = Schedule::of(&probe, ProbeKind::Readiness);
+        let begin = Instant::now();
+        let (mut now, mut silent) = (begin, 0);
+        let mut progress = Progress::new(&schedule, begin);
+        loop {
+            let report = progress.record(&schedule, Err("no".into()), now);
+            if report.problem.is_some() {
+                break;
+            }
+            now = report.next.unwrap();
+            silent += 1;
+        }
+        assert_eq!(now, begin + schedule.period);
+        assert!((10..20).contains(&silent), "{silent}");
+    }
+
+    #[test]
+    fn liveness_ends_with_the_container() {
+        check(ProbeKind::Liveness, "+-+--", &["R", ".!", ".", ".!", "N!x"]);
+    }
+
+    #[test]
+    fn startup_ends_with_its_success() {
+        check(ProbeKind::Startup, "-+", &[".(2)", "Rx"]);
+    }
+
+    #[test]
+    fn thresholds_of_success() {
+        let probe = serde_json::from_value(json!({"successThreshold": 2})).unwrap();
+        let schedule = Schedule::of(&probe, ProbeKind::Readiness);
+        let now = Instant::now();
+        let mut progress = Progress::new(&schedule, now);
+        assert_eq!(progress.record(&schedule, Ok(()), now).verdict, None);
+        assert_eq!(progress.record(&schedule, Ok(()), now).verdict, Some(true));
+    }
+}

@@ -1,0 +1,195 @@
+//! The ConfigMaps and Secrets that pods refer to: read from the shared informers, with a word to the
+//! pods that use one when it changes.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Weak},
+};
+
+use coracle_client::{Delta, Deltas, Informer, Informers, Key};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, PodSpec, Secret};
+use parking_lot::Mutex;
+
+use crate::{env, handle::PodHandle};
+
+/// The kind of a referenced object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum SourceKind {
+    ConfigMap,
+    Secret,
+}
+
+/// An object that a pod refers to, in the pod's namespace.
+pub(crate) type Reference = (SourceKind, String);
+
+/// Live copies of the objects, and who uses them.
+pub(crate) struct Sources {
+    config_maps: Informer<ConfigMap>,
+    secrets: Informer<Secret>,
+    users: Mutex<HashMap<(SourceKind, Key), Vec<Weak<PodHandle>>>>,
+}
+
+impl Sources {
+    pub(crate) fn new(informers: &Informers) -> Sources {
+        Sources { config_maps: informers.get(), secrets: informers.get(), users: Mutex::default() }
+    }
+
+    /// Waits until the copies are complete: before that, "not found" means nothing.
+    pub(crate) async fn synced(&self) {
+        self.config_maps.synced().await;
+        self.secrets.synced().await;
+    }
+
+    /// Tells `handle` from now on when an object it refers to changes.
+    pub(crate) fn watch(&self, handle: &Arc<PodHandle>, references: &BTreeSet<Reference>) {
+        if references.is_empty() {
+            return;
+        }
+        let mut users = self.users.lock();
+        for (kind, name) in references {
+            let key = (*kind, Key::new(handle.key().namespace.clone(), name.clone()));
+            let list = users.entry(key).or_default();
+            list.retain(|user| user.strong_count() > 0);
+            list.push(Arc::downgrade(handle));
+        }
+    }
+
+    /// Passes changes on until the informers end.
+    pub(crate) async fn run(self: Arc<Self>) {
+        let mut maps = self.config_maps.subscribe();
+        let mut secrets = self.secrets.subscribe();
+        loop {
+            let (kind, key) = tokio::select! {
+                change = changed(&mut maps) => match change {
+                    Some(key) => (SourceKind::ConfigMap, key),
+                    None => return,
+                },
+                change = changed(&mut secrets) => match change {
+                    Some(key) => (SourceKind::Secret, key),
+                    None => return,
+                },
+            };
+            self.tell(kind, key);
+        }
+    }
+
+    fn tell(&self, kind: SourceKind, key: Key) {
+        let mut users = self.users.lock();
+        let entry = (kind, key);
+        let Some(list) = users.get_mut(&entry) else { return };
+        list.retain(|user| {
+            user.upgrade().is_some_and(|handle| {
+                handle.sources_changed();
+                true
+            })
+        });
+        if list.is_empty() {
+            users.remove(&entry);
+        }
+    }
+}
+
+async fn changed<K: coracle_client::Object>(deltas: &mut Deltas<K>) -> Option<Key> {
+    let delta: Delta<K> = deltas.next().await?;
+    Some(Key::of(delta.object().meta()))
+}
+
+impl env::Sources for Sources {
+    fn config_map(&self, namespace: &str, name: &str) -> Option<Arc<ConfigMap>> {
+        self.config_maps.get(&Key::new(namespace, name))
+    }
+
+    fn secret(&self, namespace: &str, name: &str) -> Option<Arc<Secret>> {
+        self.secrets.get(&Key::new(namespace, name))
+    }
+}
+
+/// Everything that a pod's volumes and environments refer to.
+pub(crate) fn references(pod: &Pod) -> BTreeSet<Reference> {
+    let mut out = BTreeSet::new();
+    let Some(spec) = &pod.spec else { return out };
+    of_volumes(spec, &mut out);
+    for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
+        of_container(container, &mut out);
+    }
+    out.retain(|(_, name)| !name.is_empty());
+    out
+}
+
+fn of_volumes(spec: &PodSpec, out: &mut BTreeSet<Reference>) {
+    for volume in spec.volumes.iter().flatten() {
+        if let Some(source) = &volume.config_map {
+            out.insert((SourceKind::ConfigMap, source.name.clone()));
+        }
+        if let Some(name) = volume.secret.as_ref().and_then(|source| source.secret_name.clone()) {
+            out.insert((SourceKind::Secret, name));
+        }
+        let parts = volume.projected.as_ref().and_then(|source| source.sources.as_ref());
+        for part in parts.into_iter().flatten() {
+            if let Some(source) = &part.config_map {
+                out.insert((SourceKind::ConfigMap, source.name.clone()));
+            }
+            if let Some(source) = &part.secret {
+                out.insert((SourceKind::Secret, source.name.clone()));
+            }
+        }
+    }
+}
+
+fn of_container(container: &Container, out: &mut BTreeSet<Reference>) {
+    for from in container.env_from.iter().flatten() {
+        if let Some(reference) = &from.config_map_ref {
+            out.insert((SourceKind::ConfigMap, reference.name.clone()));
+        }
+        if let Some(reference) = &from.secret_ref {
+            out.insert((SourceKind::Secret, reference.name.clone()));
+        }
+    }
+    for from in container.env.iter().flatten().filter_map(|var| var.value_from.as_ref()) {
+        if let Some(reference) = &from.config_map_key_ref {
+            out.insert((SourceKind::ConfigMap, reference.name.clone()));
+        }
+        if let Some(reference) = &from.secret_key_ref {
+            out.insert((SourceKind::Secret, reference.name.clone()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn every_way_to_refer_is_found() {
+        let pod: Pod = serde_json::from_value(json!({"spec": {
+            "volumes": [
+                {"name": "a", "configMap": {"name": "m1"}},
+                {"name": "b", "secret": {"secretName": "s1"}},
+                {"name": "c", "projected": {"sources": [{"configMap": {"name": "m2"}}, {"secret": {"name": "s2"}}]}},
+                {"name": "d", "emptyDir": {}},
+            ],
+            "initContainers": [{"name": "i", "envFrom": [{"configMapRef": {"name": "m3"}}]}],
+            "containers": [{"name": "c", "envFrom": [{"secretRef": {"name": "s3"}}], "env": [
+                {"name": "X", "valueFrom": {"configMapKeyRef": {"name": "m1", "key": "k"}}},
+                {"name": "Y", "valueFrom": {"secretKeyRef": {"name": "s4", "key": "k"}}},
+            ]}],
+        }}))
+        .unwrap();
+        let found: Vec<_> =
+            references(&pod).into_iter().map(|(kind, name)| format!("{kind:?} {name}")).collect();
+        assert_eq!(
+            found,
+            [
+                "ConfigMap m1",
+                "ConfigMap m2",
+                "ConfigMap m3",
+                "Secret s1",
+                "Secret s2",
+                "Secret s3",
+                "Secret s4"
+            ]
+        );
+    }
+}

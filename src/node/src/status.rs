@@ -1,0 +1,287 @@
+//! What a pod's status says, computed from its containers: phase, conditions and the rest, by the rules
+//! and in the words of the kubelet. Pure.
+
+use std::net::IpAddr;
+
+use k8s_openapi::{
+    api::core::v1::{Container, ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus},
+    apimachinery::pkg::apis::meta::v1::Time,
+    jiff::Timestamp,
+};
+use serde_json::{Value, json};
+
+use crate::state::{RestartPolicy, Role, Stop, UnitView};
+
+/// Where the status is computed from.
+pub(crate) struct Facts<'a> {
+    pub(crate) pod: &'a Pod,
+    pub(crate) policy: RestartPolicy,
+    /// In the order of the spec: init containers, then the main ones.
+    pub(crate) views: Vec<UnitView>,
+    pub(crate) stop: Option<Stop>,
+    /// No container runs and none will.
+    pub(crate) over: bool,
+    /// Network and volumes stand.
+    pub(crate) set_up: bool,
+    pub(crate) pod_ip: Option<IpAddr>,
+    pub(crate) host_ip: IpAddr,
+    /// When this node took the pod up.
+    pub(crate) start: Timestamp,
+    pub(crate) now: Timestamp,
+}
+
+/// The conditions that the node sets, in the order they are listed.
+const CONDITIONS: [&str; 5] =
+    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+
+/// When each condition took its value: what must be remembered between two statuses.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Transitions([Option<(bool, Timestamp)>; CONDITIONS.len()]);
+
+impl Transitions {
+    /// What the API knows.
+    pub(crate) fn recall(pod: &Pod) -> Transitions {
+        let conditions =
+            pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+        Transitions(CONDITIONS.map(|name| {
+            let condition = conditions.iter().find(|condition| condition.type_ == name)?;
+            Some((condition.status == "True", condition.last_transition_time.as_ref()?.0))
+        }))
+    }
+
+    fn at(&mut self, index: usize, value: bool, now: Timestamp) -> Timestamp {
+        let slot = &mut self.0[index];
+        match slot {
+            Some((known, since)) if *known == value => *since,
+            _ => slot.insert((value, now)).1,
+        }
+    }
+}
+
+/// The status as it should be written.
+pub(crate) fn pod_status(facts: Facts<'_>, transitions: &mut Transitions) -> PodStatus {
+    let statuses = container_statuses(&facts);
+    let phase = phase(&facts, &statuses);
+    let conditions = conditions(&facts, &statuses, phase, transitions);
+    let (init, mut main): (Vec<_>, Vec<_>) = statuses.into_iter().partition(|(role, _)| *role != Role::Main);
+    main.sort_by(|(_, a), (_, b)| a.name.cmp(&b.name));
+    let strip = |list: Vec<(Role, ContainerStatus)>| -> Vec<_> {
+        list.into_iter().map(|(_, status)| status).collect()
+    };
+    let deadline = facts.stop == Some(Stop::Deadline);
+    // After a restart of the agent a pod that is over gets no network again, but keeps showing its past.
+    let known_ip = || facts.pod.status.as_ref().and_then(|status| status.pod_ip.clone());
+    let pod_ip = facts.pod_ip.map(|ip| ip.to_string()).or_else(known_ip);
+    PodStatus {
+        phase: Some(phase.into()),
+        conditions: Some(conditions),
+        container_statuses: Some(strip(main)),
+        init_container_statuses: Some(strip(init)).filter(|list| !list.is_empty()),
+        host_ip: Some(facts.host_ip.to_string()),
+        host_ips: Some(vec![HostIP { ip: facts.host_ip.to_string() }]),
+        pod_ips: pod_ip.clone().map(|ip| vec![PodIP { ip }]),
+        pod_ip,
+        start_time: Some(Time(facts.start)),
+        reason: deadline.then(|| "DeadlineExceeded".into()),
+        message: deadline.then(|| "Pod was active on the node longer than the specified deadline".into()),
+        ..PodStatus::default()
+    }
+}
+
+/// The strategic merge patch that writes a status, and only if the pod is still the same one.
+///
+/// Reasons and messages of conditions are always named, as null where there is none: a merge would
+/// otherwise keep the old ones.
+pub(crate) fn status_patch(uid: &str, status: &PodStatus) -> Value {
+    let mut value = serde_json::to_value(status).unwrap_or_default();
+    if let Some(Value::Array(conditions)) = value.get_mut("conditions") {
+        for condition in conditions.iter_mut().filter_map(Value::as_object_mut) {
+            for field in ["reason", "message"] {
+                condition.entry(field).or_insert(Value::Null);
+            }
+        }
+    }
+    json!({ "metadata": { "uid": uid }, "status": value })
+}
+
+fn container_statuses(facts: &Facts<'_>) -> Vec<(Role, ContainerStatus)> {
+    let spec = facts.pod.spec.as_ref();
+    let init = spec.and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default();
+    let main = spec.map(|spec| spec.containers.as_slice()).unwrap_or_default();
+    init.iter()
+        .chain(main)
+        .zip(&facts.views)
+        .map(|(container, view)| (view.role, container_status(container, view)))
+        .collect()
+}
+
+fn container_status(container: &Container, view: &UnitView) -> ContainerStatus {
+    ContainerStatus {
+        name: container.name.clone(),
+        image: container.image.clone().unwrap_or_default(),
+        image_id: view.image_id.as_deref().unwrap_or_default().into(),
+        container_id: view.container_id.as_deref().filter(|id| !id.is_empty()).map(Into::into),
+        state: Some(view.state.clone()),
+        last_state: Some(view.last_state.clone().unwrap_or_default()),
+        ready: view.ready,
+        started: Some(view.started),
+        restart_count: view.restart_count,
+        ..ContainerStatus::default()
+    }
+}
+
+/// The kubelet's rule: init containers first, then what the main containers do together.
+fn phase(facts: &Facts<'_>, statuses: &[(Role, ContainerStatus)]) -> &'static str {
+    if facts.stop == Some(Stop::Deadline) {
+        return "Failed";
+    }
+    let mut initializing = false;
+    for (role, status) in statuses {
+        let state = status.state.as_ref();
+        let terminated = state.and_then(|state| state.terminated.as_ref());
+        match (role, terminated) {
+            (Role::Main, _) => {}
+            (Role::Init, Some(end)) if end.exit_code == 0 => {}
+            (Role::Init, Some(_)) if facts.policy == RestartPolicy::Never => return "Failed",
+            (Role::Init, _) => initializing = true,
+            (Role::Sidecar, Some(_)) => {}
+            (Role::Sidecar, None) => initializing |= status.started != Some(true) && !facts.over,
+        }
+    }
+    let terminal = facts.over;
+    if initializing && !terminal {
+        return "Pending";
+    }
+    let (mut waiting, mut running, mut stopped, mut succeeded) = (0, 0, 0, 0);
+    for (_, status) in statuses.iter().filter(|(role, _)| *role == Role::Main) {
+        let state = status.state.clone().unwrap_or_default();
+        if state.running.is_some() {
+            running += 1;
+        } else if let Some(end) = state.terminated {
+            stopped += 1;
+            succeeded += i32::from(end.exit_code == 0);
+        } else if status.last_state.as_ref().is_some_and(|last| last.terminated.is_some()) {
+            stopped += 1;
+        } else {
+            waiting += 1;
+        }
+    }
+    match (waiting, running, stopped) {
+        (1.., _, _) => "Pending",
+        (_, 1.., _) => "Running",
+        (_, _, 1..) if stopped == succeeded && (terminal || facts.policy != RestartPolicy::Always) => {
+            "Succeeded"
+        }
+        (_, _, 1..) if terminal || facts.policy == RestartPolicy::Never => "Failed",
+        (_, _, 1..) => "Running",
+        _ => "Pending",
+    }
+}
+
+fn conditions(
+    facts: &Facts<'_>,
+    statuses: &[(Role, ContainerStatus)],
+    phase: &str,
+    transitions: &mut Transitions,
+) -> Vec<PodCondition> {
+    let names = |keep: &dyn Fn(&Role, &ContainerStatus) -> bool| -> Vec<&str> {
+        statuses
+            .iter()
+            .filter(|(role, status)| keep(role, status))
+            .map(|(_, status)| status.name.as_str())
+            .collect()
+    };
+    let uninitialized = names(&|role, status| match role {
+        Role::Main => false,
+        Role::Init => !status.ready,
+        Role::Sidecar => status.started != Some(true),
+    });
+    let unready = names(&|role, status| *role != Role::Init && !status.ready);
+    let main_began = statuses.iter().any(|(role, status)| {
+        *role == Role::Main && (status.container_id.is_some() || status.started == Some(true))
+    });
+
+    let initialized = if phase == "Succeeded" {
+        Verdict::yes("PodCompleted")
+    } else if uninitialized.is_empty() || main_began {
+        Verdict::YES
+    } else {
+        Verdict::no(
+            "ContainersNotInitialized",
+            format!("containers with incomplete status: [{}]", uninitialized.join(" ")),
+        )
+    };
+    let containers_ready = match phase {
+        "Succeeded" => Verdict::no("PodCompleted", String::new()),
+        "Failed" => Verdict::no("PodFailed", String::new()),
+        _ if unready.is_empty() => Verdict::YES,
+        _ => Verdict::no(
+            "ContainersNotReady",
+            format!("containers with unready status: [{}]", unready.join(" ")),
+        ),
+    };
+    let ready = if containers_ready.value { gates(facts.pod) } else { containers_ready.clone() };
+    let network = if facts.set_up { Verdict::YES } else { Verdict::no("", String::new()) };
+    [network, initialized, ready, containers_ready, Verdict::YES]
+        .into_iter()
+        .enumerate()
+        .map(|(index, verdict)| PodCondition {
+            type_: CONDITIONS[index].into(),
+            status: if verdict.value { "True" } else { "False" }.into(),
+            reason: Some(verdict.reason.to_owned()).filter(|reason| !reason.is_empty()),
+            message: Some(verdict.message).filter(|message| !message.is_empty()),
+            last_transition_time: Some(Time(transitions.at(index, verdict.value, facts.now))),
+            ..PodCondition::default()
+        })
+        .collect()
+}
+
+#[derive(Clone, Debug)]
+struct Verdict {
+    value: bool,
+    reason: &'static str,
+    message: String,
+}
+
+impl Verdict {
+    const YES: Verdict = Verdict { value: true, reason: "", message: String::new() };
+
+    fn yes(reason: &'static str) -> Verdict {
+        Verdict { value: true, reason, message: String::new() }
+    }
+
+    fn no(reason: &'static str, message: String) -> Verdict {
+        Verdict { value: false, reason, message }
+    }
+}
+
+/// Readiness gates are conditions that others set; the pod is ready when all of them are true.
+fn gates(pod: &Pod) -> Verdict {
+    let gates = pod.spec.as_ref().and_then(|spec| spec.readiness_gates.as_deref()).unwrap_or_default();
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let problems: Vec<String> = gates
+        .iter()
+        .filter_map(|gate| {
+            let name = &gate.condition_type;
+            match conditions.iter().find(|condition| &condition.type_ == name) {
+                None => {
+                    Some(format!("corresponding condition of pod readiness gate \"{name}\" does not exist."))
+                }
+                Some(condition) if condition.status != "True" => Some(format!(
+                    "the status of pod readiness gate \"{name}\" is not \"True\", but {}",
+                    condition.status
+                )),
+                Some(_) => None,
+            }
+        })
+        .collect();
+    if problems.is_empty() {
+        Verdict::YES
+    } else {
+        Verdict::no("ReadinessGatesNotReady", problems.join(", "))
+    }
+}
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;

@@ -1,0 +1,186 @@
+//! Tables of phase and conditions.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+struct Case {
+    spec: Value,
+    statuses: Vec<(Role, Value)>,
+    over: bool,
+    stop: Option<Stop>,
+}
+
+fn running(ready: bool) -> (Role, Value) {
+    (Role::Main, json!({"state": {"running": {}}, "ready": ready, "started": true}))
+}
+
+fn ended(role: Role, code: i32) -> (Role, Value) {
+    (role, json!({"state": {"terminated": {"exitCode": code}}, "ready": role == Role::Init && code == 0}))
+}
+
+fn waiting(role: Role) -> (Role, Value) {
+    (role, json!({"state": {"waiting": {}}}))
+}
+
+fn crash_loop() -> (Role, Value) {
+    (Role::Main, json!({"state": {"waiting": {}}, "last": {"terminated": {"exitCode": 1}}}))
+}
+
+fn case(policy: &str, statuses: Vec<(Role, Value)>) -> Case {
+    let names = ["a", "b", "c"];
+    let containers = |init: bool| -> Vec<Value> {
+        let of_kind = statuses.iter().enumerate().filter(|(_, (role, _))| (*role != Role::Main) == init);
+        of_kind.map(|(index, _)| json!({"name": names[index]})).collect()
+    };
+    let spec = json!({
+        "restartPolicy": policy, "initContainers": containers(true), "containers": containers(false),
+    });
+    Case { spec, statuses, over: false, stop: None }
+}
+
+impl Case {
+    fn over(self) -> Case {
+        Case { over: true, ..self }
+    }
+
+    fn status(&self) -> PodStatus {
+        let pod: Pod = serde_json::from_value(json!({"spec": self.spec})).unwrap();
+        let views = self.statuses.iter().map(|(role, value)| UnitView {
+            role: *role,
+            state: serde_json::from_value(value["state"].clone()).unwrap(),
+            last_state: serde_json::from_value(value["last"].clone()).unwrap(),
+            restart_count: 0,
+            ready: value["ready"] == true,
+            started: value["started"] == true,
+            container_id: value["started"].as_bool().map(|_| "coracle://x".into()),
+            image_id: None,
+        });
+        let policy = match self.spec["restartPolicy"].as_str().unwrap() {
+            "Never" => RestartPolicy::Never,
+            "OnFailure" => RestartPolicy::OnFailure,
+            _ => RestartPolicy::Always,
+        };
+        let now = "2025-01-01T00:00:00Z".parse().unwrap();
+        let facts = Facts {
+            pod: &pod,
+            policy,
+            views: views.collect(),
+            stop: self.stop,
+            over: self.over,
+            set_up: true,
+            pod_ip: Some("10.128.0.2".parse().unwrap()),
+            host_ip: "10.0.0.1".parse().unwrap(),
+            start: now,
+            now,
+        };
+        pod_status(facts, &mut Transitions::default())
+    }
+
+    #[track_caller]
+    fn phase(self, expected: &str) {
+        assert_eq!(self.status().phase.as_deref(), Some(expected));
+    }
+
+    /// `Type=Status Reason Message` of the conditions that are not simply true.
+    #[track_caller]
+    fn conditions(self, expected: &[&str]) {
+        let seen: Vec<String> = self
+            .status()
+            .conditions
+            .unwrap()
+            .into_iter()
+            .filter(|condition| condition.status != "True" || condition.reason.is_some())
+            .map(|condition| {
+                let text = |field: Option<String>| field.map(|text| format!(" {text}")).unwrap_or_default();
+                format!(
+                    "{}={}{}{}",
+                    condition.type_,
+                    condition.status,
+                    text(condition.reason),
+                    text(condition.message)
+                )
+            })
+            .collect();
+        assert_eq!(seen, expected);
+    }
+}
+
+#[test]
+fn phases_of_main_containers() {
+    let main = Role::Main;
+    case("Always", vec![waiting(main)]).phase("Pending");
+    case("Always", vec![running(false), waiting(main)]).phase("Pending");
+    case("Always", vec![running(false), ended(main, 1)]).phase("Running");
+    case("Always", vec![crash_loop()]).phase("Running");
+    case("Always", vec![running(true), crash_loop()]).phase("Running");
+    case("Always", vec![ended(main, 0)]).phase("Running");
+    case("Always", vec![ended(main, 0)]).over().phase("Succeeded");
+    case("Always", vec![ended(main, 137)]).over().phase("Failed");
+    case("OnFailure", vec![ended(main, 1)]).phase("Running");
+    case("OnFailure", vec![ended(main, 0)]).phase("Succeeded");
+    case("Never", vec![ended(main, 0), ended(main, 0)]).phase("Succeeded");
+    case("Never", vec![ended(main, 0), ended(main, 2)]).phase("Failed");
+    case("Never", vec![ended(main, 0), running(true)]).phase("Running");
+    Case { stop: Some(Stop::Deadline), ..case("Always", vec![running(true)]) }.phase("Failed");
+}
+
+#[test]
+fn phases_of_init_containers() {
+    let (init, side, main) = (Role::Init, Role::Sidecar, Role::Main);
+    case("Always", vec![waiting(init), waiting(main)]).phase("Pending");
+    case("Always", vec![ended(init, 1), waiting(main)]).phase("Pending");
+    case("Never", vec![ended(init, 1), waiting(main)]).phase("Failed");
+    case("Always", vec![ended(init, 0), running(true)]).phase("Running");
+    case("Always", vec![waiting(side), waiting(main)]).phase("Pending");
+    case("OnFailure", vec![ended(side, 137), ended(main, 0)]).over().phase("Succeeded");
+}
+
+#[test]
+fn conditions_name_what_is_missing() {
+    let (init, main) = (Role::Init, Role::Main);
+    case("Always", vec![running(true)]).conditions(&[]);
+    case("Always", vec![running(true), running(false)]).conditions(&[
+        "Ready=False ContainersNotReady containers with unready status: [b]",
+        "ContainersReady=False ContainersNotReady containers with unready status: [b]",
+    ]);
+    case("Always", vec![waiting(init), waiting(main)]).conditions(&[
+        "Initialized=False ContainersNotInitialized containers with incomplete status: [a]",
+        "Ready=False ContainersNotReady containers with unready status: [b]",
+        "ContainersReady=False ContainersNotReady containers with unready status: [b]",
+    ]);
+    case("Never", vec![ended(main, 0)]).conditions(&[
+        "Initialized=True PodCompleted",
+        "Ready=False PodCompleted",
+        "ContainersReady=False PodCompleted",
+    ]);
+    case("Never", vec![ended(main, 1)])
+        .conditions(&["Ready=False PodFailed", "ContainersReady=False PodFailed"]);
+}
+
+#[test]
+fn readiness_gates_hold_the_pod_back() {
+    let mut gated = case("Always", vec![running(true)]);
+    gated.spec["readinessGates"] = json!([{"conditionType": "x/y"}]);
+    gated.conditions(&[
+        "Ready=False ReadinessGatesNotReady corresponding condition of pod readiness gate \"x/y\" does not exist.",
+    ]);
+}
+
+#[test]
+fn transition_times_move_only_with_the_value() {
+    let mut transitions = Transitions::default();
+    let [early, late]: [Timestamp; 2] =
+        ["2025-01-01T00:00:00Z", "2025-01-02T00:00:00Z"].map(|t| t.parse().unwrap());
+    assert_eq!(transitions.at(2, false, early), early);
+    assert_eq!(transitions.at(2, false, late), early);
+    assert_eq!(transitions.at(2, true, late), late);
+}
+
+#[test]
+fn patches_name_absent_reasons() {
+    let patch = status_patch("u", &case("Always", vec![running(true)]).status());
+    assert_eq!(patch["metadata"]["uid"], "u");
+    assert_eq!(patch["status"]["conditions"][2]["type"], "Ready");
+    assert!(patch["status"]["conditions"][2].as_object().unwrap()["reason"].is_null());
+}

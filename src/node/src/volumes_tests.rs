@@ -1,0 +1,181 @@
+//! Tables of what volumes show, and of what stands in the way.
+
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::env::Allocatable;
+
+#[derive(Default)]
+struct Objects(Mutex<BTreeMap<&'static str, Value>>);
+
+impl Objects {
+    fn get<T: serde::de::DeserializeOwned>(&self, name: &str) -> Option<Arc<T>> {
+        let value = self.0.lock().unwrap().get(name)?.clone();
+        Some(Arc::new(serde_json::from_value(value).unwrap()))
+    }
+}
+
+impl Sources for Objects {
+    fn config_map(&self, _: &str, name: &str) -> Option<Arc<ConfigMap>> {
+        self.get(name)
+    }
+
+    fn secret(&self, _: &str, name: &str) -> Option<Arc<Secret>> {
+        self.get(name)
+    }
+}
+
+fn objects() -> Objects {
+    Objects(Mutex::new(BTreeMap::from([
+        ("map", json!({"data": {"a": "1", "b": "2"}, "binaryData": {"c": "Aw=="}})),
+        ("secret", json!({"data": {"token": "aHVzaA=="}})),
+    ])))
+}
+
+fn pod(volume: &Value) -> Pod {
+    let mut volume = volume.clone();
+    volume["name"] = "v".into();
+    serde_json::from_value(json!({
+        "metadata": {"name": "p", "namespace": "n", "uid": "u", "labels": {"app": "web"}},
+        "spec": {"containers": [{"name": "c"}], "volumes": [volume]},
+    }))
+    .unwrap()
+}
+
+fn set_up(volume: &Value, sources: &Objects, dir: &Path) -> Result<PodVolumes, SetUpError> {
+    let pod = pod(volume);
+    PodVolumes::set_up(&facts(&pod), dir, sources)
+}
+
+fn facts(pod: &Pod) -> PodFacts<'_> {
+    let host_ip = "10.0.0.1".parse().unwrap();
+    PodFacts { pod, pod_ip: None, host_ip, allocatable: Allocatable::default() }
+}
+
+#[track_caller]
+fn content(volumes: &PodVolumes, path: &str) -> Option<String> {
+    let bytes = volumes.find("v").unwrap().root().read(path, 1 << 20).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The files of a projected volume: `path=content mode`.
+#[track_caller]
+fn check(volume: &Value, expected: &[&str]) {
+    let pod = pod(volume);
+    let files = projection(&facts(&pod), &specs(&pod)[0], &objects()).unwrap();
+    let seen: Vec<_> = files
+        .iter()
+        .map(|(path, file)| {
+            format!("{path}={} {:o}", String::from_utf8_lossy(&file.data).escape_debug(), file.mode)
+        })
+        .collect();
+    assert_eq!(seen, expected);
+}
+
+#[track_caller]
+fn refused(volume: &Value, message: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let error = set_up(volume, &objects(), dir.path()).unwrap_err();
+    assert_eq!(error.to_string(), format!("MountVolume.SetUp failed for volume \"v\" : {message}"));
+}
+
+#[test]
+fn projections() {
+    check(&json!({"configMap": {"name": "map"}}), &["a=1 644", "b=2 644", "c=\\u{3} 644"]);
+    check(
+        &json!({"configMap": {"name": "map", "defaultMode": 0o600, "items": [
+            {"key": "a", "path": "x/y"}, {"key": "b", "path": "z", "mode": 0o400},
+        ]}}),
+        &["x/y=1 600", "z=2 400"],
+    );
+    check(&json!({"secret": {"secretName": "secret"}}), &["token=hush 644"]);
+    check(&json!({"configMap": {"name": "absent", "optional": true}}), &[]);
+    check(
+        &json!({"downwardAPI": {"items": [
+            {"path": "name", "fieldRef": {"fieldPath": "metadata.name"}},
+            {"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}},
+        ]}}),
+        &["labels=app=\\\"web\\\" 644", "name=p 644"],
+    );
+    check(
+        &json!({"projected": {"defaultMode": 0o440, "sources": [
+            {"configMap": {"name": "map", "items": [{"key": "a", "path": "a"}]}},
+            {"secret": {"name": "secret"}},
+            {"downwardAPI": {"items": [{"path": "ns", "fieldRef": {"fieldPath": "metadata.namespace"}}]}},
+        ]}}),
+        &["a=1 440", "ns=n 440", "token=hush 440"],
+    );
+}
+
+#[test]
+fn obstacles_are_named() {
+    refused(&json!({"configMap": {"name": "absent"}}), "configmap \"absent\" not found");
+    refused(&json!({"secret": {"secretName": "absent"}}), "secret \"absent\" not found");
+    refused(
+        &json!({"configMap": {"name": "map", "items": [{"key": "k", "path": "p"}]}}),
+        "references non-existent config key: k",
+    );
+    refused(
+        &json!({"persistentVolumeClaim": {"claimName": "x"}}),
+        "volumes of type persistentVolumeClaim are not supported by this node",
+    );
+    refused(
+        &json!({"hostPath": {"path": "/no/such/folder", "type": "Directory"}}),
+        "hostPath type check failed: /no/such/folder is not a directory",
+    );
+}
+
+#[test]
+fn a_projection_follows_its_source_and_outlives_it() {
+    let (volume, sources) = (json!({"configMap": {"name": "map"}}), objects());
+    let volumes = set_up(&volume, &sources, Path::new("/nowhere")).unwrap();
+    let pod = pod(&volume);
+    sources.0.lock().unwrap().insert("map", json!({"data": {"a": "new"}}));
+    volumes.refresh(&facts(&pod), &sources);
+    assert_eq!(content(&volumes, "a").as_deref(), Some("new"));
+    assert_eq!(content(&volumes, "b"), None);
+    sources.0.lock().unwrap().clear();
+    volumes.refresh(&facts(&pod), &sources);
+    assert_eq!(content(&volumes, "a").as_deref(), Some("new"));
+}
+
+#[test]
+fn empty_dirs_lie_where_they_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = set_up(&json!({"emptyDir": {}}), &objects(), dir.path()).unwrap();
+    disk.find("v").unwrap().root().write("f", b"kept").unwrap();
+    assert!(dir.path().join("volumes/v/f").exists());
+    let again = set_up(&json!({"emptyDir": {}}), &objects(), dir.path()).unwrap();
+    assert_eq!(content(&again, "f").as_deref(), Some("kept"));
+
+    let memory = json!({"emptyDir": {"medium": "Memory", "sizeLimit": "4"}});
+    let memory = set_up(&memory, &objects(), Path::new("/nowhere")).unwrap();
+    let root = memory.find("v").unwrap().root();
+    assert!(root.write("f", b"four").is_ok());
+    assert!(matches!(root.write("g", b"five."), Err(VfsError::NoSpace)));
+}
+
+#[test]
+fn mounts_expand_and_protect() {
+    let volumes =
+        set_up(&json!({"emptyDir": {"medium": "Memory"}}), &objects(), Path::new("/nowhere")).unwrap();
+    let container: Container = serde_json::from_value(json!({"name": "c", "volumeMounts": [
+        {"name": "v", "mountPath": "/rw", "subPathExpr": "$(NAME)/x"},
+        {"name": "v", "mountPath": "/ro", "readOnly": true},
+    ]}))
+    .unwrap();
+    let env: Container =
+        serde_json::from_value(json!({"name": "c", "env": [{"name": "NAME", "value": "p"}]})).unwrap();
+    let pod = pod(&json!({}));
+    let env = Environment::of(&facts(&pod), &env, &[], &BTreeMap::new(), &objects()).unwrap();
+    let root = volumes.mounts(&container, &env).unwrap().root();
+    root.write("rw/f", b"1").unwrap();
+    assert_eq!(root.read("ro/p/x/f", 10).unwrap(), b"1");
+    assert!(matches!(root.write("ro/f", b"2"), Err(VfsError::ReadOnly)));
+
+    let stranger = json!({"name": "c", "volumeMounts": [{"name": "w", "mountPath": "/w"}]});
+    let stranger = serde_json::from_value(stranger).unwrap();
+    assert!(volumes.mounts(&stranger, &env).is_err());
+}
