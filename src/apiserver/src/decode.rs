@@ -1,5 +1,7 @@
 //! Bodies of requests: read up to a limit, decoded by content type, checked against the schema.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use bytes::Bytes;
 use coracle_api::{
@@ -10,12 +12,17 @@ use coracle_api::{
 use http::{HeaderMap, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::{Map, Value};
+use tokio::time::timeout;
 
 use crate::options::FieldValidation;
 
 /// Largest body of a request, Kubernetes' own limit: twice what its etcd takes for an object, so that a
 /// patch can carry both an old and a new form.
 pub(crate) const MAX_BODY: usize = 3 * 1024 * 1024;
+
+/// How long a body may take to arrive: a client that sends it a byte at a time does not keep a place
+/// among the requests that are worked on.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What bodies may be.
 const ACCEPTED: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
@@ -46,13 +53,15 @@ impl Encoding {
     }
 }
 
-/// Reads a body, up to [`MAX_BODY`].
+/// Reads a body, up to [`MAX_BODY`], within [`READ_TIMEOUT`].
 pub(crate) async fn read(body: Body) -> Result<Bytes, Status> {
-    let too_large = || Status::too_large(&format!("limit is {MAX_BODY}"));
-    match Limited::new(body, MAX_BODY).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
-        Err(error) => Err(Status::bad_request(format!("the body could not be read: {error}"))),
+    match timeout(READ_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            Err(Status::too_large(&format!("limit is {MAX_BODY}")))
+        }
+        Ok(Err(error)) => Err(Status::bad_request(format!("the body could not be read: {error}"))),
+        Err(_) => Err(Status::timeout("the body did not arrive in time", 0)),
     }
 }
 
@@ -151,9 +160,10 @@ fn parse(expected: &str, bytes: &[u8], encoding: Encoding) -> Result<(Value, Vec
     }
 }
 
-/// One YAML document as JSON.
-pub(crate) fn yaml(bytes: &[u8]) -> Result<Value, serde_yaml_ng::Error> {
-    serde_yaml_ng::from_slice(bytes)
+/// One YAML document as JSON. The reader's own limits (depth, nodes, aliases) keep the work in proportion
+/// to the size of the body.
+fn yaml(bytes: &[u8]) -> Result<Value, String> {
+    serde_saphyr::from_slice(bytes).map_err(|error| error.without_snippet().to_string())
 }
 
 /// The beginning of a body, as Kubernetes shows it in errors.

@@ -116,7 +116,7 @@ fn plan(kind: &Kind, old: &Value, options: &DeleteOptions, now: Timestamp) -> Re
     let kept = !finalizers.is_empty() || holds_content(kind, old);
     let grace = kind.hooks.deletion_grace(old, options.grace);
     let mut object = old.clone();
-    set_finalizers(&mut object, finalizers);
+    set_finalizers(&mut object, &finalizers);
 
     if object::is_terminating(old) {
         let current = object::integer(old, "/metadata/deletionGracePeriodSeconds").unwrap_or(0);
@@ -214,7 +214,7 @@ fn finalizers_after(kind: &Kind, old: &Value, options: &DeleteOptions) -> Vec<St
     .collect()
 }
 
-fn set_finalizers(object: &mut Value, finalizers: Vec<String>) {
+fn set_finalizers(object: &mut Value, finalizers: &[String]) {
     if finalizers.is_empty() {
         object::metadata_mut(object).remove("finalizers");
     } else {
@@ -262,14 +262,14 @@ mod tests {
 
     /// Says what a delete with these options does to an object of the kind.
     #[track_caller]
-    fn check(kind: &str, metadata: Value, options: DeleteOptions, expected: &str) {
+    fn check(kind: &str, metadata: &Value, options: &DeleteOptions, expected: &str) {
         let kind = coracle_api::kinds::find("", "v1", kind).expect("a kind of the core group");
         let mut old =
             json!({"metadata": metadata, "spec": {"nodeName": "n", "terminationGracePeriodSeconds": 30}});
         if is_namespace(kind) {
             old["spec"] = json!({"finalizers": ["kubernetes"]});
         }
-        let said = match plan(kind, &old, &options, now()) {
+        let said = match plan(kind, &old, options, now()) {
             Ok(Plan::Wait) => "wait".to_owned(),
             Ok(Plan::Remove) => "remove".to_owned(),
             Ok(Plan::Mark(object)) => format!(
@@ -287,31 +287,31 @@ mod tests {
     #[test]
     fn plain_objects_go_at_once_unless_something_keeps_them() {
         let none = DeleteOptions::default;
-        check("configmaps", json!({}), none(), "remove");
+        check("configmaps", &json!({}), &none(), "remove");
         check(
             "configmaps",
-            json!({"finalizers": ["a/b"], "generation": 3}),
-            none(),
+            &json!({"finalizers": ["a/b"], "generation": 3}),
+            &none(),
             r#"mark 2026-01-01T00:00:00Z grace=0 generation=4 ["a/b"]"#,
         );
         let foreground = DeleteOptions { propagation: Some(Propagation::Foreground), ..none() };
         check(
             "configmaps",
-            json!({}),
-            foreground,
+            &json!({}),
+            &foreground,
             r#"mark 2026-01-01T00:00:00Z grace=0 generation=null ["foregroundDeletion"]"#,
         );
         check(
             "replicationcontrollers",
-            json!({}),
-            none(),
+            &json!({}),
+            &none(),
             r#"mark 2026-01-01T00:00:00Z grace=0 generation=null ["orphan"]"#,
         );
         let terminating = json!({
             "finalizers": ["a/b"], "deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 0,
         });
-        check("configmaps", terminating, none(), "wait");
-        check("namespaces", json!({}), none(), "mark 2026-01-01T00:00:00Z grace=null generation=null []");
+        check("configmaps", &terminating, &none(), "wait");
+        check("namespaces", &json!({}), &none(), "mark 2026-01-01T00:00:00Z grace=null generation=null []");
     }
 
     #[test]
@@ -319,17 +319,17 @@ mod tests {
         let grace = |seconds| DeleteOptions { grace: Some(seconds), ..DeleteOptions::default() };
         check(
             "pods",
-            json!({}),
-            DeleteOptions::default(),
+            &json!({}),
+            &DeleteOptions::default(),
             "mark 2026-01-01T00:00:30Z grace=30 generation=null []",
         );
-        check("pods", json!({}), grace(5), "mark 2026-01-01T00:00:05Z grace=5 generation=null []");
-        check("pods", json!({}), grace(0), "remove");
+        check("pods", &json!({}), &grace(5), "mark 2026-01-01T00:00:05Z grace=5 generation=null []");
+        check("pods", &json!({}), &grace(0), "remove");
         let going = || json!({"deletionTimestamp": "2026-01-01T00:00:30Z", "deletionGracePeriodSeconds": 30});
-        check("pods", going(), grace(10), "mark 2026-01-01T00:00:10Z grace=10 generation=null []");
-        check("pods", going(), grace(60), "wait");
-        check("pods", going(), DeleteOptions::default(), "wait");
-        check("pods", going(), grace(0), "remove");
+        check("pods", &going(), &grace(10), "mark 2026-01-01T00:00:10Z grace=10 generation=null []");
+        check("pods", &going(), &grace(60), "wait");
+        check("pods", &going(), &DeleteOptions::default(), "wait");
+        check("pods", &going(), &grace(0), "remove");
     }
 
     #[test]
@@ -337,8 +337,8 @@ mod tests {
         let uid = DeleteOptions { uid: Some("other".into()), ..DeleteOptions::default() };
         check(
             "configmaps",
-            json!({"name": "a", "uid": "u"}),
-            uid,
+            &json!({"name": "a", "uid": "u"}),
+            &uid,
             "409 Operation cannot be fulfilled on configmaps \"a\": the UID in the precondition (other) does not match the UID in record (u). The object might have been deleted and then recreated",
         );
     }

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The version of Kubernetes whose API is served, and ours behind it.
-const GIT_VERSION: &str = concat!("v1.33.0+coracle.", env!("CARGO_PKG_VERSION"));
+pub const GIT_VERSION: &str = concat!("v1.33.0+coracle.", env!("CARGO_PKG_VERSION"));
 /// What can be done with every object.
 const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 

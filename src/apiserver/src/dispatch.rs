@@ -1,6 +1,7 @@
 //! The front desk: who may come in, what is asked, who answers, and how long it may take.
 
 use std::{
+    panic::AssertUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -14,6 +15,7 @@ use axum::{
     response::Response,
 };
 use coracle_api::{Scope, Subresource, status::Status};
+use futures::FutureExt;
 use http::{HeaderMap, HeaderValue, request::Parts};
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
@@ -105,9 +107,16 @@ pub(crate) async fn handle(State(core): State<Arc<Core>>, request: Request) -> R
     let line = format!("{} {}", parts.method, parts.uri);
 
     let outcome = answer(core.clone(), parts, body, target, parameters, user);
-    let mut response = match Box::pin(outcome.instrument(span.clone())).await {
-        Ok(response) => response,
-        Err(status) => status_response(&status),
+    // A defect in one handler is that request's error, not the end of the connection or of the in-process
+    // caller: nothing that a handler shares is left half-written by unwinding.
+    let outcome = AssertUnwindSafe(Box::pin(outcome.instrument(span.clone()))).catch_unwind().await;
+    let mut response = match outcome {
+        Ok(Ok(response)) => response,
+        Ok(Err(status)) => status_response(&status),
+        Err(_) => {
+            tracing::error!(%id, "the handler of {line} panicked");
+            status_response(&Status::internal_error("the request handler failed"))
+        }
     };
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert("audit-id", id);
@@ -262,6 +271,7 @@ async fn elsewhere(core: &Arc<Core>, parts: &Parts, parameters: &Parameters) -> 
         "/version" => Some(discovery::version()),
         _ => discovery::respond(core, path, &parts.headers)
             .or_else(|| openapi::respond(core, path, &parts.headers))
+            .or_else(|| openapi::respond_v2(path, &parts.headers))
             .or_else(|| health::respond_part(core, path)),
     };
     let response = known.ok_or_else(Status::unknown_path)?;

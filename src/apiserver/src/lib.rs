@@ -50,6 +50,7 @@ mod tests;
 
 pub use auth::{AUTHENTICATED, User};
 pub use bootstrap::BootstrapError;
+pub use discovery::GIT_VERSION;
 pub use nodes::NodeProxies;
 pub use pki::{AdminCredentials, PkiError};
 pub use server::{ApiServer, BuildError, Config};

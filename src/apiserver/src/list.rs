@@ -212,12 +212,10 @@ pub(crate) async fn page(collection: &Collection<'_>, options: &ListOptions) -> 
         }
         let token = ContinueToken::decode(&options.continue_)?;
         let after = format!("{}{}", collection.resource.prefix(collection.namespace), token.after);
-        return collect(collection, &prefix, token.revision, Some(after.clone()), options.limit).map_err(
-            |_| {
-                let token = ContinueToken { revision: None, after: token.after.clone() };
-                NoPage::ContinueExpired(token.encode())
-            },
-        );
+        return collect(collection, &prefix, token.revision, Some(after), options.limit).map_err(|_| {
+            let token = ContinueToken { revision: None, after: token.after.clone() };
+            NoPage::ContinueExpired(token.encode())
+        });
     }
     let exact = match (options.version_match, wanted) {
         (_, None) => {

@@ -11,8 +11,7 @@ use coracle_api::{
 use http::Uri;
 use serde_json::{Value, json};
 
-/// Parameters of a query, in order. The last of several of the same name counts, as in client-go's
-/// conversion of single values it is the first: clients never send several of those.
+/// Parameters of a query, in order. Of several of the same name the first counts, unless all are asked for.
 pub(crate) struct Parameters(Vec<(String, String)>);
 
 impl Parameters {

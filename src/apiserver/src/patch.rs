@@ -23,15 +23,13 @@ pub(crate) enum Patch {
 }
 
 impl Patch {
-    /// Reads a patch for objects of `kind` by its content type.
-    pub(crate) fn parse(headers: &HeaderMap, body: Bytes, kind: &Kind) -> Result<Patch, Status> {
+    /// Checks that there is a patch of this content type for objects of `kind`, before anything is read.
+    pub(crate) fn check_type(headers: &HeaderMap, kind: &Kind) -> Result<(), Status> {
         // Objects without a message in the schema (custom resources) have no merge keys.
         let strategic = schema::message(&kind.message).is_some();
-        let accepted = if strategic { &[JSON, MERGE, STRATEGIC][..] } else { &[JSON, MERGE] };
         match decode::content_type(headers).as_str() {
-            JSON => Ok(Patch::Json(body)),
-            MERGE => Ok(Patch::Merge(parse_object(&body)?)),
-            STRATEGIC if strategic => Ok(Patch::Strategic(parse_object(&body)?)),
+            JSON | MERGE => Ok(()),
+            STRATEGIC if strategic => Ok(()),
             APPLY => Err(Status::new(
                 415,
                 "UnsupportedMediaType",
@@ -39,7 +37,18 @@ impl Patch {
                  (kubectl apply --server-side=false)"
                     .into(),
             )),
-            _ => Err(Status::unsupported_media_type(accepted)),
+            _ if strategic => Err(Status::unsupported_media_type(&[JSON, MERGE, STRATEGIC])),
+            _ => Err(Status::unsupported_media_type(&[JSON, MERGE])),
+        }
+    }
+
+    /// Reads a patch for objects of `kind` by its content type.
+    pub(crate) fn parse(headers: &HeaderMap, body: Bytes, kind: &Kind) -> Result<Patch, Status> {
+        Patch::check_type(headers, kind)?;
+        match decode::content_type(headers).as_str() {
+            JSON => Ok(Patch::Json(body)),
+            MERGE => Ok(Patch::Merge(parse_object(&body)?)),
+            _ => Ok(Patch::Strategic(parse_object(&body)?)),
         }
     }
 

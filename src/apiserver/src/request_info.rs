@@ -159,8 +159,8 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(method: Method, path: &str, watch: bool, expected: &str) {
-        let said = match RequestInfo::parse(&method, path, watch) {
+    fn check(method: &Method, path: &str, watch: bool, expected: &str) {
+        let said = match RequestInfo::parse(method, path, watch) {
             Target::Resource(i) => {
                 let parts = [&i.group, &i.version, &i.namespace, &i.resource, &i.name, &i.subresource];
                 format!("{} {}", i.verb.as_str(), parts.map(|p| if p.is_empty() { "-" } else { p }).join(" "))
@@ -173,30 +173,30 @@ mod tests {
 
     #[test]
     fn paths() {
-        check(Method::GET, "/api/v1/pods", false, "list - v1 - pods - -");
-        check(Method::GET, "/api/v1/namespaces/a/pods", true, "watch - v1 a pods - -");
-        check(Method::GET, "/api/v1/watch/namespaces/a/pods/x", false, "watch - v1 a pods x -");
-        check(Method::POST, "/api/v1/namespaces/a/pods/", false, "create - v1 a pods - -");
-        check(Method::POST, "/api/v1/namespaces/a/pods/x/binding", false, "create - v1 a pods x binding");
-        check(Method::GET, "/api/v1/namespaces", false, "list - v1 - namespaces - -");
-        check(Method::DELETE, "/api/v1/namespaces/a", false, "delete - v1 - namespaces a -");
-        check(Method::PUT, "/api/v1/namespaces/a/finalize", false, "update - v1 - namespaces a finalize");
-        check(Method::PATCH, "/api/v1/namespaces/a/status", false, "patch - v1 - namespaces a status");
+        check(&Method::GET, "/api/v1/pods", false, "list - v1 - pods - -");
+        check(&Method::GET, "/api/v1/namespaces/a/pods", true, "watch - v1 a pods - -");
+        check(&Method::GET, "/api/v1/watch/namespaces/a/pods/x", false, "watch - v1 a pods x -");
+        check(&Method::POST, "/api/v1/namespaces/a/pods/", false, "create - v1 a pods - -");
+        check(&Method::POST, "/api/v1/namespaces/a/pods/x/binding", false, "create - v1 a pods x binding");
+        check(&Method::GET, "/api/v1/namespaces", false, "list - v1 - namespaces - -");
+        check(&Method::DELETE, "/api/v1/namespaces/a", false, "delete - v1 - namespaces a -");
+        check(&Method::PUT, "/api/v1/namespaces/a/finalize", false, "update - v1 - namespaces a finalize");
+        check(&Method::PATCH, "/api/v1/namespaces/a/status", false, "patch - v1 - namespaces a status");
         check(
-            Method::DELETE,
+            &Method::DELETE,
             "/apis/apps/v1/namespaces/a/deployments",
             false,
             "deletecollection apps v1 a deployments - -",
         );
-        check(Method::GET, "/apis/x.io/v1/things/t/status", true, "get x.io v1 - things t status");
-        check(Method::GET, "/api/v1/nodes/n/proxy/metrics/x", false, "get - v1 - nodes n proxy/metrics/x");
-        check(Method::PATCH, "/api/v1/pods", false, "405");
-        check(Method::POST, "/api/v1/namespaces/a/pods/x", false, "405");
-        check(Method::GET, "/api/v1", false, "other");
-        check(Method::GET, "/apis/apps/v1", false, "other");
-        check(Method::GET, "/healthz", false, "other");
-        check(Method::GET, "/api/v1/namespaces/a%2Fpods/pods/x", false, "other");
-        check(Method::GET, "/api/v1/namespaces/../pods", false, "other");
-        check(Method::GET, "/api/v1//pods", false, "other");
+        check(&Method::GET, "/apis/x.io/v1/things/t/status", true, "get x.io v1 - things t status");
+        check(&Method::GET, "/api/v1/nodes/n/proxy/metrics/x", false, "get - v1 - nodes n proxy/metrics/x");
+        check(&Method::PATCH, "/api/v1/pods", false, "405");
+        check(&Method::POST, "/api/v1/namespaces/a/pods/x", false, "405");
+        check(&Method::GET, "/api/v1", false, "other");
+        check(&Method::GET, "/apis/apps/v1", false, "other");
+        check(&Method::GET, "/healthz", false, "other");
+        check(&Method::GET, "/api/v1/namespaces/a%2Fpods/pods/x", false, "other");
+        check(&Method::GET, "/api/v1/namespaces/../pods", false, "other");
+        check(&Method::GET, "/api/v1//pods", false, "other");
     }
 }

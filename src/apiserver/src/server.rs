@@ -98,7 +98,8 @@ impl ApiServer {
             Core::new(store, config.service_cidr, config.node_ports.clone(), config.now, shutdown.clone());
         bootstrap::run(&core, address).await.map_err(BuildError::Bootstrap)?;
 
-        let router = core.clone().router().merge(config.extra_routes);
+        // Whatever the extra routes do not know is the API's.
+        let router = config.extra_routes.fallback_service(core.clone().router());
         let listener = Listener {
             socket,
             tls,

@@ -1,7 +1,6 @@
 //! The verbs on objects, between the wire and the pipeline.
 
 use axum::{body::Body, response::Response};
-use bytes::Bytes;
 use coracle_api::{
     schema,
     status::{self, Status},
@@ -158,6 +157,7 @@ pub(crate) async fn update(mut asked: Asked, body: Body) -> Result<Response, Sta
 
 /// PATCH of an object or of its status.
 pub(crate) async fn patch(mut asked: Asked, body: Body) -> Result<Response, Status> {
+    Patch::check_type(&asked.headers, asked.call.kind())?;
     let (options, output) = write_options(&mut asked, "PatchOptions")?;
     let body = decode::read(body).await?;
     let patch = Patch::parse(&asked.headers, body, asked.call.kind())?;
@@ -217,7 +217,7 @@ pub(crate) fn check_uid(call: &Call, object: &Value, old: &Value) -> Result<(), 
 /// DELETE of an object.
 pub(crate) async fn delete(mut asked: Asked, body: Body) -> Result<Response, Status> {
     let output = negotiate(&asked.headers, false)?;
-    let options = delete_options(&asked, decode::read(body).await?)?;
+    let options = delete_options(&asked, &decode::read(body).await?)?;
     asked.call.dry_run = options.dry_run;
     let call = &asked.call;
     let kind = call.kind();
@@ -251,7 +251,7 @@ const RETURNED: &[&str] = &[
 pub(crate) async fn delete_collection(mut asked: Asked, body: Body) -> Result<Response, Status> {
     let output = negotiate(&asked.headers, true)?;
     let list_options = ListOptions::parse(&asked.parameters, false)?;
-    let options = delete_options(&asked, decode::read(body).await?)?;
+    let options = delete_options(&asked, &decode::read(body).await?)?;
     asked.call.dry_run = options.dry_run;
     let selection = selection(&asked, &list_options)?;
     let call = &asked.call;
@@ -265,13 +265,13 @@ pub(crate) async fn delete_collection(mut asked: Asked, body: Body) -> Result<Re
     Ok(respond::value_response(StatusCode::OK, output.media, &list))
 }
 
-fn delete_options(asked: &Asked, body: Bytes) -> Result<DeleteOptions, Status> {
+fn delete_options(asked: &Asked, body: &[u8]) -> Result<DeleteOptions, Status> {
     if body.is_empty() {
         return DeleteOptions::from_parameters(&asked.parameters);
     }
     let encoding = Encoding::of(&asked.headers)?;
     let options = match schema::message("meta.v1.DeleteOptions") {
-        Some(message) => decode::message("DeleteOptions", message, &body, encoding)?,
+        Some(message) => decode::message("DeleteOptions", message, body, encoding)?,
         None => return Err(Status::internal_error("the schema has no DeleteOptions")),
     };
     let kind = options.get("kind").and_then(Value::as_str).unwrap_or_default();

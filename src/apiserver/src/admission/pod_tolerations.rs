@@ -21,7 +21,7 @@ impl Plugin for PodTolerations {
         pod: &mut Value,
         _: Option<&Value>,
     ) -> Result<(), Status> {
-        if request.operation != Operation::Create || !request.is_core("pods") {
+        if request.operation == Operation::Delete || !request.is_core("pods") {
             return Ok(());
         }
         let spec = object::child_mut(pod, "spec");

@@ -19,9 +19,13 @@ impl Plugin for Priority {
         &self,
         request: &Attributes<'_>,
         pod: &mut Value,
-        _: Option<&Value>,
+        old: Option<&Value>,
     ) -> Result<(), Status> {
-        if request.operation != Operation::Create || !request.is_core("pods") {
+        if !request.is_core("pods") {
+            return Ok(());
+        }
+        if request.operation != Operation::Create {
+            keep(pod, old);
             return Ok(());
         }
         let class = object::text(pod, "/spec/priorityClassName");
@@ -47,5 +51,17 @@ impl Plugin for Priority {
             spec.insert("preemptionPolicy".into(), json!("PreemptLowerPriority"));
         }
         Ok(())
+    }
+}
+
+/// What a pod was given at its creation stays when an update leaves it out.
+fn keep(pod: &mut Value, old: Option<&Value>) {
+    let Some(old) = old.and_then(|old| old.get("spec")) else { return };
+    let spec = object::child_mut(pod, "spec");
+    for field in ["priority", "preemptionPolicy"] {
+        let absent = spec.get(field).is_none_or(Value::is_null);
+        if let Some(value) = old.get(field).filter(|_| absent) {
+            spec.insert(field.to_owned(), value.clone());
+        }
     }
 }

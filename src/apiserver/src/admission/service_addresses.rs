@@ -194,8 +194,8 @@ impl ServiceAddresses {
         let Some(ports) = service.pointer_mut("/spec/ports").and_then(Value::as_array_mut) else {
             return Ok(());
         };
-        for index in 0..ports.len() {
-            let given = ports[index].get("nodePort").and_then(Value::as_i64).unwrap_or(0);
+        for (index, port) in ports.iter().enumerate() {
+            let given = port.get("nodePort").and_then(Value::as_i64).unwrap_or(0);
             if given != 0 {
                 let spec = Path::new("spec");
                 let list = spec.child("ports");

@@ -4,7 +4,12 @@ use axum::{body::Body, response::Response};
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use coracle_api::status::Status;
+use coracle_api::{
+    Kind,
+    field::{self, Path},
+    names,
+    status::Status,
+};
 
 use crate::{
     decode::{self, Encoding},
@@ -26,6 +31,7 @@ pub(crate) async fn update(mut asked: Asked, body: Body) -> Result<Response, Sta
     let decoded = decode::object(asked.call.kind(), &body, encoding, options.field_validation)?;
     let call = &asked.call;
     verbs::check_name(call, &decoded.object)?;
+    check_finalizers(call.kind(), &decoded.object)?;
     let mut change = |old: &Value| {
         verbs::check_uid(call, &decoded.object, old)?;
         let mut namespace = old.clone();
@@ -42,4 +48,19 @@ pub(crate) async fn update(mut asked: Asked, body: Body) -> Result<Response, Sta
     };
     let saved = pipeline::update(call, Update { part: Part::Server, change: &mut change }).await?;
     Ok(respond::json_response(StatusCode::OK, output.media, saved.bytes(&call.resource)))
+}
+
+fn check_finalizers(kind: &Kind, namespace: &Value) -> Result<(), Status> {
+    let path = Path::new("spec");
+    let finalizers = namespace.pointer("/spec/finalizers").and_then(Value::as_array).into_iter().flatten();
+    let mut causes = Vec::new();
+    for finalizer in finalizers.filter_map(Value::as_str) {
+        let problems = names::qualified_name(finalizer);
+        causes.extend(problems.iter().map(|why| field::invalid(&path.child("finalizers"), finalizer, why)));
+        if problems.is_empty() && !finalizer.contains('/') && finalizer != "kubernetes" {
+            let why = "name is neither a standard finalizer name nor is it fully qualified";
+            causes.push(field::invalid(&path.child("finalizers"), finalizer, why));
+        }
+    }
+    if causes.is_empty() { Ok(()) } else { Err(Status::invalid(kind, object::name(namespace), causes)) }
 }

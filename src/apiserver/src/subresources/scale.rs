@@ -46,6 +46,7 @@ pub(crate) async fn update(mut asked: Asked, body: Body) -> Result<Response, Sta
 
 /// PATCH of the scale.
 pub(crate) async fn patch(mut asked: Asked, body: Body) -> Result<Response, Status> {
+    Patch::check_type(&asked.headers, asked.call.kind())?;
     let (media, _) = options(&mut asked, "PatchOptions")?;
     let body = decode::read(body).await?;
     let patch = Patch::parse(&asked.headers, body, asked.call.kind())?;

@@ -85,6 +85,10 @@ async fn openapi() {
         assert!(document.is_object());
     }
     server.get("/openapi/v3/apis/nope/v1").await.fails(404, "NotFound", "");
+    assert_eq!(server.get("/openapi/v2").await.is(200)["swagger"], "2.0");
+    let old =
+        server.get_as("/openapi/v2", "application/com.github.proto-openapi.spec.v2@v1.0+protobuf").await;
+    assert_eq!(&old.body[..7], b"\x0a\x032.0\x12#");
 }
 
 #[tokio::test]

@@ -19,14 +19,41 @@ struct Bad {
     answer: (u16, &'static str, &'static str),
 }
 
+/// What bodies in the tables are made of.
+struct Content(String);
+
+impl From<&str> for Content {
+    fn from(text: &str) -> Content {
+        Content(text.to_owned())
+    }
+}
+
+impl From<String> for Content {
+    fn from(text: String) -> Content {
+        Content(text)
+    }
+}
+
+impl From<Value> for Content {
+    fn from(value: Value) -> Content {
+        Content(value.to_string())
+    }
+}
+
+impl From<&Value> for Content {
+    fn from(value: &Value) -> Content {
+        Content(value.to_string())
+    }
+}
+
 fn bad(
     method: Method,
     path: &'static str,
     type_: &'static str,
-    body: impl ToString,
+    body: impl Into<Content>,
     answer: (u16, &'static str, &'static str),
 ) -> Bad {
-    Bad { method, path, type_, body: body.to_string(), answer }
+    Bad { method, path, type_, body: body.into().0, answer }
 }
 
 async fn check(requests: Vec<Bad>) {
@@ -105,6 +132,7 @@ async fn updates() {
         bad(Method::PATCH, "/api/v1/namespaces/default/configmaps/taken", JSON_PATCH, json!([{"op": "test", "path": "/data/key", "value": "other"}]), (422, "Invalid", "")),
         bad(Method::PATCH, "/api/v1/namespaces/default/configmaps/taken", JSON, json!({}), (415, "UnsupportedMediaType", "accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json")),
         bad(Method::PATCH, "/api/v1/namespaces/default/configmaps/taken", "application/apply-patch+yaml", "{}", (415, "UnsupportedMediaType", "server-side apply is not supported")),
+        bad(Method::PATCH, "/api/v1/namespaces/default/configmaps/taken?force=true&fieldManager=kubectl", "application/apply-patch+yaml", "{}", (415, "UnsupportedMediaType", "kubectl apply --server-side=false")),
         bad(Method::PATCH, "/api/v1/namespaces/default/configmaps/nope", STRATEGIC, json!({}), (404, "NotFound", "configmaps \"nope\" not found")),
         bad(Method::PATCH, "/api/v1/namespaces/default/configmaps/taken?force=true", MERGE, json!({}), (422, "Invalid", "PatchOptions.meta.k8s.io \"\" is invalid: force: Forbidden: may not be specified for non-apply patch")),
     ])
@@ -162,8 +190,6 @@ async fn nobody_gets_nothing() {
     assert_eq!(answer.status(), 401);
 }
 
-/// The response to a body that never ends its announced size is not awaited for ever by the tests: the
-/// limit holds for what is read, not for what is announced.
 #[tokio::test]
 async fn a_body_at_the_limit_is_read() {
     let server = Server::new().await;
@@ -171,4 +197,31 @@ async fn a_body_at_the_limit_is_read() {
     let body = format!(r#"{{"metadata":{{"name":"x"}}}}{filler}"#);
     let created: Value = server.send(request(Method::POST, MAPS, JSON, body)).await.is(201);
     assert_eq!(created["metadata"]["name"], "x");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_never_ends_is_not_waited_for() {
+    let server = Server::new().await;
+    let endless = Body::from_stream(futures::stream::pending::<Result<bytes::Bytes, std::io::Error>>());
+    server.send(request(Method::POST, MAPS, JSON, endless)).await.fails(
+        504,
+        "Timeout",
+        "the body did not arrive in time",
+    );
+}
+
+#[tokio::test]
+async fn bodies_that_explode_are_refused() {
+    let server = Server::new().await;
+    let deep = "[".repeat(200_000);
+    server.send(request(Method::POST, MAPS, JSON, deep)).await.fails(400, "BadRequest", "");
+    let deep = format!("a: {}", "[".repeat(100_000));
+    server.send(request(Method::POST, MAPS, YAML, deep)).await.fails(400, "BadRequest", "");
+    let mut laughs = "l0: &l0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for n in 1..12 {
+        let last = n - 1;
+        let many = vec![format!("*l{last}"); 10].join(", ");
+        laughs.push_str(&format!("l{n}: &l{n} [{many}]\n"));
+    }
+    server.send(request(Method::POST, MAPS, YAML, laughs)).await.fails(400, "BadRequest", "");
 }

@@ -56,6 +56,17 @@ async fn a_pod_is_bound_once() {
     assert_eq!(super::harness::names(&list), ["p"]);
 }
 
+#[tokio::test]
+async fn an_update_keeps_what_admission_gave() {
+    let server = Server::new().await;
+    let pod = server.pod("p", &["a"]).await;
+    let mut update = pod.clone();
+    for field in ["tolerations", "priority", "preemptionPolicy"] {
+        update["spec"].as_object_mut().unwrap().remove(field);
+    }
+    assert_eq!(server.put(POD, &update).await.is(200), pod);
+}
+
 /// Says that the containers of a pod run.
 async fn run(server: &Server, containers: &[&str]) {
     let statuses: Vec<Value> = containers
