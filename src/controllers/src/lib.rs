@@ -9,6 +9,8 @@
 //! the pattern that the others follow.
 
 mod context;
+mod endpoints;
+mod endpointslice;
 mod namespaces;
 mod node_ipam;
 mod pace;
@@ -16,6 +18,7 @@ mod pods;
 mod replicationcontroller;
 mod root_ca;
 mod serviceaccount;
+mod services;
 #[cfg(test)]
 mod testing;
 
@@ -66,6 +69,8 @@ const CONTROLLERS: &[Controller] = &[
     Controller { name: serviceaccount::NAME, run: serviceaccount::run },
     Controller { name: root_ca::NAME, run: root_ca::run },
     Controller { name: replicationcontroller::NAME, run: replicationcontroller::run },
+    Controller { name: endpoints::NAME, run: endpoints::run },
+    Controller { name: endpointslice::NAME, run: endpointslice::run },
 ];
 
 /// The running controllers. They are stopped by [`Handle::shutdown`], or when the handle is dropped.

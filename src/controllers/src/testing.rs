@@ -6,9 +6,12 @@ use coracle_client::{Informers, clock, random, test_support::FakeApi, test_suppo
 use k8s_openapi::{
     api::core::v1::{
         Container, Namespace, Pod, PodCondition, PodIP, PodSpec, PodStatus, PodTemplateSpec,
-        ReplicationController, ReplicationControllerSpec,
+        ReplicationController, ReplicationControllerSpec, Service, ServicePort, ServiceSpec,
     },
-    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
+    apimachinery::pkg::{
+        apis::meta::v1::{ObjectMeta, Time},
+        util::intstr::IntOrString,
+    },
 };
 use tokio_util::sync::CancellationToken;
 
@@ -62,6 +65,20 @@ pub(crate) fn replication_controller(name: &str, replicas: i32) -> ReplicationCo
             selector: Some(labels(&[("app", "web")])),
             template: Some(template),
             min_ready_seconds: None,
+        }),
+        status: None,
+    }
+}
+
+/// A service of pods labelled `app=web`.
+pub(crate) fn service(name: &str, target: IntOrString) -> Service {
+    let port = ServicePort { port: 80, target_port: Some(target), ..ServicePort::default() };
+    Service {
+        metadata: meta(name),
+        spec: Some(ServiceSpec {
+            selector: Some(labels(&[("app", "web")])),
+            ports: Some(vec![port]),
+            ..ServiceSpec::default()
         }),
         status: None,
     }

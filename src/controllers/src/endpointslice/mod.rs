@@ -1,0 +1,189 @@
+//! EndpointSlices: the addresses behind a service in portions of a hundred, so that a change of one pod
+//! rewrites one portion.
+
+mod plan;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use coracle_client::{Deltas, During, Informer, Key, ReconcileError, WorkQueue, is_conflict, is_not_found};
+use futures::{StreamExt, TryStreamExt, future::BoxFuture};
+use k8s_openapi::api::{
+    core::v1::{Pod, Service},
+    discovery::v1::EndpointSlice,
+};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, PostParams, Preconditions},
+};
+use parking_lot::Mutex;
+use plan::{MANAGED_BY, Observed, Plan, SERVICE_NAME, US, plan};
+
+use crate::{Context, namespaces, pace::Pace, pods, services::Waker};
+
+pub(crate) const NAME: &str = "endpointslice";
+
+/// Services reconciled at the same time. Kubernetes' default.
+const WORKERS: usize = 5;
+
+/// Slices of one service written at the same time.
+const IN_FLIGHT: usize = 8;
+
+/// How long the cache may take to show what was written before; it takes milliseconds.
+const CATCH_UP: Duration = Duration::from_secs(5);
+
+const BY_SERVICE: &str = "endpointslice/service";
+
+pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let services: Informer<Service> = context.informers.get();
+        let pods: Informer<Pod> = context.informers.get();
+        let slices: Informer<EndpointSlice> = context.informers.get();
+        slices.add_index(BY_SERVICE, |slice| owner(slice).map(|key| key.to_string()).into_iter().collect());
+        let controller = Arc::new(Controller {
+            client: context.client.clone(),
+            services: services.clone(),
+            pods: pods.clone(),
+            slices: slices.clone(),
+            pace: Pace::default(),
+            written: Mutex::default(),
+        });
+        let queue = WorkQueue::new();
+        let feed = async {
+            tokio::join!(services.synced(), pods.synced(), slices.synced());
+            let waker = Waker { services: &services, queue: &queue, pace: &controller.pace };
+            tokio::join!(
+                waker.feed_services(services.subscribe()),
+                waker.feed_pods(pods.subscribe()),
+                feed_slices(slices.subscribe(), &waker),
+            );
+        };
+        let reconcile = {
+            let controller = controller.clone();
+            move |key| {
+                let controller = controller.clone();
+                async move { controller.reconcile(key).await }
+            }
+        };
+        context.run(NAME, queue.clone(), WORKERS, feed, reconcile).await;
+    })
+}
+
+/// Queues the service of slices that were changed by others, or lost.
+async fn feed_slices(mut deltas: Deltas<EndpointSlice>, waker: &Waker<'_>) {
+    while let Some(delta) = deltas.next().await {
+        if let Some(key) = owner(delta.object()) {
+            waker.pace.wake(waker.queue, key);
+        }
+    }
+}
+
+/// The service of a slice that this controller made.
+fn owner(slice: &EndpointSlice) -> Option<Key> {
+    let labels = slice.metadata.labels.as_ref()?;
+    let ours = labels.get(MANAGED_BY).is_some_and(|by| by == US);
+    let service = labels.get(SERVICE_NAME).filter(|_| ours)?;
+    Some(Key::new(pods::namespace(&slice.metadata), service.clone()))
+}
+
+struct Controller {
+    client: Client,
+    services: Informer<Service>,
+    pods: Informer<Pod>,
+    slices: Informer<EndpointSlice>,
+    pace: Pace,
+    /// The newest revision written for each service: planning on an older cache would make slices twice.
+    written: Mutex<HashMap<Key, u64>>,
+}
+
+impl Controller {
+    async fn reconcile(&self, key: Key) -> Result<Option<Duration>, ReconcileError> {
+        let floor = self.written.lock().get(&key).copied().unwrap_or(0);
+        if tokio::time::timeout(CATCH_UP, self.slices.reached(floor)).await.is_err() {
+            return Err(ReconcileError::NotYet(format!("the slices of {key} are not in the cache yet")));
+        }
+        let service = self.services.get(&key);
+        let turn = service.is_some().then(|| self.pace.turn(&key));
+        let pods = self.pods.list_namespace(&key.namespace);
+        let slices = self.slices.by_index(BY_SERVICE, &key.to_string());
+        let plan = plan(&Observed { service: service.as_deref(), pods: &pods, slices: &slices });
+        let outcome = self.apply(&key, plan).await;
+        drop(turn);
+        if service.is_none() {
+            self.pace.forget(&key);
+            self.written.lock().remove(&key);
+        }
+        match outcome {
+            Err(error) if namespaces::is_going(&error) => Ok(None),
+            // The cache is about to show what there is; that queues the key again.
+            Err(error) if is_not_found(&error) => Ok(Some(LOOK_AGAIN)),
+            other => other.map(|()| None).during(|| format!("write the slices of {key}")),
+        }
+    }
+
+    async fn apply(&self, key: &Key, plan: Plan) -> Result<(), kube::Error> {
+        let api: Api<EndpointSlice> = Api::namespaced(self.client.clone(), &key.namespace);
+        let creations =
+            plan.create.into_iter().map(|slice| Write { api: api.clone(), slice, verb: Verb::Create });
+        let updates =
+            plan.update.into_iter().map(|slice| Write { api: api.clone(), slice, verb: Verb::Update });
+        let deletions =
+            plan.delete.into_iter().map(|slice| Write { api: api.clone(), slice, verb: Verb::Delete });
+        // Addresses are added before others are taken away, so that a service is never without.
+        for phase in [creations.chain(updates).collect::<Vec<_>>(), deletions.collect()] {
+            futures::stream::iter(phase.into_iter().map(Write::run))
+                .buffer_unordered(IN_FLIGHT)
+                .try_for_each(|revision| {
+                    let mut written = self.written.lock();
+                    let floor = written.entry(key.clone()).or_default();
+                    *floor = revision.max(*floor);
+                    futures::future::ready(Ok(()))
+                })
+                .await?;
+        }
+        Ok(())
+    }
+}
+
+/// When to look again if the cache was behind.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+enum Verb {
+    Create,
+    Update,
+    Delete,
+}
+
+struct Write {
+    api: Api<EndpointSlice>,
+    slice: EndpointSlice,
+    verb: Verb,
+}
+
+impl Write {
+    /// Gives the revision that the cache must include before the next plan.
+    async fn run(self) -> Result<u64, kube::Error> {
+        let name = pods::name(&self.slice.metadata);
+        match self.verb {
+            Verb::Create => {
+                let answer = self.api.create(&PostParams::default(), &self.slice).await?;
+                Ok(pods::revision(&answer.metadata))
+            }
+            Verb::Update => {
+                let answer = self.api.replace(name, &PostParams::default(), &self.slice).await?;
+                Ok(pods::revision(&answer.metadata))
+            }
+            Verb::Delete => {
+                let preconditions =
+                    Some(Preconditions { uid: self.slice.metadata.uid.clone(), resource_version: None });
+                let options = DeleteParams { preconditions, ..DeleteParams::default() };
+                match self.api.delete(name, &options).await {
+                    Ok(_) => Ok(0),
+                    Err(error) if is_not_found(&error) || is_conflict(&error) => Ok(0),
+                    Err(error) => Err(error),
+                }
+            }
+        }
+    }
+}
