@@ -18,12 +18,18 @@ use crate::{
 
 /// The version of Kubernetes whose API is served, and ours behind it.
 pub const GIT_VERSION: &str = concat!("v1.33.0+coracle.", env!("CARGO_PKG_VERSION"));
-/// What can be done with every object.
+/// What can be done with objects.
 const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
 const PLAIN: &str = "application/json";
 const AGGREGATED_V2: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 const AGGREGATED_V2BETA1: &str = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
+
+/// The verbs on objects of a kind.
+fn verbs(kind: &Kind) -> Vec<&'static str> {
+    let missing = |verb: &str| verb == "deletecollection" && delete::is_namespace(kind);
+    VERBS.iter().copied().filter(|verb| !missing(verb)).collect()
+}
 
 /// `/version`.
 pub(crate) fn version() -> Response {
@@ -178,7 +184,7 @@ fn resources(catalogue: &Catalogue, group: &str, version: &str) -> Option<Value>
             "singularName": kind.singular,
             "namespaced": namespaced,
             "kind": kind.kind,
-            "verbs": VERBS,
+            "verbs": verbs(kind),
             "storageVersionHash": &document(&json!([kind.storage, kind.version, kind.kind])).hash[..11],
         });
         if !kind.short_names.is_empty() {
@@ -249,7 +255,7 @@ fn aggregated_kind(kind: &Kind) -> Value {
         "responseKind": response((&kind.group, &kind.version, &kind.kind)),
         "scope": if kind.scope == Scope::Namespaced { "Namespaced" } else { "Cluster" },
         "singularResource": kind.singular,
-        "verbs": VERBS,
+        "verbs": verbs(kind),
     });
     if !kind.short_names.is_empty() {
         entry["shortNames"] = json!(kind.short_names);

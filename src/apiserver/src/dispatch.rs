@@ -232,6 +232,8 @@ async fn route(asked: Asked, body: Body) -> Result<Response, Status> {
             Verb::Update => verbs::update(asked, body).await,
             Verb::Patch => verbs::patch(asked, body).await,
             Verb::Delete => verbs::delete(asked, body).await,
+            // All namespaces at once is nothing that anybody means.
+            Verb::DeleteCollection if crate::delete::is_namespace(kind) => not_here(),
             Verb::DeleteCollection => verbs::delete_collection(asked, body).await,
         },
         ("status", verb) if has(|s| *s == Subresource::Status) => match verb {

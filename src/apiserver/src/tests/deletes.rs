@@ -116,6 +116,7 @@ async fn collections() {
     let left = server.get("/api/v1/configmaps").await.is(200);
     assert_eq!(names(&left).len(), 21);
     server.delete("/api/v1/configmaps", json!({})).await.fails(405, "MethodNotAllowed", "");
+    server.delete("/api/v1/namespaces", json!({})).await.fails(405, "MethodNotAllowed", "");
 }
 
 #[tokio::test]

@@ -7,5 +7,6 @@ mod harness;
 mod lists;
 mod objects;
 mod pods;
+mod properties;
 mod services;
 mod watches;
