@@ -9,10 +9,13 @@
 //! the pattern that the others follow.
 
 mod context;
+mod discovery;
 mod endpoints;
 mod endpointslice;
+mod namespace;
 mod namespaces;
 mod node_ipam;
+mod node_lifecycle;
 mod pace;
 mod pods;
 mod replicationcontroller;
@@ -71,6 +74,8 @@ const CONTROLLERS: &[Controller] = &[
     Controller { name: replicationcontroller::NAME, run: replicationcontroller::run },
     Controller { name: endpoints::NAME, run: endpoints::run },
     Controller { name: endpointslice::NAME, run: endpointslice::run },
+    Controller { name: node_lifecycle::NAME, run: node_lifecycle::run },
+    Controller { name: namespace::NAME, run: namespace::run },
 ];
 
 /// The running controllers. They are stopped by [`Handle::shutdown`], or when the handle is dropped.

@@ -1,0 +1,196 @@
+//! Notices nodes that have fallen silent, and says so: in the node's conditions and taints, and in its
+//! pods' readiness, so that services stop sending to them.
+//!
+//! A node shows that it lives by renewing its Lease in `kube-node-lease`, or by its Ready heartbeat. What
+//! counts is when that was noticed here, by this process's clock: clocks of nodes may be wrong.
+
+mod plan;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use coracle_client::{
+    Delta, Deltas, During, EventType, Informer, Key, ReconcileError, Recorder, WorkQueue, clock, is_not_found,
+};
+use futures::{StreamExt, TryStreamExt, future::BoxFuture};
+use k8s_openapi::api::{
+    coordination::v1::Lease,
+    core::v1::{Node, Pod},
+};
+use kube::{
+    Api, Client, Resource,
+    api::{Patch, PatchParams},
+};
+use parking_lot::Mutex;
+use plan::{Observed, Plan, Pulse, plan};
+use tokio::time::Instant;
+use tracing::warn;
+
+use crate::{Config, Context, pods};
+
+pub(crate) const NAME: &str = "node-lifecycle";
+
+const LEASES: &str = "kube-node-lease";
+
+const WORKERS: usize = 4;
+
+/// Pods of one node marked at the same time.
+const IN_FLIGHT: usize = 32;
+
+const BY_NODE: &str = "node-lifecycle/node";
+
+pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let nodes: Informer<Node> = context.informers.get();
+        let leases: Informer<Lease> = context.informers.get();
+        let pods: Informer<Pod> = context.informers.get();
+        pods.add_index(BY_NODE, |pod| pods::node_name(pod).map(str::to_owned).into_iter().collect());
+        let controller = Arc::new(Controller {
+            client: context.client.clone(),
+            config: context.config.clone(),
+            recorder: context.recorder("node-controller"),
+            nodes: nodes.clone(),
+            leases: leases.clone(),
+            pods: pods.clone(),
+            pulses: Mutex::default(),
+        });
+        let queue = WorkQueue::new();
+        let feed = async {
+            tokio::join!(nodes.synced(), leases.synced(), pods.synced());
+            tokio::join!(
+                feed_nodes(nodes.subscribe(), &queue),
+                feed_leases(leases.subscribe(), &queue),
+                feed_pods(pods.subscribe(), &nodes, &queue),
+            );
+        };
+        let reconcile = move |key| {
+            let controller = controller.clone();
+            async move { controller.reconcile(key).await }
+        };
+        context.run(NAME, queue.clone(), WORKERS, feed, reconcile).await;
+    })
+}
+
+async fn feed_nodes(mut deltas: Deltas<Node>, queue: &WorkQueue<Key>) {
+    while let Some(delta) = deltas.next().await {
+        queue.add(Key::of(&delta.object().metadata));
+    }
+}
+
+async fn feed_leases(mut deltas: Deltas<Lease>, queue: &WorkQueue<Key>) {
+    while let Some(delta) = deltas.next().await {
+        let meta = &delta.object().metadata;
+        if pods::namespace(meta) == LEASES {
+            queue.add(Key::cluster(pods::name(meta)));
+        }
+    }
+}
+
+/// A pod that is ready on a node that is not concerns us.
+async fn feed_pods(mut deltas: Deltas<Pod>, nodes: &Informer<Node>, queue: &WorkQueue<Key>) {
+    while let Some(delta) = deltas.next().await {
+        let (Delta::Added(pod) | Delta::Updated { new: pod, .. }) = &delta else { continue };
+        let Some(key) = pods::node_name(pod).map(Key::cluster) else { continue };
+        if pods::is_ready(pod) && nodes.get(&key).is_some_and(|node| !plan::is_ready(&node)) {
+            queue.add(key);
+        }
+    }
+}
+
+struct Controller {
+    client: Client,
+    config: Arc<Config>,
+    recorder: Recorder,
+    nodes: Informer<Node>,
+    leases: Informer<Lease>,
+    pods: Informer<Pod>,
+    /// The newest sign of life of each node, and when it was noticed.
+    pulses: Mutex<HashMap<Key, (Pulse, Instant)>>,
+}
+
+impl Controller {
+    async fn reconcile(&self, key: Key) -> Result<Option<Duration>, ReconcileError> {
+        let Some(node) = self.nodes.get(&key) else {
+            self.pulses.lock().remove(&key);
+            return Ok(None);
+        };
+        let silent = self.silence(&key, &node);
+        let pods = if plan::is_ready(&node) && silent < self.config.node_grace {
+            Vec::new()
+        } else {
+            self.pods.by_index(BY_NODE, &key.name)
+        };
+        let observed = Observed { node: &node, pods: &pods, silent, grace: self.config.node_grace };
+        let plan = plan(&observed, clock::now());
+        self.apply(&node, plan).await
+    }
+
+    /// For how long nothing was heard of the node.
+    fn silence(&self, key: &Key, node: &Node) -> Duration {
+        let lease = self.leases.get(&Key::new(LEASES, key.name.clone()));
+        let pulse = Pulse::of(node, lease.as_deref());
+        let now = Instant::now();
+        let mut pulses = self.pulses.lock();
+        let known = pulses.entry(key.clone()).or_insert_with(|| (pulse.clone(), now));
+        if known.0 != pulse {
+            *known = (pulse, now);
+        }
+        now.duration_since(known.1)
+    }
+
+    async fn apply(&self, node: &Node, plan: Plan) -> Result<Option<Duration>, ReconcileError> {
+        let name = pods::name(&node.metadata);
+        let api: Api<Node> = Api::all(self.client.clone());
+        if let Some(conditions) = plan.conditions {
+            warn!(node = name, "a node has fallen silent");
+            let patch = serde_json::json!({
+                "metadata": {"uid": node.metadata.uid, "resourceVersion": node.metadata.resource_version},
+                "status": {"conditions": conditions},
+            });
+            match api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await {
+                Err(error) if is_not_found(&error) => return Ok(None),
+                other => other.during(|| format!("write the conditions of node {name}"))?,
+            };
+            let message = format!("Node {name} status is now: NodeNotReady");
+            self.recorder.event(&node.object_ref(&()), EventType::Normal, "NodeNotReady", &message);
+            // The cache shows the new conditions in a moment; the rest follows then.
+            return Ok(plan.again);
+        }
+        self.mark(plan.not_ready).await?;
+        if let Some(taints) = plan.taints {
+            let patch = serde_json::json!({
+                "metadata": {"uid": node.metadata.uid, "resourceVersion": node.metadata.resource_version},
+                "spec": {"taints": taints},
+            });
+            match api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
+                Err(error) if is_not_found(&error) => return Ok(None),
+                other => other.during(|| format!("write the taints of node {name}"))?,
+            };
+        }
+        Ok(plan.again)
+    }
+
+    /// Says of pods on a node that is not ready that they are not either.
+    async fn mark(&self, doomed: Vec<Arc<Pod>>) -> Result<(), ReconcileError> {
+        let writes = doomed.into_iter().map(|pod| {
+            let api: Api<Pod> = Api::namespaced(self.client.clone(), pods::namespace(&pod.metadata));
+            async move {
+                let name = pods::name(&pod.metadata);
+                let condition =
+                    serde_json::json!({"type": "Ready", "status": "False", "lastTransitionTime": clock::time()});
+                let patch = serde_json::json!({
+                    "metadata": {"uid": pod.metadata.uid},
+                    "status": {"conditions": [condition]},
+                });
+                self.recorder.event(&pod.object_ref(&()), EventType::Warning, "NodeNotReady", "Node is not ready");
+                match api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await {
+                    Err(error) if is_not_found(&error) => Ok(()),
+                    other => other.map(|_| ()).during(|| format!("mark pod {name} not ready")),
+                }
+            }
+        });
+        let writes: Vec<BoxFuture<'_, _>> = writes.map(|write| Box::pin(write) as BoxFuture<'_, _>).collect();
+        futures::stream::iter(writes).buffer_unordered(IN_FLIGHT).try_collect::<()>().await
+    }
+}
