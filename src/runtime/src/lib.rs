@@ -37,3 +37,6 @@ pub use error::{PrepareError, RuntimeError, StartError};
 pub use output::Output;
 pub use program::Program;
 pub use runtime::{Config, Runtime};
+
+#[cfg(test)]
+mod tests;

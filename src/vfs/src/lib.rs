@@ -47,3 +47,6 @@ pub const LINKS_MAX: u32 = 40;
 /// Directories below each other. A path of [`PATH_MAX`] names at most about 2,048; guests that go deeper, one
 /// handle at a time, would only build chains that cost the host memory.
 pub const DEPTH_MAX: u32 = 2_048;
+
+#[cfg(test)]
+mod conformance;

@@ -115,26 +115,20 @@ impl Tree for HostTree {
     fn create(&self, dir: &Node, name: &str, access: Access) -> Result<Arc<dyn OpenFile>, VfsError> {
         let dir = dir.of::<HostNode>();
         let flags = flags(access) | OFlags::CREATE | OFlags::EXCL;
-        self.ledger.quota().charge_entry()?;
-        let file = HostFile::open(&self.ledger, || {
-            let file = rustix::fs::openat(&dir.handle, name, flags, FILE_MODE);
-            Ok(File::from(file.map_err(|errno| self.ledger.uncharge_entry(from_errno(errno)))?))
+        let file = HostFile::create(&self.ledger, || {
+            Ok(File::from(rustix::fs::openat(&dir.handle, name, flags, FILE_MODE).map_err(from_errno)?))
         })?;
         Ok(Arc::new(file))
     }
 
     fn create_directory(&self, dir: &Node, name: &str) -> Result<(), VfsError> {
         let dir = dir.of::<HostNode>();
-        self.ledger.quota().charge_entry()?;
-        rustix::fs::mkdirat(&dir.handle, name, DIRECTORY_MODE)
-            .map_err(|errno| self.ledger.uncharge_entry(from_errno(errno)))
+        self.ledger.adding(|| rustix::fs::mkdirat(&dir.handle, name, DIRECTORY_MODE).map_err(from_errno))
     }
 
     fn symlink(&self, dir: &Node, name: &str, target: &str) -> Result<(), VfsError> {
         let dir = dir.of::<HostNode>();
-        self.ledger.quota().charge_entry()?;
-        rustix::fs::symlinkat(target, &dir.handle, name)
-            .map_err(|errno| self.ledger.uncharge_entry(from_errno(errno)))
+        self.ledger.adding(|| rustix::fs::symlinkat(target, &dir.handle, name).map_err(from_errno))
     }
 
     fn read_link(&self, node: &Node) -> Result<String, VfsError> {
@@ -148,9 +142,9 @@ impl Tree for HostTree {
 
     fn link(&self, from: &Node, name: &str, to: &Node, new_name: &str) -> Result<(), VfsError> {
         let (from, to) = (from.of::<HostNode>(), to.of::<HostNode>());
-        self.ledger.quota().charge_entry()?;
-        rustix::fs::linkat(&from.handle, name, &to.handle, new_name, AtFlags::empty())
-            .map_err(|errno| self.ledger.uncharge_entry(from_errno(errno)))
+        self.ledger.adding(|| {
+            rustix::fs::linkat(&from.handle, name, &to.handle, new_name, AtFlags::empty()).map_err(from_errno)
+        })
     }
 
     fn unlink(&self, dir: &Node, name: &str) -> Result<(), VfsError> {

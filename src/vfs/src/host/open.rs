@@ -1,8 +1,8 @@
 //! Open files of the host, and the ledger that keeps their volume within its limit.
 //!
 //! A file counts with its length. What changes lengths (writes past the end, truncation, removal of the last
-//! name, the last close of a file without names) happens under one lock per volume, so that two writers cannot
-//! both take the last bytes, nor a removal give back what a write is adding. A volume without a limit has no
+//! name, the last close of a file without names) or names happens under one lock per volume, so that two writers
+//! cannot both take the last bytes, nor a removal give back what a write is adding. A volume without a limit has no
 //! books and takes no lock.
 
 use std::collections::BTreeMap;
@@ -38,10 +38,19 @@ impl Ledger {
         &self.quota
     }
 
-    /// Takes back the charge of a name that was not made after all.
-    pub(super) fn uncharge_entry(&self, error: VfsError) -> VfsError {
-        self.quota.release_entries(1);
-        error
+    /// Runs `add`, which makes a name, and books it.
+    pub(super) fn adding<T>(&self, add: impl FnOnce() -> Result<T, VfsError>) -> Result<T, VfsError> {
+        let _lengths = self.limited().then(|| self.open.lock());
+        self.charging(add)
+    }
+
+    /// As [`Ledger::adding`], for a caller that holds the lock.
+    fn charging<T>(&self, add: impl FnOnce() -> Result<T, VfsError>) -> Result<T, VfsError> {
+        if !self.limited() {
+            return add();
+        }
+        self.quota.charge_entry()?;
+        add().inspect_err(|_| self.quota.release_entries(1))
     }
 
     fn limited(&self) -> bool {
@@ -56,9 +65,7 @@ impl Ledger {
         remove: impl FnOnce() -> Result<(), VfsError>,
     ) -> Result<(), VfsError> {
         if !self.limited() {
-            remove()?;
-            self.quota.release_entries(1);
-            return Ok(());
+            return remove();
         }
         let open = self.open.lock();
         let freed = freed_by_removal(dir, name, &open);
@@ -119,6 +126,17 @@ pub(super) struct HostFile {
 }
 
 impl HostFile {
+    /// Runs `create`, which makes a file and opens it, and books both.
+    ///
+    /// # Errors
+    /// As [`HostFile::open`]; [`VfsError::NoSpace`] if the volume holds too many names.
+    pub(super) fn create(
+        ledger: &Arc<Ledger>,
+        create: impl FnOnce() -> Result<File, VfsError>,
+    ) -> Result<HostFile, VfsError> {
+        HostFile::open(ledger, || ledger.charging(create))
+    }
+
     /// Runs `open` and books the handle, in one step against removals.
     ///
     /// # Errors

@@ -1,0 +1,142 @@
+//! What is accepted, what is refused and how, and the cache.
+
+use super::*;
+
+#[track_caller]
+fn refused(result: Result<Arc<Program>, PrepareError>, expected: &str) {
+    assert_eq!(result.expect_err("it was to be refused").to_string(), expected);
+}
+
+#[tokio::test]
+async fn what_cannot_run_is_refused_by_name() {
+    let bench = Bench::new();
+    let module = |text: &str| format!("(module {text} (memory (export \"memory\") 1))");
+    let start = "(func (export \"_start\"))";
+    for (text, expected) in [
+        (module(""), "not a command: it exports no function `_start`"),
+        (
+            module("(func (export \"_initialize\"))"),
+            "not a command: it is a reactor (it exports `_initialize` and no `_start`)",
+        ),
+        (module(&format!("(import \"env\" \"f\" (func)) {start}")), "unknown import `env::f`"),
+        (module(&format!("(import \"env\" \"m\" (global i32)) {start}")), "unknown import `env::m`"),
+        (
+            module(&format!("(import \"wasi_snapshot_preview1\" \"fork\" (func)) {start}")),
+            "unknown import `wasi_snapshot_preview1::fork`",
+        ),
+        (
+            module(&format!("(import \"wasi_unstable\" \"proc_exit\" (func (param i32))) {start}")),
+            "unknown import `wasi_unstable::proc_exit`",
+        ),
+        ("(component)".into(), "not a command: it exports no `wasi:cli/run`"),
+        (
+            "(component (import \"acme:db/store@1.2.0\" (instance)))".into(),
+            "unknown import `acme:db/store@1.2.0`",
+        ),
+        (
+            "(component (import \"wasi:http/outgoing-handler@0.2.3\" (instance)))".into(),
+            "unknown import `wasi:http/outgoing-handler@0.2.3`",
+        ),
+        (
+            "(component (import \"wasi:cli/environment@0.9.0\" (instance)))".into(),
+            "unknown import `wasi:cli/environment@0.9.0`",
+        ),
+        ("(component (import \"f\" (func)))".into(), "unknown import `f`"),
+    ] {
+        refused(bench.prepare(&text).await, expected);
+    }
+    let handler = bench.runtime.prepare("example:handler", &example("handler")).await;
+    assert!(matches!(
+        handler,
+        Err(PrepareError::UnknownImport { .. } | PrepareError::NotCommand { .. })
+    ));
+}
+
+#[tokio::test]
+async fn what_is_no_wasm_is_refused() {
+    let bench = Bench::new();
+    let path = bench.dir.path().join("file");
+    let prepare = async |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        bench.runtime.prepare("sha256:x", &path).await
+    };
+    refused(prepare(b"").await, "not a WebAssembly module or component");
+    refused(prepare(b"#!/bin/sh\n").await, "not a WebAssembly module or component");
+    refused(prepare(b"\0asm\x02\0\0\0").await, "not a WebAssembly module or component");
+    let hello = wat::parse_str(guests::hello("hello")).unwrap();
+    for end in 8..hello.len() {
+        let result = prepare(&hello[..end]).await;
+        assert!(
+            matches!(result, Err(PrepareError::Invalid { .. } | PrepareError::NotCommand { .. })),
+            "cut at {end}: {result:?}"
+        );
+    }
+    let missing = bench.runtime.prepare("sha256:y", Path::new("/nonexistent")).await;
+    assert!(matches!(missing, Err(PrepareError::Read { .. })));
+}
+
+/// A failure is not remembered: the same digest can be prepared once the file is right.
+#[tokio::test]
+async fn preparing_again_after_a_failure() {
+    let bench = Bench::new();
+    let path = bench.dir.path().join("late.wasm");
+    assert!(bench.runtime.prepare("sha256:late", &path).await.is_err());
+    std::fs::write(&path, wat::parse_str(guests::hello("hello")).unwrap()).unwrap();
+    assert_eq!(bench.runtime.prepare("sha256:late", &path).await.unwrap().digest(), "sha256:late");
+}
+
+#[tokio::test]
+async fn callers_share_one_program() {
+    let bench = Bench::new();
+    let text = guests::hello("hello");
+    let (one, two, three) =
+        tokio::join!(bench.prepare(&text), bench.prepare(&text), bench.prepare(&text));
+    let one = one.unwrap();
+    assert!(Arc::ptr_eq(&one, &two.unwrap()) && Arc::ptr_eq(&one, &three.unwrap()));
+    assert!(Arc::ptr_eq(&one, &bench.prepare(&text).await.unwrap()));
+}
+
+/// Code on disk is used by the next runtime, even without the module; what is damaged is made anew.
+#[tokio::test]
+async fn the_cache_survives_and_heals() {
+    use std::os::unix::fs::PermissionsExt;
+    let bench = Bench::new();
+    let text = guests::hello("cached");
+    drop(bench.prepare(&text).await.unwrap());
+    let module = bench.dir.path().join(format!("{:016x}.wasm", hash(&text)));
+    let cache = bench.dir.path().join("compiled");
+    assert_eq!(std::fs::metadata(&cache).unwrap().permissions().mode() & 0o777, 0o700);
+    let entry = files_of(&cache, "cwasm").remove(0);
+    let whole = std::fs::read(&entry).unwrap();
+    let digest = format!("sha256:{:064x}", hash(&text));
+
+    let again = async |with_module: bool| {
+        let path = if with_module { module.clone() } else { PathBuf::from("/nonexistent") };
+        let runtime = Runtime::build(config(bench.dir.path(), 4)).unwrap();
+        let program = runtime.prepare(&digest, &path).await?;
+        let output = Arc::new(Capture::default());
+        let container = runtime.start(program, bench.spec(&output)).unwrap();
+        assert_eq!((ended(&container).await, output.text()), (Exit::Code(0), "cached".into()));
+        Ok::<_, PrepareError>(())
+    };
+    again(false).await.unwrap();
+
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 2] ^= 1;
+    for damaged in [&flipped[..], &whole[..whole.len() / 2], b"", b"\x7fELF"] {
+        std::fs::write(&entry, damaged).unwrap();
+        assert!(again(false).await.is_err(), "damaged code is not loaded");
+        again(true).await.unwrap();
+        assert_eq!(std::fs::read(&entry).unwrap().len(), whole.len(), "and it is whole again");
+    }
+    for sum in files_of(&cache, "sum") {
+        std::fs::remove_file(sum).unwrap();
+    }
+    assert!(again(false).await.is_err(), "code without its checksum is not loaded");
+    assert_eq!(files_of(&cache, "tmp"), [PathBuf::new(); 0]);
+}
+
+fn files_of(dir: &Path, extension: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.extension().is_some_and(|it| it == extension)).collect()
+}
