@@ -3,7 +3,7 @@
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::support::{Cluster, connection::Connection, have_kubectl};
+use crate::support::{Cluster, connection::Connection, get, have_kubectl};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const JSON: &str = "application/json";
@@ -123,7 +123,7 @@ fn bad_input_is_answered_as_kubernetes_does() {
     );
     api.check((Method::PATCH, &here, JSON, "{}".into()), 415, "UnsupportedMediaType", "");
 
-    let get = |path: &'static str| (Method::GET, path, JSON, String::new());
+    let read = |path: &'static str| (Method::GET, path, JSON, String::new());
     api.check(
         get("/api/v1/namespaces/default/configmaps/none"),
         404,
@@ -142,15 +142,15 @@ fn bad_input_is_answered_as_kubernetes_does() {
         "NotFound",
         "the server could not find the requested resource",
     );
-    api.check(get("/api/v1/pods?labelSelector=a%20in%20("), 400, "BadRequest", "");
+    api.check(read("/api/v1/pods?labelSelector=a%20in%20("), 400, "BadRequest", "");
     api.check(
         get("/api/v1/pods?fieldSelector=spec.none%3Dx"),
         400,
         "BadRequest",
         "field label not supported: spec.none",
     );
-    api.check(get("/api/v1/pods?limit=1&continue=!!"), 400, "BadRequest", "continue");
-    api.check(get("/api/v1/pods?watch=true&resourceVersion=x"), 400, "", "");
+    api.check(read("/api/v1/pods?limit=1&continue=!!"), 400, "BadRequest", "continue");
+    api.check(read("/api/v1/pods?watch=true&resourceVersion=x"), 400, "", "");
     api.check(
         (Method::POST, "/api/v1/namespaces/none/configmaps", JSON, map("x").to_string()),
         404,
@@ -182,7 +182,7 @@ fn only_client_certificates_of_the_cluster_are_let_in() {
         let registry = anonymous.get(address.join("/v2/").unwrap()).send().await.unwrap();
         assert_eq!(registry.status(), StatusCode::UNAUTHORIZED);
         assert_eq!(anonymous.get(address).send().await.unwrap().status(), StatusCode::OK);
-        assert_eq!(admitted.get("/api/v1/pods").await.unwrap()["kind"], "PodList");
+        assert_eq!(get(&admitted, "/api/v1/pods").await.unwrap()["kind"], "PodList");
     });
 }
 

@@ -10,7 +10,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::{sync::Mutex, time::sleep};
 
-use crate::support::{Cluster, eventually, manifest};
+use crate::support::{Cluster, eventually, get, manifest};
 
 /// Kills; each comes after another stretch of writing.
 const KILLS: u32 = 5;
@@ -94,7 +94,7 @@ fn nothing_acknowledged_is_lost_and_pods_run_again_once() {
 }
 
 async fn maps(cluster: &Cluster) -> BTreeMap<String, String> {
-    let list = cluster.connection().get(MAPS).await.unwrap();
+    let list = get(&cluster.connection(), MAPS).await.unwrap();
     let items = list["items"].as_array().unwrap().iter();
     items
         .map(|item| {
@@ -109,8 +109,7 @@ async fn maps(cluster: &Cluster) -> BTreeMap<String, String> {
 fn four_ready_pods(runtime: &tokio::runtime::Runtime, cluster: &Cluster, restarts: u32) -> BTreeSet<String> {
     let connection = cluster.connection();
     eventually("four ready pods", || {
-        let list =
-            runtime.block_on(connection.get("/api/v1/namespaces/default/pods")).map_err(|e| e.to_string())?;
+        let list = runtime.block_on(get(&connection, "/api/v1/namespaces/default/pods"))?;
         let pods = list["items"].as_array().ok_or("no list")?;
         let runs = |c: &Value| {
             c["ready"] == true && !c["state"]["running"].is_null() && c["restartCount"] == json!(restarts)

@@ -200,6 +200,13 @@ impl Drop for Follow {
     }
 }
 
+/// GETs a JSON document.
+pub async fn get(connection: &connection::Connection, path: &str) -> Result<serde_json::Value, String> {
+    let answer = connection.request(reqwest::Method::GET, path).send().await.map_err(|e| e.to_string())?;
+    let answer = connection::expect(answer).await.map_err(|e| e.to_string())?;
+    answer.json().await.map_err(|e| e.to_string())
+}
+
 /// `coracle up` on a folder and a free port.
 pub fn command(dir: &Path) -> Command {
     let mut command = Command::new(BINARY);

@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
                   coracle up                         a one-machine cluster in the foreground\n  \
                   coracle push app.wasm registry.local/app:1\n\nThen:\n  export KUBECONFIG=…                (the line that `up` prints)\n  kubectl get nodes"
 )]
-pub struct Cli {
+pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -24,7 +24,7 @@ pub struct Cli {
 
 /// Logging options, for every command.
 #[derive(Debug, Args)]
-pub struct Log {
+pub(crate) struct Log {
     /// What to log: error, warn, info, debug, trace, or a filter like `coracle_node=debug,warn`
     #[arg(
         long,
@@ -41,7 +41,7 @@ pub struct Log {
 
 /// The forms a log line can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     /// One line for people.
     Human,
     /// One JSON object a line.
@@ -52,7 +52,7 @@ pub enum LogFormat {
 
 /// The subcommands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Run a one-machine cluster: API server, controllers, scheduler and one node
     #[command(
         after_help = "Examples:\n  coracle up\n  coracle up --data-dir ./cluster --listen 127.0.0.1:0\n  coracle up --node-name edge-1 --log-level debug\n\n\
@@ -78,7 +78,7 @@ pub enum Command {
 
 /// `coracle up`.
 #[derive(Clone, Debug, Args)]
-pub struct Up {
+pub(crate) struct Up {
     /// Where the cluster keeps everything [default: coracle/cluster in the user's data folder]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -92,7 +92,7 @@ pub struct Up {
 
 /// `coracle demo`.
 #[derive(Debug, Args)]
-pub struct Demo {
+pub(crate) struct Demo {
     /// Where the demo's cluster keeps everything [default: coracle/demo in the user's data folder]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -103,7 +103,7 @@ pub struct Demo {
 
 /// `coracle push`.
 #[derive(Debug, Args)]
-pub struct Push {
+pub(crate) struct Push {
     /// The Wasm module or component
     #[arg(value_name = "FILE.wasm")]
     pub file: PathBuf,
@@ -117,7 +117,7 @@ pub struct Push {
 
 /// `coracle bench`.
 #[derive(Debug, Subcommand)]
-pub enum Bench {
+pub(crate) enum Bench {
     /// Time from the start of the process to a Ready node, empty and with objects in the store
     #[command(after_help = "Example:\n  coracle bench startup --runs 10 --objects 1000")]
     Startup(BenchStartup),
@@ -128,7 +128,7 @@ pub enum Bench {
 
 /// `coracle bench startup`.
 #[derive(Debug, Args)]
-pub struct BenchStartup {
+pub(crate) struct BenchStartup {
     /// How often to start
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub runs: u32,
@@ -139,7 +139,7 @@ pub struct BenchStartup {
 
 /// `coracle bench pods`.
 #[derive(Debug, Args)]
-pub struct BenchPods {
+pub(crate) struct BenchPods {
     /// How many pods the ReplicationController asks for
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=20_000))]
     pub count: u32,

@@ -28,8 +28,6 @@ use crate::data_dir::DataDir;
 
 /// Where pod addresses come from; every node gets a part of it. Half of 10/8: 512 nodes of 16,382 pods.
 const CLUSTER_CIDR: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 128, 0, 0), 9);
-/// The size of a node's part of [`CLUSTER_CIDR`].
-const NODE_MASK: u8 = 18;
 /// Where service addresses come from: Kubernetes' own customary range.
 const SERVICE_CIDR: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16);
 /// The port range of NodePort services: Kubernetes' default.
@@ -43,7 +41,7 @@ const MAX_CONTAINERS: u32 = 9_000;
 const DEFAULT_MEMORY_LIMIT: u64 = 256 << 20;
 
 /// What a cluster is started with.
-pub struct Config {
+pub(crate) struct Config {
     /// Its folder, locked.
     pub data: DataDir,
     /// Where the API server listens.
@@ -53,7 +51,7 @@ pub struct Config {
 }
 
 /// A running one-machine cluster.
-pub struct Cluster {
+pub(crate) struct Cluster {
     // Fields in the order in which they are stopped; `stop` says what depends on what.
     node: Node,
     scheduler: coracle_scheduler::Handle,
@@ -68,10 +66,10 @@ pub struct Cluster {
 
 impl Cluster {
     /// Starts every room. What fails names itself.
-    pub async fn start(config: Config) -> anyhow::Result<Cluster> {
+    pub(crate) async fn start(config: Config) -> anyhow::Result<Cluster> {
         let data = config.data;
         let store = Embedded::sled(&data.join("store")).context("cannot open the store")?;
-        let images = Images::open(coracle_image::Config { dir: data.join("images") })
+        let images = Images::open(coracle_image::Config::new(data.join("images")))
             .context("cannot open the image store")?;
         let server = ApiServer::build(
             coracle_apiserver::Config {
@@ -96,11 +94,7 @@ impl Cluster {
         let controllers = coracle_controllers::start(
             coracle_client::in_process(server.service_as(user)),
             &informers,
-            coracle_controllers::Config {
-                cluster_cidr: CLUSTER_CIDR,
-                node_mask: NODE_MASK,
-                ca_pem: server.admin().ca_pem.clone(),
-            },
+            coracle_controllers::Config::new(CLUSTER_CIDR, server.admin().ca_pem.clone()),
         );
         let user = User::new("system:kube-scheduler", &[]);
         let scheduler = coracle_scheduler::start(
@@ -127,7 +121,7 @@ impl Cluster {
                 address: node_address(server.address().ip()),
                 data_dir: data.root().to_owned(),
                 max_pods: MAX_PODS,
-                version: coracle_apiserver::KUBERNETES_VERSION.to_owned(),
+                version: coracle_apiserver::GIT_VERSION.to_owned(),
                 service_cidr: SERVICE_CIDR,
             },
             coracle_node::Deps {
@@ -153,33 +147,33 @@ impl Cluster {
     }
 
     /// Waits until the node is Ready.
-    pub async fn ready(&self) {
+    pub(crate) async fn ready(&self) {
         self.node.ready().await;
     }
 
     /// The API server's URL.
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("https://{}", reachable(self.server.address()))
     }
 
     /// The administrator's kubeconfig.
-    pub fn kubeconfig(&self) -> &Path {
+    pub(crate) fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
     }
 
     /// The address where the node's ports are.
-    pub fn node_address(&self) -> IpAddr {
+    pub(crate) fn node_address(&self) -> IpAddr {
         node_address(self.server.address().ip())
     }
 
     /// What the parts of this process have seen of the API.
-    pub fn informers(&self) -> &Informers {
+    pub(crate) fn informers(&self) -> &Informers {
         &self.informers
     }
 
     /// Stops everything within `deadline`: first who writes (node, scheduler, controllers), then the
     /// API server, then the store, so that nobody loses the room below.
-    pub async fn stop(self, deadline: Duration) {
+    pub(crate) async fn stop(self, deadline: Duration) {
         let end = Instant::now() + deadline;
         let phase = deadline / 4;
         self.node.shutdown(phase).await;

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 /// The API of one cluster.
 #[derive(Clone)]
-pub struct Connection {
+pub(crate) struct Connection {
     http: reqwest::Client,
     server: String,
 }
@@ -48,7 +48,7 @@ struct User {
 
 impl Connection {
     /// Reads a kubeconfig file with credentials inside.
-    pub fn open(kubeconfig: &Path) -> anyhow::Result<Connection> {
+    pub(crate) fn open(kubeconfig: &Path) -> anyhow::Result<Connection> {
         let text = std::fs::read_to_string(kubeconfig)
             .with_context(|| format!("cannot read the kubeconfig {}", kubeconfig.display()))?;
         Connection::from_kubeconfig(&text)
@@ -77,30 +77,25 @@ impl Connection {
     }
 
     /// A request for a path of the server, or for a whole URL that the server gave.
-    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let url =
             if path.starts_with("https://") { path.to_owned() } else { format!("{}{path}", self.server) };
         self.http.request(method, url)
     }
 
-    /// GETs a JSON document.
-    pub async fn get(&self, path: &str) -> anyhow::Result<Value> {
-        Ok(expect(self.request(Method::GET, path).send().await?).await?.json().await?)
-    }
-
     /// POSTs an object.
-    pub async fn create(&self, path: &str, object: &Value) -> anyhow::Result<Value> {
+    pub(crate) async fn create(&self, path: &str, object: &Value) -> anyhow::Result<Value> {
         Ok(expect(self.request(Method::POST, path).json(object).send().await?).await?.json().await?)
     }
 
     /// DELETEs an object, at once.
-    pub async fn delete(&self, path: &str) -> anyhow::Result<()> {
+    pub(crate) async fn delete(&self, path: &str) -> anyhow::Result<()> {
         expect(self.request(Method::DELETE, &format!("{path}?gracePeriodSeconds=0")).send().await?).await?;
         Ok(())
     }
 
     /// Creates an object, or merges it over the one that is there.
-    pub async fn apply(&self, object: &Value) -> anyhow::Result<()> {
+    pub(crate) async fn apply(&self, object: &Value) -> anyhow::Result<()> {
         let (collection, name) = collection_of(object)?;
         let created = self.request(Method::POST, &collection).json(object).send().await?;
         if created.status() != StatusCode::CONFLICT {
@@ -116,7 +111,7 @@ impl Connection {
     }
 
     /// Watches a collection: the events as JSON, the current objects first.
-    pub async fn watch(
+    pub(crate) async fn watch(
         &self,
         path: &str,
     ) -> anyhow::Result<impl Stream<Item = anyhow::Result<Value>> + use<>> {
@@ -147,7 +142,7 @@ fn collection_of(object: &Value) -> anyhow::Result<(String, &str)> {
 }
 
 /// Turns an error answer into an error that says what the server said.
-pub async fn expect(response: Response) -> anyhow::Result<Response> {
+pub(crate) async fn expect(response: Response) -> anyhow::Result<Response> {
     let status = response.status();
     if status.is_success() {
         return Ok(response);

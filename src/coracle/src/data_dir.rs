@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, bail};
 
 /// A data folder that this process has to itself until the value is dropped.
-pub struct DataDir {
+pub(crate) struct DataDir {
     root: PathBuf,
     _lock: File,
 }
@@ -21,7 +21,7 @@ impl DataDir {
     ///
     /// # Errors
     /// If it cannot be made or written, or another process runs a cluster in it.
-    pub fn lock(root: &Path) -> anyhow::Result<DataDir> {
+    pub(crate) fn lock(root: &Path) -> anyhow::Result<DataDir> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -59,17 +59,17 @@ impl DataDir {
     }
 
     /// The folder.
-    pub fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
     /// A folder or file in it.
-    pub fn join(&self, name: &str) -> PathBuf {
+    pub(crate) fn join(&self, name: &str) -> PathBuf {
         self.root.join(name)
     }
 
     /// Writes the kubeconfig, readable by its owner alone, whole or not at all.
-    pub fn write_kubeconfig(&self, text: &str) -> anyhow::Result<PathBuf> {
+    pub(crate) fn write_kubeconfig(&self, text: &str) -> anyhow::Result<PathBuf> {
         let path = self.join("kubeconfig");
         let temporary = self.join("kubeconfig.tmp");
         let mut options = OpenOptions::new();
@@ -85,7 +85,7 @@ impl DataDir {
 
 /// `coracle/<name>` in the user's data folder (XDG base directories), or below the working folder if
 /// the user has none.
-pub fn default_root(name: &str) -> PathBuf {
+pub(crate) fn default_root(name: &str) -> PathBuf {
     let data = env::var_os("XDG_DATA_HOME")
         .map(PathBuf::from)
         .filter(|p| p.is_absolute())

@@ -27,7 +27,7 @@ const WEB_PORT: u16 = 30080;
 const SHOP_PORT: u16 = 30081;
 
 /// Runs the command until a signal ends it.
-pub async fn run(args: Demo) -> anyhow::Result<()> {
+pub(crate) async fn run(args: Demo) -> anyhow::Result<()> {
     let mut stop = Stop::listen()?;
     let data = DataDir::lock(&args.data_dir.unwrap_or_else(|| data_dir::default_root("demo")))?;
     let started = Instant::now();

@@ -1,7 +1,7 @@
 //! The guest examples that the binary carries, so that the demo and the benchmarks need no other file.
 
 /// A guest and the name it is pushed under.
-pub struct Guest {
+pub(crate) struct Guest {
     /// Repository in the embedded registry.
     pub name: &'static str,
     /// The component.
@@ -15,10 +15,10 @@ macro_rules! guest {
 }
 
 /// The HTTP server: the demo's web tier, and the pod of the benchmarks.
-pub const WEB: Guest = guest!("web");
+pub(crate) const WEB: Guest = guest!("web");
 
 /// Everything that the examples' manifests name.
-pub const ALL: &[Guest] = &[
+pub(crate) const ALL: &[Guest] = &[
     WEB,
     guest!("adapter"),
     guest!("ambassador"),
@@ -31,4 +31,4 @@ pub const ALL: &[Guest] = &[
 ];
 
 /// The demo's manifest.
-pub const DEMO: &str = include_str!("../../../guest-examples/demo.yaml");
+pub(crate) const DEMO: &str = include_str!("../../../guest-examples/demo.yaml");

@@ -8,7 +8,7 @@ use crate::cli::{Log, LogFormat};
 
 /// Sets the process's log up. A filter that cannot be read is reported and the default used: a typo
 /// must not keep a cluster from starting.
-pub fn init(log: &Log) {
+pub(crate) fn init(log: &Log) {
     let filter = EnvFilter::try_new(&log.log_level);
     let mistake = filter.as_ref().err().map(ToString::to_string);
     let filter = filter.unwrap_or_else(|_| EnvFilter::new("info"));

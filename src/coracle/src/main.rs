@@ -45,10 +45,9 @@ fn main() -> ExitCode {
             Command::Bench(Bench::Pods(args)) => bench::pods::run(args).await,
             Command::Version => {
                 ui::line(&format!(
-                    "coracle {} (Kubernetes API {}, wasmtime {})",
+                    "coracle {}, serving the API of Kubernetes {}",
                     env!("CARGO_PKG_VERSION"),
-                    coracle_apiserver::KUBERNETES_VERSION,
-                    coracle_runtime::WASMTIME_VERSION
+                    coracle_apiserver::GIT_VERSION
                 ));
                 Ok(())
             }

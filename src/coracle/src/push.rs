@@ -1,7 +1,7 @@
 //! `coracle push`: a Wasm file into the embedded registry, over the distribution API as any tool does.
 
 use anyhow::{Context, ensure};
-use coracle_image::{LOCAL_REGISTRY, Reference};
+use coracle_image::{LOCAL_REGISTRY, Package, Reference};
 use reqwest::{Method, StatusCode, header};
 use sha2::{Digest, Sha256};
 
@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Runs the command.
-pub async fn run(args: Push) -> anyhow::Result<()> {
+pub(crate) async fn run(args: Push) -> anyhow::Result<()> {
     let wasm = std::fs::read(&args.file).with_context(|| format!("cannot read {}", args.file.display()))?;
     let kubeconfig = args.kubeconfig.unwrap_or_else(|| data_dir::default_root("cluster").join("kubeconfig"));
     let connection = Connection::open(&kubeconfig)?;
@@ -22,7 +22,7 @@ pub async fn run(args: Push) -> anyhow::Result<()> {
 }
 
 /// Pushes a module under a reference of the embedded registry; gives the manifest's digest.
-pub async fn push(connection: &Connection, reference: &str, wasm: Vec<u8>) -> anyhow::Result<String> {
+pub(crate) async fn push(connection: &Connection, reference: &str, wasm: Vec<u8>) -> anyhow::Result<String> {
     let parsed: Reference =
         reference.parse().with_context(|| format!("{reference:?} is no image reference"))?;
     ensure!(
@@ -36,7 +36,7 @@ pub async fn push(connection: &Connection, reference: &str, wasm: Vec<u8>) -> an
     blob(connection, repository, manifest.config.to_vec()).await?;
     let put = connection
         .request(Method::PUT, &format!("/v2/{repository}/manifests/{tag}"))
-        .header(header::CONTENT_TYPE, coracle_image::MANIFEST_MEDIA_TYPE)
+        .header(header::CONTENT_TYPE, Package::MANIFEST_TYPE)
         .body(manifest.manifest.to_vec());
     expect(put.send().await?).await?;
     Ok(digest_of(&manifest.manifest))

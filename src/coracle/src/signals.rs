@@ -7,20 +7,20 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 const FORCED: i32 = 130;
 
 /// The signals that stop the process.
-pub struct Stop {
+pub(crate) struct Stop {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl Stop {
     /// Takes the signals over from the default handlers.
-    pub fn listen() -> anyhow::Result<Stop> {
+    pub(crate) fn listen() -> anyhow::Result<Stop> {
         let listen = |kind| signal(kind).context("cannot listen for signals");
         Ok(Stop { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
     }
 
     /// Waits for the next signal.
-    pub async fn requested(&mut self) {
+    pub(crate) async fn requested(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
@@ -28,7 +28,7 @@ impl Stop {
     }
 
     /// Runs the orderly stop; a signal meanwhile ends the process at once.
-    pub async fn during(&mut self, stop: impl Future<Output = ()>) {
+    pub(crate) async fn during(&mut self, stop: impl Future<Output = ()>) {
         tokio::select! {
             () = stop => {}
             () = self.requested() => {

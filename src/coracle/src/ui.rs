@@ -6,28 +6,28 @@ use std::{
 };
 
 /// Writes a line to standard output. A closed pipe is not an error worth dying for.
-pub fn line(text: &str) {
+pub(crate) fn line(text: &str) {
     let _ = writeln!(io::stdout().lock(), "{text}");
 }
 
 /// Writes text to standard output without a line end, at once.
-pub fn part(text: &str) {
+pub(crate) fn part(text: &str) {
     let mut out = io::stdout().lock();
     let _ = write!(out, "{text}").and_then(|()| out.flush());
 }
 
 /// True if standard output is a terminal that understands colour.
-pub fn colourful() -> bool {
+pub(crate) fn colourful() -> bool {
     io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
 /// `text` in a colour (an SGR code, e.g. `32` for green) where colour is seen.
-pub fn paint(code: &str, text: &str) -> String {
+pub(crate) fn paint(code: &str, text: &str) -> String {
     if colourful() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
 }
 
 /// Reports an error with its chain, one cause a line, and gives the exit code of a failure.
-pub fn fail(error: &anyhow::Error) -> ExitCode {
+pub(crate) fn fail(error: &anyhow::Error) -> ExitCode {
     let mut err = io::stderr().lock();
     let _ = writeln!(err, "error: {error}");
     for cause in error.chain().skip(1) {

@@ -11,10 +11,10 @@ use crate::{
 };
 
 /// The whole of an orderly stop takes at most this long; the rooms share it.
-pub const STOP_DEADLINE: Duration = Duration::from_secs(5);
+pub(crate) const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Runs the command until a signal ends it.
-pub async fn run(args: Up) -> anyhow::Result<()> {
+pub(crate) async fn run(args: Up) -> anyhow::Result<()> {
     let mut stop = Stop::listen()?;
     let data = DataDir::lock(&args.data_dir.unwrap_or_else(|| data_dir::default_root("cluster")))?;
     let started = Cluster::start(Config { data, listen: args.listen, node_name: args.node_name });

@@ -15,7 +15,7 @@ use crate::connection::Connection;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running `coracle up`, killed when dropped.
-pub struct Cluster {
+pub(crate) struct Cluster {
     child: Child,
     /// From the start of the process to the line that says that the node is Ready.
     pub startup: Duration,
@@ -25,7 +25,7 @@ pub struct Cluster {
 
 impl Cluster {
     /// Starts this very binary on `dir` and waits until it is ready.
-    pub async fn start(dir: &Path) -> anyhow::Result<Cluster> {
+    pub(crate) async fn start(dir: &Path) -> anyhow::Result<Cluster> {
         let binary = std::env::current_exe().context("cannot find the binary")?;
         let started = Instant::now();
         let mut child = Command::new(binary)
@@ -58,12 +58,12 @@ impl Cluster {
     }
 
     /// Resident memory of the process in bytes.
-    pub fn resident(&self) -> anyhow::Result<u64> {
+    pub(crate) fn resident(&self) -> anyhow::Result<u64> {
         self.status("VmRSS:")
     }
 
     /// CPU time of the process so far, user and system.
-    pub fn cpu(&self) -> anyhow::Result<Duration> {
+    pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
         let stat = std::fs::read_to_string(self.proc("stat")?).context("cannot read the child's CPU time")?;
         // The second field is the name in parentheses and may hold anything; count from its end.
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
@@ -73,7 +73,7 @@ impl Cluster {
     }
 
     /// Stops it in order.
-    pub async fn stop(mut self) -> anyhow::Result<()> {
+    pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
         let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok()).context("the child has ended")?;
         Command::new("kill")
             .args(["-TERM", &pid.to_string()])

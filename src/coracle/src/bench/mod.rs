@@ -3,14 +3,14 @@
 //! Every measurement starts the real binary in a folder of its own and talks to it as a client does;
 //! times include TLS, HTTP and the disk.
 
-pub mod child;
-pub mod pods;
-pub mod startup;
+pub(crate) mod child;
+pub(crate) mod pods;
+pub(crate) mod startup;
 
 use std::time::Duration;
 
 /// Minimum, median and maximum of some durations, in milliseconds.
-pub fn spread(times: &mut [Duration]) -> String {
+pub(crate) fn spread(times: &mut [Duration]) -> String {
     times.sort_unstable();
     let ms = |d: Option<&Duration>| d.map_or(f64::NAN, |d| d.as_secs_f64() * 1e3);
     format!(
@@ -23,7 +23,7 @@ pub fn spread(times: &mut [Duration]) -> String {
 }
 
 /// Bytes as mebibytes.
-pub fn mib(bytes: u64) -> String {
+pub(crate) fn mib(bytes: u64) -> String {
     #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
     let mib = bytes as f64 / f64::from(1 << 20);
     format!("{mib:.1} MiB")

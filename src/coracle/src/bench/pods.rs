@@ -18,7 +18,7 @@ const CONTROLLERS: &str = "/api/v1/namespaces/default/replicationcontrollers";
 type Events = Pin<Box<dyn Stream<Item = anyhow::Result<Value>> + Send>>;
 
 /// Runs the command.
-pub async fn run(args: BenchPods) -> anyhow::Result<()> {
+pub(crate) async fn run(args: BenchPods) -> anyhow::Result<()> {
     let dir = tempfile::tempdir().context("cannot make a folder")?;
     let cluster = Cluster::start(dir.path()).await?;
     let connection = cluster.connection.clone();

@@ -13,7 +13,7 @@ use crate::{cli::BenchStartup, ui};
 const WRITERS: usize = 32;
 
 /// Runs the command.
-pub async fn run(args: BenchStartup) -> anyhow::Result<()> {
+pub(crate) async fn run(args: BenchStartup) -> anyhow::Result<()> {
     let mut times = Vec::new();
     let mut resident = 0;
     for _ in 0..args.runs {
