@@ -12,6 +12,7 @@ mod context;
 mod discovery;
 mod endpoints;
 mod endpointslice;
+mod gc;
 mod namespace;
 mod namespaces;
 mod node_ipam;
@@ -76,6 +77,7 @@ const CONTROLLERS: &[Controller] = &[
     Controller { name: endpointslice::NAME, run: endpointslice::run },
     Controller { name: node_lifecycle::NAME, run: node_lifecycle::run },
     Controller { name: namespace::NAME, run: namespace::run },
+    Controller { name: gc::NAME, run: gc::run },
 ];
 
 /// The running controllers. They are stopped by [`Handle::shutdown`], or when the handle is dropped.

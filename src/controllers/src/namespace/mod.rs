@@ -23,7 +23,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::{
     Api, Client,
     api::{DeleteParams, ListParams, PostParams},
-    core::{DynamicObject, ObjectList, Request, Resource},
+    core::{DynamicObject, Request, Resource},
 };
 use plan::{Content, FINALIZER};
 

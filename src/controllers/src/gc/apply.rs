@@ -1,0 +1,210 @@
+//! Carries plans out.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use coracle_client::{During, Metadata, ReconcileError, WorkQueue, is_conflict, is_not_found};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::{
+    Api, Client,
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
+    core::{DynamicObject, Request, Resource},
+};
+use parking_lot::Mutex;
+use tracing::debug;
+
+use super::{
+    absent::Absent,
+    graph::{FOREGROUND, Graph, ORPHAN, Object},
+    plan::{Plan, Policy, plan},
+};
+use crate::discovery::Served;
+
+/// The kinds that are served, by group and kind.
+pub(super) type Kinds = BTreeMap<(String, String), Arc<Served>>;
+
+/// An object that lost a race is looked at again after this: the cache has caught up by then.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// A plan asks about owners, and then about the object itself; after that it is final. More steps than
+/// this mean that the world changes faster than it is looked at.
+const STEPS: usize = 4;
+
+pub(super) struct Collector {
+    pub(super) client: Client,
+    pub(super) graph: Arc<Mutex<Graph>>,
+    pub(super) kinds: Arc<Mutex<Kinds>>,
+    pub(super) absent: Mutex<Absent>,
+    pub(super) queue: WorkQueue<String>,
+}
+
+impl Collector {
+    pub(super) async fn reconcile(&self, uid: String) -> Result<Option<Duration>, ReconcileError> {
+        let Some(mut object) = self.graph.lock().get(&uid).cloned() else { return Ok(None) };
+        let mut present = BTreeSet::new();
+        let mut fresh = false;
+        for _ in 0..STEPS {
+            let plan = plan(
+                &object,
+                &self.graph.lock(),
+                |uid| self.absent.lock().contains(uid),
+                |uid| present.contains(uid),
+            );
+            match plan {
+                Plan::Nothing => return Ok(None),
+                Plan::LookAt(dependents) => {
+                    dependents.into_iter().for_each(|uid| self.queue.add(uid));
+                    return Ok(None);
+                }
+                Plan::Ask(owners) => {
+                    for owner in owners {
+                        if self.exists(&owner, &object).await? {
+                            present.insert(owner.uid);
+                        } else {
+                            self.absent.lock().add(&owner.uid);
+                        }
+                    }
+                }
+                // What cannot be undone is decided on what the API says now, not on what a cache said.
+                Plan::Delete(_) | Plan::DropOwners(_) | Plan::Finish if !fresh => {
+                    let Some(now) = self.read(&object).await? else { return Ok(None) };
+                    object = now;
+                    fresh = true;
+                }
+                Plan::Delete(policy) => return self.delete(&object, policy).await,
+                Plan::DropOwners(uids) => return self.drop_owners(&object, &uids).await,
+                Plan::Orphan(dependents) => {
+                    for dependent in &dependents {
+                        let Some(now) = self.read(dependent).await? else { continue };
+                        if let Some(again) = self.drop_owners(&now, std::slice::from_ref(&object.uid)).await?
+                        {
+                            return Ok(Some(again));
+                        }
+                    }
+                    return self.drop_finalizer(&object, ORPHAN).await;
+                }
+                Plan::Finish => return self.drop_finalizer(&object, FOREGROUND).await,
+            }
+        }
+        Ok(Some(LOOK_AGAIN))
+    }
+
+    /// Whether the API has the owner that `dependent` names.
+    async fn exists(&self, owner: &OwnerReference, dependent: &Object) -> Result<bool, ReconcileError> {
+        let group = owner.api_version.rsplit_once('/').map_or("", |(group, _)| group);
+        let served = self.kinds.lock().get(&(group.to_owned(), owner.kind.clone())).cloned();
+        let Some(served) = served else {
+            let (version, kind) = (&owner.api_version, &owner.kind);
+            return Err(ReconcileError::NotYet(format!(
+                "the owner's kind {kind} in {version} is not served"
+            )));
+        };
+        if served.namespaced && dependent.key.namespace.is_empty() {
+            // An object of the cluster cannot be owned by one in a namespace. Kubernetes keeps it.
+            return Ok(true);
+        }
+        let namespace = if served.namespaced { dependent.key.namespace.as_str() } else { "" };
+        let found = self.metadata(&served, namespace, &owner.name).await;
+        let found = found.during(|| format!("look for {} {}", owner.kind, owner.name))?;
+        Ok(found.is_some_and(|found| found.metadata.uid.as_deref() == Some(&owner.uid)))
+    }
+
+    /// The object as the API has it; `None`, and removed from the graph, if it is gone.
+    async fn read(&self, object: &Object) -> Result<Option<Object>, ReconcileError> {
+        let Object { served, key, uid, .. } = object;
+        let found = self.metadata(served, &key.namespace, &key.name).await;
+        let found = found.during(|| format!("read {} {key}", served.resource.kind))?;
+        match found.filter(|found| found.metadata.uid.as_deref() == Some(uid)) {
+            Some(found) => Ok(Some(Object::new(served, &found.metadata))),
+            None => {
+                let look = self.graph.lock().remove(uid);
+                look.into_iter().for_each(|uid| self.queue.add(uid));
+                Ok(None)
+            }
+        }
+    }
+
+    async fn metadata(
+        &self,
+        served: &Served,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Metadata>, kube::Error> {
+        let namespace = Some(namespace).filter(|namespace| !namespace.is_empty());
+        let request = Request::new(DynamicObject::url_path(&served.resource, namespace))
+            .get_metadata(name, &kube::api::GetParams::default())
+            .map_err(kube::Error::BuildRequest)?;
+        match self.client.request(request).await {
+            Err(error) if is_not_found(&error) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    async fn delete(&self, object: &Object, policy: Policy) -> Result<Option<Duration>, ReconcileError> {
+        let options = match policy {
+            Policy::Background => DeleteParams::background(),
+            Policy::Foreground => DeleteParams::foreground(),
+            Policy::Orphan => DeleteParams::orphan(),
+        };
+        let preconditions =
+            Preconditions { uid: Some(object.uid.clone()), resource_version: Some(object.version.clone()) };
+        let options = DeleteParams { preconditions: Some(preconditions), ..options };
+        let answer = self.api(object).delete(&object.key.name, &options).await;
+        debug!(kind = object.served.resource.kind, key = %object.key, ?policy, "deleting what nobody owns");
+        settle(answer.map(drop), || format!("delete {} {}", object.served.resource.kind, object.key))
+    }
+
+    async fn drop_owners(
+        &self,
+        object: &Object,
+        uids: &[String],
+    ) -> Result<Option<Duration>, ReconcileError> {
+        let left: Vec<_> = object.owners.iter().filter(|owner| !uids.contains(&owner.uid)).collect();
+        if left.len() == object.owners.len() {
+            return Ok(None);
+        }
+        self.patch(object, serde_json::json!({"ownerReferences": left})).await
+    }
+
+    async fn drop_finalizer(&self, object: &Object, name: &str) -> Result<Option<Duration>, ReconcileError> {
+        let left: Vec<_> = object.finalizers.iter().filter(|finalizer| *finalizer != name).collect();
+        self.patch(object, serde_json::json!({"finalizers": left})).await
+    }
+
+    /// Changes metadata of exactly the version that was read.
+    async fn patch(
+        &self,
+        object: &Object,
+        mut change: serde_json::Value,
+    ) -> Result<Option<Duration>, ReconcileError> {
+        change["uid"] = object.uid.clone().into();
+        change["resourceVersion"] = object.version.clone().into();
+        let patch = Patch::Merge(serde_json::json!({"metadata": change}));
+        let answer = self.api(object).patch_metadata(&object.key.name, &PatchParams::default(), &patch).await;
+        settle(answer.map(drop), || format!("change {} {}", object.served.resource.kind, object.key))
+    }
+
+    fn api(&self, object: &Object) -> Api<DynamicObject> {
+        let (client, resource) = (self.client.clone(), &object.served.resource);
+        if object.served.namespaced {
+            Api::namespaced_with(client, &object.key.namespace, resource)
+        } else {
+            Api::all_with(client, resource)
+        }
+    }
+}
+
+/// Gone is as good as done; a lost race is looked at again.
+fn settle(
+    answer: Result<(), kube::Error>,
+    action: impl FnOnce() -> String,
+) -> Result<Option<Duration>, ReconcileError> {
+    match answer {
+        Err(error) if is_not_found(&error) => Ok(None),
+        Err(error) if is_conflict(&error) => Ok(Some(LOOK_AGAIN)),
+        other => other.map(|()| None).during(action),
+    }
+}

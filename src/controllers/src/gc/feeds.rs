@@ -1,0 +1,148 @@
+//! What fills the graph: an informer of every kind that is served.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use coracle_client::{Delta, Deltas, Informer, Object as Known, WorkQueue, api_message};
+use futures::{FutureExt, future::BoxFuture};
+use k8s_openapi::api::{
+    coordination::v1::Lease,
+    core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, Service, ServiceAccount},
+    discovery::v1::EndpointSlice,
+};
+use kube::core::ApiResource;
+use parking_lot::Mutex;
+use tokio::task::{AbortHandle, JoinSet};
+use tracing::warn;
+
+use super::{
+    apply::Kinds,
+    graph::{Graph, Object},
+};
+use crate::{
+    Context,
+    discovery::{self, Served},
+};
+
+/// How often it is looked whether other kinds are served now. Kubernetes' number.
+const REFRESH: Duration = Duration::from_secs(30);
+
+/// How long to wait if discovery fails.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Takes changes of one kind into the graph until its informer ends.
+type Feed = fn(Context, Filler) -> BoxFuture<'static, ()>;
+
+/// Kinds that this process watches with all their fields anyway.
+fn known() -> Vec<(ApiResource, Feed)> {
+    fn entry<K: Known<DynamicType = ()>>() -> (ApiResource, Feed) {
+        let feed: Feed = |context, filler| {
+            let informer = context.informers.get::<K>();
+            async move { filler.run(&informer).await }.boxed()
+        };
+        (ApiResource::erase::<K>(&()), feed)
+    }
+    vec![
+        entry::<ConfigMap>(),
+        entry::<Endpoints>(),
+        entry::<EndpointSlice>(),
+        entry::<Lease>(),
+        entry::<Namespace>(),
+        entry::<Node>(),
+        entry::<Pod>(),
+        entry::<ReplicationController>(),
+        entry::<Service>(),
+        entry::<ServiceAccount>(),
+    ]
+}
+
+/// Fills the graph with objects of one kind.
+#[derive(Clone)]
+struct Filler {
+    served: Arc<Served>,
+    graph: Arc<Mutex<Graph>>,
+    queue: WorkQueue<String>,
+}
+
+impl Filler {
+    async fn run<K: Known>(&self, informer: &Informer<K>) {
+        informer.synced().await;
+        let mut deltas: Deltas<K> = informer.subscribe();
+        while let Some(delta) = deltas.next().await {
+            let object = Object::new(&self.served, delta.object().meta());
+            let look = match delta {
+                Delta::Added(_) | Delta::Updated { .. } => self.graph.lock().put(object),
+                Delta::Deleted(_) => self.graph.lock().remove(&object.uid),
+            };
+            look.into_iter().for_each(|uid| self.queue.add(uid));
+        }
+    }
+
+    /// The kind is no longer served.
+    fn forget(&self) {
+        let mut graph = self.graph.lock();
+        let look: Vec<_> = graph.of_kind(&self.served).iter().flat_map(|uid| graph.remove(uid)).collect();
+        drop(graph);
+        look.into_iter().for_each(|uid| self.queue.add(uid));
+    }
+}
+
+/// Keeps a feed for every kind that is served. Dropping the future ends them.
+pub(super) async fn run(
+    context: Context,
+    graph: Arc<Mutex<Graph>>,
+    kinds: Arc<Mutex<Kinds>>,
+    queue: WorkQueue<String>,
+) {
+    let known = known();
+    let mut tasks = JoinSet::new();
+    let mut running: BTreeMap<(String, String), (Filler, AbortHandle)> = BTreeMap::new();
+    loop {
+        let served = match discovery::discover(&context.client).await {
+            Ok(found) if found.stale.is_empty() => found.served,
+            Ok(found) => {
+                warn!(groups = ?found.stale, "some groups cannot be discovered");
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
+            Err(error) => {
+                warn!(error = %api_message(&error), "kinds cannot be discovered");
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
+        };
+        let served: BTreeMap<_, _> = served
+            .into_iter()
+            .filter(|served| {
+                !served.is_events() && ["list", "watch", "delete"].iter().all(|verb| served.can(verb))
+            })
+            .map(|served| ((served.resource.group.clone(), served.resource.kind.clone()), Arc::new(served)))
+            .collect();
+        running.retain(|key, (filler, task)| {
+            let stays = served.get(key) == Some(&filler.served);
+            if !stays {
+                task.abort();
+                context.informers.drop_metadata(&filler.served.resource);
+                filler.forget();
+            }
+            stays
+        });
+        for (key, served) in &served {
+            if running.contains_key(key) {
+                continue;
+            }
+            let filler = Filler { served: served.clone(), graph: graph.clone(), queue: queue.clone() };
+            let feed = known.iter().find(|(resource, _)| *resource == served.resource).map(|(_, feed)| *feed);
+            let task = tasks.spawn(match feed {
+                Some(feed) => feed(context.clone(), filler.clone()),
+                None => {
+                    let (informer, filler) = (context.informers.metadata(&served.resource), filler.clone());
+                    async move { filler.run(&informer).await }.boxed()
+                }
+            });
+            running.insert(key.clone(), (filler, task));
+        }
+        *kinds.lock() = served;
+        while tasks.try_join_next().is_some() {}
+        tokio::time::sleep(REFRESH).await;
+    }
+}
