@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use coracle_network::PodStack;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
@@ -12,7 +11,7 @@ use crate::limiter::Limiter;
 use crate::limits::{RANDOM_BYTES, RESOURCES};
 use crate::output::OutputPipe;
 use crate::run::Control;
-use crate::sockets::NetView;
+use crate::sockets::{NetView, Sockets};
 
 /// A container's side of the host.
 pub(crate) struct State {
@@ -20,7 +19,7 @@ pub(crate) struct State {
     pub(crate) table: ResourceTable,
     pub(crate) limiter: Limiter,
     files: Files,
-    network: PodStack,
+    sockets: Sockets,
 }
 
 impl State {
@@ -38,7 +37,7 @@ impl State {
             table,
             limiter: Limiter::new(memory_limit, Arc::clone(control)),
             files: Files::new(&spec.mounts),
-            network: spec.network,
+            sockets: Sockets::new(spec.network),
         }
     }
 
@@ -49,7 +48,7 @@ impl State {
 
     /// For the hosts of `wasi:sockets`.
     pub(crate) fn net(&mut self) -> NetView<'_> {
-        NetView { table: &mut self.table, stack: &self.network }
+        NetView { table: &mut self.table, sockets: &self.sockets }
     }
 }
 

@@ -51,7 +51,7 @@ impl Host for NetView<'_> {
         name: String,
     ) -> SocketResult<Resource<Theirs>> {
         self.check_capability(&network)?;
-        let stack = self.stack.clone();
+        let stack = self.sockets.stack.clone();
         let lookup = async move {
             let found = stack.resolve(&name).await;
             found.map(Vec::into_iter).map_err(|error| resolve_error_code(&error))

@@ -4,9 +4,9 @@
 //! the guest carries only a number into the resource table, so its static type (`wasmtime-wasi`'s socket)
 //! is exchanged for ours by [`ours`] and [`theirs`]; the table checks the real type at every look-up.
 //!
-//! Nothing here blocks and nothing here touches a kernel socket. How many sockets a container may hold is
-//! bounded by the table ([`crate::limits::RESOURCES`]; a full one is `new-socket-limit`, not a trap), and
-//! what the pod holds by [`coracle_network::limits`].
+//! Nothing here blocks and nothing here touches a kernel socket. A container may hold [`SOCKETS`], and the
+//! table bounds what it holds altogether ([`crate::limits::RESOURCES`]); a guest that wants more is told
+//! `new-socket-limit`. What its pod holds is bounded by [`coracle_network::limits`].
 
 mod errors;
 mod lookup;
@@ -16,6 +16,8 @@ mod tcp;
 mod udp;
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use coracle_network::PodStack;
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
@@ -28,12 +30,44 @@ use wasmtime_wasi::p2::{SocketError, SocketResult};
 use self::network::{ErrorCode, IpAddressFamily};
 use crate::state::State;
 
+/// Sockets of one container: a connected one takes three entries of the table and one or two more while it
+/// is polled, so with this many (Linux's usual soft `ulimit -n`) half of the table is left for the rest. A
+/// full table would make the guest's next poll a trap.
+const SOCKETS: usize = 1024;
+
+/// A container's share of its pod's network.
+pub(crate) struct Sockets {
+    stack: PodStack,
+    open: Arc<AtomicUsize>,
+}
+
+impl Sockets {
+    pub(crate) fn new(stack: PodStack) -> Sockets {
+        Sockets { stack, open: Arc::default() }
+    }
+
+    /// A place for one more socket, given back when it is dropped.
+    fn place(&self) -> Result<Place, ErrorCode> {
+        let place = Place(Arc::clone(&self.open));
+        if self.open.fetch_add(1, Relaxed) < SOCKETS { Ok(place) } else { Err(ErrorCode::NewSocketLimit) }
+    }
+}
+
+/// One of the [`SOCKETS`].
+struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
 /// What the hosts of `wasi:sockets` see of a container.
 pub(crate) struct NetView<'a> {
     /// Where sockets, streams and pollables live; bounded by [`crate::limits::RESOURCES`].
     pub(crate) table: &'a mut ResourceTable,
-    /// The pod's network.
-    pub(crate) stack: &'a PodStack,
+    /// The container's share of the pod's network.
+    pub(crate) sockets: &'a Sockets,
 }
 
 /// Tells the generated bindings that their host is [`NetView`].

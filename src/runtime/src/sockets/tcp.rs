@@ -28,7 +28,7 @@ use wasmtime_wasi::p2::{
 use super::errors::error_code;
 use super::options::{Options, buffer_size, positive};
 use super::streams::{Input, Output};
-use super::{NetView, check_family, check_remote, ours, ours_owned, theirs};
+use super::{NetView, Place, check_family, check_remote, ours, ours_owned, theirs};
 
 /// A TCP socket of a guest.
 struct TcpSocket {
@@ -36,6 +36,7 @@ struct TcpSocket {
     state: State,
     backlog: usize,
     options: Options,
+    _place: Place,
 }
 
 enum State {
@@ -59,8 +60,14 @@ enum Connecting {
 }
 
 impl TcpSocket {
-    fn new(family: IpAddressFamily) -> TcpSocket {
-        TcpSocket { family, state: State::Unbound, backlog: BACKLOG_DEFAULT, options: Options::default() }
+    fn new(family: IpAddressFamily, place: Place) -> TcpSocket {
+        TcpSocket {
+            family,
+            state: State::Unbound,
+            backlog: BACKLOG_DEFAULT,
+            options: Options::default(),
+            _place: place,
+        }
     }
 
     /// Takes the state out to move on from it; whoever calls this puts one back.
@@ -162,7 +169,7 @@ impl HostTcpSocket for NetView<'_> {
         local: IpSocketAddress,
     ) -> SocketResult<()> {
         self.check_capability(&network)?;
-        let stack = self.stack;
+        let stack = &self.sockets.stack;
         let socket = self.table.get_mut(&ours::<TcpSocket, _>(&this))?;
         socket.check_idle()?;
         if !matches!(socket.state, State::Unbound) {
@@ -199,7 +206,7 @@ impl HostTcpSocket for NetView<'_> {
         remote: IpSocketAddress,
     ) -> SocketResult<()> {
         self.check_capability(&network)?;
-        let stack = self.stack;
+        let stack = &self.sockets.stack;
         let socket = self.table.get_mut(&ours::<TcpSocket, _>(&this))?;
         socket.check_idle()?;
         if !matches!(socket.state, State::Unbound | State::Bound(_)) {
@@ -280,17 +287,21 @@ impl HostTcpSocket for NetView<'_> {
         &mut self,
         this: Resource<Theirs>,
     ) -> SocketResult<(Resource<Theirs>, Resource<DynInputStream>, Resource<DynOutputStream>)> {
+        let sockets = self.sockets;
         let socket = self.tcp(&this)?;
         let State::Listening(listener) = &socket.state else {
             socket.check_open()?;
             return Err(ErrorCode::InvalidState.into());
         };
+        // Without a place the connection stays in the backlog, as with a process out of descriptors.
+        let place = sockets.place()?;
         let stream = Arc::new(listener.try_accept().map_err(|error| error_code(&error))?);
         let accepted = TcpSocket {
             family: socket.family,
             state: State::Connected(Arc::clone(&stream)),
             backlog: BACKLOG_DEFAULT,
             options: socket.options.clone(),
+            _place: place,
         };
         let accepted = self.push(accepted)?;
         match self.tcp_streams(&accepted, &stream) {
@@ -412,6 +423,7 @@ impl HostTcpSocket for NetView<'_> {
 
 impl tcp_create_socket::Host for NetView<'_> {
     fn create_tcp_socket(&mut self, family: IpAddressFamily) -> SocketResult<Resource<Theirs>> {
-        Ok(theirs(&self.push(TcpSocket::new(family))?))
+        let place = self.sockets.place()?;
+        Ok(theirs(&self.push(TcpSocket::new(family, place))?))
     }
 }

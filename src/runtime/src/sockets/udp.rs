@@ -16,7 +16,7 @@ use wasmtime_wasi::p2::{DynPollable, Pollable, SocketError, SocketResult, UdpSoc
 
 use super::errors::error_code;
 use super::options::{Options, buffer_size, positive};
-use super::{NetView, check_family, check_remote, ours, ours_owned, theirs};
+use super::{NetView, Place, check_family, check_remote, ours, ours_owned, theirs};
 
 /// Datagrams handed over in one call, either way.
 const DATAGRAMS_PER_CALL: usize = 16;
@@ -29,6 +29,7 @@ struct UdpSocket {
     family: IpAddressFamily,
     state: State,
     options: Options,
+    _place: Place,
 }
 
 enum State {
@@ -91,7 +92,7 @@ impl HostUdpSocket for NetView<'_> {
         local: IpSocketAddress,
     ) -> SocketResult<()> {
         self.check_capability(&network)?;
-        let stack = self.stack;
+        let stack = &self.sockets.stack;
         let socket = self.table.get_mut(&ours::<UdpSocket, _>(&this))?;
         match socket.state {
             State::Unbound => {}
@@ -271,7 +272,8 @@ impl HostOutgoingDatagramStream for NetView<'_> {
 
 impl udp_create_socket::Host for NetView<'_> {
     async fn create_udp_socket(&mut self, family: IpAddressFamily) -> SocketResult<Resource<Theirs>> {
-        let socket = UdpSocket { family, state: State::Unbound, options: Options::default() };
+        let place = self.sockets.place()?;
+        let socket = UdpSocket { family, state: State::Unbound, options: Options::default(), _place: place };
         Ok(theirs(&self.push(socket)?))
     }
 }
