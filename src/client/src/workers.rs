@@ -80,7 +80,7 @@ fn settle<K: Eq + Hash + Clone>(
                 ReconcileError::Panicked(_) => error!(error = %failure, "a bug: trying again"),
                 _ if failure.is_conflict() => debug!("lost a race: trying again"),
                 _ if queue.failures(&key) < QUIET_FAILURES => {
-                    debug!(error = %chain(&failure), "trying again")
+                    debug!(error = %chain(&failure), "trying again");
                 }
                 _ => warn!(error = %chain(&failure), "still failing: trying again"),
             }

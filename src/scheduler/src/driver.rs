@@ -44,8 +44,14 @@ pub(crate) struct Driver {
 
 /// A write that has ended.
 enum Written {
-    Bound { pod: Candidate, node: Arc<str>, outcome: Bound },
+    Bound(Box<Binding>),
     Reported,
+}
+
+struct Binding {
+    pod: Candidate,
+    node: Arc<str>,
+    outcome: Bound,
 }
 
 impl Driver {
@@ -204,7 +210,7 @@ impl Driver {
         let client = self.client.clone();
         self.writes.spawn(async move {
             let outcome = bind::bind(client, &pod, &node).await;
-            Written::Bound { pod, node, outcome }
+            Written::Bound(Box::new(Binding { pod, node, outcome }))
         });
     }
 
@@ -221,7 +227,8 @@ impl Driver {
     }
 
     fn settle(&mut self, written: Written) {
-        let Written::Bound { pod, node, outcome } = written else { return };
+        let Written::Bound(binding) = written else { return };
+        let Binding { pod, node, outcome } = *binding;
         let key = pod.key();
         match outcome {
             Bound::Done => {

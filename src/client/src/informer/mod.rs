@@ -61,7 +61,14 @@ struct Shared {
     shutdown: CancellationToken,
     tasks: TaskTracker,
     typed: Mutex<HashMap<TypeId, Box<dyn Any + Send + Sync>>>,
-    metadata: Mutex<BTreeMap<(String, String), (Informer<Metadata>, CancellationToken)>>,
+    /// By group and plural name.
+    metadata: Mutex<BTreeMap<(String, String), Running>>,
+}
+
+/// An informer that can be ended on its own.
+struct Running {
+    informer: Informer<Metadata>,
+    end: CancellationToken,
 }
 
 /// A live, indexed copy of all objects of a kind. A clone is another handle to the same copy.
@@ -104,17 +111,17 @@ impl Informers {
     pub fn metadata(&self, resource: &ApiResource) -> Informer<Metadata> {
         let mut all = self.shared.metadata.lock();
         let entry = all.entry((resource.group.clone(), resource.plural.clone())).or_insert_with(|| {
-            let token = self.shared.shutdown.child_token();
-            (self.start(resource, feed::Accept::Metadata, token.clone()), token)
+            let end = self.shared.shutdown.child_token();
+            Running { informer: self.start(resource, feed::Accept::Metadata, end.clone()), end }
         });
-        entry.0.clone()
+        entry.informer.clone()
     }
 
     /// Ends the metadata informer of `resource`, if there is one: its kind is no longer served.
     pub fn drop_metadata(&self, resource: &ApiResource) {
         let key = (resource.group.clone(), resource.plural.clone());
-        if let Some((_, token)) = self.shared.metadata.lock().remove(&key) {
-            token.cancel();
+        if let Some(running) = self.shared.metadata.lock().remove(&key) {
+            running.end.cancel();
         }
     }
 

@@ -234,8 +234,7 @@ async fn under_faults_the_copy_converges() {
             api.list::<ConfigMap>().into_iter().map(|map| (map.name_any(), value(&map))).collect();
         let copy: BTreeMap<_, _> = informer.list().iter().map(|map| (map.name_any(), value(map))).collect();
         assert_eq!(copy, truth, "seed {seed}");
-        let replayed: BTreeMap<_, _> =
-            replayed.into_iter().map(|(name, (_, value))| (name, value)).collect();
+        let replayed: BTreeMap<_, _> = replayed.into_iter().map(|(name, (_, value))| (name, value)).collect();
         assert_eq!(replayed, truth, "seed {seed}");
         assert!(faults.load(Ordering::Relaxed) > 0, "seed {seed}: nothing went wrong");
     }

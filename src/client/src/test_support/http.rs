@@ -118,7 +118,7 @@ impl FakeApi {
                         })
                         .cloned()
                         .collect();
-                    Ok((200, page(items, world.revision(), query)))
+                    Ok((200, page(&items, world.revision(), query)))
                 }
                 "POST" => world.create(plural, namespace, content).map(|value| (201, value)),
                 _ => {
@@ -222,7 +222,7 @@ fn target(uri: &http::Uri) -> Option<Target> {
     Some(Target { plural, namespace, name, part: segments.next().map(str::to_owned), query })
 }
 
-fn page(items: Vec<Value>, revision: u64, query: &BTreeMap<String, String>) -> Value {
+fn page(items: &[Value], revision: u64, query: &BTreeMap<String, String>) -> Value {
     let start: usize = query.get("continue").and_then(|text| text.parse().ok()).unwrap_or(0);
     let limit: usize = query
         .get("limit")

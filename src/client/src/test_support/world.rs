@@ -162,12 +162,12 @@ impl World {
         }
         match part {
             Part::Status => {
-                let mut whole = old.clone();
+                let mut whole = old;
                 whole["status"] = new["status"].take();
                 new = whole;
             }
             Part::Finalize => {
-                let mut whole = old.clone();
+                let mut whole = old;
                 whole["spec"]["finalizers"] = new["spec"]["finalizers"].take();
                 new = whole;
             }

@@ -71,7 +71,7 @@ fn addresses_are_grouped_by_ports_and_readiness() {
     let mut going = running("c", "10.0.0.3", true);
     going.metadata.deletion_timestamp = Some(coracle_client::clock::time());
     check(&plain, vec![other, ended, going.clone(), pod("no-address")], "");
-    let mut eager = plain.clone();
+    let mut eager = plain;
     eager.spec.as_mut().unwrap().publish_not_ready_addresses = Some(true);
     check(&eager, vec![running("a", "10.0.0.1", false), going], "10.0.0.1,10.0.0.3|:8080");
 }

@@ -11,7 +11,7 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use coracle_client::{
     Delta, Deltas, During, Informer, Key, Metadata, ReconcileError, WorkQueue, api_message, clock,

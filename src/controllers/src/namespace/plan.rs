@@ -42,8 +42,7 @@ pub(super) fn deleting_since(home: &Namespace) -> Option<Timestamp> {
 /// The status to be written, if it says something new. The words are Kubernetes'.
 pub(super) fn status(home: &Namespace, content: &Content, now: Timestamp) -> Option<NamespaceStatus> {
     let old = home.status.clone().unwrap_or_default();
-    let known = old.conditions.clone().unwrap_or_default();
-    let mut conditions = known.clone();
+    let mut conditions = old.conditions.clone().unwrap_or_default();
     for (type_, failure, fine) in said(content) {
         let (status, reason, message) = match failure {
             Some((reason, message)) => ("True", reason, message),

@@ -1,5 +1,7 @@
 //! A namespace goes when it is empty, and says what it waits for.
 
+use std::collections::BTreeMap;
+
 use coracle_client::{random, test_support::eventually};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use serde_json::json;

@@ -39,7 +39,7 @@ fn described(text: &str) -> Arc<Pod> {
     for word in words {
         match word {
             "mine" => {
-                pod.metadata.owner_references = web(0).controller_owner_ref(&()).map(|owner| vec![owner])
+                pod.metadata.owner_references = web(0).controller_owner_ref(&()).map(|owner| vec![owner]);
             }
             "other" => {
                 let mut owner = web(0).controller_owner_ref(&()).expect("has a uid");
