@@ -62,6 +62,7 @@ pub enum BuildError {
 /// Dropping it stops the accept loop and every watch, without waiting for them.
 pub struct ApiServer {
     address: SocketAddr,
+    ca_pem: String,
     admin: AdminCredentials,
     core: Arc<Core>,
     router: Router,
@@ -110,12 +111,18 @@ impl ApiServer {
         core.tasks.spawn(listener.run());
         core.tasks.spawn(events::expire(core.clone()));
         core.tasks.close();
-        Ok(ApiServer { address, admin, core, router, shutdown })
+        let ca_pem = pki.ca_pem().to_owned();
+        Ok(ApiServer { address, ca_pem, admin, core, router, shutdown })
     }
 
     /// The address it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The certificate of the cluster's CA, PEM.
+    pub fn ca_pem(&self) -> &str {
+        &self.ca_pem
     }
 
     /// The administrator's credentials.

@@ -8,5 +8,6 @@ mod lists;
 mod objects;
 mod pods;
 mod properties;
+mod server;
 mod services;
 mod watches;

@@ -106,7 +106,7 @@ async fn watch_tells_the_story(steps: &[Step], from: usize, selector: &str) {
         match event["type"].as_str().unwrap() {
             "ADDED" => assert!(known.insert(name, object.clone()).is_none(), "added what was known: {event}"),
             "MODIFIED" => {
-                assert!(known.insert(name, object.clone()).is_some(), "modified the unknown: {event}")
+                assert!(known.insert(name, object.clone()).is_some(), "modified the unknown: {event}");
             }
             "DELETED" => assert!(known.remove(&name).is_some(), "deleted the unknown: {event}"),
             other => panic!("{other}"),
