@@ -15,7 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use crate::{
-    admission::Operation,
+    admission::{Holds, Operation},
     core::seconds_text,
     facts::Selection,
     object,
@@ -90,7 +90,7 @@ async fn attempt(call: &Call, entry: &Arc<Entry>, options: &DeleteOptions) -> Re
     }
     match core.store.write(op).await {
         Ok(written) if gone => {
-            core.admission.committed(&attributes, Some(&old), None);
+            core.admission.committed(&attributes, Holds::default(), Some(&old), None);
             Ok(Attempt::Done(Deleted::Gone(call.object(&written))))
         }
         Ok(written) => Ok(Attempt::Done(Deleted::Pending(Saved::Stored(written)))),

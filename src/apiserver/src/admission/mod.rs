@@ -1,7 +1,7 @@
 //! Admission: what changes or refuses an object between decoding and storing, beyond its kind's own
 //! rules. Plugins stand in one slice and run in its order.
 
-use std::{ops::RangeInclusive, sync::Arc};
+use std::ops::RangeInclusive;
 
 use async_trait::async_trait;
 use coracle_api::status::Status;
@@ -66,22 +66,16 @@ pub(crate) trait Plugin: Send + Sync {
     }
 }
 
-/// What was taken for an object that is not stored yet. Dropped without [`Holds::keep`], it is given back.
+/// What was taken for an object that is not stored yet. Dropped, it is given back; after the write it
+/// goes to [`Admission::committed`].
+#[must_use = "what is not committed is given back"]
 #[derive(Default)]
-#[must_use = "what is not kept is given back"]
 pub(crate) struct Holds(Vec<pool::Hold>);
-
-impl Holds {
-    /// The object is stored: what was taken is its own now.
-    pub(crate) fn keep(self) {
-        self.0.into_iter().for_each(pool::Hold::keep);
-    }
-}
 
 /// All admission of the server.
 pub(crate) struct Admission {
     plugins: Vec<Box<dyn Plugin>>,
-    addresses: Arc<ServiceAddresses>,
+    addresses: ServiceAddresses,
 }
 
 impl Admission {
@@ -98,7 +92,7 @@ impl Admission {
                 Box::new(pod_tolerations::PodTolerations),
                 Box::new(priority::Priority),
             ],
-            addresses: Arc::new(ServiceAddresses::new(service_cidr, node_ports, store)),
+            addresses: ServiceAddresses::new(service_cidr, node_ports, store),
         }
     }
 
@@ -129,17 +123,19 @@ impl Admission {
     }
 
     /// Takes addresses and ports for a service that is about to be stored.
-    pub(crate) fn allocate(
-        &self,
-        request: &Attributes<'_>,
-        object: &mut Value,
-        old: Option<&Value>,
-    ) -> Result<Holds, Status> {
-        self.addresses.allocate(request, object, old).map(Holds)
+    pub(crate) fn allocate(&self, request: &Attributes<'_>, object: &mut Value) -> Result<Holds, Status> {
+        self.addresses.allocate(request, object).map(Holds)
     }
 
-    /// Gives back what an object no longer has. Called after the write.
-    pub(crate) fn committed(&self, request: &Attributes<'_>, old: Option<&Value>, new: Option<&Value>) {
-        self.addresses.committed(request, old, new);
+    /// Settles after a write what was taken for it, and gives back what the object no longer has. `new` is
+    /// `None` if the object is gone.
+    pub(crate) fn committed(
+        &self,
+        request: &Attributes<'_>,
+        holds: Holds,
+        old: Option<&Value>,
+        new: Option<&Value>,
+    ) {
+        self.addresses.committed(request, holds.0, old, new);
     }
 }

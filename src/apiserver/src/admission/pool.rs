@@ -2,6 +2,9 @@
 //!
 //! Guarantees: a number has at most one owner; a number that was taken for an object that was never
 //! stored is free again when its [`Hold`] is dropped.
+//!
+//! An owner may be changed by several requests at once, one of which takes up what another gives back.
+//! So a number counts its claims: one for the stored object, and one for each write under way.
 
 use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc};
 
@@ -23,33 +26,36 @@ pub(super) enum Refusal {
 pub(super) struct Pool {
     range: RangeInclusive<u32>,
     dynamic: u32,
-    owners: Mutex<BTreeMap<u32, String>>,
+    claims: Mutex<BTreeMap<u32, Claims>>,
+}
+
+struct Claims {
+    owner: String,
+    count: usize,
 }
 
 impl Pool {
     pub(super) fn new(range: RangeInclusive<u32>, dynamic: u32) -> Arc<Pool> {
-        Arc::new(Pool { range, dynamic, owners: Mutex::default() })
+        Arc::new(Pool { range, dynamic, claims: Mutex::default() })
     }
 
-    /// Takes this number. `Ok(None)` if the owner has it already.
-    pub(super) fn claim(self: &Arc<Pool>, number: u32, owner: &str) -> Result<Option<Hold>, Refusal> {
+    /// Takes this number, for the first time or once more.
+    pub(super) fn claim(self: &Arc<Pool>, number: u32, owner: &str) -> Result<Hold, Refusal> {
         if !self.range.contains(&number) {
             return Err(Refusal::OutOfRange);
         }
-        let mut owners = self.owners.lock();
-        match owners.get(&number) {
-            Some(other) if other == owner => Ok(None),
-            Some(_) => Err(Refusal::Taken),
-            None => {
-                owners.insert(number, owner.to_owned());
-                Ok(Some(self.hold(number, owner)))
-            }
+        let mut claims = self.claims.lock();
+        let claims = claims.entry(number).or_insert_with(|| Claims { owner: owner.to_owned(), count: 0 });
+        if claims.owner != owner {
+            return Err(Refusal::Taken);
         }
+        claims.count += 1;
+        Ok(self.hold(number, owner))
     }
 
     /// Takes any number: the first free one from a place that `random` picks.
-    pub(super) fn take(self: &Arc<Pool>, owner: &str, random: u64) -> Result<(u32, Hold), Refusal> {
-        let mut owners = self.owners.lock();
+    pub(super) fn take(self: &Arc<Pool>, owner: &str, random: u64) -> Result<Hold, Refusal> {
+        let mut claims = self.claims.lock();
         let (low, high) = (*self.range.start(), *self.range.end());
         let upper = self.dynamic.clamp(low, high);
         let span = u64::from(high - upper) + 1;
@@ -57,43 +63,57 @@ impl Pool {
         let number = (start..=high)
             .chain(upper..start)
             .chain(low..upper)
-            .find(|number| !owners.contains_key(number))
+            .find(|number| !claims.contains_key(number))
             .ok_or(Refusal::Full)?;
-        owners.insert(number, owner.to_owned());
-        Ok((number, self.hold(number, owner)))
+        claims.insert(number, Claims { owner: owner.to_owned(), count: 1 });
+        Ok(self.hold(number, owner))
     }
 
-    /// Gives a number back, if this owner has it.
+    /// Gives back one claim of this owner.
     pub(super) fn release(&self, number: u32, owner: &str) {
-        let mut owners = self.owners.lock();
-        if owners.get(&number).is_some_and(|o| o == owner) {
-            owners.remove(&number);
+        let mut claims = self.claims.lock();
+        if let Some(mine) = claims.get_mut(&number).filter(|claims| claims.owner == owner) {
+            mine.count -= 1;
+            if mine.count == 0 {
+                claims.remove(&number);
+            }
         }
     }
 
     fn hold(self: &Arc<Pool>, number: u32, owner: &str) -> Hold {
-        Hold { pool: Some(self.clone()), number, owner: owner.to_owned() }
+        Hold { pool: self.clone(), number, owner: owner.to_owned(), kept: false }
     }
 }
 
-/// A number taken for an object that is not stored yet.
+/// The claim of a write under way.
 pub(super) struct Hold {
-    pool: Option<Arc<Pool>>,
+    pool: Arc<Pool>,
     number: u32,
     owner: String,
+    kept: bool,
 }
 
 impl Hold {
-    /// The object is stored: the number stays taken until [`Pool::release`].
+    /// The number.
+    pub(super) fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// True if it is this number of this pool.
+    pub(super) fn is(&self, pool: &Arc<Pool>, number: u32) -> bool {
+        Arc::ptr_eq(&self.pool, pool) && self.number == number
+    }
+
+    /// The claim is now that of the stored object: it lasts until [`Pool::release`].
     pub(super) fn keep(mut self) {
-        self.pool = None;
+        self.kept = true;
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        if let Some(pool) = self.pool.take() {
-            pool.release(self.number, &self.owner);
+        if !self.kept {
+            self.pool.release(self.number, &self.owner);
         }
     }
 }
@@ -105,14 +125,26 @@ mod tests {
     #[test]
     fn a_number_has_one_owner() {
         let pool = Pool::new(10..=12, 11);
-        let hold = pool.claim(12, "a").ok().flatten().expect("it is free");
-        assert!(pool.claim(12, "a").is_ok_and(|again| again.is_none()));
+        let hold = pool.claim(12, "a").expect("it is free");
         assert_eq!(pool.claim(12, "b").err(), Some(Refusal::Taken));
         assert_eq!(pool.claim(13, "b").err(), Some(Refusal::OutOfRange));
         drop(hold);
-        pool.claim(12, "b").expect("it was given back").expect("it is new").keep();
+        pool.claim(12, "b").expect("it was given back").keep();
         pool.release(12, "a");
         assert_eq!(pool.claim(12, "c").err(), Some(Refusal::Taken));
+        pool.release(12, "b");
+        assert!(pool.claim(12, "c").is_ok());
+    }
+
+    #[test]
+    fn what_one_write_gives_back_another_of_the_same_owner_may_hold() {
+        let pool = Pool::new(10..=12, 11);
+        pool.claim(12, "a").expect("it is free").keep();
+        let hold = pool.claim(12, "a").expect("the owner may");
+        pool.release(12, "a");
+        assert_eq!(pool.claim(12, "b").err(), Some(Refusal::Taken));
+        drop(hold);
+        assert!(pool.claim(12, "b").is_ok());
     }
 
     #[test]
@@ -120,9 +152,9 @@ mod tests {
         let pool = Pool::new(10..=13, 12);
         let mut taken = Vec::new();
         for random in [7, 8, 9, 10] {
-            let (number, hold) = pool.take("a", random).expect("there are four");
+            let hold = pool.take("a", random).expect("there are four");
+            taken.push(hold.number());
             hold.keep();
-            taken.push(number);
         }
         assert_eq!(taken, [13, 12, 10, 11]);
         assert_eq!(pool.take("a", 0).err(), Some(Refusal::Full));

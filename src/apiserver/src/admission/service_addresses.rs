@@ -6,6 +6,7 @@
 use std::{collections::BTreeSet, net::Ipv4Addr, ops::RangeInclusive, sync::Arc};
 
 use coracle_api::{
+    FieldCause,
     field::{self, Path},
     status::Status,
 };
@@ -25,47 +26,51 @@ fn static_band(size: u32) -> u32 {
     (size / 16).clamp(16, 256).min(size)
 }
 
+/// The two kinds of numbers that a service has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Number {
+    Address(u32),
+    Port(u32),
+}
+
 pub(super) struct ServiceAddresses {
     cidr: Ipv4Net,
-    ports: RangeInclusive<u16>,
-    address_pool: Arc<Pool>,
-    port_pool: Arc<Pool>,
+    node_ports: RangeInclusive<u16>,
+    addresses: Arc<Pool>,
+    ports: Arc<Pool>,
 }
 
 impl ServiceAddresses {
-    pub(super) fn new(cidr: Ipv4Net, ports: RangeInclusive<u16>, store: &dyn Store) -> ServiceAddresses {
+    pub(super) fn new(cidr: Ipv4Net, node_ports: RangeInclusive<u16>, store: &dyn Store) -> ServiceAddresses {
         // Neither the network's own address nor the broadcast address is a host.
         let first = u32::from(cidr.network()).saturating_add(1);
         let last = u32::from(cidr.broadcast()).saturating_sub(1).max(first);
-        let addresses = ServiceAddresses {
+        let (low, high) = (u32::from(*node_ports.start()), u32::from(*node_ports.end()));
+        let all = ServiceAddresses {
             cidr,
-            address_pool: Pool::new(first..=last, first.saturating_add(static_band(last - first))),
-            port_pool: Pool::new(
-                u32::from(*ports.start())..=u32::from(*ports.end()),
-                u32::from(*ports.start()),
-            ),
-            ports,
+            node_ports,
+            addresses: Pool::new(first..=last, first.saturating_add(static_band(last - first))),
+            ports: Pool::new(low..=high, low),
         };
         let stored = store.list("services/", ListOptions::default()).map(|l| l.entries).unwrap_or_default();
         for entry in stored {
             let service = object::parse_stored(entry.value());
-            let owner = object::uid(&service);
-            for (pool, number) in addresses.of(&service) {
-                match pool.claim(number, owner) {
-                    Ok(Some(hold)) => hold.keep(),
-                    Ok(None) => {}
+            for number in numbers(&service) {
+                match all.claim(number, object::uid(&service)) {
+                    Ok(hold) => hold.keep(),
                     Err(refusal) => {
+                        let service = entry.key();
                         tracing::warn!(
-                            service = entry.key(),
-                            number,
+                            service,
+                            ?number,
                             ?refusal,
-                            "a stored service has an address that is not its own"
+                            "a stored service has what is not its own"
                         );
                     }
                 }
             }
         }
-        addresses
+        all
     }
 
     /// Fills in what a service that is about to be stored needs, and takes it.
@@ -73,146 +78,173 @@ impl ServiceAddresses {
         &self,
         request: &Attributes<'_>,
         service: &mut Value,
-        _old: Option<&Value>,
     ) -> Result<Vec<Hold>, Status> {
-        let mut holds = Vec::new();
         if request.operation == Operation::Delete || !request.is_core("services") {
-            return Ok(holds);
+            return Ok(Vec::new());
         }
         let owner = object::uid(service).to_owned();
+        let mut taking = Taking { from: self, request, owner: &owner, holds: Vec::new() };
+        taking.claim_given(service)?;
         let type_ = object::text(service, "/spec/type").to_owned();
         if matches!(type_.as_str(), "ClusterIP" | "NodePort" | "LoadBalancer") {
-            self.allocate_address(request, service, &owner, &mut holds)?;
+            taking.fill_address(service)?;
         }
         let wants_ports = match type_.as_str() {
             "NodePort" => true,
-            "LoadBalancer" => service
-                .pointer("/spec/allocateLoadBalancerNodePorts")
-                .and_then(Value::as_bool)
-                .unwrap_or(true),
+            "LoadBalancer" => {
+                let wants = service.pointer("/spec/allocateLoadBalancerNodePorts").and_then(Value::as_bool);
+                wants.unwrap_or(true)
+            }
             _ => false,
         };
-        self.allocate_ports(request, service, &owner, wants_ports, &mut holds)?;
-        let local = object::text(service, "/spec/externalTrafficPolicy") == "Local";
-        if type_ == "LoadBalancer" && local {
-            self.allocate_health_port(request, service, &owner, &mut holds)?;
+        if wants_ports {
+            taking.fill_ports(service)?;
         }
-        Ok(holds)
+        if type_ == "LoadBalancer" && object::text(service, "/spec/externalTrafficPolicy") == "Local" {
+            taking.fill_health_port(service)?;
+        }
+        Ok(taking.holds)
     }
 
-    /// Gives back what the old version had and the new one has not.
-    pub(super) fn committed(&self, request: &Attributes<'_>, old: Option<&Value>, new: Option<&Value>) {
-        let kind = request.call.kind();
-        let Some(old) = old.filter(|_| kind.group.is_empty() && kind.plural == "services") else { return };
-        let numbers = |of: Vec<(&Arc<Pool>, u32)>| -> BTreeSet<(bool, u32)> {
-            of.into_iter().map(|(pool, number)| (Arc::ptr_eq(pool, &self.port_pool), number)).collect()
-        };
-        let kept = new.map(|new| numbers(self.of(new))).unwrap_or_default();
-        for (is_port, number) in numbers(self.of(old)).difference(&kept) {
-            let pool = if *is_port { &self.port_pool } else { &self.address_pool };
-            pool.release(*number, object::uid(old));
-        }
-    }
-
-    /// Every number that a service has, with its pool.
-    fn of(&self, service: &Value) -> Vec<(&Arc<Pool>, u32)> {
-        let mut numbers = Vec::new();
-        for ip in cluster_ips(service) {
-            if let Ok(ip) = ip.parse::<Ipv4Addr>() {
-                numbers.push((&self.address_pool, u32::from(ip)));
-            }
-        }
-        let ports = service.pointer("/spec/ports").and_then(Value::as_array).into_iter().flatten();
-        let node_ports = ports.filter_map(|port| port.get("nodePort").and_then(Value::as_u64));
-        let health = service.pointer("/spec/healthCheckNodePort").and_then(Value::as_u64);
-        for number in node_ports.chain(health).filter_map(|n| u32::try_from(n).ok()).filter(|n| *n > 0) {
-            numbers.push((&self.port_pool, number));
-        }
-        numbers
-    }
-
-    fn allocate_address(
+    /// After a write: what is new in the stored object keeps its claim, what the object had before has one
+    /// already, and what it has no more is given back.
+    pub(super) fn committed(
         &self,
         request: &Attributes<'_>,
-        service: &mut Value,
-        owner: &str,
-        holds: &mut Vec<Hold>,
-    ) -> Result<(), Status> {
-        let given = cluster_ips(service);
-        if given.first() == Some(&"None") {
-            return Ok(());
+        holds: Vec<Hold>,
+        old: Option<&Value>,
+        new: Option<&Value>,
+    ) {
+        let kind = request.call.kind();
+        if !kind.group.is_empty() || kind.plural != "services" {
+            return;
         }
-        if given.is_empty() {
-            let (number, hold) = self
-                .address_pool
-                .take(owner, random())
-                .map_err(|_| Status::internal_error("failed to allocate a serviceIP: range is full"))?;
-            holds.push(hold);
-            let ip = Ipv4Addr::from(number).to_string();
-            let spec = object::child_mut(service, "spec");
-            spec.insert("clusterIP".into(), json!(ip));
-            spec.insert("clusterIPs".into(), json!([ip]));
-            for (field, value) in [("ipFamilies", json!(["IPv4"])), ("ipFamilyPolicy", json!("SingleStack"))]
-            {
-                spec.entry(field.to_owned()).or_insert(value);
+        let before = old.map(numbers).unwrap_or_default();
+        let after = new.map(numbers).unwrap_or_default();
+        for hold in holds {
+            if after.difference(&before).any(|number| self.is(&hold, *number)) {
+                hold.keep();
             }
-            return Ok(());
         }
-        for ip in &given {
-            let refusal = match ip.parse::<Ipv4Addr>() {
-                Ok(address) => self.address_pool.claim(u32::from(address), owner),
+        let owner = old.map(object::uid).unwrap_or_default();
+        for number in before.difference(&after) {
+            match *number {
+                Number::Address(number) => self.addresses.release(number, owner),
+                Number::Port(number) => self.ports.release(number, owner),
+            }
+        }
+    }
+
+    fn claim(&self, number: Number, owner: &str) -> Result<Hold, Refusal> {
+        match number {
+            Number::Address(number) => self.addresses.claim(number, owner),
+            Number::Port(number) => self.ports.claim(number, owner),
+        }
+    }
+
+    fn is(&self, hold: &Hold, number: Number) -> bool {
+        match number {
+            Number::Address(number) => hold.is(&self.addresses, number),
+            Number::Port(number) => hold.is(&self.ports, number),
+        }
+    }
+}
+
+/// One service taking what it needs.
+struct Taking<'a> {
+    from: &'a ServiceAddresses,
+    request: &'a Attributes<'a>,
+    owner: &'a str,
+    holds: Vec<Hold>,
+}
+
+impl Taking<'_> {
+    /// Takes what the service names itself, or refuses it in Kubernetes' words.
+    fn claim_given(&mut self, service: &Value) -> Result<(), Status> {
+        let path = Path::new("spec");
+        let given = cluster_ips(service);
+        for ip in given.iter().filter(|ip| **ip != "None") {
+            let claimed = match ip.parse::<Ipv4Addr>() {
+                Ok(address) => self.claim(Number::Address(address.into())),
                 Err(_) => Err(Refusal::OutOfRange),
             };
-            match refusal {
-                Ok(hold) => holds.extend(hold),
-                Err(refusal) => {
-                    let why = match refusal {
-                        Refusal::Taken => "provided IP is already allocated".to_owned(),
-                        _ => format!(
-                            "the provided IP ({ip}) is not in the valid range. The range of valid IPs is {}",
-                            self.cidr
-                        ),
-                    };
-                    let path = Path::new("spec");
-                    let why = format!("failed to allocate IP {ip}: {why}");
-                    let cause = field::invalid(&path.child("clusterIPs"), &json!(given), &why);
-                    return Err(Status::invalid(request.call.kind(), &request.call.name, vec![cause]));
-                }
-            }
+            claimed.map_err(|refusal| {
+                let why = match refusal {
+                    Refusal::Taken => "provided IP is already allocated".to_owned(),
+                    Refusal::OutOfRange | Refusal::Full => format!(
+                        "the provided IP ({ip}) is not in the valid range. The range of valid IPs is {}",
+                        self.from.cidr
+                    ),
+                };
+                let why = format!("failed to allocate IP {ip}: {why}");
+                self.invalid(field::invalid(&path.child("clusterIPs"), &json!(given), &why))
+            })?;
+        }
+        let ports = service.pointer("/spec/ports").and_then(Value::as_array).into_iter().flatten();
+        for (index, port) in ports.enumerate() {
+            let list = path.child("ports");
+            let item = list.index(index);
+            self.claim_port(&item.child("nodePort"), port.get("nodePort"))?;
+        }
+        self.claim_port(&path.child("healthCheckNodePort"), service.pointer("/spec/healthCheckNodePort"))
+    }
+
+    fn claim_port(&mut self, path: &Path<'_>, port: Option<&Value>) -> Result<(), Status> {
+        let port = port.and_then(Value::as_i64).unwrap_or(0);
+        if port == 0 {
+            return Ok(());
+        }
+        let number = Number::Port(u32::try_from(port).unwrap_or(0));
+        self.claim(number).map_err(|refusal| {
+            let range = &self.from.node_ports;
+            let why = match refusal {
+                Refusal::Taken => "provided port is already allocated".to_owned(),
+                Refusal::OutOfRange | Refusal::Full => format!(
+                    "provided port is not in the valid range. The range of valid ports is {}-{}",
+                    range.start(),
+                    range.end()
+                ),
+            };
+            self.invalid(field::invalid(path, port, &why))
+        })
+    }
+
+    /// One claim per number, however often the service names it.
+    fn claim(&mut self, number: Number) -> Result<(), Refusal> {
+        if !self.holds.iter().any(|hold| self.from.is(hold, number)) {
+            self.holds.push(self.from.claim(number, self.owner)?);
         }
         Ok(())
     }
 
-    fn allocate_ports(
-        &self,
-        request: &Attributes<'_>,
-        service: &mut Value,
-        owner: &str,
-        wanted: bool,
-        holds: &mut Vec<Hold>,
-    ) -> Result<(), Status> {
+    fn fill_address(&mut self, service: &mut Value) -> Result<(), Status> {
+        if !cluster_ips(service).is_empty() {
+            return Ok(());
+        }
+        let hold = self.from.addresses.take(self.owner, random());
+        let hold =
+            hold.map_err(|_| Status::internal_error("failed to allocate a serviceIP: range is full"))?;
+        let ip = Ipv4Addr::from(hold.number()).to_string();
+        self.holds.push(hold);
+        let spec = object::child_mut(service, "spec");
+        spec.insert("clusterIP".into(), json!(ip));
+        spec.insert("clusterIPs".into(), json!([ip]));
+        spec.entry("ipFamilies").or_insert_with(|| json!(["IPv4"]));
+        spec.entry("ipFamilyPolicy").or_insert_with(|| json!("SingleStack"));
+        Ok(())
+    }
+
+    fn fill_ports(&mut self, service: &mut Value) -> Result<(), Status> {
         let Some(ports) = service.pointer_mut("/spec/ports").and_then(Value::as_array_mut) else {
             return Ok(());
         };
-        for (index, port) in ports.iter().enumerate() {
-            let given = port.get("nodePort").and_then(Value::as_i64).unwrap_or(0);
-            if given != 0 {
-                let spec = Path::new("spec");
-                let list = spec.child("ports");
-                let item = list.index(index);
-                holds.extend(self.claim_port(request, &item.child("nodePort"), given, owner)?);
-            }
-        }
-        if !wanted {
-            return Ok(());
-        }
         for index in 0..ports.len() {
             if ports[index].get("nodePort").and_then(Value::as_i64).unwrap_or(0) != 0 {
                 continue;
             }
             let node_port = match sibling(ports, index) {
                 Some(shared) => shared,
-                None => i64::from(self.take_port(owner, holds)?),
+                None => i64::from(self.take_port()?),
             };
             if let Some(port) = ports[index].as_object_mut() {
                 port.insert("nodePort".into(), json!(node_port));
@@ -221,54 +253,36 @@ impl ServiceAddresses {
         Ok(())
     }
 
-    fn allocate_health_port(
-        &self,
-        request: &Attributes<'_>,
-        service: &mut Value,
-        owner: &str,
-        holds: &mut Vec<Hold>,
-    ) -> Result<(), Status> {
-        let given = object::integer(service, "/spec/healthCheckNodePort").unwrap_or(0);
-        if given != 0 {
-            let path = Path::new("spec");
-            holds.extend(self.claim_port(request, &path.child("healthCheckNodePort"), given, owner)?);
-        } else {
-            let port = self.take_port(owner, holds)?;
+    fn fill_health_port(&mut self, service: &mut Value) -> Result<(), Status> {
+        if object::integer(service, "/spec/healthCheckNodePort").unwrap_or(0) == 0 {
+            let port = self.take_port()?;
             object::child_mut(service, "spec").insert("healthCheckNodePort".into(), json!(port));
         }
         Ok(())
     }
 
-    fn claim_port(
-        &self,
-        request: &Attributes<'_>,
-        path: &Path<'_>,
-        port: i64,
-        owner: &str,
-    ) -> Result<Option<Hold>, Status> {
-        let number = u32::try_from(port).unwrap_or(0);
-        self.port_pool.claim(number, owner).map_err(|refusal| {
-            let why = match refusal {
-                Refusal::Taken => "provided port is already allocated".to_owned(),
-                _ => format!(
-                    "provided port is not in the valid range. The range of valid ports is {}-{}",
-                    self.ports.start(),
-                    self.ports.end()
-                ),
-            };
-            let cause = field::invalid(path, port, &why);
-            Status::invalid(request.call.kind(), &request.call.name, vec![cause])
-        })
-    }
-
-    fn take_port(&self, owner: &str, holds: &mut Vec<Hold>) -> Result<u32, Status> {
-        let (port, hold) = self
-            .port_pool
-            .take(owner, random())
-            .map_err(|_| Status::internal_error("failed to allocate a nodePort: range is full"))?;
-        holds.push(hold);
+    fn take_port(&mut self) -> Result<u32, Status> {
+        let hold = self.from.ports.take(self.owner, random());
+        let hold =
+            hold.map_err(|_| Status::internal_error("failed to allocate a nodePort: range is full"))?;
+        let port = hold.number();
+        self.holds.push(hold);
         Ok(port)
     }
+
+    fn invalid(&self, cause: FieldCause) -> Status {
+        Status::invalid(self.request.call.kind(), &self.request.call.name, vec![cause])
+    }
+}
+
+/// Every number that a service has.
+fn numbers(service: &Value) -> BTreeSet<Number> {
+    let ips = cluster_ips(service).into_iter().filter_map(|ip| ip.parse::<Ipv4Addr>().ok());
+    let ports = service.pointer("/spec/ports").and_then(Value::as_array).into_iter().flatten();
+    let node_ports = ports.filter_map(|port| port.get("nodePort").and_then(Value::as_u64));
+    let health = service.pointer("/spec/healthCheckNodePort").and_then(Value::as_u64);
+    let ports = node_ports.chain(health).filter_map(|n| u32::try_from(n).ok()).filter(|n| *n > 0);
+    ips.map(|ip| Number::Address(ip.into())).chain(ports.map(Number::Port)).collect()
 }
 
 /// The node port of another entry of the same port number and another protocol, such as DNS over UDP and

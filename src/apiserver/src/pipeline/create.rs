@@ -81,7 +81,7 @@ async fn attempt(call: &Call, mut object: Value) -> Result<Saved, Refused> {
         return Err(Status::invalid(kind, &call.name, causes).into());
     }
     core.admission.validate(&attributes, Some(&object), None).await?;
-    let holds = core.admission.allocate(&attributes, &mut object, None)?;
+    let holds = core.admission.allocate(&attributes, &mut object)?;
     if call.dry_run {
         if let Some(current) = core.store.get(&call.key()) {
             return Err(exists(call, &current));
@@ -91,7 +91,7 @@ async fn attempt(call: &Call, mut object: Value) -> Result<Saved, Refused> {
     let op = Op::Create { key: call.key(), payload: call.payload(&object) };
     match core.store.write(op).await {
         Ok(entry) => {
-            holds.keep();
+            core.admission.committed(&attributes, holds, None, Some(&object));
             Ok(Saved::Stored(entry))
         }
         Err(WriteError::Exists { current }) => Err(exists(call, &current)),

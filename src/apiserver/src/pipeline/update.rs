@@ -95,7 +95,7 @@ async fn attempt(
         return Err(Status::invalid(kind, &call.name, causes));
     }
     core.admission.validate(&attributes, Some(&object), Some(&old)).await?;
-    let holds = core.admission.allocate(&attributes, &mut object, Some(&old))?;
+    let holds = core.admission.allocate(&attributes, &mut object)?;
 
     let removed = is_emptied(call, &object, &old);
     if !removed && object == old {
@@ -110,8 +110,7 @@ async fn attempt(
         if removed { Op::Delete { key, expect, last: payload } } else { Op::Update { key, payload, expect } };
     match core.store.write(op).await {
         Ok(entry) => {
-            holds.keep();
-            core.admission.committed(&attributes, Some(&old), (!removed).then_some(&object));
+            core.admission.committed(&attributes, holds, Some(&old), (!removed).then_some(&object));
             Ok(Attempt::Done(Saved::Stored(entry)))
         }
         // The client saw the version that it named; a newer one makes its change a conflict. Unless the

@@ -123,3 +123,40 @@ async fn a_restarted_server_knows_what_is_taken() {
     server.delete(&format!("{SERVICES}/a"), json!({})).await.is(200);
     server.post(SERVICES, service("b", json!({"clusterIP": made["spec"]["clusterIP"]}))).await.is(201);
 }
+
+#[tokio::test]
+async fn parallel_changes_of_services_never_share_a_port() {
+    let server = Server::new().await;
+    for n in 0..4 {
+        server.post(SERVICES, service(&format!("s{n}"), json!({"type": "NodePort"}))).await.is(201);
+    }
+    for round in 0..5 {
+        // Everybody wants everything at once; some are refused.
+        let changes = (0..40).map(|n| {
+            let port = 30000 + (n * 7 + round) % 10;
+            let type_ = if n % 5 == 4 { "ClusterIP" } else { "NodePort" };
+            let ports = json!([{"port": 80, "nodePort": if n % 5 == 4 { json!(null) } else { json!(port) }}]);
+            let body = service(&format!("s{}", n % 4), json!({"type": type_, "ports": ports}));
+            let server = &server;
+            async move { server.put(&format!("{SERVICES}/s{}", n % 4), &body).await }
+        });
+        for answer in join_all(changes).await {
+            assert!(matches!(answer.code, 200 | 422), "{}", answer.text());
+        }
+        let list = server.get(SERVICES).await.is(200);
+        let ports = |service: &Value| service["spec"]["ports"][0]["nodePort"].as_u64();
+        let used: Vec<u64> = list["items"].as_array().unwrap().iter().filter_map(ports).collect();
+        let distinct: BTreeSet<u64> = used.iter().copied().collect();
+        assert_eq!(distinct.len(), used.len(), "{used:?}");
+        // What nobody has is free.
+        for (n, port) in (30000..=30009).filter(|port| !distinct.contains(port)).enumerate() {
+            let ports = json!([{"port": 80, "nodePort": port}]);
+            let path = format!("{SERVICES}/free{n}");
+            server
+                .post(SERVICES, service(&format!("free{n}"), json!({"type": "NodePort", "ports": ports})))
+                .await
+                .is(201);
+            server.delete(&path, json!({})).await.is(200);
+        }
+    }
+}
