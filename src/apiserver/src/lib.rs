@@ -1,7 +1,7 @@
 //! The Kubernetes API over HTTP: discovery, verbs, watches, tables, admission, and the door to the
 //! nodes.
 //!
-//! A request goes through one pipeline whose order is written once, in [`pipeline`]: authorize →
+//! A request goes through one pipeline whose order is written once, in `pipeline`: authorize →
 //! decode (strict field validation) → default → mutating admission → prepare → validate → validating
 //! admission → store → respond. Kinds fill in hooks ([`coracle_api::Hooks`]); nothing here may know a
 //! kind by name except where Kubernetes itself has an endpoint of that kind's own (`pods/binding`,
@@ -10,8 +10,8 @@
 //! It must never write to the store past the pipeline, keep truth of its own that a restart would
 //! lose, or trust an object from the wire before the schema has checked it.
 //!
-//! Read first: [`ApiServer`] (the handle), [`request_info::RequestInfo`] (what a path means),
-//! [`pipeline`] (the order of things).
+//! Read first: [`ApiServer`] (the handle), `request_info` (what a path means),
+//! `pipeline` (the order of things).
 
 mod admission;
 mod auth;
