@@ -3,7 +3,7 @@
 //! A request carries a [`User`] as an extension when it is authenticated. Over TLS the user is the
 //! subject of a client certificate that the cluster's CA signed (common name → name, organizations →
 //! groups, as Kubernetes reads them); in process the composition root names the user. A request
-//! without one is answered 401, except for the health endpoints.
+//! without one is answered 401, except for health and version.
 
 use std::sync::Arc;
 
@@ -26,8 +26,9 @@ use crate::respond::status_response;
 /// The group that every authenticated user belongs to.
 pub const AUTHENTICATED: &str = "system:authenticated";
 
-/// Paths that answer without a user, so that load balancers and probes can ask for health.
-const PUBLIC: &[&str] = &["/healthz", "/livez", "/readyz"];
+/// Paths that answer without a user, as in Kubernetes: load balancers and probes ask for health, clients
+/// for the version.
+const PUBLIC: &[&str] = &["/healthz", "/livez", "/readyz", "/version"];
 
 /// An authenticated user.
 #[derive(Clone, Debug, PartialEq, Eq)]
