@@ -5,8 +5,9 @@
 const MAX_DRAWN = 500;
 const TYPING_PAUSE = 300;
 const TRY_AGAIN = 5000;
-const GOOD = new Set(["Running", "Completed", "Succeeded", "Ready", "Normal"]);
-const WAITING = /^(Pending|ContainerCreating|PodInitializing|Terminating|SchedulingGated|Init:\d+\/\d+|Unknown)$/;
+const GOOD = new Set(["Running", "Ready"]);
+const DONE = new Set(["Completed", "Succeeded", "Normal"]);
+const WAITING = /^(Pending|ContainerCreating|PodInitializing|Terminating|SchedulingGated|Init:\d+\/\d+|Ready,SchedulingDisabled|Warning)$/;
 
 const byId = (id) => document.getElementById(id);
 const tables = new Map();
@@ -33,6 +34,7 @@ function make(tag, className, text) {
 
 function mood(status) {
   if (GOOD.has(status)) return "good";
+  if (DONE.has(status)) return "done";
   return WAITING.test(status) ? "waiting" : "bad";
 }
 
@@ -155,8 +157,9 @@ function summarize() {
     text.textContent = all.length === 0 ? "" : count === 0 ? note[0] : `${count} ${note[1]}`;
     text.className = count > 0 ? "short" : "";
   };
-  tell("nodes", (cells) => mood(cells[1]) !== "good", ["all ready", "not ready"]);
-  tell("pods", (cells) => mood(cells[3]) !== "good" || (short(cells[2]) && cells[3] === "Running"), ["all well", "not well"]);
+  tell("nodes", (cells) => !cells[1].startsWith("Ready"), ["all ready", "not ready"]);
+  const unwell = ([, , ready, status]) => mood(status) === "good" ? short(ready) : mood(status) !== "done";
+  tell("pods", unwell, ["all well", "not well"]);
   tell("services", (cells) => /^0\/|\/0$/.test(cells[5]), ["all reachable", "without endpoints"]);
   tell("controllers", (cells) => short(cells[4]), ["all complete", "incomplete"]);
   tell("events", (cells) => cells[2] === "Warning", ["no warnings", "warnings"]);
@@ -217,7 +220,7 @@ function connect() {
   stream.addEventListener("refused", (event) => {
     stream.close();
     const { message, again } = JSON.parse(event.data);
-    say("lost", again ? message : "Not filtered");
+    say("lost", again ? message : "Paused");
     complain(again ? "" : message);
     if (again) timer = setTimeout(connect, TRY_AGAIN);
   });
