@@ -25,6 +25,8 @@ mod serviceaccount;
 mod services;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

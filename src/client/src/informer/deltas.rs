@@ -93,6 +93,8 @@ impl<K: Resource> fmt::Debug for Delta<K> {
 impl<K> Deltas<K> {
     /// The next change; `None` when the informer has ended.
     pub async fn next(&mut self) -> Option<Delta<K>> {
+        // A reader with a long backlog lets others run now and then.
+        tokio::task::coop::consume_budget().await;
         futures::future::poll_fn(|cx| self.poll(cx)).await
     }
 
