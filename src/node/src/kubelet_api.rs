@@ -75,12 +75,12 @@ fn find(context: &Context, pod: &Pod, container: &str, previous: bool) -> Result
         main.chain(status.init_container_statuses.iter().flatten()).find(|status| status.name == container)
     });
     if previous {
-        let current = match &live {
-            Some(log) => log.run(),
-            None => status.filter(|status| has_last(status)).map_or(0, |status| status.restart_count),
-        };
-        return if current > 0 {
-            Ok(Source::File(files.path(container, current - 1)))
+        // Between two runs the one that ended last is the previous one; otherwise the one before it.
+        let between = status.is_some_and(|status| has_last(status) && is_waiting(status));
+        let current = live.as_ref().map(|log| log.run()).or(status.map(|status| status.restart_count));
+        let run = current.map_or(-1, |run| if between { run } else { run - 1 });
+        return if run >= 0 {
+            Ok(Source::File(files.path(container, run)))
         } else {
             let text = format!("previous terminated container \"{container}\" in pod \"{name}\" not found");
             Err((StatusCode::BAD_REQUEST, text))
@@ -100,6 +100,10 @@ fn find(context: &Context, pod: &Pod, container: &str, previous: bool) -> Result
         Some(reason) => refuse(&format!("is waiting to start: {reason}")),
         None => refuse("is waiting to start - no logs yet"),
     }
+}
+
+fn is_waiting(status: &ContainerStatus) -> bool {
+    status.state.as_ref().is_some_and(|state| state.waiting.is_some())
 }
 
 fn has_last(status: &ContainerStatus) -> bool {

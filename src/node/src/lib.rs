@@ -35,6 +35,8 @@ mod state;
 mod status;
 mod status_writer;
 mod table;
+#[cfg(test)]
+mod tests;
 mod volumes;
 mod worker;
 

@@ -1,0 +1,209 @@
+//! A node in front of the real API server, with the real runtime; only the store is in memory. The test
+//! plays scheduler and node IPAM.
+
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+
+use coracle_apiserver::{ApiServer, User};
+use coracle_client::{Informers, clock};
+use coracle_image::{Images, Reference};
+use coracle_runtime::Runtime;
+use coracle_store::Embedded;
+use http_body_util::BodyExt;
+use ipnet::Ipv4Net;
+use k8s_openapi::api::core::v1::{ConfigMap, ContainerStatus, Event, Node as NodeObject, Pod};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use crate::{Config, Deps, Node};
+
+/// How long a state may take to come: far more than it needs on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+const SERVICES: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16);
+
+pub(super) struct Bench {
+    _server: ApiServer,
+    dir: tempfile::TempDir,
+    pub(super) client: Client,
+    informers: Informers,
+    runtime: Arc<Runtime>,
+    images: Arc<Images>,
+    node: Option<Node>,
+}
+
+impl Bench {
+    /// A cluster with one node that is Ready.
+    pub(super) async fn new() -> Bench {
+        let dir = tempfile::tempdir().unwrap();
+        let config = coracle_apiserver::Config {
+            listen: (Ipv4Addr::LOCALHOST, 0).into(),
+            pki_dir: dir.path().join("pki"),
+            service_cidr: SERVICES,
+            node_ports: 30_000..=32_767,
+            extra_routes: axum::Router::new(),
+            now: clock::now,
+        };
+        let server = ApiServer::build(config, Embedded::memory()).await.unwrap();
+        let user = User::new("test", &["system:masters"]);
+        let client = coracle_client::in_process(server.service_as(user));
+        let informers = Informers::new(client.clone(), CancellationToken::new());
+        let runtime = Runtime::build(coracle_runtime::Config {
+            cache_dir: dir.path().join("compiled"),
+            threads: 2,
+            max_containers: 16,
+            default_memory_limit: 16 << 20,
+        })
+        .unwrap();
+        let images = Images::open(coracle_image::Config::new(dir.path().join("images"))).unwrap();
+        let mut bench = Bench { _server: server, dir, client, informers, runtime, images, node: None };
+        bench.start_node().await;
+        bench
+    }
+
+    pub(super) async fn start_node(&mut self) {
+        let node = Node::build(
+            Config {
+                name: "n".into(),
+                address: Ipv4Addr::LOCALHOST.into(),
+                data_dir: self.dir.path().to_owned(),
+                max_pods: 10,
+                version: "v1.33.0".into(),
+                service_cidr: SERVICES,
+            },
+            Deps {
+                client: self.client.clone(),
+                informers: self.informers.clone(),
+                runtime: self.runtime.clone(),
+                images: self.images.clone(),
+            },
+        )
+        .unwrap();
+        let nodes = Api::<NodeObject>::all(self.client.clone());
+        self.state("the Node object", async || nodes.get_opt("n").await.unwrap()).await;
+        let cidr = json!({"spec": {"podCIDR": "10.128.0.0/18", "podCIDRs": ["10.128.0.0/18"]}});
+        nodes.patch("n", &PatchParams::default(), &Patch::Merge(cidr)).await.unwrap();
+        tokio::time::timeout(PATIENCE, node.ready()).await.expect("the node is ready in time");
+        self.node = Some(node);
+    }
+
+    /// Ends the node's process, as far as the API can see.
+    pub(super) async fn stop_node(&mut self) {
+        if let Some(node) = self.node.take() {
+            node.shutdown(PATIENCE).await;
+        }
+    }
+
+    pub(super) async fn push(&self, name: &str, module: Vec<u8>) {
+        self.images.push_local(&Reference::parse(name).unwrap(), module).await.unwrap();
+    }
+
+    pub(super) fn pods(&self) -> Api<Pod> {
+        Api::default_namespaced(self.client.clone())
+    }
+
+    /// Creates a pod that is bound to the node.
+    pub(super) async fn create(&self, name: &str, mut spec: Value) {
+        spec["nodeName"] = "n".into();
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec});
+        let pod = serde_json::from_value(pod).unwrap();
+        self.pods().create(&PostParams::default(), &pod).await.unwrap();
+    }
+
+    pub(super) async fn create_config_map(&self, name: &str, data: Value) {
+        let map: ConfigMap =
+            serde_json::from_value(json!({"metadata": {"name": name}, "data": data})).unwrap();
+        Api::default_namespaced(self.client.clone()).create(&PostParams::default(), &map).await.unwrap();
+    }
+
+    pub(super) async fn delete(&self, name: &str) {
+        self.pods().delete(name, &DeleteParams::default()).await.unwrap();
+    }
+
+    /// The pod, as soon as it is as `wanted`.
+    pub(super) async fn pod(&self, name: &str, wanted: impl Fn(&Pod) -> bool) -> Pod {
+        let what = format!("pod {name}");
+        let pods = self.pods();
+        self.state(&what, async || pods.get_opt(name).await.unwrap().filter(&wanted)).await
+    }
+
+    pub(super) async fn gone(&self, name: &str) {
+        let pods = self.pods();
+        self.state("a deleted pod", async || pods.get_opt(name).await.unwrap().is_none().then_some(())).await;
+    }
+
+    /// The messages of a pod's events with this reason, as soon as there are any.
+    pub(super) async fn events(&self, pod: &str, reason: &str) -> Vec<String> {
+        let events = Api::<Event>::default_namespaced(self.client.clone());
+        self.state(reason, async || {
+            let list = events.list(&ListParams::default()).await.unwrap().items.into_iter();
+            let of_pod = list.filter(|event| event.involved_object.name.as_deref() == Some(pod));
+            let of_reason = of_pod.filter(|event| event.reason.as_deref() == Some(reason));
+            let messages: Vec<_> = of_reason.filter_map(|event| event.message).collect();
+            (!messages.is_empty()).then_some(messages)
+        })
+        .await
+    }
+
+    /// What the kubelet API answers, up to its end.
+    pub(super) async fn get(&self, path: &str) -> (u16, String) {
+        let router = self.node.as_ref().unwrap().router();
+        let request = http::Request::get(path).body(axum::body::Body::empty()).unwrap();
+        let answer = router.oneshot(request).await.unwrap();
+        let code = answer.status().as_u16();
+        let body =
+            tokio::time::timeout(PATIENCE, answer.into_body().collect()).await.expect("an end in time");
+        (code, String::from_utf8(body.unwrap().to_bytes().to_vec()).unwrap())
+    }
+
+    /// The folders of pods and logs on disk.
+    pub(super) fn folders(&self) -> Vec<String> {
+        ["pods", "logs"]
+            .into_iter()
+            .flat_map(|dir| std::fs::read_dir(self.dir.path().join(dir)).unwrap())
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
+    }
+
+    pub(super) fn data_dir(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
+    async fn state<T>(&self, what: &str, look: impl AsyncFn() -> Option<T>) -> T {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            if let Some(state) = look().await {
+                return state;
+            }
+            if tokio::time::Instant::now() > deadline {
+                let pods = self.pods().list(&ListParams::default()).await.unwrap();
+                let pods = serde_json::to_string_pretty(&pods.items).unwrap();
+                panic!("{what} did not come to the state that the test waits for; pods: {pods}");
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+pub(super) fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
+}
+
+pub(super) fn container(pod: &Pod) -> ContainerStatus {
+    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.clone());
+    statuses.and_then(|statuses| statuses.into_iter().next()).unwrap_or_default()
+}
+
+pub(super) fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+/// Why a container waits, `""` if it does not.
+pub(super) fn waiting(pod: &Pod) -> String {
+    let state = container(pod).state.unwrap_or_default();
+    state.waiting.and_then(|waiting| waiting.reason).unwrap_or_default()
+}

@@ -1,0 +1,53 @@
+//! Small guests in text form: WASI 0.1 commands.
+
+/// Writes `text` to stdout, then exits with `code` (or returns, for 0).
+pub(super) fn prints(text: &str, code: u32) -> Vec<u8> {
+    let end = if code == 0 { String::new() } else { format!("(call $exit (i32.const {code}))") };
+    let escaped: String = text.bytes().map(|byte| format!("\\{byte:02x}")).collect();
+    compile(&format!(
+        r#"(module
+            (import "wasi_snapshot_preview1" "fd_write"
+                (func $write (param i32 i32 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+            (memory (export "memory") 1)
+            (data (i32.const 64) "{escaped}")
+            (func (export "_start")
+                (i32.store (i32.const 0) (i32.const 64))
+                (i32.store (i32.const 4) (i32.const {length}))
+                (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+                {end}))"#,
+        length = text.len(),
+    ))
+}
+
+/// Writes `text`, then sleeps for an hour.
+pub(super) fn sleeps(text: &str) -> Vec<u8> {
+    let escaped: String = text.bytes().map(|byte| format!("\\{byte:02x}")).collect();
+    compile(&format!(
+        r#"(module
+            (import "wasi_snapshot_preview1" "fd_write"
+                (func $write (param i32 i32 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "poll_oneoff"
+                (func $poll (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 1)
+            (data (i32.const 64) "{escaped}")
+            (func (export "_start")
+                (i32.store (i32.const 0) (i32.const 64))
+                (i32.store (i32.const 4) (i32.const {length}))
+                (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+                ;; One subscription: the monotonic clock, an hour from now.
+                (i32.store (i32.const 1040) (i32.const 1))
+                (i64.store (i32.const 1048) (i64.const 3600000000000))
+                (drop (call $poll (i32.const 1024) (i32.const 2048) (i32.const 1) (i32.const 3000)))))"#,
+        length = text.len(),
+    ))
+}
+
+/// Traps at once.
+pub(super) fn traps() -> Vec<u8> {
+    compile(r#"(module (memory (export "memory") 1) (func (export "_start") unreachable))"#)
+}
+
+fn compile(text: &str) -> Vec<u8> {
+    wat::parse_str(text).expect("the guest's text is valid")
+}
