@@ -32,7 +32,10 @@ pub enum ImageError {
 }
 
 impl ImageError {
-    pub(crate) fn io<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> ImageError + use<'a> {
+    pub(crate) fn io<'a>(
+        action: &'static str,
+        path: &'a Path,
+    ) -> impl FnOnce(io::Error) -> ImageError + use<'a> {
         move |source| ImageError::Io { action, path: path.to_owned(), source: Arc::new(source) }
     }
 }

@@ -53,11 +53,18 @@ pub(crate) enum Choice {
 /// What to fetch of an artifact.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    pub(crate) layer: Descriptor,
-    pub(crate) layer_digest: Digest,
-    pub(crate) config: Option<(Descriptor, Digest)>,
+    /// The module.
+    pub(crate) layer: Target,
+    pub(crate) config: Option<Target>,
     /// Whether the configuration says how to start it.
     container: bool,
+}
+
+/// Content, and the bytes it is said to have.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) digest: Digest,
+    pub(crate) size: u64,
 }
 
 /// Reads a manifest.
@@ -88,8 +95,12 @@ pub(crate) fn choose(manifest: &Manifest) -> Result<Choice, FormatError> {
         return Err(FormatError::NotWasm { media_type: layer.media_type.clone() });
     }
     let container = is(&CONTAINER_CONFIGS, config_type);
-    let config = manifest.config.as_ref().map(|config| Ok((config.clone(), digest(config)?))).transpose()?;
-    Ok(Choice::Module(Plan { layer: layer.clone(), layer_digest: digest(layer)?, config, container }))
+    let config = manifest.config.as_ref().map(target).transpose()?;
+    Ok(Choice::Module(Plan { layer: target(layer)?, config, container }))
+}
+
+fn target(descriptor: &Descriptor) -> Result<Target, FormatError> {
+    Ok(Target { digest: digest(descriptor)?, size: descriptor.size })
 }
 
 impl Plan {
@@ -98,8 +109,9 @@ impl Plan {
         if !self.container {
             return Ok(Execution::default());
         }
-        let config: ContainerConfig = serde_json::from_slice(config)
-            .map_err(|error| FormatError::Manifest { reason: format!("its configuration is invalid: {error}") })?;
+        let config: ContainerConfig = serde_json::from_slice(config).map_err(|error| {
+            FormatError::Manifest { reason: format!("its configuration is invalid: {error}") }
+        })?;
         Ok(config.config.unwrap_or_default())
     }
 }
@@ -107,7 +119,10 @@ impl Plan {
 /// The entry for Wasm; an index with one entry that names no platform is taken at its word.
 fn platform(entries: &[Descriptor]) -> Result<Digest, FormatError> {
     let is_wasm = |entry: &&Descriptor| {
-        entry.platform.as_ref().is_some_and(|p| p.architecture.starts_with("wasm") || p.os.starts_with("wasi"))
+        entry
+            .platform
+            .as_ref()
+            .is_some_and(|p| p.architecture.starts_with("wasm") || p.os.starts_with("wasi"))
     };
     let only = || entries.first().filter(|entry| entries.len() == 1 && entry.platform.is_none());
     let entry = entries.iter().find(is_wasm).or_else(only);

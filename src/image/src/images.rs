@@ -290,17 +290,19 @@ impl Shared {
             }
         };
         let config = match &plan.config {
-            Some((_, digest)) if self.index.has_blob(name, digest) => self.content.read(digest, MAX_CONFIG)?,
+            Some(config) if self.index.has_blob(name, &config.digest) => {
+                self.content.read(&config.digest, MAX_CONFIG)?
+            }
             _ => Vec::new(),
         };
         let execution = plan.execution(&config)?;
-        let path = self.content.path(&plan.layer_digest);
+        let path = self.content.path(&plan.layer.digest);
         let file = File::open(&path).map_err(ImageError::io("read", &path))?;
         let size = file.metadata().map_err(ImageError::io("read", &path))?.len();
         wasm::inspect(&mut BufReader::new(file))?;
         let image = Image {
             digest: digest.to_string(),
-            module_digest: plan.layer_digest.to_string(),
+            module_digest: plan.layer.digest.to_string(),
             size,
             path,
             entrypoint: execution.entrypoint.unwrap_or_default(),

@@ -45,13 +45,17 @@ impl Index {
             for (child, path) in children(&folder)? {
                 match child.as_str() {
                     BLOBS => {
-                        let digests = children(&path)?.into_iter().filter_map(|(hex, _)| Digest::from_hex(&hex));
+                        let digests =
+                            children(&path)?.into_iter().filter_map(|(hex, _)| Digest::from_hex(&hex));
                         repository.blobs.extend(digests);
                     }
                     MANIFESTS => {
                         for (hex, path) in children(&path)? {
-                            let media_type = fs::read_to_string(&path).map_err(ImageError::io("read", &path))?;
-                            repository.manifests.extend(Digest::from_hex(&hex).map(|digest| (digest, media_type)));
+                            let media_type =
+                                fs::read_to_string(&path).map_err(ImageError::io("read", &path))?;
+                            repository
+                                .manifests
+                                .extend(Digest::from_hex(&hex).map(|digest| (digest, media_type)));
                         }
                     }
                     TAGS => {
@@ -83,7 +87,9 @@ impl Index {
     /// A repository below `prefix` that has the blob.
     pub(crate) fn find_blob(&self, prefix: &str, digest: &Digest) -> bool {
         let repositories = self.repositories.read();
-        repositories.iter().any(|(name, repository)| name.starts_with(prefix) && repository.blobs.contains(digest))
+        repositories
+            .iter()
+            .any(|(name, repository)| name.starts_with(prefix) && repository.blobs.contains(digest))
     }
 
     pub(crate) fn tag(&self, name: &str, tag: &str) -> Option<Digest> {
@@ -115,8 +121,14 @@ impl Index {
         all
     }
 
-    /// Makes a finished draft a blob of the repository.
-    pub(crate) fn adopt(&self, content: &Content, name: &str, draft: &Path, digest: &Digest) -> Result<(), ImageError> {
+    /// Makes the file of a finished draft a blob of the repository.
+    pub(crate) fn adopt(
+        &self,
+        content: &Content,
+        name: &str,
+        draft: &Path,
+        digest: &Digest,
+    ) -> Result<(), ImageError> {
         let _changes = self.changes.lock();
         content.adopt(draft, digest)?;
         self.link_blob(name, digest)
@@ -184,7 +196,12 @@ impl Index {
     }
 
     /// Removes a manifest and its tags; false if there is none.
-    pub(crate) fn remove_manifest(&self, content: &Content, name: &str, digest: &Digest) -> Result<bool, ImageError> {
+    pub(crate) fn remove_manifest(
+        &self,
+        content: &Content,
+        name: &str,
+        digest: &Digest,
+    ) -> Result<bool, ImageError> {
         let _changes = self.changes.lock();
         if self.manifest(name, digest).is_none() {
             return Ok(false);
@@ -202,7 +219,12 @@ impl Index {
     }
 
     /// Removes a blob from a repository; false if it does not have it.
-    pub(crate) fn remove_blob(&self, content: &Content, name: &str, digest: &Digest) -> Result<bool, ImageError> {
+    pub(crate) fn remove_blob(
+        &self,
+        content: &Content,
+        name: &str,
+        digest: &Digest,
+    ) -> Result<bool, ImageError> {
         let _changes = self.changes.lock();
         if !self.has_blob(name, digest) {
             return Ok(false);

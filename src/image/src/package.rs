@@ -59,7 +59,9 @@ struct Component {
 pub fn manifest_for(module: &[u8]) -> Result<Package, FormatError> {
     let (os, component) = match wasm::inspect(&mut Cursor::new(module))? {
         Wasm::Module => ("wasip1", None),
-        Wasm::Component { imports, exports } => ("wasip2", Some(Component { exports, imports, target: None })),
+        Wasm::Component { imports, exports } => {
+            ("wasip2", Some(Component { exports, imports, target: None }))
+        }
     };
     let module_digest = Digest::of(module).to_string();
     let config = WasmConfig {

@@ -8,17 +8,18 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::StreamExt;
 use oci_client::Reference as OciReference;
 use oci_client::client::{Client, ClientConfig, ClientProtocol};
-use oci_client::errors::{OciDistributionError, OciErrorCode};
+use oci_client::errors::{DigestError, OciDistributionError, OciErrorCode};
 use oci_client::manifest::OciDescriptor;
 use oci_client::secrets::RegistryAuth;
 use tokio::time::timeout;
 
 use crate::content::AppendError;
 use crate::digest::Digest;
-use crate::format::{self, Choice, Plan};
+use crate::format::{self, Choice, Plan, Target};
 use crate::images::Shared;
 use crate::manifest::{MANIFESTS, MAX_CONFIG, MAX_MANIFEST, OCI_MANIFEST};
 use crate::{FormatError, ImageError, PullError, Reference};
@@ -67,20 +68,37 @@ pub(crate) async fn fetch(
         reference,
         client: client(shared, reference)?,
         auth: match credentials {
-            Some(Credentials { username, password }) => RegistryAuth::Basic(username.clone(), password.clone()),
+            Some(Credentials { username, password }) => {
+                RegistryAuth::Basic(username.clone(), password.clone())
+            }
             None => RegistryAuth::Anonymous,
         },
     };
-    let (mut manifest, mut plan) = pull.manifest(reference.as_oci()).await?;
-    if let Choice::Index(digest) = plan {
-        (manifest, plan) = pull.manifest(&reference.as_oci().clone_with_digest(digest.to_string())).await?;
-    }
-    let Choice::Module(plan) = plan else {
+    let outer = pull.manifest(reference.as_oci()).await?;
+    let inner = match &outer.choice {
+        Choice::Module(_) => None,
+        Choice::Index(digest) => {
+            Some(pull.manifest(&reference.as_oci().clone_with_digest(digest.to_string())).await?)
+        }
+    };
+    let Choice::Module(plan) = &inner.as_ref().unwrap_or(&outer).choice else {
         let reason = "an index leads to another index".to_owned();
         return Err(pull.format(FormatError::Manifest { reason }));
     };
-    pull.content(&plan).await?;
-    pull.keep(&manifest).await
+    pull.content(plan).await?;
+    if let Some(inner) = inner {
+        pull.keep(inner, None).await?;
+    }
+    // With a digest in the name its tag says nothing, so it is not kept.
+    let tag = reference.tag().filter(|_| reference.digest().is_none());
+    pull.keep(outer, tag.map(str::to_owned)).await
+}
+
+/// A manifest as the registry sent it, and what it leads to.
+struct Fetched {
+    bytes: Bytes,
+    media_type: String,
+    choice: Choice,
 }
 
 fn client(shared: &Shared, reference: &Reference) -> Result<Client, PullError> {
@@ -113,7 +131,7 @@ fn is_loopback(registry: &str) -> bool {
 }
 
 impl Pull<'_> {
-    async fn manifest(&self, reference: &OciReference) -> Result<(Vec<u8>, Choice), PullError> {
+    async fn manifest(&self, reference: &OciReference) -> Result<Fetched, PullError> {
         let request = self.client.pull_manifest_raw(reference, &self.auth, &MANIFESTS);
         let answer = timeout(MANIFEST_TIME, request).await.map_err(|_| PullError::Timeout {
             reference: self.reference.to_string(),
@@ -131,19 +149,21 @@ impl Pull<'_> {
         }
         let manifest = format::parse(&bytes).map_err(|error| self.format(error))?;
         let choice = format::choose(&manifest).map_err(|error| self.format(error))?;
-        Ok((bytes.into(), choice))
+        let media_type = manifest.media_type.unwrap_or_else(|| OCI_MANIFEST.to_owned());
+        Ok(Fetched { bytes, media_type, choice })
     }
 
     async fn content(&self, plan: &Plan) -> Result<(), PullError> {
-        if let Some((config, digest)) = &plan.config {
-            self.blob("its configuration", digest, config.size, MAX_CONFIG).await?;
+        if let Some(config) = &plan.config {
+            self.blob("its configuration", config, MAX_CONFIG).await?;
         }
-        self.blob("its module", &plan.layer_digest, plan.layer.size, self.shared.max_module_bytes).await
+        self.blob("its module", &plan.layer, self.shared.max_module_bytes).await
     }
 
     /// Fetches a blob, unless it is here already.
-    async fn blob(&self, what: &'static str, digest: &Digest, size: u64, limit: u64) -> Result<(), PullError> {
-        if size > limit {
+    async fn blob(&self, what: &'static str, target: &Target, limit: u64) -> Result<(), PullError> {
+        let Target { digest, size } = target;
+        if *size > limit {
             return Err(self.too_large(what, limit));
         }
         let name = self.reference.name();
@@ -153,24 +173,22 @@ impl Pull<'_> {
         // Without the URLs that a manifest may name: content comes from the registry or not at all.
         let descriptor = OciDescriptor {
             digest: digest.to_string(),
-            size: i64::try_from(size).unwrap_or(i64::MAX),
+            size: i64::try_from(*size).unwrap_or(i64::MAX),
             ..OciDescriptor::default()
         };
         self.client.store_auth_if_needed(self.reference.as_oci().resolve_registry(), &self.auth).await;
         let stream = self.client.pull_blob_stream(self.reference.as_oci(), &descriptor).await;
         let mut stream = stream.map_err(|error| self.failed(error))?.stream;
-        let mut draft = self.shared.content.draft(size).await.map_err(|error| self.store(error))?;
+        let mut draft = self.shared.content.draft(*size).await.map_err(|error| self.store(error))?;
         while let Some(bytes) = stream.next().await {
-            let bytes = match bytes {
-                Ok(bytes) => bytes,
-                // The client's own check of the digest comes at the end, as an error like others.
-                Err(_) if draft.size() == size && draft.digest() != *digest => {
-                    return Err(self.mismatch(&digest.to_string()));
-                }
-                Err(error) => return Err(self.failed(OciDistributionError::IoError(error))),
-            };
+            let bytes =
+                bytes.map_err(|error| match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+                    // The client's own check, at the end of the stream.
+                    Some(DigestError::VerificationError { .. }) => self.mismatch(&digest.to_string()),
+                    _ => self.failed(OciDistributionError::IoError(error)),
+                })?;
             draft.append(&bytes).await.map_err(|error| match error {
-                AppendError::TooLarge => self.too_large(what, size),
+                AppendError::TooLarge => self.too_large(what, *size),
                 AppendError::Store(error) => self.store(error),
             })?;
         }
@@ -183,13 +201,11 @@ impl Pull<'_> {
         self.shared.blocking(adopt).await.map_err(|error| self.store(error))
     }
 
-    /// Keeps the manifest that everything was fetched for. With a digest in the name the tag says
-    /// nothing, so it is not kept.
-    async fn keep(&self, manifest: &[u8]) -> Result<Digest, PullError> {
-        let (name, bytes) = (self.reference.name(), manifest.to_vec());
-        let tag = self.reference.tag().filter(|_| self.reference.digest().is_none()).map(str::to_owned);
+    /// Keeps a manifest, now that all it leads to is here.
+    async fn keep(&self, manifest: Fetched, tag: Option<String>) -> Result<Digest, PullError> {
+        let (name, Fetched { bytes, media_type, .. }) = (self.reference.name(), manifest);
         let kept = self.shared.blocking(move |shared| {
-            shared.index.put_manifest(&shared.content, &name, &bytes, OCI_MANIFEST, tag.as_deref())
+            shared.index.put_manifest(&shared.content, &name, &bytes, &media_type, tag.as_deref())
         });
         kept.await.map_err(|error| self.store(error))
     }

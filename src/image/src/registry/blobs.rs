@@ -26,7 +26,8 @@ pub(super) async fn serve(
         Method::GET | Method::HEAD => {}
         Method::DELETE => {
             let digest = digest.clone();
-            let remove = move |shared: &Shared| shared.index.remove_blob(&shared.content, &index_name, &digest);
+            let remove =
+                move |shared: &Shared| shared.index.remove_blob(&shared.content, &index_name, &digest);
             let removed = shared.blocking(remove).await?;
             return if removed { accepted() } else { Err(RegistryError::blob_unknown()) };
         }

@@ -40,7 +40,8 @@ fn page(all: Vec<String>, request: &Request, path: &str) -> (Vec<String>, Option
     let items: Vec<String> = rest.by_ref().take(limit).collect();
     // Tags and names need no escaping in a URL, but for the slash, which queries may have.
     let more = rest.next().is_some();
-    let link = items.last().filter(|_| more).map(|last| format!("<{path}?n={limit}&last={last}>; rel=\"next\""));
+    let link =
+        items.last().filter(|_| more).map(|last| format!("<{path}?n={limit}&last={last}>; rel=\"next\""));
     (items, link)
 }
 

@@ -40,8 +40,7 @@ async fn read(
     if !shared.index.has_repository(&index_name) {
         return Err(RegistryError::name_unknown(name));
     }
-    let (digest, media_type) =
-        resolve(shared, &index_name, reference).ok_or_else(|| unknown(reference))?;
+    let (digest, media_type) = resolve(shared, &index_name, reference).ok_or_else(|| unknown(reference))?;
     let content = digest.clone();
     let bytes = shared.blocking(move |shared| shared.content.read(&content, MAX_MANIFEST)).await?;
     let response = Response::builder()
@@ -59,11 +58,11 @@ async fn write(
     request: Request,
 ) -> Result<Response<Body>, RegistryError> {
     let limit = usize::try_from(MAX_MANIFEST).expect("the limit is small");
-    let bytes = Limited::new(request.body, limit).collect().await.map_err(|error| {
-        match error.is::<LengthLimitError>() {
-            true => RegistryError::too_large(MAX_MANIFEST),
-            false => invalid("the request ended too early"),
-        }
+    let bytes = Limited::new(request.body, limit).collect().await.map_err(|error| match error
+        .is::<LengthLimitError>()
+    {
+        true => RegistryError::too_large(MAX_MANIFEST),
+        false => invalid("the request ended too early"),
     })?;
     let bytes = bytes.to_bytes();
     let index_name = index_name(name);
@@ -130,7 +129,8 @@ async fn delete(
         ManifestReference::Digest(digest) => {
             shared.forget(digest);
             let digest = digest.clone();
-            let remove = move |shared: &Shared| shared.index.remove_manifest(&shared.content, &index_name, &digest);
+            let remove =
+                move |shared: &Shared| shared.index.remove_manifest(&shared.content, &index_name, &digest);
             shared.blocking(remove).await?
         }
     };

@@ -67,13 +67,19 @@ async fn dispatch(
 ) -> Response {
     let answer = async {
         let Ok(Query(query)) = query else {
-            return Err(RegistryError::new(StatusCode::BAD_REQUEST, Code::Unsupported, "the query is not understood"));
+            return Err(RegistryError::new(
+                StatusCode::BAD_REQUEST,
+                Code::Unsupported,
+                "the query is not understood",
+            ));
         };
         let request = Request { method, headers, query, body };
         match route::parse(&path)? {
             Route::Catalog => listing::catalog(&shared, &request),
             Route::Tags { name } => listing::tags(&shared, &name, &request),
-            Route::Manifest { name, reference } => manifests::serve(&shared, &name, &reference, request).await,
+            Route::Manifest { name, reference } => {
+                manifests::serve(&shared, &name, &reference, request).await
+            }
             Route::Blob { name, digest } => blobs::serve(&shared, &name, &digest, request).await,
             Route::Uploads { name } => uploads::begin(&shared, &name, request).await,
             Route::Upload { name, id } => uploads::serve(&shared, &name, &id, request).await,

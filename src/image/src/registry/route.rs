@@ -24,16 +24,23 @@ pub(super) enum ManifestReference {
     Digest(Digest),
 }
 
+/// Makes the route of a repository's name and the last part of the path.
+type Finish = fn(String, &str) -> Result<Route, RegistryError>;
+
 pub(super) fn parse(path: &str) -> Result<Route, RegistryError> {
     let segments: Vec<&str> = path.split('/').collect();
-    let (name, route): (&[&str], fn(String, &str) -> Result<Route, RegistryError>) = match segments.as_slice() {
+    let (name, route): (&[&str], Finish) = match segments.as_slice() {
         ["_catalog"] => return Ok(Route::Catalog),
         [name @ .., "tags", "list"] => (name, |name, _| Ok(Route::Tags { name })),
         [name @ .., "blobs", "uploads"] | [name @ .., "blobs", "uploads", ""] => {
             (name, |name, _| Ok(Route::Uploads { name }))
         }
-        [name @ .., "blobs", "uploads", _] => (name, |name, id| Ok(Route::Upload { name, id: id.to_owned() })),
-        [name @ .., "blobs", _] => (name, |name, digest| Ok(Route::Blob { name, digest: parse_digest(digest)? })),
+        [name @ .., "blobs", "uploads", _] => {
+            (name, |name, id| Ok(Route::Upload { name, id: id.to_owned() }))
+        }
+        [name @ .., "blobs", _] => {
+            (name, |name, digest| Ok(Route::Blob { name, digest: parse_digest(digest)? }))
+        }
         [name @ .., "manifests", _] => (name, |name, reference| {
             let reference = match reference {
                 tag if is_tag(tag) => ManifestReference::Tag(tag.to_owned()),
@@ -46,7 +53,11 @@ pub(super) fn parse(path: &str) -> Result<Route, RegistryError> {
     };
     let name = name.join("/");
     if !is_repository(&name) {
-        return Err(RegistryError::new(StatusCode::BAD_REQUEST, Code::NameInvalid, "invalid repository name"));
+        return Err(RegistryError::new(
+            StatusCode::BAD_REQUEST,
+            Code::NameInvalid,
+            "invalid repository name",
+        ));
     }
     route(name, segments.last().unwrap_or(&""))
 }

@@ -55,9 +55,9 @@ impl Uploads {
     fn expire(&self) {
         let now = Instant::now();
         // One that is being written to is not idle, however slow it is.
-        self.sessions
-            .lock()
-            .retain(|_, session| session.touched + SESSION_IDLE > now || Arc::strong_count(&session.draft) > 1);
+        self.sessions.lock().retain(|_, session| {
+            session.touched + SESSION_IDLE > now || Arc::strong_count(&session.draft) > 1
+        });
     }
 
     fn open(&self, name: &str, draft: Draft) -> Result<Uuid, RegistryError> {
@@ -74,7 +74,8 @@ impl Uploads {
     /// The draft of a session, for this request alone.
     fn take(&self, name: &str, id: Uuid) -> Result<OwnedMutexGuard<Draft>, RegistryError> {
         let mut sessions = self.sessions.lock();
-        let session = sessions.get_mut(&id).filter(|session| session.name == name).ok_or_else(upload_unknown)?;
+        let session =
+            sessions.get_mut(&id).filter(|session| session.name == name).ok_or_else(upload_unknown)?;
         session.touched = Instant::now();
         session.draft.clone().try_lock_owned().map_err(|_| {
             let message = "another request is writing to this upload";
@@ -215,7 +216,12 @@ async fn append(shared: &Shared, draft: &mut Draft, mut body: Body) -> Result<()
 }
 
 /// Makes a draft a blob of the repository, if it is what was announced.
-async fn adopt(shared: &Arc<Shared>, name: &str, draft: &mut Draft, digest: &Digest) -> Result<(), RegistryError> {
+async fn adopt(
+    shared: &Arc<Shared>,
+    name: &str,
+    draft: &mut Draft,
+    digest: &Digest,
+) -> Result<(), RegistryError> {
     if draft.digest() != *digest {
         return Err(RegistryError::digest_mismatch());
     }
@@ -225,7 +231,12 @@ async fn adopt(shared: &Arc<Shared>, name: &str, draft: &mut Draft, digest: &Dig
 }
 
 /// Gives the repository a blob that another one here has; false if none has it.
-async fn mount(shared: &Arc<Shared>, name: &str, digest: &Digest, from: Option<&str>) -> Result<bool, RegistryError> {
+async fn mount(
+    shared: &Arc<Shared>,
+    name: &str,
+    digest: &Digest,
+    from: Option<&str>,
+) -> Result<bool, RegistryError> {
     let has = match from {
         Some(from) => shared.index.has_blob(&index_name(from), digest),
         None => shared.index.find_blob(&format!("{LOCAL_REGISTRY}/"), digest),
