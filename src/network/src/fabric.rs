@@ -152,7 +152,7 @@ impl Fabric {
     pub async fn connect(self: &Arc<Self>, address: SocketAddr) -> io::Result<Stream> {
         let to = SocketAddr::new(canonical(address.ip()), address.port());
         let route = self.route(None, to, Protocol::Tcp)?;
-        Ok(crate::tcp::dial(self, route, self.visitor(to, to)).await?)
+        Ok(crate::tcp::dial(self, route, self.visitor(None, to)).await?)
     }
 
     /// NodePorts that are wanted but not open.
@@ -268,14 +268,12 @@ impl Fabric {
     /// The dialling end of somebody who is not a pod: a client from outside with its own address, the
     /// node as the first address of the pod range. A client on the node itself is shown as the node:
     /// `127.0.0.1` would look like the pod's own loopback to the guest.
-    pub(crate) fn visitor(&self, from: SocketAddr, to: SocketAddr) -> End {
-        let ip = canonical(from.ip());
-        let local = if from == to || ip.is_loopback() {
-            let offset = self.next_port.fetch_add(1, Relaxed);
-            SocketAddr::new(self.gateway().into(), offset.max(NODE_PORT_FIRST))
-        } else {
-            SocketAddr::new(ip, from.port())
-        };
+    pub(crate) fn visitor(&self, client: Option<SocketAddr>, to: SocketAddr) -> End {
+        let client = client.map(|client| SocketAddr::new(canonical(client.ip()), client.port()));
+        let local = client.filter(|client| !client.ip().is_loopback()).unwrap_or_else(|| {
+            let port = self.next_port.fetch_add(1, Relaxed).max(NODE_PORT_FIRST);
+            SocketAddr::new(self.gateway().into(), port)
+        });
         End { local, peer: to, guard: None }
     }
 

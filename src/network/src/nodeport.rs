@@ -153,7 +153,7 @@ async fn proxy(fabric: &Arc<Fabric>, client: TcpStream, from: SocketAddr, port: 
         let frontend = fabric.services().node_port(port, Protocol::Tcp).ok_or(NetworkError::Closed)?;
         let to = SocketAddr::new(fabric.config().node_port_bind, port);
         let route = fabric.route_to_backend(&frontend, from.ip(), to, None)?;
-        crate::tcp::dial(fabric, route, fabric.visitor(from, to)).await
+        crate::tcp::dial(fabric, route, fabric.visitor(Some(from), to)).await
     };
     let result = tokio::select! {
         () = fabric.stop().cancelled() => return,

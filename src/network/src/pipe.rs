@@ -327,3 +327,148 @@ impl State {
         read
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::task::Wake;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Counts how often it was woken.
+    #[derive(Default)]
+    struct Bell(AtomicUsize);
+
+    impl Wake for Bell {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Write(usize),
+        HandOver(usize),
+        Read(usize),
+        Take(usize),
+        Finish,
+        Shut,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let size = prop_oneof![0usize..10, 0usize..3000, 0usize..100_000];
+        let step = prop_oneof![
+            8 => size.clone().prop_map(Step::Write),
+            4 => size.clone().prop_map(|size| Step::HandOver(size.min(WRITE_MAX))),
+            8 => size.clone().prop_map(Step::Read),
+            4 => size.prop_map(Step::Take),
+            1 => Just(Step::Finish),
+            1 => Just(Step::Shut),
+        ];
+        prop::collection::vec(step, 1..80)
+    }
+
+    proptest! {
+        /// Bytes come out as they went in, what is buffered is charged and bounded, and whoever was told
+        /// to wait is woken when there is something to do.
+        #[test]
+        fn behaves_as_a_queue(steps in steps()) {
+            let payer = Arc::new(Meter::default());
+            let pipe = Pipe::new(Some(Arc::clone(&payer)));
+            let (mut model, mut next) = (VecDeque::new(), 0u8);
+            let mut produce = |size: usize| -> Vec<u8> {
+                (0..size).map(|_| { next = next.wrapping_add(1); next }).collect()
+            };
+            let (mut finished, mut shut) = (false, false);
+            let bell = Arc::new(Bell::default());
+            let waker = Arc::clone(&bell).into();
+            let cx = Context::from_waker(&waker);
+            for step in steps {
+                let reader_waits = pipe.poll_readable(&cx).is_pending();
+                let writer_waits = pipe.poll_writable(&cx).is_pending();
+                let rung = bell.0.load(Relaxed);
+                match step {
+                    Step::Write(size) => {
+                        let data = produce(size);
+                        match pipe.write(&data) {
+                            Ok(written) => {
+                                prop_assert!(!finished && written <= size);
+                                prop_assert!(size == 0 || written > 0);
+                                // What was not taken is produced again by nobody.
+                                if !shut {
+                                    model.extend(&data[..written]);
+                                }
+                            }
+                            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                                prop_assert!(model.len() >= STREAM_WINDOW);
+                            }
+                            Err(error) => prop_assert!(finished && error.kind() == io::ErrorKind::BrokenPipe),
+                        }
+                    }
+                    Step::HandOver(size) => {
+                        let size = size.min(pipe.capacity().unwrap_or(0));
+                        let data = produce(size);
+                        match pipe.write_bytes(data.clone().into()) {
+                            Ok(()) => if !shut { model.extend(data) },
+                            Err(error) => prop_assert!(finished && error.kind() == io::ErrorKind::BrokenPipe),
+                        }
+                    }
+                    Step::Read(size) => {
+                        let mut buffer = vec![0; size];
+                        match pipe.read(&mut buffer) {
+                            Ok(read) => {
+                                prop_assert_eq!(read, size.min(model.len()));
+                                prop_assert!(read > 0 || size == 0 || finished || shut);
+                                prop_assert!(buffer[..read].iter().eq(model.drain(..read).collect::<Vec<_>>().iter()));
+                            }
+                            Err(error) => {
+                                prop_assert!(error.kind() == io::ErrorKind::WouldBlock && model.is_empty() && !finished);
+                            }
+                        }
+                    }
+                    Step::Take(size) => match pipe.read_bytes(size) {
+                        Ok(bytes) => {
+                            prop_assert!(bytes.len() <= size.min(model.len()));
+                            prop_assert!(!bytes.is_empty() || size == 0 || finished || shut);
+                            prop_assert!(bytes.iter().eq(model.drain(..bytes.len()).collect::<Vec<_>>().iter()));
+                        }
+                        Err(error) => {
+                            prop_assert!(error.kind() == io::ErrorKind::WouldBlock && model.is_empty() && !finished);
+                        }
+                    },
+                    Step::Finish => {
+                        pipe.finish();
+                        finished = true;
+                    }
+                    Step::Shut => {
+                        pipe.shut_reader();
+                        model.clear();
+                        shut = true;
+                    }
+                }
+                prop_assert_eq!(payer.buffered(), model.len());
+                prop_assert!(model.len() <= STREAM_WINDOW);
+                let woken = bell.0.load(Relaxed) > rung;
+                let noop = Context::from_waker(std::task::Waker::noop());
+                prop_assert!(!reader_waits || woken || pipe.poll_readable(&noop).is_pending());
+                prop_assert!(!writer_waits || woken || pipe.poll_writable(&noop).is_pending());
+            }
+            drop(pipe);
+            prop_assert_eq!(payer.buffered(), 0);
+        }
+    }
+
+    #[test]
+    fn a_pod_over_its_budget_keeps_small_windows() {
+        let payer = Arc::new(Meter::default());
+        payer.wrote(crate::limits::POD_BUFFER_BUDGET + 1);
+        let pipe = Pipe::new(Some(Arc::clone(&payer)));
+        let mut written = 0;
+        while let Ok(more) = pipe.write(&[0; 3000]) {
+            written += more;
+        }
+        assert_eq!(written, crate::limits::STREAM_WINDOW_MIN);
+    }
+}

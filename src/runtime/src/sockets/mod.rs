@@ -13,6 +13,8 @@ mod lookup;
 mod options;
 mod streams;
 mod tcp;
+#[cfg(test)]
+mod tests;
 mod udp;
 
 use std::net::{IpAddr, SocketAddr};
