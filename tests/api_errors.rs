@@ -125,26 +125,26 @@ fn bad_input_is_answered_as_kubernetes_does() {
 
     let read = |path: &'static str| (Method::GET, path, JSON, String::new());
     api.check(
-        get("/api/v1/namespaces/default/configmaps/none"),
+        read("/api/v1/namespaces/default/configmaps/none"),
         404,
         "NotFound",
         "configmaps \"none\" not found",
     );
     api.check(
-        get("/api/v1/namespaces/default/boats"),
+        read("/api/v1/namespaces/default/boats"),
         404,
         "NotFound",
         "the server could not find the requested resource",
     );
     api.check(
-        get("/apis/none.example/v1/boats"),
+        read("/apis/none.example/v1/boats"),
         404,
         "NotFound",
         "the server could not find the requested resource",
     );
     api.check(read("/api/v1/pods?labelSelector=a%20in%20("), 400, "BadRequest", "");
     api.check(
-        get("/api/v1/pods?fieldSelector=spec.none%3Dx"),
+        read("/api/v1/pods?fieldSelector=spec.none%3Dx"),
         400,
         "BadRequest",
         "field label not supported: spec.none",

@@ -55,7 +55,7 @@ pub(crate) enum LogFormat {
 pub(crate) enum Command {
     /// Run a one-machine cluster: API server, controllers, scheduler and one node
     #[command(
-        after_help = "Examples:\n  coracle up\n  coracle up --data-dir ./cluster --listen 127.0.0.1:0\n  coracle up --node-name edge-1 --log-level debug\n\n\
+        after_help = "Examples:\n  coracle up\n  coracle up --data-dir ./cluster --listen 127.0.0.1:0\n  coracle up --node-name edge-1 --log-level debug\n  coracle up --dashboard 127.0.0.1:8001\n\n\
                             Ends in order on Ctrl-C or SIGTERM; a second signal ends it at once."
     )]
     Up(Up),
@@ -88,6 +88,9 @@ pub(crate) struct Up {
     /// The node's name [default: the host's name]
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
+    /// Serve the dashboard there too, and print its URL; choose a loopback address
+    #[arg(long, value_name = "ADDRESS")]
+    pub dashboard: Option<SocketAddr>,
 }
 
 /// `coracle demo`.

@@ -16,12 +16,13 @@ use std::{
 use anyhow::Context;
 use coracle_apiserver::{ApiServer, User};
 use coracle_client::Informers;
+use coracle_dashboard::Dashboard;
 use coracle_image::Images;
 use coracle_node::Node;
 use coracle_runtime::Runtime;
 use coracle_store::Embedded;
 use ipnet::Ipv4Net;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::data_dir::DataDir;
@@ -48,10 +49,13 @@ pub(crate) struct Config {
     pub listen: SocketAddr,
     /// The node's name, or the host's.
     pub node_name: Option<String>,
+    /// Where the dashboard listens, if it is wanted.
+    pub dashboard: Option<SocketAddr>,
 }
 
 /// A running one-machine cluster.
 pub(crate) struct Cluster {
+    dashboard: Option<Dashboard>,
     // Fields in the order in which they are stopped; `stop` says what depends on what.
     node: Node,
     scheduler: coracle_scheduler::Handle,
@@ -103,6 +107,13 @@ impl Cluster {
             coracle_scheduler::Config::default(),
         );
 
+        let dashboard = match config.dashboard {
+            Some(listen) => {
+                let config = coracle_dashboard::Config { listen };
+                Some(Dashboard::build(config, &informers).await.context("cannot start the dashboard")?)
+            }
+            None => None,
+        };
         let name = match config.node_name {
             Some(name) => name,
             None => host_name()?,
@@ -134,6 +145,7 @@ impl Cluster {
         .with_context(|| format!("cannot start the node {name:?}"))?;
         server.nodes().register(&name, node.router());
         Ok(Cluster {
+            dashboard,
             node,
             scheduler,
             controllers,
@@ -156,6 +168,11 @@ impl Cluster {
         format!("https://{}", reachable(self.server.address()))
     }
 
+    /// The dashboard's URL with its token, if there is a dashboard.
+    pub(crate) fn dashboard(&self) -> Option<String> {
+        self.dashboard.as_ref().map(Dashboard::url)
+    }
+
     /// The administrator's kubeconfig.
     pub(crate) fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
@@ -174,16 +191,18 @@ impl Cluster {
     /// Stops everything within `deadline`: first who writes (node, scheduler, controllers), then the
     /// API server, then the store, so that nobody loses the room below.
     pub(crate) async fn stop(self, deadline: Duration) {
-        let end = Instant::now() + deadline;
-        let phase = deadline / 4;
+        let phase = deadline / 5;
+        if let Some(dashboard) = self.dashboard {
+            dashboard.shutdown(phase).await;
+        }
         self.node.shutdown(phase).await;
         let writers = async { tokio::join!(self.scheduler.shutdown(), self.controllers.shutdown()) };
-        if timeout_at(end, writers).await.is_err() {
+        if timeout(phase, writers).await.is_err() {
             tracing::warn!("the controllers did not end in time");
         }
         self.informers_stop.cancel();
         self.server.shutdown(phase).await;
-        if timeout_at(end, self.store.close()).await.is_err() {
+        if timeout(phase, self.store.close()).await.is_err() {
             tracing::warn!("the store did not close in time; what was acknowledged is on disk all the same");
         }
     }

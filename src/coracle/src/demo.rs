@@ -1,6 +1,10 @@
 //! `coracle demo`: a cluster with an application in it, and what to try next.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use anyhow::Context;
 use coracle_client::Delta;
@@ -25,6 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The node ports of the demo's manifest.
 const WEB_PORT: u16 = 30080;
 const SHOP_PORT: u16 = 30081;
+/// The demo's dashboard takes any free port.
+const DASHBOARD: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// Runs the command until a signal ends it.
 pub(crate) async fn run(args: Demo) -> anyhow::Result<()> {
@@ -32,7 +38,7 @@ pub(crate) async fn run(args: Demo) -> anyhow::Result<()> {
     let data = DataDir::lock(&args.data_dir.unwrap_or_else(|| data_dir::default_root("demo")))?;
     let started = Instant::now();
     let cluster = tokio::select! {
-        cluster = Cluster::start(Config { data, listen: args.listen, node_name: Some("coracle".to_owned()) }) => cluster?,
+        cluster = Cluster::start(Config { data, listen: args.listen, node_name: Some("coracle".to_owned()), dashboard: Some(DASHBOARD) }) => cluster?,
         () = stop.requested() => return Ok(()),
     };
     let outcome = tokio::select! {
@@ -137,6 +143,9 @@ fn farewell(cluster: &Cluster) {
         ui::paint("1", "open"),
         ui::paint("1;32", &format!("http://{host}:{WEB_PORT}/"))
     ));
+    if let Some(url) = cluster.dashboard() {
+        ui::line(&format!("  {}  {url}", ui::paint("1", "watch")));
+    }
     ui::line("");
     ui::line(&format!("  {}", command(&format!("export KUBECONFIG={}", cluster.kubeconfig().display()))));
     ui::line("");

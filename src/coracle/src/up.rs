@@ -17,7 +17,12 @@ pub(crate) const STOP_DEADLINE: Duration = Duration::from_secs(5);
 pub(crate) async fn run(args: Up) -> anyhow::Result<()> {
     let mut stop = Stop::listen()?;
     let data = DataDir::lock(&args.data_dir.unwrap_or_else(|| data_dir::default_root("cluster")))?;
-    let started = Cluster::start(Config { data, listen: args.listen, node_name: args.node_name });
+    let started = Cluster::start(Config {
+        data,
+        listen: args.listen,
+        node_name: args.node_name,
+        dashboard: args.dashboard,
+    });
     let cluster = tokio::select! {
         started = started => started?,
         () = stop.requested() => return Ok(()),
@@ -29,6 +34,9 @@ pub(crate) async fn run(args: Up) -> anyhow::Result<()> {
                 cluster.url(),
                 cluster.kubeconfig().display()
             ));
+            if let Some(url) = cluster.dashboard() {
+                ui::line(&format!("dashboard  {url}"));
+            }
             stop.requested().await;
         }
         () = stop.requested() => {}
