@@ -25,17 +25,22 @@
 //! to 8 MB of pages and half a megabyte per write buffer. [`Embedded::usage`] counts.
 //!
 //! # Figures
-//! Measured on 2026-11-21 with `cargo bench -p coracle-store` on a virtual machine with two cores,
-//! with values of 2,000 bytes:
+//! From two runs of `cargo bench -p coracle-store` on 2026-11-21, on a virtual machine with two cores
+//! that was compiling at the same time; values of 2,000 bytes. They say which order of magnitude to
+//! expect, not more: the runs differ by a factor of up to three.
 //!
-//! | what | figure |
-//! | --- | --- |
-//! | durable writes per second: 1, 16, 256 writers | 2,150, 18,100, 81,900 |
-//! | writes per second in memory, 256 writers | 574,000 |
-//! | pages of 500 entries per second: now, 1,000 changes ago | 8,280, 1,320 |
-//! | opening 10,000 entries | 85 ms |
-//! | resident memory of a process that only has these open | 46 MB |
-//! | events per second to 1,000 watchers | 18 million |
+//! | what | first run | second run |
+//! | --- | --- | --- |
+//! | durable writes per second, 1 writer | 930 | 2,150 |
+//! | ... 16 writers | 16,100 | 18,100 |
+//! | ... 256 writers | 61,300 | 81,900 |
+//! | writes per second in memory, 256 writers | 339,000 | 574,000 |
+//! | pages of 500 entries per second | 6,840 | 8,280 |
+//! | ... 1,000 changes ago | 840 | 1,320 |
+//! | opening 10,000 entries | 97 ms | 85 ms |
+//! | events per second to 1,000 watchers | 5.8 million | 18 million |
+//!
+//! A process that only has 10,000 of them open had 46 MB resident (second run).
 
 mod cache;
 mod embedded;

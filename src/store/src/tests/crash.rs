@@ -1,6 +1,7 @@
 //! Nothing acknowledged is lost and nothing unacknowledged is shown: when a commit fails before or
 //! after it reached the disk, and when the process is killed in the middle of its work.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -96,24 +97,30 @@ async fn a_failed_commit_fails_its_writes_and_all_after() {
 }
 
 const FOLDER: &str = "CORACLE_STORE_TEST_FOLDER";
+const WRITERS: usize = 8;
+
+/// The key that a writer's nth write is about.
+fn key(writer: usize, n: usize) -> String {
+    format!("pods/{writer}/{}", n % 20)
+}
 
 /// Not a test of its own: what [`kill_9_loses_nothing_acknowledged`] runs in a process and kills.
 #[tokio::test]
 async fn child() {
     let Some(folder) = std::env::var_os(FOLDER) else { return };
     let store = Embedded::sled(Path::new(&folder)).unwrap();
-    let writers = (0..8).map(|writer| {
+    let writers = (0..WRITERS).map(|writer| {
         let store = store.clone();
         tokio::spawn(async move {
             let text = "x".repeat(1_000 * writer);
             for n in 0.. {
-                let key = format!("pods/{writer}/{}", n % 20);
+                let key = key(writer, n);
                 let entry = match store.get(&key) {
                     None => create(&store, &key, &text).await.unwrap(),
                     Some(current) if n % 7 == 0 => delete(&store, &key, current.revision()).await.unwrap(),
                     Some(current) => update(&store, &key, &text, current.revision()).await.unwrap(),
                 };
-                println!("\nack {key} {} {}", entry.revision(), store.get(&key).is_some());
+                println!("\nack {writer} {n} {} {} end", entry.revision(), store.get(&key).is_some());
             }
         })
     });
@@ -125,8 +132,9 @@ async fn child() {
 #[tokio::test]
 async fn kill_9_loses_nothing_acknowledged() {
     let dir = tempfile::tempdir().unwrap();
-    // The last acknowledged state of each key, over all rounds.
-    let mut acknowledged = std::collections::BTreeMap::new();
+    // Every key that is there, with its revision; in the beginning none.
+    let mut expected: BTreeMap<String, Revision> = BTreeMap::new();
+    let mut newest = 1;
     for round in 0..4 {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["tests::crash::child", "--exact", "--nocapture"])
@@ -134,14 +142,22 @@ async fn kill_9_loses_nothing_acknowledged() {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut count = 0;
-        for line in lines {
+        let mut next = [0; WRITERS];
+        for line in BufReader::new(child.stdout.take().unwrap()).lines() {
             let line = line.unwrap();
             // The last line may be cut off by the kill.
-            let words: Vec<_> = line.split(' ').collect();
-            let ["ack", key, revision, exists @ ("true" | "false")] = words[..] else { continue };
-            acknowledged.insert(key.to_owned(), (revision.parse::<Revision>().unwrap(), exists == "true"));
+            let ["ack", writer, n, revision, exists, "end"] = line.split(' ').collect::<Vec<_>>()[..] else {
+                continue;
+            };
+            let (writer, n): (usize, usize) = (writer.parse().unwrap(), n.parse().unwrap());
+            let revision = revision.parse().unwrap();
+            match exists {
+                "true" => drop(expected.insert(key(writer, n), revision)),
+                _ => drop(expected.remove(&key(writer, n))),
+            }
+            newest = newest.max(revision);
+            next[writer] = n + 1;
             count += 1;
             if count == 300 + round * 97 {
                 child.kill().unwrap();
@@ -151,17 +167,17 @@ async fn kill_9_loses_nothing_acknowledged() {
         assert!(count >= 300, "the child wrote and was killed");
 
         let store = Embedded::sled(dir.path()).unwrap();
-        let newest = acknowledged.values().map(|(revision, _)| *revision).max().unwrap();
         assert!(store.revision() >= newest, "the revision does not go back");
-        for (key, (revision, exists)) in &acknowledged {
-            match store.get(key) {
-                // Each key has one writer, which may have got one write further than it could say.
-                Some(entry) => assert!(entry.revision() >= *revision + u64::from(!exists), "{key} went back"),
-                None => assert!(!exists || store.revision() > *revision, "{key} of {revision} is lost"),
-            }
+        let mut found: BTreeMap<_, _> = contents(&store, "pods/").into_iter().collect();
+        let all = found.clone();
+        // A writer has one write at a time, so only its next one may be there or not.
+        for (writer, n) in next.into_iter().enumerate() {
+            found.remove(&key(writer, n));
+            expected.remove(&key(writer, n));
         }
-        let missing = acknowledged.iter().filter(|(key, (_, exists))| *exists && store.get(key).is_none());
-        assert!(missing.count() <= 8, "one unacknowledged deletion per writer at most");
+        assert_eq!(found, expected);
+        // What could be read must stay as well.
+        (expected, newest) = (all, store.revision());
         store.close().await;
     }
 }
