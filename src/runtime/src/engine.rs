@@ -7,7 +7,8 @@ use wasmtime::{Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAll
 
 use crate::error::RuntimeError;
 use crate::limits::{
-    ASYNC_STACK, BACKTRACE_FRAMES, CORE_INSTANCES, GUEST_STACK, MEMORIES, MEMORY_MAX, TABLE_ELEMENTS, TABLES,
+    ASYNC_STACK, BACKTRACE_FRAMES, CORE_INSTANCES, GUEST_STACK, INSTANCE_BYTES, MEMORIES, MEMORY_MAX,
+    TABLE_ELEMENTS, TABLES,
 };
 
 /// Kernel mappings that a running container takes: two when the pool is made (stack guards), three when its
@@ -66,6 +67,8 @@ fn pool(containers: u32) -> PoolingAllocationConfig {
         // One fiber per container, and some for those that are being taken down.
         .total_stacks(containers + containers / 8 + 16)
         .max_core_instances_per_component(CORE_INSTANCES)
+        .max_core_instance_size(INSTANCE_BYTES)
+        .max_component_instance_size(INSTANCE_BYTES)
         .max_memories_per_component(MEMORIES)
         .max_tables_per_component(TABLES)
         .max_memory_size(usize::try_from(MEMORY_MAX).expect("guests need a 64-bit host"))
@@ -113,8 +116,8 @@ mod tests {
         check(100, 65_530, 100);
         check(0, 65_530, 1);
         check(50_000, 65_530, 11_106);
-        check(50_000, 1_000_000, 14_432);
-        check(u32::MAX, u32::MAX, 14_432);
+        check(50_000, 1_000_000, 14_440);
+        check(u32::MAX, u32::MAX, 14_440);
         check(10, 0, 1);
     }
 }

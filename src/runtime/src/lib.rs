@@ -24,6 +24,7 @@ pub mod limits;
 mod linker;
 mod meter;
 mod output;
+mod poll;
 mod program;
 mod run;
 mod runtime;

@@ -1,7 +1,7 @@
 //! What one container can make the host hold. Each number says why it is what it is; none depends on what a
 //! pod asks for.
 
-/// Entries of a container's resource table: descriptors, sockets, streams, pollables. A server with a
+/// Entries of a container's resource table: descriptors, sockets, streams, pollables; also of one poll list. A server with a
 /// thousand connections holds about five per connection; ten thousand entries cost the host about 1 MB.
 pub const RESOURCES: usize = 10_000;
 
@@ -10,7 +10,7 @@ pub const RESOURCES: usize = 10_000;
 pub const OPEN_FILES: usize = 1_024;
 
 /// Bytes that a guest can hand over in one host call (lists, strings, all arguments together). It bounds
-/// writes, poll lists (four bytes each) and names; four times what programs write at once.
+/// writes and names. Programs write at most a megabyte at once; beyond this the guest traps.
 pub const CALL_BYTES: usize = 4 << 20;
 
 /// Bytes read or written by one call on a file or on stdout. Guests loop anyway, and a copy of this size
@@ -23,6 +23,10 @@ pub const RANDOM_BYTES: u64 = 1 << 20;
 /// Core instances, memories and tables in one component. A program composed of several components has about
 /// five core instances for each of them.
 pub const CORE_INSTANCES: u32 = 64;
+
+/// What the engine keeps per core instance beside its memory: some tens of bytes per function that is called
+/// indirectly. Programs with [`TABLE_ELEMENTS`] of them need a few megabytes.
+pub const INSTANCE_BYTES: usize = 16 << 20;
 
 /// Linear memories in one component: one per composed part, and the adapter's shims have none.
 pub const MEMORIES: u32 = 8;

@@ -9,6 +9,7 @@ use wasmtime_wasi::random::{WasiRandom, WasiRandomView};
 use wasmtime_wasi_io::bindings::wasi::io;
 
 use crate::files::FileSystem;
+use crate::poll::{Poll, PollView};
 use crate::sockets;
 use crate::state::State;
 
@@ -44,7 +45,7 @@ pub(crate) const INTERFACES: &[&str] = &[
     "wasi:sockets/udp-create-socket",
 ];
 
-/// `wasi:io` needs nothing but the table.
+/// Streams and errors need nothing but the table.
 struct Io;
 
 impl HasData for Io {
@@ -56,7 +57,7 @@ pub(crate) fn build(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     let l = &mut linker;
     io::error::add_to_linker::<State, Io>(l, |state| &mut state.table)?;
-    io::poll::add_to_linker::<State, Io>(l, |state| &mut state.table)?;
+    io::poll::add_to_linker::<State, Poll>(l, |state| PollView(&mut state.table))?;
     io::streams::add_to_linker::<State, Io>(l, |state| &mut state.table)?;
     clocks::wall_clock::add_to_linker::<State, WasiClocks>(l, State::clocks)?;
     clocks::monotonic_clock::add_to_linker::<State, WasiClocks>(l, State::clocks)?;

@@ -183,7 +183,10 @@ fn failure(error: &wasmtime::Error, control: &Control) -> Exit {
         None => error.root_cause().to_string(),
     };
     let mut message = match error.downcast_ref::<WasmBacktrace>() {
-        Some(backtrace) if !backtrace.frames().is_empty() => format!("{reason}\n{backtrace}"),
+        Some(backtrace) if !backtrace.frames().is_empty() => {
+            let backtrace = backtrace.to_string();
+            format!("{reason}\n{}", backtrace.trim_start_matches("error while executing at ").trim_end())
+        }
         _ => reason,
     };
     if message.len() > MESSAGE_BYTES {

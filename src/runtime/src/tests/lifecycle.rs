@@ -32,7 +32,9 @@ async fn a_trap_says_why_and_where() {
 #[tokio::test]
 async fn deep_recursion_is_a_trap() {
     let bench = Bench::new();
-    let (Exit::Trap { message }, _) = bench.run(guests::RECURSE, |_| {}).await else { panic!("a trap was due") };
+    let (Exit::Trap { message }, _) = bench.run(guests::RECURSE, |_| {}).await else {
+        panic!("a trap was due")
+    };
     assert!(message.starts_with("wasm trap: call stack exhausted\n"), "{message}");
     assert!(message.len() <= crate::limits::MESSAGE_BYTES);
 }
@@ -104,7 +106,8 @@ async fn usage_is_counted() {
     let bench = Bench::new();
     let (container, output) = bench.start(guests::SPIN, |_| {}).await;
     output.shows("spin").await;
-    assert_eq!(container.usage().memory / (64 << 10), 1 + 1, "its own page and the adapter's");
+    let pages = container.usage().memory / (64 << 10);
+    assert!((2..=4).contains(&pages), "its own page and those of the adapter: {pages}");
     container.kill();
     ended(&container).await;
     let used = container.usage();

@@ -46,10 +46,7 @@ async fn what_cannot_run_is_refused_by_name() {
         refused(bench.prepare(&text).await, expected);
     }
     let handler = bench.runtime.prepare("example:handler", &example("handler")).await;
-    assert!(matches!(
-        handler,
-        Err(PrepareError::UnknownImport { .. } | PrepareError::NotCommand { .. })
-    ));
+    assert!(matches!(handler, Err(PrepareError::UnknownImport { .. } | PrepareError::NotCommand { .. })));
 }
 
 #[tokio::test]
@@ -64,7 +61,8 @@ async fn what_is_no_wasm_is_refused() {
     refused(prepare(b"#!/bin/sh\n").await, "not a WebAssembly module or component");
     refused(prepare(b"\0asm\x02\0\0\0").await, "not a WebAssembly module or component");
     let hello = wat::parse_str(guests::hello("hello")).unwrap();
-    for end in 8..hello.len() {
+    let cut = (8..hello.len()).filter(|end| wasmparser::validate(&hello[..*end]).is_err());
+    for end in cut {
         let result = prepare(&hello[..end]).await;
         assert!(
             matches!(result, Err(PrepareError::Invalid { .. } | PrepareError::NotCommand { .. })),
@@ -89,8 +87,7 @@ async fn preparing_again_after_a_failure() {
 async fn callers_share_one_program() {
     let bench = Bench::new();
     let text = guests::hello("hello");
-    let (one, two, three) =
-        tokio::join!(bench.prepare(&text), bench.prepare(&text), bench.prepare(&text));
+    let (one, two, three) = tokio::join!(bench.prepare(&text), bench.prepare(&text), bench.prepare(&text));
     let one = one.unwrap();
     assert!(Arc::ptr_eq(&one, &two.unwrap()) && Arc::ptr_eq(&one, &three.unwrap()));
     assert!(Arc::ptr_eq(&one, &bench.prepare(&text).await.unwrap()));
@@ -133,7 +130,7 @@ async fn the_cache_survives_and_heals() {
         std::fs::remove_file(sum).unwrap();
     }
     assert!(again(false).await.is_err(), "code without its checksum is not loaded");
-    assert_eq!(files_of(&cache, "tmp"), [PathBuf::new(); 0]);
+    assert!(files_of(&cache, "tmp").is_empty());
 }
 
 fn files_of(dir: &Path, extension: &str) -> Vec<PathBuf> {

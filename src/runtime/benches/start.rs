@@ -1,0 +1,147 @@
+//! How fast containers start and what an idle one costs: `cargo bench -p coracle-runtime`.
+//!
+//! Prints one line per figure. Plain figures, no statistics package: compare runs of one machine.
+
+use std::fmt::Display;
+use std::sync::Arc;
+use std::time::Duration;
+
+use coracle_network::{Fabric, PodConfig, PodStack};
+use coracle_runtime::{Config, Container, ContainerSpec, Exit, Output, Program, Runtime};
+use coracle_vfs::Mounts;
+use tokio::time::Instant;
+
+const ROUNDS: usize = 2_000;
+const IN_FLIGHT: usize = 64;
+const IDLE: usize = 1_000;
+const ROOM: u32 = 10_000;
+
+/// Returns at once. 17 pages, as Rust programs have.
+const RETURN: &str = r#"(module (memory (export "memory") 17) (func (export "_start")))"#;
+
+/// Touches four pages and sleeps for an hour.
+const SLEEP: &str = r#"(module
+    (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+    (memory (export "memory") 17)
+    (func (export "_start")
+        (i32.store (i32.const 4096) (i32.const 1))
+        (i32.store (i32.const 8192) (i32.const 1))
+        (i32.store (i32.const 12288) (i32.const 1))
+        (i32.store (i32.const 16) (i32.const 1))
+        (i64.store (i32.const 24) (i64.const 3600000000000))
+        (drop (call $poll (i32.const 0) (i32.const 256) (i32.const 1) (i32.const 512)))))"#;
+
+struct Nowhere;
+
+impl Output for Nowhere {
+    fn write(&self, _bytes: &[u8]) {}
+}
+
+struct Bench {
+    runtime: Arc<Runtime>,
+    pod: PodStack,
+}
+
+impl Bench {
+    fn start(&self, program: &Arc<Program>) -> Container {
+        let spec = ContainerSpec {
+            name: "bench".into(),
+            args: vec!["guest".into()],
+            env: Vec::new(),
+            mounts: Mounts::new(),
+            network: self.pod.clone(),
+            memory_limit: None,
+            stdout: Arc::new(Nowhere),
+            stderr: Arc::new(Nowhere),
+        };
+        self.runtime.start(Arc::clone(program), spec).expect("there is room")
+    }
+}
+
+#[tokio::main]
+async fn main() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let build = || {
+        let cache_dir = dir.path().join("compiled");
+        Runtime::build(Config { cache_dir, threads: 2, max_containers: ROOM, default_memory_limit: 64 << 20 })
+            .expect("a runtime")
+    };
+    let prepare = async |runtime: &Runtime, name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, wat::parse_str(text).expect("valid text")).expect("a file");
+        runtime.prepare(name, &path).await.expect("a program")
+    };
+
+    let begin = Instant::now();
+    let runtime = build();
+    say("runtime for 10,000 containers", micros(begin.elapsed()));
+    let begin = Instant::now();
+    prepare(&runtime, "return", RETURN).await;
+    prepare(&runtime, "sleep", SLEEP).await;
+    say("prepare, two modules, compiled", micros(begin.elapsed()));
+    drop(runtime);
+
+    let runtime = build();
+    let begin = Instant::now();
+    let returns = prepare(&runtime, "return", RETURN).await;
+    let sleeps = prepare(&runtime, "sleep", SLEEP).await;
+    say("prepare, two modules, from the cache", micros(begin.elapsed()));
+
+    let fabric = Fabric::build(coracle_network::Config::default());
+    let pod = PodConfig { namespace: "bench".into(), name: "pod".into(), ..PodConfig::default() };
+    let bench = Bench { runtime, pod: fabric.add_pod(pod).expect("an address") };
+
+    let mut times = Vec::with_capacity(ROUNDS);
+    for _ in 0..ROUNDS {
+        let begin = Instant::now();
+        assert_eq!(bench.start(&returns).wait().await, Exit::Code(0));
+        times.push(begin.elapsed());
+    }
+    times.sort();
+    say("start to exit, one after the other, median", micros(times[ROUNDS / 2]));
+    say("start to exit, one after the other, p99", micros(times[ROUNDS * 99 / 100]));
+
+    let begin = Instant::now();
+    for _ in 0..ROUNDS * 5 / IN_FLIGHT {
+        let running: Vec<Container> = (0..IN_FLIGHT).map(|_| bench.start(&returns)).collect();
+        for container in running {
+            container.wait().await;
+        }
+    }
+    let count = (ROUNDS * 5 / IN_FLIGHT * IN_FLIGHT) as f64;
+    say("starts, 64 in flight", format!("{:.0} /s", count / begin.elapsed().as_secs_f64()));
+
+    let before = resident_kib();
+    let idle: Vec<Container> = (0..IDLE).map(|_| bench.start(&sleeps)).collect();
+    while idle.iter().any(|container| container.usage().memory == 0) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let each = (resident_kib() - before) as f64 / IDLE as f64;
+    say("resident memory of an idle container", format!("{each:.1} KiB"));
+
+    let begin = Instant::now();
+    for container in &idle {
+        container.kill();
+    }
+    for container in &idle {
+        assert_eq!(container.wait().await, Exit::Killed);
+    }
+    say("kill 1,000 idle containers", micros(begin.elapsed()));
+}
+
+#[expect(clippy::print_stdout, reason = "a benchmark's result is what it prints")]
+fn say(what: &str, figure: impl Display) {
+    println!("{what:<48} {figure}");
+}
+
+fn micros(time: Duration) -> String {
+    format!("{} µs", time.as_micros())
+}
+
+/// Resident memory of this process.
+fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    line.trim().trim_end_matches(" kB").parse().unwrap_or(0)
+}
