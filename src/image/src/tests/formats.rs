@@ -1,3 +1,5 @@
+//! Which artifacts and binaries run here, and what our own look like.
+
 use std::io::Cursor;
 
 use serde_json::{Value, json};

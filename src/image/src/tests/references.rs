@@ -1,3 +1,5 @@
+//! Names: completed as Docker does, and refused when they are none.
+
 use super::*;
 use crate::reference::{is_repository, is_tag};
 
