@@ -3,6 +3,8 @@
 //! `cargo bench -p coracle-network`. Plain numbers, no statistics: they are there to notice a factor, not
 //! a percent. The latest are in the crate's documentation.
 
+#![expect(clippy::print_stdout, reason = "figures are what a bench is for")]
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;

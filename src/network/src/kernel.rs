@@ -171,3 +171,18 @@ impl HostAddresses {
         route().is_ok_and(|from| from.ip() == address)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_knows_its_own_addresses() {
+        let host = HostAddresses::new();
+        for (address, own) in
+            [("127.0.0.1", true), ("192.0.2.1", false), ("1.1.1.1", false), ("2001:db8::1", false)]
+        {
+            assert_eq!(host.contains(address.parse().expect("an address")), own, "{address}");
+        }
+    }
+}

@@ -1,5 +1,7 @@
 //! What the tests share: a fabric, its objects in short form, and waiting with a deadline.
 
+#![expect(clippy::needless_pass_by_value, reason = "callers write `json!` in place")]
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
