@@ -2,12 +2,26 @@
 
 use std::{fmt::Display, hash::Hash, sync::Arc, time::Duration};
 
-use coracle_client::{Informers, ReconcileError, Recorder, WorkQueue, run_workers};
+use coracle_client::{Informer, Informers, Key, Object, ReconcileError, Recorder, WorkQueue, run_workers};
 use kube::Client;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::Config;
+
+/// How often everything is looked at although nothing changed: a safety net for wake-ups that were lost
+/// because a controller fell thousands of changes behind. Finding nothing to do costs next to nothing.
+const RESYNC: Duration = Duration::from_mins(10);
+
+/// Queues every object of a kind now and then, for ever.
+pub(crate) async fn resync<K: Object>(informer: &Informer<K>, queue: &WorkQueue<Key>) {
+    loop {
+        tokio::time::sleep(RESYNC).await;
+        for object in informer.list() {
+            queue.add(Key::of(object.meta()));
+        }
+    }
+}
 
 /// What every controller is given. Cheap to clone.
 #[derive(Clone)]

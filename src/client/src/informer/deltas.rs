@@ -1,7 +1,16 @@
-//! What a subscriber has not read yet, at most one step per object.
+//! What a subscriber has not read yet.
+//!
+//! ```text
+//!              more than BACKLOG unread
+//!   one by one ────────────────────────▶ merged per object
+//!        ▲                                     │ all read
+//!        └─────────────────────────────────────┘
+//! ```
+//! A subscriber that keeps up sees every change. One that falls far behind sees fewer steps: what it has
+//! not read is merged per object, so that what waits for it is bounded by what there is.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     fmt,
     pin::Pin,
     sync::Arc,
@@ -14,6 +23,13 @@ use parking_lot::Mutex;
 
 use crate::Key;
 
+/// Unread changes that are kept one by one: a thousand pods that start make about four thousand.
+const BACKLOG: usize = 4096;
+
+/// Objects that came and went unseen, while changes are merged: so many are told of, the oldest of more
+/// are not.
+const UNSEEN: usize = 4096;
+
 /// A change of one object, as a subscriber sees it.
 pub enum Delta<K> {
     /// The object is there.
@@ -25,7 +41,8 @@ pub enum Delta<K> {
         /// The state now.
         new: Arc<K>,
     },
-    /// The object is gone; this was its last state.
+    /// The object is gone; this was its last state. A subscriber that was far behind may be told so of an
+    /// object that it never saw.
     Deleted(Arc<K>),
 }
 
@@ -41,21 +58,31 @@ pub(super) struct Mailbox<K> {
 }
 
 struct State<K> {
-    /// Changed objects in the order in which their oldest unread change happened.
-    order: BTreeMap<u64, Arc<Key>>,
-    steps: HashMap<Arc<Key>, Step<K>>,
-    sequence: u64,
+    /// Every change, in order; empty while changes are merged.
+    queue: VecDeque<(Arc<Key>, Delta<K>)>,
+    merged: Merged<K>,
     /// No more changes will come.
     ended: bool,
     /// Nobody reads any more.
     abandoned: bool,
 }
 
+/// At most one step per object.
+struct Merged<K> {
+    /// Changed objects in the order in which their oldest unread change happened.
+    order: BTreeMap<u64, Arc<Key>>,
+    steps: HashMap<Arc<Key>, Step<K>>,
+    /// The steps of objects that came and went unseen.
+    unseen: BTreeSet<u64>,
+    sequence: u64,
+}
+
 /// From what the subscriber saw last to what there is now.
 struct Step<K> {
     sequence: u64,
     before: Option<Arc<K>>,
-    /// The last state of the object that the subscriber saw, if it is gone. `now` is another one then.
+    /// The last state of the object that the subscriber saw, or of one that came and went unseen. `now` is
+    /// another one then.
     gone: Option<Arc<K>>,
     now: Option<Arc<K>>,
 }
@@ -126,26 +153,21 @@ impl<K> Drop for Deltas<K> {
     fn drop(&mut self) {
         let mut state = self.mailbox.state.lock();
         state.abandoned = true;
-        state.order.clear();
-        state.steps.clear();
+        state.queue.clear();
+        state.merged = Merged::new();
     }
 }
 
 impl<K> fmt::Debug for Deltas<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Deltas").field("unread", &self.mailbox.state.lock().steps.len()).finish()
+        let state = self.mailbox.state.lock();
+        f.debug_struct("Deltas").field("unread", &(state.queue.len() + state.merged.steps.len())).finish()
     }
 }
 
 impl<K> Mailbox<K> {
     pub(super) fn new() -> Arc<Self> {
-        let state = State {
-            order: BTreeMap::new(),
-            steps: HashMap::new(),
-            sequence: 0,
-            ended: false,
-            abandoned: false,
-        };
+        let state = State { queue: VecDeque::new(), merged: Merged::new(), ended: false, abandoned: false };
         Arc::new(Mailbox { state: Mutex::new(state), waker: AtomicWaker::new() })
     }
 
@@ -174,18 +196,48 @@ impl<K> Mailbox<K> {
 
 impl<K> State<K> {
     fn push(&mut self, key: &Arc<Key>, delta: &Delta<K>) {
+        if !self.merged.is_empty() {
+            return self.merged.push(key, delta);
+        }
+        self.queue.push_back((key.clone(), delta.clone()));
+        if self.queue.len() > BACKLOG {
+            for (key, delta) in std::mem::take(&mut self.queue) {
+                self.merged.push(&key, &delta);
+            }
+        }
+    }
+
+    fn pop(&mut self) -> Option<Delta<K>> {
+        match self.queue.pop_front() {
+            Some((_, delta)) => Some(delta),
+            None => self.merged.pop(),
+        }
+    }
+}
+
+impl<K> Merged<K> {
+    fn new() -> Self {
+        Merged { order: BTreeMap::new(), steps: HashMap::new(), unseen: BTreeSet::new(), sequence: 0 }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    fn push(&mut self, key: &Arc<Key>, delta: &Delta<K>) {
         if let Some(step) = self.steps.get_mut(key) {
             match delta {
-                Delta::Added(new) | Delta::Updated { new, .. } => step.now = Some(new.clone()),
+                Delta::Added(new) | Delta::Updated { new, .. } => {
+                    step.now = Some(new.clone());
+                    self.unseen.remove(&step.sequence);
+                }
                 Delta::Deleted(last) => {
                     step.now = None;
-                    if step.before.is_some() {
-                        // What the subscriber saw went first; later ones came and went unseen.
-                        step.gone.get_or_insert_with(|| last.clone());
-                    } else {
-                        let sequence = step.sequence;
-                        self.steps.remove(key);
-                        self.order.remove(&sequence);
+                    // What the subscriber saw went first; later ones came and went unseen.
+                    step.gone.get_or_insert_with(|| last.clone());
+                    if step.before.is_none() {
+                        self.unseen.insert(step.sequence);
+                        self.forget_unseen();
                     }
                 }
             }
@@ -206,14 +258,25 @@ impl<K> State<K> {
         self.steps.insert(key.clone(), step);
     }
 
+    fn forget_unseen(&mut self) {
+        if self.unseen.len() > UNSEEN
+            && let Some(oldest) = self.unseen.pop_first()
+            && let Some(key) = self.order.remove(&oldest)
+        {
+            self.steps.remove(&key);
+        }
+    }
+
     fn pop(&mut self) -> Option<Delta<K>> {
         let (_, key) = self.order.first_key_value()?;
         let key = key.clone();
         let step = self.steps.get_mut(&key)?;
-        match (step.before.take(), step.gone.take()) {
+        self.unseen.remove(&step.sequence);
+        let before = step.before.take();
+        match step.gone.take() {
             // Another object of the same name follows: its `Added` is the next delta.
-            (_, Some(gone)) if step.now.is_some() => Some(Delta::Deleted(gone)),
-            (before, gone) => {
+            Some(gone) if step.now.is_some() => Some(Delta::Deleted(gone)),
+            gone => {
                 let now = step.now.take();
                 self.order.pop_first();
                 self.steps.remove(&key);
@@ -235,56 +298,111 @@ mod tests {
 
     use super::*;
 
-    /// Applies `script` (`+n` adds, `~n` updates to, `-n` deletes) and says what a reader then sees.
-    fn read(script: &str) -> String {
-        let mailbox = Mailbox::new();
-        let mut reader = mailbox.reader();
-        let key = Arc::new(Key::new("ns", "a"));
-        let object = |version: &str| {
-            let mut map = ConfigMap::default();
-            map.metadata.resource_version = Some(version.to_owned());
-            Arc::new(map)
-        };
+    fn object(version: &str) -> Arc<ConfigMap> {
+        let mut map = ConfigMap::default();
+        map.metadata.resource_version = Some(version.to_owned());
+        Arc::new(map)
+    }
+
+    fn version(map: &ConfigMap) -> String {
+        map.metadata.resource_version.clone().unwrap_or_default()
+    }
+
+    /// The changes in `script`: `+n` adds, `~n` updates to, `-n` deletes.
+    fn changes(script: &str) -> Vec<Delta<ConfigMap>> {
         let mut current = object("0");
+        let mut changes = Vec::new();
         for word in script.split_whitespace() {
             let (verb, version) = word.split_at(1);
             let new = object(version);
-            let delta = match verb {
+            changes.push(match verb {
                 "+" => Delta::Added(new.clone()),
-                "~" => Delta::Updated { old: current.clone(), new: new.clone() },
+                "~" => Delta::Updated { old: current, new: new.clone() },
                 _ => Delta::Deleted(new.clone()),
-            };
-            current = new;
-            mailbox.push(&key, &delta);
-        }
-        let version = |map: &ConfigMap| map.metadata.resource_version.clone().unwrap_or_default();
-        let mut seen = Vec::new();
-        while let Some(delta) = reader.try_next() {
-            seen.push(match &delta {
-                Delta::Added(new) => format!("+{}", version(new)),
-                Delta::Updated { old, new } => format!("{}~{}", version(old), version(new)),
-                Delta::Deleted(last) => format!("-{}", version(last)),
             });
+            current = new;
         }
-        seen.join(" ")
+        changes
+    }
+
+    fn told(delta: &Delta<ConfigMap>) -> String {
+        match delta {
+            Delta::Added(new) => format!("+{}", version(new)),
+            Delta::Updated { old, new } => format!("{}~{}", version(old), version(new)),
+            Delta::Deleted(last) => format!("-{}", version(last)),
+        }
     }
 
     #[track_caller]
-    fn check(script: &str, expected: &str) {
-        assert_eq!(read(script), expected, "{script}");
+    fn check_merged(script: &str, expected: &str) {
+        let mut merged = Merged::new();
+        let key = Arc::new(Key::new("ns", "a"));
+        changes(script).iter().for_each(|delta| merged.push(&key, delta));
+        let seen: Vec<_> = std::iter::from_fn(|| merged.pop()).map(|delta| told(&delta)).collect();
+        assert_eq!(seen.join(" "), expected, "{script}");
+        assert!(merged.is_empty() && merged.steps.is_empty() && merged.unseen.is_empty());
     }
 
     #[test]
-    fn unread_changes_of_an_object_are_merged() {
-        check("+1", "+1");
-        check("+1 ~2 ~3", "+3");
-        check("~1 ~2", "0~2");
-        check("+1 -2", "");
-        check("~1 -2", "-2");
-        check("-1", "-1");
-        check("-1 +2", "-1 +2");
-        check("~1 -2 +3 ~4", "-2 +4");
-        check("-1 +2 -3", "-1");
-        check("-1 +2 -3 +4", "-1 +4");
+    fn merged_changes_lead_from_what_was_seen_to_what_there_is() {
+        check_merged("+1", "+1");
+        check_merged("+1 ~2 ~3", "+3");
+        check_merged("~1 ~2", "0~2");
+        // It went unseen, but whoever read the cache meanwhile has to know.
+        check_merged("+1 -2", "-2");
+        check_merged("+1 -2 +3", "-2 +3");
+        check_merged("~1 -2", "-2");
+        check_merged("-1", "-1");
+        check_merged("-1 +2", "-1 +2");
+        check_merged("~1 -2 +3 ~4", "-2 +4");
+        check_merged("-1 +2 -3", "-1");
+        check_merged("-1 +2 -3 +4", "-1 +4");
+    }
+
+    #[test]
+    fn a_reader_that_keeps_up_sees_every_change() {
+        let mailbox = Mailbox::new();
+        let mut reader = mailbox.reader();
+        let key = Arc::new(Key::new("ns", "a"));
+        let script = "+1 ~2 ~3 -4 +5 -6";
+        changes(script).iter().for_each(|delta| assert!(mailbox.push(&key, delta)));
+        let seen: Vec<_> = std::iter::from_fn(|| reader.try_next()).map(|delta| told(&delta)).collect();
+        assert_eq!(seen.join(" "), "+1 1~2 2~3 -4 +5 -6");
+    }
+
+    #[test]
+    fn what_waits_for_a_reader_is_bounded() {
+        let mailbox = Mailbox::new();
+        let mut reader = mailbox.reader();
+        let kept = Arc::new(Key::new("ns", "kept"));
+        mailbox.push(&kept, &Delta::Added(object("1")));
+        for number in 0..3 * (BACKLOG + UNSEEN) {
+            let key = Arc::new(Key::new("ns", format!("passing-{number}")));
+            mailbox.push(&key, &Delta::Added(object("1")));
+            mailbox.push(&key, &Delta::Deleted(object("2")));
+            let update = Delta::Updated { old: object("1"), new: object(&number.to_string()) };
+            mailbox.push(&kept, &update);
+        }
+        let unread = {
+            let state = mailbox.state.lock();
+            state.queue.len() + state.merged.steps.len()
+        };
+        assert!(unread <= UNSEEN + 1, "{unread}");
+        assert_eq!(
+            reader.try_next().map(|delta| told(&delta)),
+            Some(format!("+{}", 3 * (BACKLOG + UNSEEN) - 1))
+        );
+        while reader.try_next().is_some() {}
+        // All read: one by one again.
+        changes("+1 ~2").iter().for_each(|delta| assert!(mailbox.push(&kept, delta)));
+        let seen: Vec<_> = std::iter::from_fn(|| reader.try_next()).map(|delta| told(&delta)).collect();
+        assert_eq!(seen, ["+1", "1~2"]);
+    }
+
+    #[test]
+    fn a_reader_that_is_gone_holds_nothing() {
+        let mailbox = Mailbox::new();
+        drop(mailbox.reader());
+        assert!(!mailbox.push(&Arc::new(Key::new("ns", "a")), &Delta::Added(object("1"))));
     }
 }

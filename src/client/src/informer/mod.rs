@@ -9,8 +9,8 @@
 //!    └───────────────────┘ 410 Gone
 //! ```
 //! `feed` is that machine; it knows bytes and revisions but no types. `cache` is the typed copy with its
-//! indexes. `deltas` hands changes to subscribers; what a slow subscriber has not read is merged per
-//! object, so that it never holds more than one step for each.
+//! indexes. `deltas` hands changes to subscribers; what a subscriber far behind has not read is merged per
+//! object, so that what waits for it is bounded.
 
 mod cache;
 mod deltas;
@@ -183,8 +183,8 @@ impl<K: Object> Informer<K> {
 
     /// The changes from now on, after the current objects as [`Delta::Added`].
     ///
-    /// A subscriber that reads slowly sees fewer steps, never a wrong order and never a wrong end: what it
-    /// has not read is merged per object.
+    /// A subscriber that falls thousands of changes behind sees fewer steps, never a wrong order and never a
+    /// wrong end: what it has not read is merged per object.
     pub fn subscribe(&self) -> Deltas<K> {
         self.cache.subscribe()
     }

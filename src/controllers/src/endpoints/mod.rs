@@ -17,7 +17,12 @@ use kube::{
 };
 use plan::{Observed, Plan, plan};
 
-use crate::{Context, namespaces, pace::Pace, services::Waker};
+use crate::{
+    context::{self, Context},
+    namespaces,
+    pace::Pace,
+    services::Waker,
+};
 
 pub(crate) const NAME: &str = "endpoints";
 
@@ -44,6 +49,7 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
                 waker.feed_services(services.subscribe()),
                 waker.feed_pods(pods.subscribe()),
                 feed_endpoints(endpoints.subscribe(), &queue),
+                context::resync(&services, &queue),
             );
         };
         let reconcile = {

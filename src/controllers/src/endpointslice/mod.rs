@@ -20,7 +20,13 @@ use kube::{
 use parking_lot::Mutex;
 use plan::{MANAGED_BY, Observed, Plan, SERVICE_NAME, US, plan};
 
-use crate::{Context, namespaces, pace::Pace, pods, services::Waker};
+use crate::{
+    context::{self, Context},
+    namespaces,
+    pace::Pace,
+    pods,
+    services::Waker,
+};
 
 pub(crate) const NAME: &str = "endpointslice";
 
@@ -57,6 +63,7 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
                 waker.feed_services(services.subscribe()),
                 waker.feed_pods(pods.subscribe()),
                 feed_slices(slices.subscribe(), &waker),
+                context::resync(&services, &queue),
             );
         };
         let reconcile = {

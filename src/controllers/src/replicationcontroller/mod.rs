@@ -41,7 +41,12 @@ use parking_lot::Mutex;
 use plan::{Observed, Plan, plan};
 use tracing::debug;
 
-use crate::{Context, namespaces, pace::Pace, pods};
+use crate::{
+    context::{self, Context},
+    namespaces,
+    pace::Pace,
+    pods,
+};
 
 pub(crate) const NAME: &str = "replicationcontroller";
 
@@ -80,7 +85,7 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
             pods.synced().await;
             let own = feed_controllers(controllers.subscribe(), &queue);
             let waker = Waker { controllers: &controllers, queue: &queue, pace: &controller.pace };
-            tokio::join!(own, waker.feed(pods.subscribe()));
+            tokio::join!(own, waker.feed(pods.subscribe()), context::resync(&controllers, &queue));
         };
         let reconcile = {
             let controller = controller.clone();
