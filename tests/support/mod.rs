@@ -2,7 +2,7 @@
 
 #[path = "../../src/coracle/src/connection.rs"]
 #[allow(dead_code, reason = "the binary's own client; the tests use a part of it")]
-pub mod connection;
+pub(crate) mod connection;
 
 use std::{
     fs,
@@ -17,12 +17,12 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 /// Nothing in these tests takes longer, on a busy machine and in a debug build.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 const BINARY: &str = env!("CARGO_BIN_EXE_coracle");
 const GUESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../guest-examples");
 
 /// A running `coracle up`; killed when dropped.
-pub struct Cluster {
+pub(crate) struct Cluster {
     dir: TempDir,
     process: Option<Process>,
 }
@@ -35,14 +35,14 @@ struct Process {
 
 impl Cluster {
     /// Starts a cluster in a new folder.
-    pub fn start() -> Cluster {
+    pub(crate) fn start() -> Cluster {
         let mut cluster = Cluster { dir: tempfile::tempdir().unwrap(), process: None };
         cluster.up();
         cluster
     }
 
     /// Starts it (again) on its folder and waits until the node is Ready.
-    pub fn up(&mut self) {
+    pub(crate) fn up(&mut self) {
         assert!(self.process.is_none(), "the cluster is running");
         let mut child = command(self.dir.path()).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
@@ -54,12 +54,12 @@ impl Cluster {
     }
 
     /// The data folder.
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
 
     /// Sends a signal, e.g. `KILL`, and waits for the end of the process.
-    pub fn signal(&mut self, signal: &str) -> ExitStatus {
+    pub(crate) fn signal(&mut self, signal: &str) -> ExitStatus {
         let mut process = self.process.take().expect("the cluster is running");
         let pid = process.child.id().to_string();
         assert!(Command::new("kill").args([&format!("-{signal}"), &pid]).status().unwrap().success());
@@ -67,14 +67,14 @@ impl Cluster {
     }
 
     /// A client with the admin's credentials.
-    pub fn connection(&self) -> connection::Connection {
+    pub(crate) fn connection(&self) -> connection::Connection {
         // The provider is installed once per process; the second time it is already there.
         let _ = rustls::crypto::ring::default_provider().install_default();
         connection::Connection::open(&self.process().kubeconfig).unwrap()
     }
 
     /// Pushes a guest example as `registry.local/NAME:1`.
-    pub fn push(&self, guests: &[&str]) {
+    pub(crate) fn push(&self, guests: &[&str]) {
         for guest in guests {
             let output = Command::new(BINARY)
                 .arg("push")
@@ -89,13 +89,13 @@ impl Cluster {
 
     /// Runs kubectl and gives its standard output; panics if it fails.
     #[track_caller]
-    pub fn kubectl(&self, args: &str) -> String {
+    pub(crate) fn kubectl(&self, args: &str) -> String {
         self.kubectl_input(args, "")
     }
 
     /// Runs kubectl with something on its standard input.
     #[track_caller]
-    pub fn kubectl_input(&self, args: &str, input: &str) -> String {
+    pub(crate) fn kubectl_input(&self, args: &str, input: &str) -> String {
         let output = self.try_kubectl(&split(args), input);
         let (out, err) = (text(&output.stdout), text(&output.stderr));
         assert!(output.status.success(), "kubectl {args}: {}\n{out}{err}", output.status);
@@ -104,7 +104,7 @@ impl Cluster {
 
     /// Runs kubectl with further environment variables.
     #[track_caller]
-    pub fn kubectl_env(&self, args: &str, env: &[(&str, &str)]) -> String {
+    pub(crate) fn kubectl_env(&self, args: &str, env: &[(&str, &str)]) -> String {
         let output = self.kubectl_command().args(split(args)).envs(env.iter().copied()).output().unwrap();
         assert!(output.status.success(), "kubectl {args}: {}", text(&output.stderr));
         text(&output.stdout)
@@ -112,14 +112,14 @@ impl Cluster {
 
     /// Runs a kubectl that must fail and gives its standard error.
     #[track_caller]
-    pub fn kubectl_fails(&self, args: &str, input: &str) -> String {
+    pub(crate) fn kubectl_fails(&self, args: &str, input: &str) -> String {
         let output = self.try_kubectl(&split(args), input);
         assert!(!output.status.success(), "kubectl {args} should fail: {}", text(&output.stdout));
         text(&output.stderr)
     }
 
     /// Starts a kubectl that goes on, e.g. `logs -f`; its standard output is piped.
-    pub fn kubectl_follow(&self, args: &str) -> Follow {
+    pub(crate) fn kubectl_follow(&self, args: &str) -> Follow {
         let child =
             self.kubectl_command().args(split(args)).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
         let mut child = child.unwrap();
@@ -167,21 +167,21 @@ impl Drop for Cluster {
 }
 
 /// A kubectl that goes on; killed when dropped.
-pub struct Follow {
+pub(crate) struct Follow {
     child: Child,
     lines: BufReader<std::process::ChildStdout>,
 }
 
 impl Follow {
     /// The next line, without its end; `None` when kubectl has ended.
-    pub fn line(&mut self) -> Option<String> {
+    pub(crate) fn line(&mut self) -> Option<String> {
         let mut line = String::new();
         (self.lines.read_line(&mut line).unwrap() > 0).then(|| line.trim_end().to_owned())
     }
 
     /// Reads on until a line satisfies the condition.
     #[track_caller]
-    pub fn until(&mut self, condition: impl Fn(&str) -> bool) -> String {
+    pub(crate) fn until(&mut self, condition: impl Fn(&str) -> bool) -> String {
         let mut seen = Vec::new();
         while let Some(line) = self.line() {
             if condition(&line) {
@@ -201,33 +201,36 @@ impl Drop for Follow {
 }
 
 /// GETs a JSON document.
-pub async fn get(connection: &connection::Connection, path: &str) -> Result<serde_json::Value, String> {
+pub(crate) async fn get(
+    connection: &connection::Connection,
+    path: &str,
+) -> Result<serde_json::Value, String> {
     let answer = connection.request(reqwest::Method::GET, path).send().await.map_err(|e| e.to_string())?;
     let answer = connection::expect(answer).await.map_err(|e| e.to_string())?;
     answer.json().await.map_err(|e| e.to_string())
 }
 
 /// `coracle up` on a folder and a free port.
-pub fn command(dir: &Path) -> Command {
+pub(crate) fn command(dir: &Path) -> Command {
     let mut command = Command::new(BINARY);
     command.args(["up", "--listen", "127.0.0.1:0", "--node-name", "boat", "--data-dir"]).arg(dir);
     command
 }
 
 /// Runs a command that must end by itself, and gives exit code, standard output and standard error.
-pub fn run(command: &mut Command) -> (Option<i32>, String, String) {
+pub(crate) fn run(command: &mut Command) -> (Option<i32>, String, String) {
     let output = command.output().unwrap();
     let code = output.status.code().or_else(|| output.status.signal().map(|s| 128 + s));
     (code, text(&output.stdout), text(&output.stderr))
 }
 
 /// The manifest of a guest example.
-pub fn manifest(path: &str) -> String {
+pub(crate) fn manifest(path: &str) -> String {
     fs::read_to_string(Path::new(GUESTS).join(path)).unwrap()
 }
 
 /// True if kubectl can be run; says so if not, and fails in CI.
-pub fn have_kubectl() -> bool {
+pub(crate) fn have_kubectl() -> bool {
     let found =
         Command::new("kubectl").args(["version", "--client"]).output().is_ok_and(|o| o.status.success());
     if !found {
@@ -239,7 +242,7 @@ pub fn have_kubectl() -> bool {
 
 /// Asks again and again until the answer is there; panics with the last refusal when [`PATIENCE`] ends.
 #[track_caller]
-pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Result<T, String>) -> T {
+pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Result<T, String>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let deadline = runtime.block_on(async { Instant::now() }) + PATIENCE;
     loop {
@@ -257,7 +260,7 @@ pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Result<T, String>) -> 
 }
 
 /// One HTTP GET over a plain connection: status line with headers, and body.
-pub fn http_get(address: &str, path: &str) -> Result<(String, String), String> {
+pub(crate) fn http_get(address: &str, path: &str) -> Result<(String, String), String> {
     let ask = || -> std::io::Result<String> {
         let mut stream = std::net::TcpStream::connect(address)?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
@@ -276,16 +279,17 @@ pub fn http_get(address: &str, path: &str) -> Result<(String, String), String> {
         .ok_or_else(|| format!("no HTTP: {answer:?}"))
 }
 
-/// Splits a command line at spaces; single quotes keep words together.
+/// Splits a command line at spaces; what stands in single quotes is not split.
 fn split(args: &str) -> Vec<String> {
-    let mut words = Vec::new();
-    for (n, piece) in args.split('\'').enumerate() {
-        if n % 2 == 1 {
-            words.push(piece.to_owned());
-        } else {
-            words.extend(piece.split_whitespace().map(str::to_owned));
+    let (mut words, mut quoted) = (vec![String::new()], false);
+    for c in args.chars() {
+        match c {
+            '\'' => quoted = !quoted,
+            ' ' if !quoted => words.push(String::new()),
+            c => words.last_mut().unwrap().push(c),
         }
     }
+    words.retain(|word| !word.is_empty());
     words
 }
 

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 #[command(
     name = "coracle",
     version,
+    args_override_self = true,
     after_help = "Examples:\n  coracle demo                       a cluster with an application, in one command\n  \
                   coracle up                         a one-machine cluster in the foreground\n  \
                   coracle push app.wasm registry.local/app:1\n\nThen:\n  export KUBECONFIG=…                (the line that `up` prints)\n  kubectl get nodes"
