@@ -371,6 +371,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
         /// Bytes come out as they went in, what is buffered is charged and bounded, and whoever was told
         /// to wait is woken when there is something to do.
         #[test]
