@@ -247,8 +247,9 @@ async fn dispatch(context: &Arc<Context>) {
             continue;
         }
         if let Delta::Deleted(pod) = &delta {
-            if let Some(handle) = context.table.get(pod.metadata.uid.as_deref().unwrap_or_default()) {
-                handle.gone();
+            // A pod that was over has no worker, but may have left logs and volumes.
+            if !context.table.gone(pod.metadata.uid.as_deref().unwrap_or_default()) {
+                context.tasks.spawn(context.clean_up(pod));
             }
             continue;
         }

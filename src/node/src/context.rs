@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    dirs,
     env::{self, Allocatable, PodFacts},
     images::Puller,
     logs::LogBook,
@@ -23,6 +24,7 @@ use crate::{
     state::Now,
     status_writer::StatusWriter,
     table::PodTable,
+    volumes,
 };
 
 /// What all pod workers of a node share.
@@ -62,6 +64,17 @@ impl Context {
             services.extend(self.services.get(&Key::new("default", "kubernetes")));
         }
         env::service_variables(namespace, links, services.iter().map(Arc::as_ref))
+    }
+
+    /// Removes what a pod has left on disk.
+    pub(crate) fn clean_up(&self, pod: &Pod) -> impl Future<Output = ()> + Send + use<> {
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        let dirs = [volumes::pod_dir(&self.pods_dir, uid), self.logs.pod(pod).dir().to_owned()];
+        async move {
+            let blocking = move || dirs.iter().for_each(|dir| dirs::remove_reporting(dir));
+            // It only fails when the runtime ends; the next start removes what is left.
+            let _ = tokio::task::spawn_blocking(blocking).await;
+        }
     }
 
     /// Tells users about a pod, or about one of its containers (by its index in the machine's plan).

@@ -14,18 +14,17 @@ pub(crate) fn sweep(dir: &Path, keep: &dyn Fn(&str) -> bool) -> io::Result<()> {
         if entry.file_name().to_str().is_some_and(keep) {
             continue;
         }
-        let path = entry.path();
-        if let Err(error) = std::fs::remove_dir_all(&path) {
-            tracing::warn!(path = %path.display(), %error, "folder of a pod that is gone was not removed");
-        }
+        remove_reporting(&entry.path());
     }
     Ok(())
 }
 
-/// Removes a folder with everything in it, if it exists.
-pub(crate) async fn remove(dir: &Path) -> io::Result<()> {
-    match tokio::fs::remove_dir_all(dir).await {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
+/// Removes a folder with everything in it, if it exists. Blocking.
+pub(crate) fn remove_reporting(dir: &Path) {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(dir = %dir.display(), %error, "folder of a pod that is gone was not removed");
+        }
+        _ => {}
     }
 }

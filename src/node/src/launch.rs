@@ -68,7 +68,7 @@ impl Launch {
             .map_err(|error| waiting("CreateContainerConfigError", error.to_string()))?;
         let mounts = volumes
             .mounts(spec, &env)
-            .map_err(|error| waiting("CreateContainerConfigError", chain(&error)))?;
+            .map_err(|error| waiting("CreateContainerConfigError", error.to_string()))?;
         let args = env::arguments(spec, &image.entrypoint, &image.cmd, &env);
         let log = context.logs.pod(&pod).begin(&spec.name, run);
         let (stdout, stderr) = LogOutput::both(&log);

@@ -90,8 +90,8 @@ pub(crate) fn pod_status(facts: Facts<'_>, transitions: &mut Transitions) -> Pod
 
 /// The strategic merge patch that writes a status, and only if the pod is still the same one.
 ///
-/// Reasons and messages of conditions are always named, as null where there is none: a merge would
-/// otherwise keep the old ones.
+/// Reasons and messages of conditions are always named, as null where there is none, and addresses
+/// replace those before: a merge would otherwise keep the old ones.
 pub(crate) fn status_patch(uid: &str, status: &PodStatus) -> Value {
     let mut value = serde_json::to_value(status).unwrap_or_default();
     if let Some(Value::Array(conditions)) = value.get_mut("conditions") {
@@ -99,6 +99,11 @@ pub(crate) fn status_patch(uid: &str, status: &PodStatus) -> Value {
             for field in ["reason", "message"] {
                 condition.entry(field).or_insert(Value::Null);
             }
+        }
+    }
+    for field in ["hostIPs", "podIPs"] {
+        if let Some(Value::Array(addresses)) = value.get_mut(field) {
+            addresses.push(json!({ "$patch": "replace" }));
         }
     }
     json!({ "metadata": { "uid": uid }, "status": value })

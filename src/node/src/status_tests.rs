@@ -178,9 +178,10 @@ fn transition_times_move_only_with_the_value() {
 }
 
 #[test]
-fn patches_name_absent_reasons() {
+fn patches_leave_nothing_of_before() {
     let patch = status_patch("u", &case("Always", vec![running(true)]).status());
     assert_eq!(patch["metadata"]["uid"], "u");
     assert_eq!(patch["status"]["conditions"][2]["type"], "Ready");
     assert!(patch["status"]["conditions"][2].as_object().unwrap()["reason"].is_null());
+    assert_eq!(patch["status"]["podIPs"], json!([{"ip": "10.128.0.2"}, {"$patch": "replace"}]));
 }

@@ -34,6 +34,13 @@ impl PodTable {
         self.0.lock().get(uid).cloned()
     }
 
+    /// Tells a pod's worker that the object is gone; false if there is no worker.
+    pub(crate) fn gone(&self, uid: &str) -> bool {
+        let table = self.0.lock();
+        let handle = table.get(uid);
+        handle.inspect(|handle| handle.gone()).is_some()
+    }
+
     /// Ends a worker's entry, unless something has arrived for it: then it must go on.
     pub(crate) fn retire(&self, handle: &PodHandle) -> bool {
         let mut table = self.0.lock();

@@ -49,11 +49,10 @@ pub(crate) enum VolumeError {
 
 /// A failure with the volume it is about.
 #[derive(Debug, thiserror::Error)]
-#[error("MountVolume.SetUp failed for volume \"{volume}\" : {source}")]
+#[error("MountVolume.SetUp failed for volume \"{volume}\" : {problem}")]
 pub(crate) struct SetUpError {
     volume: String,
-    #[source]
-    source: VolumeError,
+    problem: VolumeError,
 }
 
 /// The volumes of one pod.
@@ -93,7 +92,7 @@ impl PodVolumes {
                 }),
                 Err(error) => Err(error),
             };
-            let volume = volume.map_err(|source| SetUpError { volume: spec.name.clone(), source })?;
+            let volume = volume.map_err(|problem| SetUpError { volume: spec.name.clone(), problem })?;
             list.push((spec.name.as_str().into(), volume));
         }
         Ok(PodVolumes { list })
@@ -116,7 +115,7 @@ impl PodVolumes {
     pub(crate) fn mounts(&self, container: &Container, env: &Environment) -> Result<Mounts, SetUpError> {
         let mut mounts = Mounts::new();
         for mount in container.volume_mounts.iter().flatten() {
-            let failed = |source| SetUpError { volume: mount.name.clone(), source };
+            let failed = |problem| SetUpError { volume: mount.name.clone(), problem };
             let volume = self.find(&mount.name).ok_or_else(|| failed(VolumeError::Unknown))?;
             let sub_path = mount
                 .sub_path

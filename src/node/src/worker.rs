@@ -8,7 +8,10 @@ use std::{
     collections::VecDeque,
     hash::{DefaultHasher, Hash, Hasher},
     net::IpAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -87,6 +90,8 @@ struct Worker {
     stack: Option<PodStack>,
     ip: Option<IpAddr>,
     volumes: Arc<PodVolumes>,
+    /// Tells a set-up on a blocking thread that nobody wants its outcome any more.
+    abandoned: Arc<AtomicBool>,
     slots: Vec<Slot>,
     jobs: FuturesUnordered<BoxFuture<'static, Done>>,
     exits: FuturesUnordered<BoxFuture<'static, (usize, Exit)>>,
@@ -124,6 +129,7 @@ impl Worker {
             stack: None,
             ip: None,
             volumes: Arc::default(),
+            abandoned: Arc::default(),
             slots,
             jobs: FuturesUnordered::new(),
             exits: FuturesUnordered::new(),
@@ -247,19 +253,8 @@ impl Worker {
         }
         if self.deleted && self.closing == Closing::No && self.machine.over() && self.exits.is_empty() {
             self.closing = Closing::CleaningUp;
-            let pod_dir = volumes::pod_dir(&self.context.pods_dir, self.handle.uid());
-            let log_dir = self.context.logs.pod(&self.pod).dir().to_owned();
-            self.jobs.push(
-                async move {
-                    for dir in [pod_dir, log_dir] {
-                        if let Err(error) = dirs::remove(&dir).await {
-                            tracing::warn!(dir = %dir.display(), %error, "folder of a deleted pod was not removed");
-                        }
-                    }
-                    Done::CleanedUp
-                }
-                .boxed(),
-            );
+            let clean_up = self.context.clean_up(&self.pod);
+            self.jobs.push(clean_up.map(|()| Done::CleanedUp).boxed());
         }
     }
 
@@ -281,8 +276,11 @@ impl Worker {
         ended && self.context.table.retire(&self.handle)
     }
 
-    /// Gives the machine an input and carries out what follows.
+    /// Gives the machine an input and carries out what follows; nothing any more once the agent stops.
     fn feed(&mut self, input: Input) {
+        if self.shutdown {
+            return;
+        }
         let mut inputs = VecDeque::from([input]);
         while let Some(input) = inputs.pop_front() {
             for effect in self.machine.step(input, now()) {
@@ -301,7 +299,10 @@ impl Worker {
                 }
             },
             Effect::Launch { index, run } => self.launch(index, run),
-            Effect::Abort => self.jobs.clear(),
+            Effect::Abort => {
+                self.abandoned.store(true, Ordering::SeqCst);
+                self.jobs.clear();
+            }
             Effect::Kill { index } => {
                 let slot = self.slots.get_mut(index);
                 if let Some(slot) = slot {
@@ -334,9 +335,14 @@ impl Worker {
         let (context, pod, ip) = (self.context.clone(), self.pod.clone(), self.ip);
         let dir = volumes::pod_dir(&context.pods_dir, self.handle.uid());
         let on_disk = volumes::on_disk(&pod);
+        let abandoned = self.abandoned.clone();
         let make = move || {
-            PodVolumes::set_up(&context.facts(&pod, ip), &dir, context.sources.as_ref())
-                .map_err(|error| crate::images::chain(&error))
+            let volumes = PodVolumes::set_up(&context.facts(&pod, ip), &dir, context.sources.as_ref());
+            // The pod was deleted meanwhile, and its folder perhaps removed before this one made it.
+            if on_disk && abandoned.load(Ordering::SeqCst) && dir.exists() {
+                dirs::remove_reporting(&dir);
+            }
+            volumes.map_err(|error| error.to_string())
         };
         let job = async move {
             if !on_disk {

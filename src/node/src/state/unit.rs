@@ -83,7 +83,7 @@ pub(super) struct Unit {
     pub(super) image_id: Option<Box<str>>,
     crashes: Backoff,
     failures: Backoff,
-    /// When the newest run ended or the newest launch failed.
+    /// When the newest run ended.
     failed_at: Option<Instant>,
 }
 
@@ -222,40 +222,25 @@ impl Unit {
     }
 
     fn retry(&mut self, waiting: Waiting, context: &Context<'_>, effects: &mut Vec<Effect>) -> Life {
-        if let Some(failed) = self.failed_at {
-            self.failures.attempt(failed, context.now.instant);
-        }
         self.launch(Shown::Waiting(waiting), context, effects)
     }
 
     fn fail(&mut self, waiting: Waiting, context: &Context<'_>, effects: &mut Vec<Effect>) -> Life {
         let now = context.now.instant;
-        self.failed_at = Some(now);
         let pull = waiting.reason == "ErrImagePull";
         let text = match (&waiting.message, pull) {
             (Some(message), false) => format!("Error: {message}"),
             _ => format!("Error: {}", waiting.reason),
         };
         effects.push(note(context, true, "Failed", text));
+        // Unlike containers that ran and crashed, launches that fail are never tried again at once.
         let wait = if waiting.reason == "CreateContainerConfigError" {
             CONFIG_RETRY
         } else {
-            self.next_failure_delay(now)
+            self.failures.attempt(now, now);
+            self.failures.delay()
         };
         Life::Failed { waiting, retry_at: now + wait, relabel_at: pull.then(|| now + SHOW_PULL_ERROR) }
-    }
-
-    /// Launches that fail are never retried at once, unlike containers that ran and crashed: the delay
-    /// is 10 s after the first failure already.
-    fn next_failure_delay(&self, now: Instant) -> Duration {
-        let mut next = self.failures;
-        match next.ready_at(now, now) {
-            Some(at) => at - now,
-            None => {
-                next.reset();
-                next.delay()
-            }
-        }
     }
 
     fn relabel(

@@ -159,6 +159,12 @@ impl Bench {
         (code, String::from_utf8(body.unwrap().to_bytes().to_vec()).unwrap())
     }
 
+    /// Waits until a container's log is `text`.
+    pub(super) async fn log(&self, pod: &str, text: &str) {
+        let path = format!("/containerLogs/default/{pod}/c");
+        self.state("a log", async || (self.get(&path).await.1 == text).then_some(())).await;
+    }
+
     /// The folders of pods and logs on disk.
     pub(super) fn folders(&self) -> Vec<String> {
         ["pods", "logs"]

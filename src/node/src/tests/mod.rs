@@ -89,6 +89,7 @@ async fn a_deleted_pod_leaves_nothing() {
         )
         .await;
     bench.pod("p", is_ready).await;
+    bench.log("p", "up\n").await;
     assert_eq!(bench.folders().len(), 2);
     let follow = bench.get("/containerLogs/default/p/c?follow=true");
     let (log, ()) = tokio::join!(follow, async {
@@ -145,6 +146,7 @@ async fn pods_survive_their_agent() {
     let before = bench.pod("always", is_ready).await;
     bench.pod("never", is_ready).await;
     bench.pod("deleted", is_ready).await;
+    bench.log("always", "up\n").await;
     bench.stop_node().await;
     bench.delete("deleted").await;
     std::fs::create_dir_all(bench.data_dir().join("pods/of-a-pod-that-is-gone")).unwrap();
