@@ -22,7 +22,7 @@ fn main() -> io::Result<()> {
     let listener = TcpListener::bind(("0.0.0.0", port))?;
     println!("metrics of {source} on port {port}");
     for client in listener.incoming() {
-        if let Err(error) = client.and_then(|client| serve(client, &source)) {
+        if let Err(error) = serve(client?, &source) {
             eprintln!("scrape failed: {error}");
         }
     }

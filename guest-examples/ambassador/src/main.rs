@@ -51,10 +51,7 @@ fn main() -> io::Result<()> {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => {
-                    eprintln!("cannot accept: {error}");
-                    break;
-                }
+                Err(error) => return Err(error),
             }
         }
         open.retain_mut(|p| match p.advance() {

@@ -58,10 +58,7 @@ fn main() -> io::Result<()> {
                     busy = true;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => {
-                    eprintln!("cannot accept: {error}");
-                    break;
-                }
+                Err(error) => return Err(error),
             }
         }
         connections.retain_mut(|connection| match connection.advance(&mut site) {
