@@ -147,7 +147,8 @@ impl Node {
             ready: tell_ready,
         };
         let stop = context.stop.clone();
-        context.tasks.spawn(async move { stop.run_until_cancelled_owned(agent.run()).await });
+        let life = Box::pin(agent.run());
+        context.tasks.spawn(async move { stop.run_until_cancelled_owned(life).await });
         Ok(Node { context, ready })
     }
 

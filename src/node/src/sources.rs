@@ -26,8 +26,11 @@ pub(crate) type Reference = (SourceKind, String);
 pub(crate) struct Sources {
     config_maps: Informer<ConfigMap>,
     secrets: Informer<Secret>,
-    users: Mutex<HashMap<(SourceKind, Key), Vec<Weak<PodHandle>>>>,
+    users: Mutex<Users>,
 }
+
+/// Who uses an object.
+type Users = HashMap<(SourceKind, Key), Vec<Weak<PodHandle>>>;
 
 impl Sources {
     pub(crate) fn new(informers: &Informers) -> Sources {

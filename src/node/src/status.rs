@@ -59,10 +59,10 @@ impl Transitions {
 }
 
 /// The status as it should be written.
-pub(crate) fn pod_status(facts: Facts<'_>, transitions: &mut Transitions) -> PodStatus {
-    let statuses = container_statuses(&facts);
-    let phase = phase(&facts, &statuses);
-    let conditions = conditions(&facts, &statuses, phase, transitions);
+pub(crate) fn pod_status(facts: &Facts<'_>, transitions: &mut Transitions) -> PodStatus {
+    let statuses = container_statuses(facts);
+    let phase = phase(facts, &statuses);
+    let conditions = conditions(facts, &statuses, phase, transitions);
     let (init, mut main): (Vec<_>, Vec<_>) = statuses.into_iter().partition(|(role, _)| *role != Role::Main);
     main.sort_by(|(_, a), (_, b)| a.name.cmp(&b.name));
     let strip = |list: Vec<(Role, ContainerStatus)>| -> Vec<_> {

@@ -74,7 +74,7 @@ impl Case {
             start: now,
             now,
         };
-        pod_status(facts, &mut Transitions::default())
+        pod_status(&facts, &mut Transitions::default())
     }
 
     #[track_caller]

@@ -52,9 +52,9 @@ impl LogOptions {
             (None, since) => since,
         };
         Ok(LogOptions {
-            follow: boolean("follow", query.follow)?,
-            previous: boolean("previous", query.previous)?,
-            timestamps: boolean("timestamps", query.timestamps)?,
+            follow: boolean("follow", query.follow.as_deref())?,
+            previous: boolean("previous", query.previous.as_deref())?,
+            timestamps: boolean("timestamps", query.timestamps.as_deref())?,
             tail: number("tailLines", query.tail_lines)?,
             since,
             limit: number("limitBytes", query.limit_bytes)?,
@@ -62,8 +62,8 @@ impl LogOptions {
     }
 }
 
-fn boolean(name: &str, text: Option<String>) -> Result<bool, String> {
-    match text.as_deref() {
+fn boolean(name: &str, text: Option<&str>) -> Result<bool, String> {
+    match text {
         None | Some("false" | "0" | "f" | "F" | "False" | "FALSE") => Ok(false),
         Some("" | "true" | "1" | "t" | "T" | "True" | "TRUE") => Ok(true),
         Some(other) => Err(format!("invalid {name}: \"{other}\"")),

@@ -251,13 +251,13 @@ mod tests {
 
     /// The log of these lines, filtered; blocks of 5 bytes, to meet every border.
     #[track_caller]
-    fn filter(options: LogOptions, expected: &str) {
+    fn filter(options: &LogOptions, expected: &str) {
         let file = "2025-01-01T00:00:01.000000000Z stdout F one\n\
                     2025-01-01T00:00:02.000000000Z stderr P two \n\
                     2025-01-01T00:00:02.500000000Z stderr F halves\n\
                     torn\n\
                     2025-01-01T00:00:03.000000000Z stdout F three\n";
-        let mut filter = Filter::new(&options);
+        let mut filter = Filter::new(options);
         let mut output = Vec::new();
         for block in file.as_bytes().chunks(5) {
             filter.push(block, &mut output);
@@ -267,14 +267,14 @@ mod tests {
 
     #[test]
     fn filters() {
-        let none = LogOptions::default();
-        filter(none.clone(), "one\ntwo halves\nthree\n");
-        filter(LogOptions { limit: Some(6), ..none.clone() }, "one\ntw");
-        filter(LogOptions { limit: Some(0), ..none.clone() }, "");
+        let none = LogOptions::default;
+        filter(&none(), "one\ntwo halves\nthree\n");
+        filter(&LogOptions { limit: Some(6), ..none() }, "one\ntw");
+        filter(&LogOptions { limit: Some(0), ..none() }, "");
         let since = Some("2025-01-01T00:00:02.6Z".parse().unwrap());
-        filter(LogOptions { since, ..none.clone() }, "three\n");
+        filter(&LogOptions { since, ..none() }, "three\n");
         filter(
-            LogOptions { timestamps: true, ..none },
+            &LogOptions { timestamps: true, ..none() },
             "2025-01-01T00:00:01.000000000Z one\n\
              2025-01-01T00:00:02.000000000Z two halves\n\
              2025-01-01T00:00:03.000000000Z three\n",

@@ -177,3 +177,6 @@ impl Drop for ProbeGuard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -240,7 +240,7 @@ impl Machine {
                 if let Setup::Failed { attempt, .. } = self.setup {
                     self.setup = Setup::Failed { attempt, retry_at: now.instant };
                 }
-                self.each(UnitInput::SourcesChanged, now, &mut effects);
+                self.each(&UnitInput::SourcesChanged, now, &mut effects);
             }
             Input::Launched { index, container_id, image_id } => {
                 self.one(index, UnitInput::Launched { container_id, image_id }, now, &mut effects);
@@ -257,7 +257,7 @@ impl Machine {
                 if self.plan.deadline.is_some_and(|deadline| deadline <= now.instant) && !self.over() {
                     self.begin_stop(Stop::Deadline, now, &mut effects);
                 }
-                self.each(UnitInput::Tick, now, &mut effects);
+                self.each(&UnitInput::Tick, now, &mut effects);
             }
         }
         self.advance(now, &mut effects);
@@ -339,7 +339,7 @@ impl Machine {
                 message: "Pod was active on the node longer than the specified deadline".into(),
             });
         }
-        self.each(UnitInput::Stop, now, effects);
+        self.each(&UnitInput::Stop, now, effects);
     }
 
     /// Starts what may start now; the only place where a container's first launch is decided.
@@ -414,7 +414,7 @@ impl Machine {
         }
     }
 
-    fn each(&mut self, input: UnitInput, now: Now, effects: &mut Vec<Effect>) {
+    fn each(&mut self, input: &UnitInput, now: Now, effects: &mut Vec<Effect>) {
         for index in 0..self.units.len() {
             self.one(index, input.clone(), now, effects);
         }
