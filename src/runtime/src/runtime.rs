@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Weak};
 
 use futures::FutureExt;
-use futures::future::{BoxFuture, Shared};
+use futures::future::{BoxFuture, Shared, WeakShared};
 use parking_lot::Mutex;
 use wasmtime::Engine;
 
@@ -47,11 +47,15 @@ pub struct Runtime {
 
 /// A program that is being loaded, or was.
 enum Prepared {
-    Loading(Loading),
+    /// Weak, so that work nobody waits for any more is dropped: unpolled it would keep its place in the line of
+    /// compiles for ever.
+    Loading(WeakLoading),
     Loaded(Weak<Program>),
 }
 
-type Loading = Shared<BoxFuture<'static, Result<Arc<Program>, PrepareError>>>;
+type Load = BoxFuture<'static, Result<Arc<Program>, PrepareError>>;
+type Loading = Shared<Load>;
+type WeakLoading = WeakShared<Load>;
 
 impl Runtime {
     /// Sets up engine, threads and cache.
@@ -85,7 +89,7 @@ impl Runtime {
         let loading = {
             let mut programs = self.programs.lock();
             let loading = match programs.get(module_digest) {
-                Some(Prepared::Loading(loading)) => Some(loading.clone()),
+                Some(Prepared::Loading(loading)) => loading.upgrade(),
                 Some(Prepared::Loaded(program)) => match program.upgrade() {
                     Some(program) => return Ok(program),
                     None => None,
@@ -96,7 +100,9 @@ impl Runtime {
                 let loader = Arc::clone(&self.loader);
                 let (digest, path) = (module_digest.to_owned(), wasm.to_owned());
                 let loading = async move { loader.load(digest, path).await }.boxed().shared();
-                programs.insert(module_digest.to_owned(), Prepared::Loading(loading.clone()));
+                if let Some(weak) = loading.downgrade() {
+                    programs.insert(module_digest.to_owned(), Prepared::Loading(weak));
+                }
                 loading
             })
         };
@@ -128,11 +134,12 @@ impl Runtime {
     fn loaded(&self, digest: &str, loading: &Loading, result: &Result<Arc<Program>, PrepareError>) {
         let mut programs = self.programs.lock();
         match programs.get(digest) {
-            Some(Prepared::Loading(current)) if current.ptr_eq(loading) => {}
+            Some(Prepared::Loading(current))
+                if current.upgrade().is_some_and(|current| current.ptr_eq(loading)) => {}
             _ => return,
         }
         programs.retain(|_, prepared| match prepared {
-            Prepared::Loading(_) => true,
+            Prepared::Loading(loading) => loading.upgrade().is_some(),
             Prepared::Loaded(program) => program.strong_count() > 0,
         });
         match result {

@@ -4,6 +4,7 @@ mod cache;
 mod inspect;
 mod wrap;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -52,7 +53,7 @@ impl std::fmt::Debug for Program {
 pub(crate) struct Loader {
     shop: Arc<Shop>,
     compilers: ThreadPool,
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
 }
 
 /// What the compiler's threads need.
@@ -76,16 +77,22 @@ impl Loader {
             source: Arc::from(error.into_boxed_dyn_error()),
         })?;
         let shop = Arc::new(Shop { engine: engine.clone(), linker, cache });
-        Ok(Loader { shop, compilers, permits: Semaphore::new(COMPILES) })
+        Ok(Loader { shop, compilers, permits: Arc::new(Semaphore::new(COMPILES)) })
     }
 
-    /// Loads or compiles, on the compiler's threads.
+    /// Loads or compiles, on the compiler's threads. A compile that was begun is finished, and counts until then,
+    /// also when nobody waits for it any more.
     pub(crate) async fn load(&self, digest: String, path: PathBuf) -> Result<Arc<Program>, PrepareError> {
-        let _permit = self.permits.acquire().await.map_err(|_| PrepareError::Ended)?;
+        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| PrepareError::Ended)?;
         let (answer, result) = oneshot::channel();
         let shop = Arc::clone(&self.shop);
         self.compilers.spawn(move || {
-            let _ = answer.send(shop.make(digest, &path)); // nobody waits any more: the cache has it now
+            // A panic on a compiler's thread would end the process, and modules come from strangers.
+            let made = catch_unwind(AssertUnwindSafe(|| shop.make(digest, &path))).unwrap_or_else(|_| {
+                Err(PrepareError::Compile { message: "the compiler failed on this module".into() })
+            });
+            drop(permit);
+            let _ = answer.send(made); // nobody waits any more: the cache has it now
         });
         result.await.map_err(|_| PrepareError::Ended)?
     }

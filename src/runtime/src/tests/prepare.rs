@@ -84,6 +84,19 @@ async fn preparing_again_after_a_failure() {
 }
 
 #[tokio::test]
+async fn who_gives_up_leaves_room_for_others() {
+    let bench = Bench::new();
+    for number in 0..8 {
+        let text = guests::hello(&format!("given up {number}"));
+        // Begun, and dropped before it is done.
+        let _ = futures::poll!(Box::pin(bench.prepare(&text)));
+    }
+    let text = guests::hello("wanted");
+    let wanted = tokio::time::timeout(PATIENCE, bench.prepare(&text)).await;
+    assert!(wanted.expect("a place in the line of compiles").is_ok());
+}
+
+#[tokio::test]
 async fn callers_share_one_program() {
     let bench = Bench::new();
     let text = guests::hello("hello");
