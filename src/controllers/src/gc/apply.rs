@@ -50,7 +50,7 @@ impl Collector {
             let plan = plan(
                 &object,
                 &self.graph.lock(),
-                |uid| self.absent.lock().contains(uid),
+                |owner| self.absent.lock().contains(&object.key.namespace, owner),
                 |uid| present.contains(uid),
             );
             match plan {
@@ -64,7 +64,7 @@ impl Collector {
                         if self.exists(&owner, &object).await? {
                             present.insert(owner.uid);
                         } else {
-                            self.absent.lock().add(&owner.uid);
+                            self.absent.lock().add(&object.key.namespace, &owner);
                         }
                     }
                 }

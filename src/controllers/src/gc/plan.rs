@@ -38,12 +38,12 @@ enum Owner {
     Unknown,
 }
 
-/// The plan for `object`; `is_absent` and `is_present` tell what the API said about uids that are not in
+/// The plan for `object`; `is_absent` and `is_present` tell what the API said about owners that are not in
 /// the graph.
 pub(super) fn plan(
     object: &Object,
     graph: &Graph,
-    is_absent: impl Fn(&str) -> bool,
+    is_absent: impl Fn(&OwnerReference) -> bool,
     is_present: impl Fn(&str) -> bool,
 ) -> Plan {
     if object.orphans() {
@@ -63,7 +63,7 @@ pub(super) fn plan(
                 Owner::Solid
             }
         }
-        _ if is_absent(&reference.uid) => Owner::Absent,
+        _ if is_absent(reference) => Owner::Absent,
         _ if is_present(&reference.uid) => Owner::Solid,
         _ => Owner::Unknown,
     };

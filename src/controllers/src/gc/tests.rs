@@ -84,7 +84,7 @@ async fn plans() {
     let check = |lines: &[&str], name: &str, expected: Plan| {
         let graph = graph(&maps, lines);
         let object = graph.get(name).expect("in the graph");
-        let got = plan(object, &graph, |uid| uid.starts_with("gone"), |uid| uid.starts_with("there"));
+        let got = plan(object, &graph, |owner| owner.uid.starts_with("gone"), |uid| uid.starts_with("there"));
         assert_eq!(got, expected, "{lines:?} {name}");
     };
     let uids = |uids: &[&str]| uids.iter().map(|uid| (*uid).to_owned()).collect::<Vec<_>>();
