@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use coracle_client::{Backoff, clock, is_not_found};
+use coracle_client::{Backoff, clock, is_conflict, is_not_found};
 use k8s_openapi::{
     api::core::v1::{Binding, ObjectReference, Pod, PodCondition},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -18,6 +18,9 @@ use crate::placement::Candidate;
 
 /// How often it is asked whether a binding whose answer was lost was carried out.
 const QUESTIONS: u32 = 6;
+
+/// How often a report is tried while others change the pod.
+const REPORTS: u32 = 3;
 
 const BACKOFF: Backoff = Backoff { base: Duration::from_millis(50), max: Duration::from_secs(2) };
 
@@ -89,18 +92,42 @@ async fn check(client: Client, pod: &Candidate, node: &str, error: kube::Error) 
     Bound::Failed(error)
 }
 
-/// Says in the pod's status why it waits, unless it says so already. Failing to is not worth a retry: the
-/// next attempt says it again.
-pub(crate) async fn report(client: Client, pod: Arc<Pod>, reason: &'static str, message: String) {
+/// Says in the pod's status why it waits. Names the version that it saw without a node: a late report must not
+/// deny a binding that came meanwhile. Other failures are not worth a retry: the next attempt says it again.
+pub(crate) async fn report(client: Client, mut pod: Arc<Pod>, reason: &'static str, message: String) {
+    let api: Api<Pod> = Api::namespaced(client, pod.metadata.namespace.as_deref().unwrap_or_default());
+    let name = pod.metadata.name.clone().unwrap_or_default();
+    for _ in 0..REPORTS {
+        let Some(patch) = unscheduled(&pod, reason, &message) else { return };
+        let Err(error) = api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(patch)).await
+        else {
+            return;
+        };
+        debug!(pod = name, %error, "cannot say why a pod waits");
+        if !is_conflict(&error) {
+            return;
+        }
+        let Ok(Some(now)) = api.get_opt(&name).await else { return };
+        let bound =
+            now.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).is_some_and(|name| !name.is_empty());
+        if bound || now.metadata.uid != pod.metadata.uid {
+            return;
+        }
+        pod = Arc::new(now);
+    }
+}
+
+/// The patch that says why a pod waits, unless its status says so already.
+fn unscheduled(pod: &Pod, reason: &str, message: &str) -> Option<serde_json::Value> {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
     let known = conditions.into_iter().flatten().find(|condition| condition.type_ == "PodScheduled");
     let says = |condition: &PodCondition| {
         condition.status == "False"
             && condition.reason.as_deref() == Some(reason)
-            && condition.message.as_deref() == Some(&message)
+            && condition.message.as_deref() == Some(message)
     };
     if known.is_some_and(says) {
-        return;
+        return None;
     }
     let since =
         known.filter(|known| known.status == "False").and_then(|known| known.last_transition_time.clone());
@@ -108,17 +135,12 @@ pub(crate) async fn report(client: Client, pod: Arc<Pod>, reason: &'static str, 
         type_: "PodScheduled".to_owned(),
         status: "False".to_owned(),
         reason: Some(reason.to_owned()),
-        message: Some(message),
+        message: Some(message.to_owned()),
         last_transition_time: Some(since.unwrap_or_else(clock::time)),
         ..PodCondition::default()
     };
-    let patch = serde_json::json!({
-        "metadata": {"uid": pod.metadata.uid},
+    Some(serde_json::json!({
+        "metadata": {"uid": pod.metadata.uid, "resourceVersion": pod.metadata.resource_version},
         "status": {"conditions": [condition]},
-    });
-    let api: Api<Pod> = Api::namespaced(client, pod.metadata.namespace.as_deref().unwrap_or_default());
-    let name = pod.metadata.name.as_deref().unwrap_or_default();
-    if let Err(error) = api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await {
-        debug!(pod = name, %error, "cannot say why a pod waits");
-    }
+    }))
 }

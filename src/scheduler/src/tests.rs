@@ -131,6 +131,21 @@ async fn a_new_node_wakes_pods_after_their_backoff() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_late_report_does_not_deny_a_binding() {
+    let api = FakeApi::new();
+    let late = |uri: &str| uri.contains("/status").then_some(Fault::Delay(Duration::from_secs(5)));
+    api.set_faults(move |call| late(&call.uri));
+    let bench = bench(api);
+    bench.api.create(&pod("p", "1"));
+    let reported = || bench.api.writes().iter().any(|write| write.contains("/status")).then_some(());
+    eventually("a report under way", reported).await;
+    bench.api.create(&node("n", "4"));
+    eventually("a node", || place_of(&bench.api, "p")).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(condition(&bench.api, "p").is_none_or(|condition| condition.status != "False"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn other_schedulers_and_gated_pods_are_left_alone() {
     let bench = bench(FakeApi::new());
     bench.api.create(&node("n", "4"));
