@@ -18,6 +18,10 @@ const SIMILAR: usize = 10;
 /// ... within this time.
 const SIMILAR_WITHIN: SignedDuration = SignedDuration::from_mins(10);
 
+/// Bytes of the object's name in the name of an event: all but a dot and sixteen digits of the 253 that a name
+/// may have.
+const OBJECT_NAME: usize = 253 - 17;
+
 /// Events about one object: this many at once, then one per [`REFILL`].
 const BURST: f64 = 25.0;
 const REFILL: SignedDuration = SignedDuration::from_mins(5);
@@ -191,7 +195,10 @@ impl Correlator {
 
     fn name(&mut self, object: &ObjectReference, at: Timestamp) -> String {
         self.newest = at.as_nanosecond().max(self.newest + 1);
-        format!("{}.{:x}", object.name.as_deref().unwrap_or_default(), self.newest)
+        let name = object.name.as_deref().unwrap_or_default();
+        // Cut so that what follows fits into a name, and so that what is left is one.
+        let name = name[..name.floor_char_boundary(OBJECT_NAME)].trim_end_matches(['-', '.']);
+        format!("{name}.{:x}", self.newest)
     }
 }
 
@@ -285,6 +292,16 @@ mod tests {
             .collect();
         assert_eq!(names.len(), 5);
         assert!(names.iter().all(|name| name.starts_with("web.")));
+    }
+
+    #[test]
+    fn names_of_events_are_names_whatever_they_are_about() {
+        let mut correlator = Correlator::new();
+        let mut long = occurrence("R", "m", 0);
+        long.object.name = Some(format!("{}-{}", "a".repeat(OBJECT_NAME - 1), "b".repeat(16)));
+        let key = correlator.take(&long).expect("allowed");
+        let name = correlator.record(&key).expect("known").name.clone();
+        assert!(name.len() <= 253 && !name.contains("-."), "{name}");
     }
 
     #[test]
