@@ -273,8 +273,11 @@ async fn elsewhere(core: &Arc<Core>, parts: &Parts, parameters: &Parameters) -> 
         "/version" => Some(discovery::version()),
         _ => discovery::respond(core, path, &parts.headers)
             .or_else(|| openapi::respond(core, path, &parts.headers))
-            .or_else(|| openapi::respond_v2(path, &parts.headers))
-            .or_else(|| health::respond_part(core, path)),
+            .or_else(|| openapi::respond_v2(path, &parts.headers)),
+    };
+    let known = match known {
+        None => health::respond_part(core, path).await,
+        found => found,
     };
     let response = known.ok_or_else(Status::unknown_path)?;
     let reads = parts.method == http::Method::GET || parts.method == http::Method::HEAD;

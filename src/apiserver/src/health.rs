@@ -43,12 +43,12 @@ pub(crate) async fn respond(core: &Arc<Core>, path: &str, parameters: &Parameter
 }
 
 /// Answers one check of an endpoint, such as `/readyz/ping`.
-pub(crate) fn respond_part(core: &Arc<Core>, path: &str) -> Option<Response> {
+pub(crate) async fn respond_part(core: &Core, path: &str) -> Option<Response> {
     let (endpoint, check) = path.trim_start_matches('/').split_once('/')?;
     if !matches!(endpoint, "healthz" | "livez" | "readyz") || !CHECKS.contains(&check) {
         return None;
     }
-    let ok = check != "shutdown" || !core.shutdown.is_cancelled();
+    let ok = passes(core, check).await;
     let code = if ok { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
     Some(text(code, if ok { "ok".into() } else { "internal server error: reason withheld".into() }))
 }

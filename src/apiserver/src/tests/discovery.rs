@@ -1,6 +1,7 @@
 //! Discovery, OpenAPI, health, metrics, version.
 
 use axum::body::Body;
+use coracle_store::Embedded;
 use http::Request;
 use serde_json::json;
 
@@ -94,7 +95,7 @@ async fn openapi() {
 #[tokio::test]
 async fn health_version_and_metrics() {
     let server = Server::new().await;
-    for path in ["/healthz", "/livez", "/readyz", "/readyz/ping"] {
+    for path in ["/healthz", "/livez", "/readyz", "/readyz/ping", "/readyz/etcd"] {
         assert_eq!(server.get(path).await.text(), "ok", "{path}");
     }
     assert!(server.get("/readyz?verbose").await.text().contains("[+]ping ok\n"));
@@ -108,5 +109,16 @@ async fn health_version_and_metrics() {
     assert!(!metrics.contains("nothing-of-the-kind"), "names of clients are not remembered");
     server.core.shutdown.cancel();
     assert_eq!(server.get("/readyz").await.code, 500);
+    assert_eq!(server.get("/readyz/shutdown").await.code, 500);
     assert_eq!(server.get("/livez").await.code, 200);
+}
+
+#[tokio::test]
+async fn a_server_without_its_store_is_not_healthy() {
+    let store = Embedded::memory();
+    let server = Server::over(store.clone()).await;
+    store.close().await;
+    for path in ["/livez", "/livez/etcd"] {
+        assert_eq!(server.get(path).await.code, 500, "{path}");
+    }
 }
