@@ -128,8 +128,9 @@ fn plan(kind: &Kind, old: &Value, options: &DeleteOptions, now: Timestamp) -> Re
             if period == 0 && !kept {
                 return Ok(Plan::Remove);
             }
-            let began = object::text(old, "/metadata/deletionTimestamp").parse().unwrap_or(now)
-                - SignedDuration::from_secs(current);
+            let due = object::text(old, "/metadata/deletionTimestamp").parse().unwrap_or(now);
+            // Where the end of time was due, the beginning is lost.
+            let began = due.checked_sub(SignedDuration::from_secs(current)).unwrap_or(now);
             mark(&mut object, began, Some(period));
             return Ok(Plan::Mark(object));
         }
@@ -330,6 +331,9 @@ mod tests {
         check("pods", &going(), &grace(60), "wait");
         check("pods", &going(), &DeleteOptions::default(), "wait");
         check("pods", &going(), &grace(0), "remove");
+        let never =
+            json!({"deletionTimestamp": "9999-12-30T22:00:00Z", "deletionGracePeriodSeconds": i64::MAX});
+        check("pods", &never, &grace(10), "mark 2026-01-01T00:00:10Z grace=10 generation=null []");
     }
 
     #[test]
