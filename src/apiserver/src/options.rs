@@ -74,6 +74,9 @@ fn invalid_options(kind: &'static str, causes: Vec<FieldCause>) -> Result<(), St
         .with_details(details))
 }
 
+/// Seconds that a watch may be asked to last, ten years: as good as for ever, and no clock overflows.
+const MAX_TIMEOUT: u64 = 10 * 365 * 86_400;
+
 /// How a list's `resourceVersion` is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum VersionMatch {
@@ -167,7 +170,9 @@ impl ListOptions {
                 "NotOlderThan" => Some(VersionMatch::NotOlderThan),
                 _ => None,
             },
-            timeout: timeout.filter(|seconds| *seconds > 0).map(Duration::from_secs),
+            timeout: timeout
+                .filter(|seconds| *seconds > 0)
+                .map(|seconds| Duration::from_secs(seconds.min(MAX_TIMEOUT))),
             bookmarks: parameters.flag("allowWatchBookmarks"),
             send_initial_events,
         })

@@ -102,6 +102,14 @@ async fn bookmarks_and_the_end_of_time() {
 }
 
 #[tokio::test]
+async fn a_watch_may_ask_for_more_time_than_there_is() {
+    let server = Server::new().await;
+    server.config_map("default", "a", json!({})).await;
+    let mut watch = server.watch(&format!("{MAPS}?watch=true&timeoutSeconds={}", i64::MAX)).await;
+    assert_eq!(watch.event().await["type"], "ADDED");
+}
+
+#[tokio::test]
 async fn initial_events_end_with_a_bookmark() {
     let server = Server::new().await;
     server.config_map("default", "a", json!({})).await;
