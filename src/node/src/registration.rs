@@ -175,8 +175,13 @@ impl Registration {
                     None => return,
                     Some(Delta::Deleted(node)) if node.metadata.name.as_deref() == Some(&self.identity.name) => {
                         tracing::warn!("the Node object was deleted; it is registered again");
-                        self.register().await;
-                        self.report().await;
+                        let again = async {
+                            self.register().await;
+                            self.report().await;
+                        };
+                        if self.stop.run_until_cancelled(again).await.is_none() {
+                            return;
+                        }
                     }
                     Some(_) => {}
                 },
@@ -217,7 +222,10 @@ impl Registration {
         let patch = json!({ "spec": { "holderIdentity": name, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": now } });
         match self.leases.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
             Err(error) if is_not_found(&error) => {
-                let lease = lease(name, node_uid, now);
+                // The Node may have been made anew: a lease that names the old one would be collected.
+                let known = self.informer.get(&Key::cluster(name.clone()));
+                let known = known.as_ref().and_then(|node| node.metadata.uid.as_deref());
+                let lease = lease(name, known.unwrap_or(node_uid), now);
                 self.leases.create(&PostParams::default(), &lease).await.map(|_| ())
             }
             answer => answer.map(|_| ()),
