@@ -50,3 +50,5 @@ pub const DEPTH_MAX: u32 = 2_048;
 
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod view_tests;

@@ -6,6 +6,7 @@
 //! that is swapped for a link between two steps is a link, and the namespace walks it within the view.
 
 mod errno;
+mod handles;
 mod measure;
 mod open;
 
@@ -18,6 +19,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Timespec, Timestamps, UTI
 use rustix::io::Errno;
 
 use self::errno::{from_errno, from_io};
+use self::handles::Permit;
 use self::open::{HostFile, Ledger};
 use crate::error::VfsError;
 use crate::tree::{Access, Cursor, Entry, FileKind, NewTime, Node, OpenFile, Stat, Times, Tree, next_device};
@@ -39,6 +41,8 @@ pub(crate) struct HostTree {
 /// What a name led to: an `O_PATH` handle.
 struct HostNode {
     handle: File,
+    /// The volume's root has none.
+    _permit: Option<Permit>,
 }
 
 impl HostTree {
@@ -52,7 +56,7 @@ impl HostTree {
         if limit.is_some() {
             measure::measure(&handle, ledger.quota())?;
         }
-        let root = Node { kind: FileKind::Directory, inner: Arc::new(HostNode { handle }) };
+        let root = Node { kind: FileKind::Directory, inner: Arc::new(HostNode { handle, _permit: None }) };
         Ok(HostTree { device, root, ledger })
     }
 
@@ -84,10 +88,11 @@ impl Tree for HostTree {
 
     fn lookup(&self, dir: &Node, name: &str) -> Result<Node, VfsError> {
         let dir = dir.of::<HostNode>();
+        let permit = self.ledger.handles().take()?;
         let handle =
             File::from(rustix::fs::openat(&dir.handle, name, LOOK, Mode::empty()).map_err(from_errno)?);
         let kind = kind(handle.metadata().map_err(from_io)?.mode());
-        Ok(Node { kind, inner: Arc::new(HostNode { handle }) })
+        Ok(Node { kind, inner: Arc::new(HostNode { handle, _permit: Some(permit) }) })
     }
 
     fn stat(&self, node: &Node) -> Result<Stat, VfsError> {
@@ -164,7 +169,8 @@ impl Tree for HostTree {
 
     fn read_directory(&self, dir: &Node) -> Result<Box<dyn Cursor>, VfsError> {
         let dir = dir.of::<HostNode>();
-        Ok(Box::new(Listing(listing(&dir.handle)?)))
+        let permit = self.ledger.handles().take()?;
+        Ok(Box::new(Listing(listing(&dir.handle)?, permit)))
     }
 
     fn sync(&self, dir: &Node) -> Result<(), VfsError> {
@@ -176,7 +182,7 @@ impl Tree for HostTree {
 }
 
 /// A listing by the kernel, which promises what [`Cursor`] does.
-struct Listing(Dir);
+struct Listing(Dir, #[expect(dead_code, reason = "held as long as the listing")] Permit);
 
 impl Cursor for Listing {
     fn next(&mut self) -> Result<Option<Entry>, VfsError> {

@@ -16,6 +16,7 @@ use rustix::fs::{AtFlags, FileType};
 use rustix::io::ReadWriteFlags;
 
 use super::errno::{from_errno, from_io};
+use super::handles::{Handles, Permit};
 use super::{stat, timestamps};
 use crate::error::VfsError;
 use crate::quota::Quota;
@@ -25,17 +26,27 @@ use crate::tree::{OpenFile, Stat, Times};
 pub(super) struct Ledger {
     device: u64,
     quota: Quota,
+    handles: Handles,
     /// How many handles each inode has. Its lock is the volume's lock on lengths.
     open: Mutex<BTreeMap<u64, u64>>,
 }
 
 impl Ledger {
     pub(super) fn new(device: u64, limit: Option<u64>) -> Ledger {
-        Ledger { device, quota: Quota::new(limit), open: Mutex::new(BTreeMap::new()) }
+        Ledger {
+            device,
+            quota: Quota::new(limit),
+            handles: Handles::default(),
+            open: Mutex::new(BTreeMap::new()),
+        }
     }
 
     pub(super) fn quota(&self) -> &Quota {
         &self.quota
+    }
+
+    pub(super) fn handles(&self) -> &Handles {
+        &self.handles
     }
 
     /// Runs `add`, which makes a name, and books it.
@@ -123,6 +134,7 @@ pub(super) struct HostFile {
     file: File,
     inode: u64,
     ledger: Arc<Ledger>,
+    _permit: Permit,
 }
 
 impl HostFile {
@@ -145,6 +157,7 @@ impl HostFile {
         ledger: &Arc<Ledger>,
         open: impl FnOnce() -> Result<File, VfsError>,
     ) -> Result<HostFile, VfsError> {
+        let permit = ledger.handles.take()?;
         let handles = ledger.limited().then(|| ledger.open.lock());
         let file = open()?;
         let meta = file.metadata().map_err(from_io)?;
@@ -155,7 +168,7 @@ impl HostFile {
         if let Some(mut handles) = handles {
             *handles.entry(inode).or_default() += 1;
         }
-        Ok(HostFile { file, inode, ledger: Arc::clone(ledger) })
+        Ok(HostFile { file, inode, ledger: Arc::clone(ledger), _permit: permit })
     }
 
     /// Writes at `offset`, or at the end for `None`, within the limit.

@@ -38,9 +38,10 @@ impl MemoryTree {
         if path.len() > PATH_MAX || path.split('/').count() > DEPTH_MAX as usize {
             return Err(VfsError::NameTooLong);
         }
-        let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let mut parts = path.split('/');
+        let name = parts.next_back().unwrap_or_default();
         let mut dir = Arc::clone(root);
-        for part in above.split('/').filter(|_| !above.is_empty()) {
+        for part in parts {
             check_name(part)?;
             let found = dir.names()?.read().entries.get(part).cloned();
             dir = match found {

@@ -1,0 +1,294 @@
+//! How views are put together, and what projected volumes promise.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::{
+    Directory, FileKind, MountOptions, Mounts, OpenOptions, ProjectedFile, ROOT_LIMIT, VfsError, Volume,
+};
+
+fn mount(mounts: &mut Mounts, path: &str, volume: &Volume) {
+    mounts.add(path, volume, &MountOptions::default()).unwrap();
+}
+
+fn part_of(volume: &Volume, sub_path: &str, read_only: bool) -> Result<Mounts, VfsError> {
+    let mut mounts = Mounts::new();
+    let options = MountOptions { read_only, sub_path: Some(sub_path.into()) };
+    mounts.add("/m", volume, &options)?;
+    Ok(mounts)
+}
+
+fn names(dir: &Directory) -> Vec<String> {
+    let mut entries = dir.entries().unwrap();
+    let mut names: Vec<String> =
+        std::iter::from_fn(|| entries.next_entry().unwrap()).map(|entry| entry.name).collect();
+    names.sort();
+    names
+}
+
+#[track_caller]
+fn fails<T: std::fmt::Debug>(result: Result<T, VfsError>, expected: &str) {
+    assert_eq!(format!("{:?}", result.expect_err("an error was due")), expected);
+}
+
+fn files(list: &[(&str, &'static str)]) -> BTreeMap<String, ProjectedFile> {
+    let file = |text: &'static str| ProjectedFile { data: Bytes::from_static(text.as_bytes()), mode: 0o440 };
+    list.iter().map(|(path, text)| ((*path).to_owned(), file(text))).collect()
+}
+
+#[test]
+fn mounts_lie_inside_mounts_in_any_order() {
+    let (outer, inner, innermost) = (Volume::memory(None), Volume::memory(None), Volume::memory(None));
+    outer.root().create_directories("in/was").unwrap();
+    let mut mounts = Mounts::new();
+    mount(&mut mounts, "/out/in/most", &innermost);
+    mount(&mut mounts, "/out/in", &inner);
+    mount(&mut mounts, "/out", &outer);
+    let root = mounts.root();
+    root.write("out/f", b"outer").unwrap();
+    root.write("out/in/f", b"inner").unwrap();
+    root.write("out/in/most/f", b"innermost").unwrap();
+    assert_eq!(outer.root().read("f", 9).unwrap(), b"outer");
+    assert_eq!(inner.root().read("f", 9).unwrap(), b"inner");
+    assert_eq!(innermost.root().read("f", 9).unwrap(), b"innermost");
+    assert_eq!(names(&root), ["out"]);
+    assert_eq!(names(&root.open_directory("out").unwrap()), ["f", "in"]);
+    assert_eq!(names(&root.open_directory("out/in").unwrap()), ["f", "most"], "what was there is covered");
+    assert_eq!(root.read("out/in/../f", 9).unwrap(), b"outer", "up leads back over the mount point");
+    inner.root().symlink("../f", "up").unwrap();
+    assert_eq!(root.read("out/in/up", 9).unwrap(), b"outer", "also through a link");
+}
+
+#[test]
+fn mount_points_stay_and_volumes_do_not_mix() {
+    let (a, b) = (Volume::memory(None), Volume::memory(None));
+    let mut mounts = Mounts::new();
+    mount(&mut mounts, "/dir/a", &a);
+    mount(&mut mounts, "/b", &b);
+    let root = mounts.root();
+    root.write("dir/a/f", b"").unwrap();
+    for path in ["dir", "dir/a", "b"] {
+        fails(root.remove_directory(path), "Busy");
+        fails(root.rename(path, &root, "x"), "Busy");
+    }
+    fails(root.create_directory("b"), "Exists");
+    fails(root.rename("dir/a/f", &root, "b/f"), "CrossDevice");
+    fails(root.rename("dir/a/f", &root, "f"), "CrossDevice");
+    fails(root.link("dir/a/f", false, &root, "b/f"), "CrossDevice");
+    for path in ["", "relative", "/", "/.", "/a/../b", "/nul\0"] {
+        fails(mounts.add(path, &a, &MountOptions::default()), "Invalid");
+    }
+}
+
+#[test]
+fn read_only_is_a_matter_of_the_mount() {
+    let volume = Volume::memory(None);
+    volume.root().write("f", b"text").unwrap();
+    let mut mounts = Mounts::new();
+    let read_only = MountOptions { read_only: true, sub_path: None };
+    mounts.add("/r", &volume, &read_only).unwrap();
+    mount(&mut mounts, "/w", &volume);
+    let root = mounts.root();
+    let write = OpenOptions { write: true, follow: true, ..OpenOptions::default() };
+    fails(root.open("r/f", write), "ReadOnly");
+    fails(root.open("r/f", OpenOptions { truncate: true, write: false, read: true, ..write }), "ReadOnly");
+    fails(root.write("r/new", b""), "ReadOnly");
+    fails(root.create_directory("r/d"), "ReadOnly");
+    fails(root.unlink("r/f"), "ReadOnly");
+    fails(root.rename("r/f", &root, "r/g"), "ReadOnly");
+    fails(root.symlink("f", "r/l"), "ReadOnly");
+    fails(root.link("r/f", false, &root, "r/g"), "ReadOnly");
+    fails(root.link("r/f", false, &root, "w/g"), "CrossDevice");
+    fails(root.rename("w/f", &root, "r/f"), "CrossDevice");
+    fails(root.set_times_at("r/f", true, crate::Times::default()), "ReadOnly");
+    root.write("w/f", b"changed").unwrap();
+    assert_eq!(root.read("r/f", 9).unwrap(), b"changed", "it is the same volume");
+}
+
+#[test]
+fn a_part_of_a_volume_is_all_there_is() {
+    for host in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let volume = if host { Volume::host(folder.path(), None).unwrap() } else { Volume::memory(None) };
+        let whole = volume.root();
+        whole.write("secret", b"secret").unwrap();
+        whole.create_directories("part/below").unwrap();
+        whole.write("part/one.conf", b"one").unwrap();
+        whole.symlink("../../secret", "part/below/up").unwrap();
+        whole.symlink("part", "link").unwrap();
+
+        let root = part_of(&volume, "part", false).unwrap().root();
+        assert_eq!(names(&root.open_directory("m").unwrap()), ["below", "one.conf"]);
+        fails(root.read("m/below/up", 9), "NoEntry");
+        assert_eq!(root.read("m/../m/one.conf", 9).unwrap(), b"one");
+
+        let file = part_of(&volume, "part/one.conf", true).unwrap().root();
+        assert_eq!(file.stat_at("m", true).unwrap().kind, FileKind::File);
+        whole.write("new.conf", b"two").unwrap();
+        whole.rename("new.conf", &whole, "part/one.conf").unwrap();
+        assert_eq!(file.read("m", 9).unwrap(), b"one", "a file that is mounted stays itself");
+        fails(file.unlink("m"), "Busy");
+        fails(file.write("m", b"x"), "ReadOnly");
+
+        part_of(&volume, "made/for/it", false).unwrap().root().write("m/f", b"").unwrap();
+        assert_eq!(whole.stat_at("made/for/it/f", true).unwrap().kind, FileKind::File);
+        assert_eq!(part_of(&volume, "link", false).unwrap().root().read("m/one.conf", 9).unwrap(), b"two");
+        for path in ["/part", "..", "part/../..", "part/../../x"] {
+            fails(part_of(&volume, path, false), "Invalid");
+        }
+    }
+}
+
+#[test]
+fn a_container_fills_only_its_own_root() {
+    let mounts = Mounts::new();
+    let (root, copy) = (mounts.root(), mounts.clone());
+    fails(root.write("f", &vec![1; ROOT_LIMIT as usize + 1]), "NoSpace");
+    assert_eq!(mounts.root_usage().bytes, ROOT_LIMIT);
+    assert_eq!(copy.root().stat_at("f", true).unwrap().size, ROOT_LIMIT, "a clone is the same view");
+    Mounts::new().root().write("f", b"another's is empty").unwrap();
+}
+
+#[test]
+fn names_are_bounded_like_bytes() {
+    let volume = Volume::memory(Some(1 << 20));
+    let root = volume.root();
+    let error = (0..10_000).find_map(|n| root.write(&n.to_string(), b"").err()).expect("an end");
+    assert!(matches!(error, VfsError::NoSpace));
+    assert_eq!(volume.usage().entries, 1_024);
+    fails(root.create_directory("d"), "NoSpace");
+    fails(root.symlink("x", "l"), "NoSpace");
+    fails(root.link("1", false, &root, "l"), "NoSpace");
+    root.unlink("1").unwrap();
+    root.create_directory("d").unwrap();
+}
+
+/// One byte in each of many far places costs the host more than a byte each.
+#[test]
+fn scattered_bytes_are_bounded() {
+    let volume = Volume::memory(Some(1 << 20));
+    let create = OpenOptions { write: true, create: true, ..OpenOptions::default() };
+    let file = volume.root().open_file("f", create).unwrap();
+    let error = (0..100_000).find_map(|n| file.write_at(n << 20, b"x").err()).expect("an end");
+    assert!(matches!(error, VfsError::NoSpace));
+    assert!(volume.usage().bytes < 10_000);
+}
+
+#[test]
+fn projected_content_changes_at_once() {
+    let volume = Volume::memory(None);
+    volume.project(files(&[("a", "old a"), ("keys/b", "old b"), ("keys/deep/c", "c")])).unwrap();
+    let mut mounts = Mounts::new();
+    mounts.add("/c", &volume, &MountOptions { read_only: true, sub_path: None }).unwrap();
+    let root = mounts.root();
+    let open = root.open_file("c/a", OpenOptions { read: true, ..OpenOptions::default() }).unwrap();
+    assert_eq!(root.stat_at("c/a", true).unwrap().mode, 0o440);
+    assert_eq!(volume.usage().bytes, 11);
+    volume.project(files(&[("a", "new a"), ("keys/d", "new d")])).unwrap();
+    assert_eq!(root.read("c/a", 9).unwrap(), b"new a");
+    assert_eq!(names(&root.open_directory("c/keys").unwrap()), ["d"]);
+    let mut buffer = [0; 5];
+    open.read_at(0, &mut buffer).unwrap();
+    assert_eq!(&buffer, b"old a", "who reads goes on reading the old one");
+    drop(open);
+    assert_eq!((volume.usage().bytes, volume.usage().entries), (10, 3), "the old content is given back");
+
+    let before = names(&volume.root());
+    for bad in ["", "/a", "a/", "../a", "a/../b", "a//b", "./a", "nul\0"] {
+        fails(volume.project(files(&[(bad, "x")])), "Invalid");
+    }
+    fails(volume.project(files(&[("a", "x"), ("a/b", "y")])), "Invalid");
+    fails(volume.project(files(&[(&"n".repeat(256), "x")])), "NameTooLong");
+    assert_eq!(names(&volume.root()), before, "a failure changes nothing");
+    assert_eq!((volume.usage().bytes, volume.usage().entries), (10, 3));
+    let folder = tempfile::tempdir().unwrap();
+    fails(Volume::host(folder.path(), None).unwrap().project(BTreeMap::new()), "Unsupported");
+}
+
+/// Readers see all of the old content or all of the new.
+#[test]
+fn projection_is_seen_whole() {
+    let volume = Volume::memory(None);
+    let content = [files(&[("one", "1"), ("two", "1")]), files(&[("one", "2"), ("two", "2")])];
+    volume.project(content[0].clone()).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..2_000 {
+                volume.project(content[round % 2].clone()).unwrap();
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        let root = volume.root();
+        while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            assert_eq!(names(&root), ["one", "two"]);
+            assert_eq!(root.read("one", 1).unwrap().len(), 1);
+        }
+    });
+}
+
+/// Directories nested deeper than any path can say, by moving chains below chains, are taken apart without
+/// recursion.
+#[test]
+fn deep_trees_end_on_a_small_stack() {
+    let test = || {
+        let volume = Volume::memory(None);
+        let root = volume.root();
+        for round in 0..50 {
+            let mut bottom = root.clone();
+            for _ in 0..1_000 {
+                bottom.create_directory("d").unwrap();
+                bottom = bottom.open_directory("d").unwrap();
+            }
+            if round > 0 {
+                root.rename("chain", &bottom, "chain").unwrap();
+            }
+            root.rename("d", &root, "chain").unwrap();
+        }
+        assert_eq!(volume.usage().entries, 50_000);
+        let mut deep = root.open_directory("chain").unwrap();
+        let error = loop {
+            match deep.open_directory("d").or_else(|_| deep.open_directory("chain")) {
+                Ok(below) => deep = below,
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, VfsError::NameTooLong));
+    };
+    let thread = std::thread::Builder::new().stack_size(128 << 10).spawn(test).unwrap();
+    thread.join().unwrap();
+}
+
+#[test]
+fn what_a_folder_holds_counts_from_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("d")).unwrap();
+    std::fs::write(folder.path().join("d/f"), [0; 600]).unwrap();
+    std::fs::hard_link(folder.path().join("d/f"), folder.path().join("g")).unwrap();
+    let volume = Volume::host(folder.path(), Some(1_000)).unwrap();
+    assert_eq!((volume.usage().bytes, volume.usage().entries), (600, 3));
+    fails(volume.root().write("h", &[0; 500]), "NoSpace");
+    assert_eq!(volume.root().stat_at("h", true).unwrap().size, 400);
+    let small = Volume::host(folder.path(), Some(10)).unwrap();
+    fails(small.root().write("i", b"x"), "NoSpace");
+    small.root().unlink("h").unwrap();
+    fails(Volume::host(&folder.path().join("g"), None), "NotDirectory");
+    fails(Volume::host(&folder.path().join("missing"), None), "NoEntry");
+}
+
+/// Devices, pipes and sockets of a host folder are seen but not opened; nobody waits for a pipe's other end.
+#[test]
+fn special_files_stay_closed() {
+    let folder = tempfile::tempdir().unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(folder.path().join("socket")).unwrap();
+    let fifo = folder.path().join("fifo");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    let root = Volume::host(folder.path(), None).unwrap().root();
+    for name in ["socket", "fifo"] {
+        assert_eq!(root.stat_at(name, true).unwrap().kind, FileKind::Other);
+        fails(root.read(name, 1), "Access");
+        fails(root.write(name, b"x"), "Access");
+    }
+    root.unlink("fifo").unwrap();
+}
