@@ -1,12 +1,21 @@
 //! A container's environment and argv: literal values, references, `$(VAR)` expansion, service
 //! variables. By the kubelet's rules and in its error texts. Pure.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use coracle_api::quantity::Quantity;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Container, EnvVarSource, ObjectFieldSelector, Pod, ResourceFieldSelector, Secret, Service,
 };
+
+/// Bytes that a container's environment may have, and its argv: what Linux gives a program for both. References
+/// multiply what a spec says (`$(A)$(A)`, one ConfigMap in many `envFrom`), so a pod of a few kilobytes could
+/// ask for more than the node has.
+const MAX_BYTES: usize = 2 << 20;
 
 /// Where referenced objects are looked up.
 pub(crate) trait Sources {
@@ -31,6 +40,8 @@ pub(crate) enum EnvError {
     FieldPath(String),
     #[error("unsupported container resource: {0}")]
     Resource(String),
+    #[error("argument list too long")]
+    TooLong,
 }
 
 /// What a pod's references to itself and its node resolve to.
@@ -52,8 +63,29 @@ pub(crate) struct Allocatable {
 
 /// Variables of one container, in the order they were defined; a later definition replaces an earlier
 /// one in place.
-#[derive(Debug, Default)]
-pub(crate) struct Environment(Vec<(String, String)>);
+#[derive(Debug)]
+pub(crate) struct Environment {
+    list: Vec<(String, String)>,
+    places: HashMap<String, usize>,
+    room: Room,
+}
+
+/// What is left of [`MAX_BYTES`].
+#[derive(Debug)]
+struct Room(usize);
+
+impl Room {
+    fn take(&mut self, bytes: usize) -> Result<(), EnvError> {
+        self.0 = self.0.checked_sub(bytes).ok_or(EnvError::TooLong)?;
+        Ok(())
+    }
+}
+
+impl Default for Environment {
+    fn default() -> Environment {
+        Environment { list: Vec::new(), places: HashMap::new(), room: Room(MAX_BYTES) }
+    }
+}
 
 impl Environment {
     /// Makes the environment of a container: the image's, then services', then `envFrom`, then `env`.
@@ -64,27 +96,30 @@ impl Environment {
         services: &BTreeMap<String, String>,
         sources: &dyn Sources,
     ) -> Result<Environment, EnvError> {
-        let mut env = Environment(image.to_vec());
-        env.set("HOSTNAME", hostname(facts.pod));
+        let mut env = Environment::default();
+        for (name, value) in image.iter().chain([&("HOSTNAME".to_owned(), hostname(facts.pod))]) {
+            env.set(name, value.clone())?;
+        }
         for (name, value) in services {
-            env.set(name, value.clone());
+            env.set(name, value.clone())?;
         }
         let mut own = BTreeMap::new();
         add_env_from(&mut own, facts, container, sources)?;
         for (name, value) in &own {
-            env.set(name, value.clone());
+            env.set(name, value.clone())?;
         }
         for var in container.env.as_deref().unwrap_or_default() {
             let value = match (&var.value_from, &var.value) {
                 (Some(from), _) => referenced(facts, container, from, sources)?,
                 (None, Some(value)) => {
-                    Some(expand(value, |name| own.get(name).or_else(|| services.get(name)).cloned()))
+                    let known = |name: &str| own.get(name).or_else(|| services.get(name)).map(String::as_str);
+                    Some(expand(value, known)?)
                 }
                 (None, None) => Some(String::new()),
             };
             if let Some(value) = value {
                 own.insert(var.name.clone(), value.clone());
-                env.set(&var.name, value);
+                env.set(&var.name, value)?;
             }
         }
         Ok(env)
@@ -92,23 +127,28 @@ impl Environment {
 
     /// The variables.
     pub(crate) fn into_vec(self) -> Vec<(String, String)> {
-        self.0
+        self.list
     }
 
     /// Replaces `$(NAME)` by the variables of this environment.
-    pub(crate) fn expand(&self, text: &str) -> String {
-        expand(text, |name| self.get(name).map(str::to_owned))
+    pub(crate) fn expand(&self, text: &str) -> Result<String, EnvError> {
+        expand(text, |name| self.get(name))
     }
 
     fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        self.places.get(name).map(|place| self.list[*place].1.as_str())
     }
 
-    fn set(&mut self, name: &str, value: String) {
-        match self.0.iter_mut().find(|(known, _)| known == name) {
-            Some((_, old)) => *old = value,
-            None => self.0.push((name.to_owned(), value)),
+    fn set(&mut self, name: &str, value: String) -> Result<(), EnvError> {
+        self.room.take(name.len() + value.len())?;
+        match self.places.get(name) {
+            Some(place) => self.list[*place].1 = value,
+            None => {
+                self.places.insert(name.to_owned(), self.list.len());
+                self.list.push((name.to_owned(), value));
+            }
         }
+        Ok(())
     }
 }
 
@@ -119,12 +159,18 @@ pub(crate) fn arguments(
     entrypoint: &[String],
     cmd: &[String],
     env: &Environment,
-) -> Vec<String> {
-    let list = |list: &Option<Vec<String>>| -> Vec<String> {
-        list.iter().flatten().map(|text| env.expand(text)).collect()
+) -> Result<Vec<String>, EnvError> {
+    let mut room = Room(MAX_BYTES);
+    let mut list = |list: &Option<Vec<String>>| -> Result<Vec<String>, EnvError> {
+        let expanded = list.iter().flatten().map(|text| {
+            let text = env.expand(text)?;
+            room.take(text.len())?;
+            Ok(text)
+        });
+        expanded.collect()
     };
-    let command = list(&container.command);
-    let args = list(&container.args);
+    let command = list(&container.command)?;
+    let args = list(&container.args)?;
     let mut argv = match (command.is_empty(), args.is_empty()) {
         (false, _) => [command, args].concat(),
         (true, false) => [entrypoint.to_vec(), args].concat(),
@@ -135,7 +181,7 @@ pub(crate) fn arguments(
     if !own_command && entrypoint.is_empty() && (own_args || cmd.is_empty()) {
         argv.insert(0, container.name.clone());
     }
-    argv
+    Ok(argv)
 }
 
 /// The host name of a pod: `spec.hostname`, else its name, cut to the 63 characters a label may have.
@@ -147,7 +193,7 @@ pub(crate) fn hostname(pod: &Pod) -> String {
 }
 
 /// Replaces `$(NAME)` where `lookup` knows it; `$$` is a literal dollar sign, everything else stays.
-pub(crate) fn expand(text: &str, lookup: impl Fn(&str) -> Option<String>) -> String {
+fn expand<'a>(text: &str, lookup: impl Fn(&str) -> Option<&'a str>) -> Result<String, EnvError> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('$') {
@@ -158,7 +204,8 @@ pub(crate) fn expand(text: &str, lookup: impl Fn(&str) -> Option<String>) -> Str
             rest = after;
         } else if let Some((name, after)) = rest.strip_prefix('(').and_then(|inner| inner.split_once(')')) {
             match lookup(name) {
-                Some(value) => out.push_str(&value),
+                Some(value) if out.len() + value.len() > MAX_BYTES => return Err(EnvError::TooLong),
+                Some(value) => out.push_str(value),
                 None => {
                     out.push_str("$(");
                     out.push_str(name);
@@ -171,7 +218,7 @@ pub(crate) fn expand(text: &str, lookup: impl Fn(&str) -> Option<String>) -> Str
         }
     }
     out.push_str(rest);
-    out
+    Ok(out)
 }
 
 /// The variables that tell where the services of a pod's namespace are, and always the API server's.
@@ -233,26 +280,32 @@ fn add_env_from(
     sources: &dyn Sources,
 ) -> Result<(), EnvError> {
     let namespace = namespace(facts.pod);
+    let mut room = Room(MAX_BYTES);
+    let mut add = |name: String, value: String| {
+        room.take(name.len() + value.len())?;
+        own.insert(name, value);
+        Ok(())
+    };
     for from in container.env_from.as_deref().unwrap_or_default() {
         let prefix = from.prefix.as_deref().unwrap_or_default();
         if let Some(reference) = &from.config_map_ref {
             match sources.config_map(namespace, &reference.name) {
-                Some(map) => own.extend(
-                    map.data.iter().flatten().map(|(key, value)| (format!("{prefix}{key}"), value.clone())),
-                ),
+                Some(map) => {
+                    let data = map.data.iter().flatten();
+                    data.map(|(key, value)| (format!("{prefix}{key}"), value.clone()))
+                        .try_for_each(|(name, value)| add(name, value))?;
+                }
                 None if reference.optional == Some(true) => {}
                 None => return Err(EnvError::NoConfigMap(reference.name.clone())),
             }
         }
         if let Some(reference) = &from.secret_ref {
             match sources.secret(namespace, &reference.name) {
-                Some(secret) => own.extend(
-                    secret
-                        .data
-                        .iter()
-                        .flatten()
-                        .map(|(key, value)| (format!("{prefix}{key}"), text(&value.0))),
-                ),
+                Some(secret) => {
+                    let data = secret.data.iter().flatten();
+                    data.map(|(key, value)| (format!("{prefix}{key}"), text(&value.0)))
+                        .try_for_each(|(name, value)| add(name, value))?;
+                }
                 None if reference.optional == Some(true) => {}
                 None => return Err(EnvError::NoSecret(reference.name.clone())),
             }

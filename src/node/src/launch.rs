@@ -69,7 +69,8 @@ impl Launch {
         let mounts = volumes
             .mounts(spec, &env)
             .map_err(|error| waiting("CreateContainerConfigError", error.to_string()))?;
-        let args = env::arguments(spec, &image.entrypoint, &image.cmd, &env);
+        let args = env::arguments(spec, &image.entrypoint, &image.cmd, &env)
+            .map_err(|error| waiting("CreateContainerConfigError", error.to_string()))?;
         let log = context.logs.pod(&pod).begin(&spec.name, run);
         let (stdout, stderr) = LogOutput::both(&log);
         let key = handle.key();

@@ -117,10 +117,11 @@ impl PodVolumes {
         for mount in container.volume_mounts.iter().flatten() {
             let failed = |problem| SetUpError { volume: mount.name.clone(), problem };
             let volume = self.find(&mount.name).ok_or_else(|| failed(VolumeError::Unknown))?;
-            let sub_path = mount
-                .sub_path
-                .clone()
-                .or_else(|| mount.sub_path_expr.as_deref().map(|text| env.expand(text)));
+            let sub_path = match (&mount.sub_path, &mount.sub_path_expr) {
+                (Some(path), _) => Some(path.clone()),
+                (None, Some(text)) => Some(env.expand(text).map_err(|error| failed(error.into()))?),
+                (None, None) => None,
+            };
             let options = MountOptions {
                 read_only: mount.read_only == Some(true),
                 sub_path: sub_path.filter(|path| !path.is_empty()),
