@@ -53,8 +53,7 @@ impl Puller {
     pub(crate) async fn image(&self, container: &Container, tell: Tell<'_>) -> Result<Image, Waiting> {
         let name = container.image.as_deref().unwrap_or_default();
         let reference = Reference::parse(name).map_err(|error| {
-            let message =
-                format!("Failed to apply default image tag \"{name}\": couldn't parse image name: {error}");
+            let message = format!("Failed to apply default image tag \"{name}\": {}", chain(&error));
             tell(true, "InspectFailed", message.clone());
             Waiting { reason: "InvalidImageName", message: Some(message.into()) }
         })?;

@@ -12,9 +12,9 @@ use parking_lot::Mutex;
 
 use super::writer::{ContainerLog, OpenLog};
 
-/// How many log files may be open. Enough for the containers that write at the same time on a busy node;
+/// How many log files may be open. Enough for the containers that write in the same second;
 /// beyond it the one opened longest ago is closed and reopened with its next line.
-const MAX_OPEN: usize = 256;
+const MAX_OPEN: usize = 64;
 
 /// The folder of all logs of a node.
 #[derive(Clone, Debug)]

@@ -25,6 +25,8 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
+    /// Liveness is looked at after a period at the earliest, as the kubelet's ticker makes it: a guest that
+    /// is just coming up is not dead.
     pub(super) fn of(probe: &Probe, kind: ProbeKind) -> Schedule {
         let number = |field: Option<i32>, default: u32| {
             field
@@ -33,10 +35,12 @@ impl Schedule {
                 .unwrap_or(default)
         };
         let seconds = |field, default| Duration::from_secs(number(field, default).into());
+        let delay = seconds(probe.initial_delay_seconds, 0);
+        let period = seconds(probe.period_seconds, 10);
         Schedule {
             kind,
-            initial_delay: seconds(probe.initial_delay_seconds, 0),
-            period: seconds(probe.period_seconds, 10),
+            initial_delay: if kind == ProbeKind::Liveness { delay.max(period) } else { delay },
+            period,
             timeout: seconds(probe.timeout_seconds, 1),
             success: number(probe.success_threshold, 1),
             failure: number(probe.failure_threshold, 3),
@@ -199,6 +203,17 @@ mod tests {
     #[test]
     fn startup_ends_with_its_success() {
         check(ProbeKind::Startup, "-+", &[".(2)", "Rx"]);
+    }
+
+    #[test]
+    fn liveness_gives_a_guest_time_to_come_up() {
+        let delay = |kind, probe: serde_json::Value| {
+            let probe = serde_json::from_value(probe).unwrap();
+            Schedule::of(&probe, kind).initial_delay.as_secs()
+        };
+        assert_eq!(delay(ProbeKind::Liveness, json!({"periodSeconds": 3})), 3);
+        assert_eq!(delay(ProbeKind::Liveness, json!({"periodSeconds": 3, "initialDelaySeconds": 7})), 7);
+        assert_eq!(delay(ProbeKind::Readiness, json!({"periodSeconds": 3})), 0);
     }
 
     #[test]

@@ -228,8 +228,10 @@ impl Unit {
     fn fail(&mut self, waiting: Waiting, context: &Context<'_>, effects: &mut Vec<Effect>) -> Life {
         let now = context.now.instant;
         let pull = waiting.reason == "ErrImagePull";
-        let text = match (&waiting.message, pull) {
-            (Some(message), false) => format!("Error: {message}"),
+        // What is wrong with an image has been told already, by an event of its own.
+        let of_image = matches!(waiting.reason, "ErrImagePull" | "ErrImageNeverPull" | "InvalidImageName");
+        let text = match &waiting.message {
+            Some(message) if !of_image => format!("Error: {message}"),
             _ => format!("Error: {}", waiting.reason),
         };
         effects.push(note(context, true, "Failed", text));
