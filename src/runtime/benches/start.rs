@@ -31,6 +31,9 @@ const SLEEP: &str = r#"(module
         (i64.store (i32.const 24) (i64.const 3600000000000))
         (drop (call $poll (i32.const 0) (i32.const 256) (i32.const 1) (i32.const 512)))))"#;
 
+const SPIN: &str =
+    r#"(module (memory (export "memory") 1) (func (export "_start") (loop $again (br $again))))"#;
+
 struct Nowhere;
 
 impl Output for Nowhere {
@@ -61,9 +64,9 @@ impl Bench {
 #[tokio::main]
 async fn main() {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let build = || {
+    let build = |max_containers| {
         let cache_dir = dir.path().join("compiled");
-        Runtime::build(Config { cache_dir, threads: 2, max_containers: ROOM, default_memory_limit: 64 << 20 })
+        Runtime::build(Config { cache_dir, threads: 2, max_containers, default_memory_limit: 64 << 20 })
             .expect("a runtime")
     };
     let prepare = async |runtime: &Runtime, name: &str, text: &str| {
@@ -72,16 +75,16 @@ async fn main() {
         runtime.prepare(name, &path).await.expect("a program")
     };
 
-    let begin = Instant::now();
-    let runtime = build();
-    say("runtime for 10,000 containers", micros(begin.elapsed()));
+    let runtime = build(1);
     let begin = Instant::now();
     prepare(&runtime, "return", RETURN).await;
     prepare(&runtime, "sleep", SLEEP).await;
     say("prepare, two modules, compiled", micros(begin.elapsed()));
     drop(runtime);
 
-    let runtime = build();
+    let begin = Instant::now();
+    let runtime = build(ROOM);
+    say("runtime for 10,000 containers", micros(begin.elapsed()));
     let begin = Instant::now();
     let returns = prepare(&runtime, "return", RETURN).await;
     let sleeps = prepare(&runtime, "sleep", SLEEP).await;
@@ -110,6 +113,22 @@ async fn main() {
     }
     let count = (ROUNDS * 5 / IN_FLIGHT * IN_FLIGHT) as f64;
     say("starts, 64 in flight", format!("{:.0} /s", count / begin.elapsed().as_secs_f64()));
+
+    let spins = prepare(&bench.runtime, "spin", SPIN).await;
+    let mut times = Vec::new();
+    for _ in 0..100 {
+        let spinning = bench.start(&spins);
+        while spinning.usage().cpu == Duration::ZERO {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let begin = Instant::now();
+        spinning.kill();
+        assert_eq!(spinning.wait().await, Exit::Killed);
+        times.push(begin.elapsed());
+    }
+    times.sort();
+    say("kill of a tight loop, median", micros(times[50]));
+    say("kill of a tight loop, worst of 100", micros(times[99]));
 
     let before = resident_kib();
     let idle: Vec<Container> = (0..IDLE).map(|_| bench.start(&sleeps)).collect();

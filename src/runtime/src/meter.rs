@@ -6,32 +6,48 @@ use std::task::{Context, Poll};
 
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::container::Exit;
 use crate::run::Control;
 use crate::ticker::Ticker;
 
-/// Runs `inner` and accounts for it.
+/// A container's run, accounted for. It owns the end of the container: the books are closed and everything
+/// inside is dropped before anybody is told.
 pub(crate) struct Metered<F> {
-    inner: Pin<Box<F>>,
+    /// `None` once it has ended.
+    run: Option<Pin<Box<F>>>,
     control: Arc<Control>,
     ticker: Arc<Ticker>,
 }
 
-impl<F: Future<Output = ()>> Metered<F> {
-    pub(crate) fn new(inner: Pin<Box<F>>, control: Arc<Control>, ticker: Arc<Ticker>) -> Metered<F> {
-        Metered { inner, control, ticker }
+impl<F: Future<Output = Exit>> Metered<F> {
+    pub(crate) fn new(run: Pin<Box<F>>, control: Arc<Control>, ticker: Arc<Ticker>) -> Metered<F> {
+        Metered { run: Some(run), control, ticker }
     }
 }
 
-impl<F: Future<Output = ()>> Future for Metered<F> {
+impl<F: Future<Output = Exit>> Future for Metered<F> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let me = &mut *self;
-        let _running = me.ticker.enter();
+        let Some(run) = &mut me.run else { return Poll::Ready(()) };
+        let running = me.ticker.enter();
         let before = thread_nanos();
-        let result = me.inner.as_mut().poll(cx);
+        let result = run.as_mut().poll(cx);
+        if result.is_ready() {
+            me.run = None;
+        }
         me.control.add_cpu(thread_nanos().saturating_sub(before));
-        result
+        drop(running);
+        result.map(|exit| me.control.end(exit))
+    }
+}
+
+impl<F> Drop for Metered<F> {
+    /// Dropped half-way, the runtime is going away; afterwards this changes nothing.
+    fn drop(&mut self) {
+        self.run = None;
+        self.control.end(Exit::Killed);
     }
 }
 

@@ -76,7 +76,8 @@ impl Control {
         self.out_of_memory.store(true, Ordering::Relaxed);
     }
 
-    fn end(&self, exit: Exit) {
+    /// Says how the container ended; only the first call counts.
+    pub(crate) fn end(&self, exit: Exit) {
         self.exit.send_if_modified(|slot| {
             let first = slot.is_none();
             slot.get_or_insert(exit);
@@ -105,38 +106,23 @@ impl Drop for Place {
     }
 }
 
-/// Says how the container ended, also when its run is dropped half-way (the runtime is going away).
-struct Ending(Arc<Control>);
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        self.0.end(Exit::Killed);
-    }
-}
-
-/// Runs the program to its end. When [`Control::wait`] answers, all that the container held is given back.
+/// Runs the program to its end.
 pub(crate) async fn run(
     engine: Engine,
     program: Arc<Program>,
     spec: ContainerSpec,
     memory_limit: u64,
     control: Arc<Control>,
-    place: Place,
-) {
-    let ending = Ending(Arc::clone(&control));
-    let exit = {
-        let guest = guest(&engine, &program, spec, memory_limit, &control);
-        tokio::select! {
-            biased;
-            () = control.kill.notified() => Exit::Killed,
-            exit = guest => exit,
-        }
+    _place: Place,
+) -> Exit {
+    let guest = guest(&engine, &program, spec, memory_limit, &control);
+    let exit = tokio::select! {
+        biased;
+        () = control.kill.notified() => Exit::Killed,
+        exit = guest => exit,
     };
-    drop(program);
-    drop(place);
     tracing::debug!(container = control.name(), ?exit, "container ended");
-    control.end(exit);
-    drop(ending);
+    exit
 }
 
 async fn guest(
@@ -167,6 +153,31 @@ async fn guest(
     }
 }
 
+/// A backtrace as Wasmtime shows it, but with the names as the module gives them. Mangled C++ names of a few
+/// hundred bytes stand for more text than a host has memory for, and nothing stops who writes it out; linkers
+/// write names demangled anyway.
+fn described(backtrace: &WasmBacktrace) -> String {
+    let mut text = String::from("wasm backtrace:");
+    for (number, frame) in backtrace.frames().iter().enumerate() {
+        if text.len() > MESSAGE_BYTES {
+            break;
+        }
+        let module = shortened(frame.module().name().unwrap_or("<unknown>"));
+        let offset = frame.module_offset().unwrap_or_default();
+        let name = match frame.func_name() {
+            Some(name) => shortened(name).to_owned(),
+            None => format!("<wasm function {}>", frame.func_index()),
+        };
+        text.push_str(&format!("\n  {number:>3}: {offset:#8x} - {module}!{name}"));
+    }
+    text
+}
+
+/// A name from a module, which may have any length.
+fn shortened(name: &str) -> &str {
+    &name[..name.floor_char_boundary(MESSAGE_BYTES)]
+}
+
 /// What an error that left the guest means.
 fn failure(error: &wasmtime::Error, control: &Control) -> Exit {
     if let Some(I32Exit(code)) = error.downcast_ref() {
@@ -183,10 +194,7 @@ fn failure(error: &wasmtime::Error, control: &Control) -> Exit {
         None => error.root_cause().to_string(),
     };
     let mut message = match error.downcast_ref::<WasmBacktrace>() {
-        Some(backtrace) if !backtrace.frames().is_empty() => {
-            let backtrace = backtrace.to_string();
-            format!("{reason}\n{}", backtrace.trim_start_matches("error while executing at ").trim_end())
-        }
+        Some(backtrace) if !backtrace.frames().is_empty() => format!("{reason}\n{}", described(backtrace)),
         _ => reason,
     };
     if message.len() > MESSAGE_BYTES {

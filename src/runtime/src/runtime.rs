@@ -130,6 +130,11 @@ impl Runtime {
         self.capacity
     }
 
+    #[cfg(test)]
+    pub(crate) fn engine(&self) -> wasmtime::EngineWeak {
+        self.engine.weak()
+    }
+
     /// Replaces the work that was shared by its result, once.
     fn loaded(&self, digest: &str, loading: &Loading, result: &Result<Arc<Program>, PrepareError>) {
         let mut programs = self.programs.lock();

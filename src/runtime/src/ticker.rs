@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
-use wasmtime::Engine;
+use wasmtime::{Engine, EngineWeak};
 
 /// How long a guest may run before it is asked whether others want to. With two threads and a hundred
 /// spinning guests each waits 50 ms for its turn; halving the tick costs spinning guests about one percent.
@@ -34,10 +34,11 @@ pub(crate) struct Ticker {
 pub(crate) struct Running<'a>(&'a Ticker);
 
 impl Ticker {
-    /// Starts the thread. It ends after [`Ticker::stop`], once no guest runs.
+    /// Starts the thread. It ends after [`Ticker::stop`], once no guest runs, and does not keep the engine (and
+    /// its address space) alive.
     pub(crate) fn start(engine: &Engine) -> std::io::Result<Arc<Ticker>> {
         let ticker = Arc::new(Ticker::default());
-        let (clock, engine) = (Arc::clone(&ticker), engine.clone());
+        let (clock, engine) = (Arc::clone(&ticker), engine.weak());
         std::thread::Builder::new().name("epoch".into()).spawn(move || clock.run(&engine))?;
         Ok(ticker)
     }
@@ -63,7 +64,7 @@ impl Ticker {
         self.running.load(Ordering::SeqCst) == 0
     }
 
-    fn run(&self, engine: &Engine) {
+    fn run(&self, engine: &EngineWeak) {
         let mut idle = 0;
         let mut lock = self.lock.lock();
         loop {
@@ -80,7 +81,9 @@ impl Ticker {
                 idle = 0;
             }
             self.wake.wait_for(&mut lock, TICK);
-            engine.increment_epoch();
+            if let Some(engine) = engine.upgrade() {
+                engine.increment_epoch();
+            }
         }
     }
 }

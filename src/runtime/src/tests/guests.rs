@@ -111,3 +111,17 @@ pub(super) fn file(path: &str, oflags: u32, write: Option<&str>) -> String {
         path.len(),
     )
 }
+
+/// Opens one file again and again until it is told no, and exits with the error number.
+pub(super) const OPEN_ALL: &str = r#"(module
+    (import "wasi_snapshot_preview1" "path_open" (func $open
+        (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+    (memory (export "memory") 1)
+    (data (i32.const 1024) "f")
+    (func (export "_start") (local $errno i32)
+        (loop $again
+            (local.set $errno (call $open (i32.const 3) (i32.const 0) (i32.const 1024) (i32.const 1)
+                (i32.const 1) (i64.const 64) (i64.const 0) (i32.const 0) (i32.const 64)))
+            (br_if $again (i32.eqz (local.get $errno))))
+        (call $exit (local.get $errno))))"#;

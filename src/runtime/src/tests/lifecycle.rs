@@ -139,7 +139,14 @@ async fn the_runtime_ends_its_containers() {
     let (sleeping, sleeps) = bench.start(guests::SLEEP, |_| {}).await;
     output.shows("spin").await;
     sleeps.shows("sleep").await;
+    let engine = bench.runtime.engine();
     drop(bench);
     assert_eq!(ended(&spinning).await, Exit::Killed);
     assert_eq!(ended(&sleeping).await, Exit::Killed);
+    let freed = async {
+        while engine.upgrade().is_some() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, freed).await.expect("the engine's address space is given back");
 }
