@@ -222,8 +222,7 @@ async fn closing_the_pod_wakes_its_guests() {
     };
     until(&|| output.text().contains("open on port") && pod.usage().tcp_bound == 1).await;
     pod.close();
-    until(&|| output.text().contains("customer lost")).await;
-    container.kill();
-    assert_eq!(tokio::time::timeout(PATIENCE, container.wait()).await.expect("it ends"), Exit::Killed);
+    // The guest's accept fails, and it ends by itself.
+    assert_eq!(tokio::time::timeout(PATIENCE, container.wait()).await.expect("it ends"), Exit::Code(1));
     assert_eq!(pod.usage().tcp_bound, 0);
 }
