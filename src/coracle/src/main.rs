@@ -10,6 +10,7 @@ mod connection;
 mod data_dir;
 mod demo;
 mod guests;
+mod host;
 mod logging;
 mod push;
 mod signals;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
     logging::init(&cli.log);
     // One crypto provider for the whole process; a second installation cannot happen.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    host::prepare();
     let runtime =
         match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("control").build() {
             Ok(runtime) => runtime,
