@@ -46,3 +46,34 @@ async fn environment_and_arguments_arrive_alone() {
     let (exit, output) = bench.run_example("hostile", &["unheard", "of"], |_| {}).await;
     assert_eq!((exit, output.trim()), (Exit::Code(1), "unknown misdeed [\"unheard\", \"of\"]"));
 }
+
+/// A mangled C++ name in which each type is ten times the one before: 500 bytes that mean 10^15.
+#[tokio::test]
+async fn a_name_that_stands_for_endless_text_is_shown_as_it_is() {
+    let seen = |number: usize| match number {
+        0 => "S0_".to_owned(),
+        number => format!("S{}_", char::from_digit(number as u32, 36).unwrap().to_ascii_uppercase()),
+    };
+    let mut name = format!("_Z1f1A1BI{}E", "S_".repeat(10));
+    for number in 1..15 {
+        name += &format!("{}I{}E", seen(0), seen(number).repeat(10));
+    }
+    let guest = format!(
+        r#"(module (memory (export "memory") 1) (func (@name "{name}") (export "_start") unreachable))"#
+    );
+    let bench = Bench::new();
+    let (exit, _) = bench.run(&guest, |_| {}).await;
+    assert!(matches!(&exit, Exit::Trap { message } if message.contains(&format!("!{name}\n"))), "{exit:?}");
+}
+
+/// A module may name its functions with any number of bytes.
+#[tokio::test]
+async fn a_long_name_is_cut() {
+    let name = "n".repeat(90_000);
+    let guest = format!(
+        r#"(module (memory (export "memory") 1) (func (@name "{name}") (export "_start") unreachable))"#
+    );
+    let bench = Bench::new();
+    let (exit, _) = bench.run(&guest, |_| {}).await;
+    assert!(matches!(&exit, Exit::Trap { message } if message.len() == 4_096), "{exit:?}");
+}
