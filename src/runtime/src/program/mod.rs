@@ -80,9 +80,15 @@ impl Loader {
         Ok(Loader { shop, compilers, permits: Arc::new(Semaphore::new(COMPILES)) })
     }
 
-    /// Loads or compiles, on the compiler's threads. A compile that was begun is finished, and counts until then,
-    /// also when nobody waits for it any more.
+    /// Loads what was compiled before, or compiles it on the compiler's threads. A compile that was begun is
+    /// finished, and counts until then, also when nobody waits for it any more. Who was compiled before does not
+    /// wait for who takes long to.
     pub(crate) async fn load(&self, digest: String, path: PathBuf) -> Result<Arc<Program>, PrepareError> {
+        let (shop, known) = (Arc::clone(&self.shop), digest.clone());
+        let loaded = tokio::task::spawn_blocking(move || shop.load(known)).await;
+        if let Some(program) = loaded.map_err(|_| PrepareError::Ended)? {
+            return program;
+        }
         let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| PrepareError::Ended)?;
         let (answer, result) = oneshot::channel();
         let shop = Arc::clone(&self.shop);
@@ -99,13 +105,20 @@ impl Loader {
 }
 
 impl Shop {
+    /// The program, if it was compiled before.
+    fn load(&self, digest: String) -> Option<Result<Arc<Program>, PrepareError>> {
+        let component = self.cache.load(&self.engine, &digest)?;
+        Some(self.link(digest, &component))
+    }
+
     fn make(&self, digest: String, path: &Path) -> Result<Arc<Program>, PrepareError> {
-        let component = match self.cache.load(&self.engine, &digest) {
-            Some(component) => component,
-            None => self.compile(&digest, path)?,
-        };
+        let component = self.compile(&digest, path)?;
+        self.link(digest, &component)
+    }
+
+    fn link(&self, digest: String, component: &Component) -> Result<Arc<Program>, PrepareError> {
         let link = |error: wasmtime::Error| PrepareError::Link { message: format!("{error:#}") };
-        let instance = self.linker.instantiate_pre(&component).map_err(link)?;
+        let instance = self.linker.instantiate_pre(component).map_err(link)?;
         let command = CommandPre::new(instance).map_err(link)?;
         Ok(Arc::new(Program { digest, command }))
     }
@@ -129,4 +142,28 @@ fn read(path: &Path) -> Result<Vec<u8>, PrepareError> {
         return Err(PrepareError::TooLarge { limit: MODULE_BYTES });
     }
     std::fs::read(path).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{engine, threads};
+
+    #[tokio::test]
+    async fn what_was_compiled_before_does_not_wait_for_the_compiler() {
+        let dir = tempfile::tempdir().unwrap();
+        let (engine, _) = engine::build(1).unwrap();
+        let compilers = threads::compilers(1).unwrap();
+        let loader = Loader::build(&engine, dir.path().join("compiled"), compilers).unwrap();
+        let path = dir.path().join("module.wasm");
+        let text = r#"(module (memory (export "memory") 1) (func (export "_start")))"#;
+        std::fs::write(&path, wat::parse_str(text).unwrap()).unwrap();
+        let load = || loader.load("sha256:x".into(), path.clone());
+        load().await.unwrap();
+        let _all = loader.permits.acquire_many(u32::try_from(COMPILES).unwrap()).await.unwrap();
+        let loaded = tokio::time::timeout(Duration::from_secs(60), load()).await;
+        loaded.expect("nobody is in its way").unwrap();
+    }
 }
