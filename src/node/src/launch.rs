@@ -98,7 +98,8 @@ impl Launch {
 }
 
 fn waiting(reason: &'static str, message: String) -> Waiting {
-    Waiting { reason, message: Some(message.into()) }
+    // It may quote a module, which has names of any length.
+    Waiting { reason, message: Some(shorten(&message, MAX_MESSAGE).into()) }
 }
 
 fn memory_limit(spec: &Spec) -> Option<u64> {
@@ -157,6 +158,12 @@ mod tests {
                 (137, "Error", None),
             ]
         );
+    }
+
+    #[test]
+    fn what_a_module_says_about_itself_is_cut() {
+        let waiting = waiting("CreateContainerError", format!("unknown import `{}`", "x".repeat(180_000)));
+        assert_eq!(waiting.message.map(|message| message.len()), Some(MAX_MESSAGE));
     }
 
     #[test]
