@@ -53,24 +53,24 @@ impl Launch {
             context.tell(&pod, Some(index), warning, reason, &message);
         };
         let Some(spec) = container_at(&pod, index) else {
-            return Err(waiting("CreateContainerError", "the container is not in the pod's spec".into()));
+            return Err(waiting("CreateContainerError", "the container is not in the pod's spec"));
         };
         let image = context.puller.image(spec, &tell).await?;
         let program = context
             .runtime
             .prepare(&image.module_digest, &image.path)
             .await
-            .map_err(|error| waiting("CreateContainerError", chain(&error)))?;
+            .map_err(|error| waiting("CreateContainerError", &chain(&error)))?;
 
         let facts = context.facts(&pod, Some(stack.ip().into()));
         let services = context.service_variables(&pod);
         let env = Environment::of(&facts, spec, &image.env, &services, context.sources.as_ref())
-            .map_err(|error| waiting("CreateContainerConfigError", error.to_string()))?;
+            .map_err(|error| waiting("CreateContainerConfigError", &error.to_string()))?;
         let mounts = volumes
             .mounts(spec, &env)
-            .map_err(|error| waiting("CreateContainerConfigError", error.to_string()))?;
+            .map_err(|error| waiting("CreateContainerConfigError", &error.to_string()))?;
         let args = env::arguments(spec, &image.entrypoint, &image.cmd, &env)
-            .map_err(|error| waiting("CreateContainerConfigError", error.to_string()))?;
+            .map_err(|error| waiting("CreateContainerConfigError", &error.to_string()))?;
         let log = context.logs.pod(&pod).begin(&spec.name, run);
         let (stdout, stderr) = LogOutput::both(&log);
         let key = handle.key();
@@ -90,16 +90,16 @@ impl Launch {
                     stderr,
                 },
             )
-            .map_err(|error| waiting("RunContainerError", chain(&error)))?;
+            .map_err(|error| waiting("RunContainerError", &chain(&error)))?;
         tell(false, "Started", format!("Started container {}", spec.name));
         let image_id = image_id(spec.image.as_deref().unwrap_or_default(), &image.digest);
         Ok(Launched { container, container_id: new_id(), image_id: image_id.into(), log })
     }
 }
 
-fn waiting(reason: &'static str, message: String) -> Waiting {
+fn waiting(reason: &'static str, message: &str) -> Waiting {
     // It may quote a module, which has names of any length.
-    Waiting { reason, message: Some(shorten(&message, MAX_MESSAGE).into()) }
+    Waiting { reason, message: Some(shorten(message, MAX_MESSAGE).into()) }
 }
 
 fn memory_limit(spec: &Spec) -> Option<u64> {
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn what_a_module_says_about_itself_is_cut() {
-        let waiting = waiting("CreateContainerError", format!("unknown import `{}`", "x".repeat(180_000)));
+        let waiting = waiting("CreateContainerError", &format!("unknown import `{}`", "x".repeat(180_000)));
         assert_eq!(waiting.message.map(|message| message.len()), Some(MAX_MESSAGE));
     }
 
