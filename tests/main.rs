@@ -4,6 +4,12 @@
 //! against it. Where kubectl is missing the tests that need it say so and pass, except in CI, where
 //! that is an error.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "everything here is a test; the linter knows only `#[test]` functions"
+)]
+
 mod api_errors;
 mod applications;
 mod crash;
