@@ -153,9 +153,9 @@ async fn guest(
     }
 }
 
-/// A backtrace as Wasmtime shows it, but with the names as the module gives them. Mangled C++ names of a few
-/// hundred bytes stand for more text than a host has memory for, and nothing stops who writes it out; linkers
-/// write names demangled anyway.
+/// A backtrace as Wasmtime shows it, but for C++ names, which stay as the module gives them. A few hundred bytes
+/// of those stand for more text than a host has memory for, and nothing stops who writes it out. What Rust's stand
+/// for is bounded by who reads them.
 fn described(backtrace: &WasmBacktrace) -> String {
     let mut text = String::from("wasm backtrace:");
     for (number, frame) in backtrace.frames().iter().enumerate() {
@@ -165,12 +165,19 @@ fn described(backtrace: &WasmBacktrace) -> String {
         let module = shortened(frame.module().name().unwrap_or("<unknown>"));
         let offset = frame.module_offset().unwrap_or_default();
         let name = match frame.func_name() {
-            Some(name) => shortened(name).to_owned(),
+            Some(name) => readable(shortened(name)),
             None => format!("<wasm function {}>", frame.func_index()),
         };
         text.push_str(&format!("\n  {number:>3}: {offset:#8x} - {module}!{name}"));
     }
     text
+}
+
+fn readable(name: &str) -> String {
+    match rustc_demangle::try_demangle(name) {
+        Ok(name) => shortened(&format!("{name:#}")).to_owned(),
+        Err(_) => name.to_owned(),
+    }
 }
 
 /// A name from a module, which may have any length.

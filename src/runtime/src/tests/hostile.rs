@@ -77,3 +77,15 @@ async fn a_long_name_is_cut() {
     let (exit, _) = bench.run(&guest, |_| {}).await;
     assert!(matches!(&exit, Exit::Trap { message } if message.len() == 4_096), "{exit:?}");
 }
+
+#[tokio::test]
+async fn names_of_rust_can_be_read() {
+    let guest = r#"(module (memory (export "memory") 1)
+        (func (@name "_RNvNtCs9pv848UzQwQ_4core9panicking9panic_fmt") (export "_start") unreachable))"#;
+    let bench = Bench::new();
+    let (exit, _) = bench.run(guest, |_| {}).await;
+    assert!(
+        matches!(&exit, Exit::Trap { message } if message.contains("!core::panicking::panic_fmt\n")),
+        "{exit:?}"
+    );
+}
