@@ -21,6 +21,8 @@ use crate::env::{EnvError, Environment, PodFacts, Sources, field_value, resource
 
 /// Permission bits of projected files unless the volume says otherwise. Kubernetes' default.
 const DEFAULT_MODE: i32 = 0o644;
+/// What a volume in memory holds if neither it nor its pod says: as much as a container that does not say.
+const MEMORY_VOLUME_DEFAULT: u64 = 256 << 20;
 
 /// Why a volume cannot be had; the texts go into `FailedMount` events.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +85,7 @@ impl PodVolumes {
     ) -> Result<PodVolumes, SetUpError> {
         let mut list = Vec::new();
         for spec in specs(facts.pod) {
-            let volume = match make(spec, pod_dir) {
+            let volume = match make(facts, spec, pod_dir) {
                 Ok(Some(volume)) => Ok(volume),
                 Ok(None) => projection(facts, spec, sources).and_then(|files| {
                     let volume = Volume::memory(None);
@@ -154,12 +156,12 @@ fn is_projection(spec: &VolumeSpec) -> bool {
 }
 
 /// The volume itself; `None` for those that show other objects.
-fn make(spec: &VolumeSpec, pod_dir: &Path) -> Result<Option<Volume>, VolumeError> {
+fn make(facts: &PodFacts<'_>, spec: &VolumeSpec, pod_dir: &Path) -> Result<Option<Volume>, VolumeError> {
     if is_projection(spec) {
         return Ok(None);
     }
     if let Some(source) = &spec.empty_dir {
-        return empty_dir(source, &pod_dir.join("volumes").join(&spec.name)).map(Some);
+        return empty_dir(facts, source, &pod_dir.join("volumes").join(&spec.name)).map(Some);
     }
     if let Some(source) = &spec.host_path {
         return host_path(source).map(Some);
@@ -179,13 +181,31 @@ fn type_name(spec: &VolumeSpec) -> &'static str {
     known.into_iter().find(|(there, _)| *there).map_or("unknown", |(_, name)| name)
 }
 
-fn empty_dir(source: &EmptyDirVolumeSource, dir: &Path) -> Result<Volume, VolumeError> {
+fn empty_dir(facts: &PodFacts<'_>, source: &EmptyDirVolumeSource, dir: &Path) -> Result<Volume, VolumeError> {
     let limit = bytes(source.size_limit.as_ref());
     if in_memory(source) {
-        return Ok(Volume::memory(limit));
+        return Ok(Volume::memory(Some(memory_size(facts, limit))));
     }
     make_folder(dir)?;
     Volume::host(dir, limit).map_err(VolumeError::Files)
+}
+
+/// The size of a volume in memory, by Kubernetes' rule: at most its `sizeLimit`, what the pod's containers may use
+/// together if all of them say it, and what the node has to give. If neither is said it is
+/// [`MEMORY_VOLUME_DEFAULT`], since what it holds is memory of the host that no pod asked for.
+fn memory_size(facts: &PodFacts<'_>, size_limit: Option<u64>) -> u64 {
+    let containers = facts.pod.spec.iter().flat_map(|spec| &spec.containers);
+    let limits = containers.map(|container| {
+        let limits = container.resources.as_ref()?.limits.as_ref()?;
+        bytes(limits.get("memory"))
+    });
+    let pod = limits.sum::<Option<u64>>();
+    let node = u64::try_from(facts.allocatable.memory).unwrap_or(0);
+    match (size_limit, pod) {
+        (None, None) => MEMORY_VOLUME_DEFAULT,
+        (size_limit, pod) => size_limit.unwrap_or(u64::MAX).min(pod.unwrap_or(u64::MAX)),
+    }
+    .min(node)
 }
 
 fn bytes(amount: Option<&QuantityText>) -> Option<u64> {

@@ -51,7 +51,12 @@ fn set_up(volume: &Value, sources: &Objects, dir: &Path) -> Result<PodVolumes, S
 
 fn facts(pod: &Pod) -> PodFacts<'_> {
     let host_ip = "10.0.0.1".parse().unwrap();
-    PodFacts { pod, pod_ip: None, host_ip, allocatable: Allocatable::default() }
+    PodFacts {
+        pod,
+        pod_ip: None,
+        host_ip,
+        allocatable: Allocatable { memory: 1 << 30, ..Allocatable::default() },
+    }
 }
 
 #[track_caller]
@@ -155,6 +160,31 @@ fn empty_dirs_lie_where_they_are_told() {
     let root = memory.find("v").unwrap().root();
     assert!(root.write("f", b"four").is_ok());
     assert!(matches!(root.write("g", b"five."), Err(VfsError::NoSpace)));
+}
+
+#[test]
+fn volumes_in_memory_have_a_size() {
+    #[track_caller]
+    fn check(size_limit: Option<&str>, containers: &[Option<&str>], expected: u64) {
+        let containers: Vec<_> = containers
+            .iter()
+            .map(|limit| match limit {
+                Some(limit) => json!({"name": "c", "resources": {"limits": {"memory": limit}}}),
+                None => json!({"name": "c"}),
+            })
+            .collect();
+        let mut pod = pod(&json!({"emptyDir": {"medium": "Memory", "sizeLimit": size_limit}}));
+        pod.spec.as_mut().unwrap().containers = serde_json::from_value(containers.into()).unwrap();
+        let volumes = PodVolumes::set_up(&facts(&pod), Path::new("/nowhere"), &objects()).unwrap();
+        assert_eq!(volumes.find("v").unwrap().usage().limit, Some(expected));
+    }
+    check(None, &[None], MEMORY_VOLUME_DEFAULT);
+    check(None, &[Some("1Mi"), None], MEMORY_VOLUME_DEFAULT);
+    check(None, &[Some("1Mi"), Some("2Mi")], 3 << 20);
+    check(Some("4Mi"), &[Some("1Mi"), Some("2Mi")], 3 << 20);
+    check(Some("2Mi"), &[Some("1Mi"), Some("2Mi")], 2 << 20);
+    check(Some("512Mi"), &[None], 512 << 20);
+    check(Some("1Ti"), &[None], 1 << 30);
 }
 
 #[test]
