@@ -12,7 +12,7 @@ use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -26,6 +26,11 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Open connections at once. `kubectl` uses one, a watch-heavy operator a handful; further ones wait
 /// in the kernel's backlog.
 const MAX_CONNECTIONS: usize = 4096;
+/// How many of those nobody has to answer for: connections without a certificate of the cluster. Probes and
+/// load balancers ask for health and leave; with this bound strangers cannot take the places of users.
+pub(crate) const MAX_ANONYMOUS: usize = 256;
+/// How long such a connection may last. All that it can ask for is answered at once.
+const ANONYMOUS_LIFETIME: Duration = Duration::from_secs(30);
 /// HTTP/2 streams per connection: what client-go's servers announce.
 const MAX_STREAMS: u32 = 250;
 /// How long the listener rests after the kernel refused an accept (out of file descriptors).
@@ -47,6 +52,7 @@ impl Listener {
         let acceptor = TlsAcceptor::from(Arc::new(self.tls));
         let connections = TaskTracker::new();
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let anonymous = Arc::new(Semaphore::new(MAX_ANONYMOUS));
         loop {
             let slot = tokio::select! {
                 () = self.shutdown.cancelled() => break,
@@ -60,7 +66,7 @@ impl Listener {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
@@ -68,6 +74,7 @@ impl Listener {
                 acceptor: acceptor.clone(),
                 verifier: self.verifier.clone(),
                 router: self.router.clone(),
+                anonymous: anonymous.clone(),
                 shutdown: self.shutdown.clone(),
             };
             connections.spawn(async move {
@@ -84,6 +91,7 @@ struct Connection {
     acceptor: TlsAcceptor,
     verifier: Arc<LenientVerifier>,
     router: Router,
+    anonymous: Arc<Semaphore>,
     shutdown: CancellationToken,
 }
 
@@ -98,9 +106,12 @@ impl Connection {
             Err(_) => return debug!(%peer, "TLS handshake took too long"),
         };
         let user = stream.get_ref().1.peer_certificates().and_then(|chain| self.verifier.user(chain));
-        let router = match user {
-            Some(user) => self.router.layer(Extension(user)),
-            None => self.router,
+        let (router, place) = match user {
+            Some(user) => (self.router.layer(Extension(user)), None),
+            None => match self.anonymous.try_acquire_owned() {
+                Ok(place) => (self.router, Some(place)),
+                Err(_) => return debug!(%peer, "too many connections without a certificate"),
+            },
         };
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE_TIMEOUT);
@@ -113,6 +124,13 @@ impl Connection {
             () = self.shutdown.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
+            }
+            () = sleep(ANONYMOUS_LIFETIME), if place.is_some() => {
+                connection.as_mut().graceful_shutdown();
+                match timeout(HANDSHAKE_TIMEOUT, connection).await {
+                    Ok(ended) => ended,
+                    Err(_) => return debug!(%peer, "a connection without a certificate took too long"),
+                }
             }
         };
         if let Err(error) = ended {

@@ -1,17 +1,27 @@
 //! The server as the composition root has it.
 
-use std::{net::SocketAddr, path::Path};
+use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use axum::{Router, body::Body, routing::get};
 use coracle_store::Embedded;
 use http::Request;
 use http_body_util::BodyExt;
 use jiff::Timestamp;
-use tokio::time::timeout;
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
 use tower::ServiceExt;
 
 use super::harness::SOON;
-use crate::{ApiServer, BuildError, Config, User};
+use crate::{ApiServer, BuildError, Config, User, serve::MAX_ANONYMOUS};
 
 async fn build(dir: &Path, listen: SocketAddr) -> Result<ApiServer, BuildError> {
     let config = Config {
@@ -52,4 +62,47 @@ async fn it_serves_until_it_is_shut_down() {
     server.shutdown(SOON).await;
     let end = timeout(SOON, watch.frame()).await.expect("the watch ends with the server");
     assert!(end.is_none());
+}
+
+/// A connection that has asked for the version; `None` if the server ended it instead.
+async fn visit(server: &ApiServer, connector: &TlsConnector) -> Option<TlsStream<TcpStream>> {
+    let socket = TcpStream::connect(server.address()).await.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut stream = connector.connect(name, socket).await.ok()?;
+    let mut status = [0; 12];
+    let talk = async {
+        stream.write_all(b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n").await?;
+        stream.read_exact(&mut status).await
+    };
+    timeout(SOON, talk).await.expect("an answer, or the end").ok()?;
+    assert_eq!(&status, b"HTTP/1.1 200");
+    Some(stream)
+}
+
+#[tokio::test]
+async fn strangers_cannot_take_the_places_of_users() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = build(dir.path(), "127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(server.ca_pem().as_bytes()).unwrap()).unwrap();
+    let config = || {
+        let provider = Arc::new(ring::default_provider());
+        let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        versions.unwrap().with_root_certificates(roots.clone())
+    };
+    let stranger = TlsConnector::from(Arc::new(config().with_no_client_auth()));
+    let admin = server.admin();
+    let chain = vec![CertificateDer::from_pem_slice(admin.cert_pem.as_bytes()).unwrap()];
+    let key = PrivateKeyDer::from_pem_slice(admin.key_pem.as_bytes()).unwrap();
+    let user = TlsConnector::from(Arc::new(config().with_client_auth_cert(chain, key).unwrap()));
+
+    let mut strangers = Vec::new();
+    while let Some(stream) = visit(&server, &stranger).await {
+        strangers.push(stream);
+    }
+    assert_eq!(strangers.len(), MAX_ANONYMOUS);
+    assert!(visit(&server, &user).await.is_some());
+    strangers.pop();
+    let place = async { while visit(&server, &stranger).await.is_none() {} };
+    timeout(SOON, place).await.expect("a stranger who leaves makes room");
 }
