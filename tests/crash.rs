@@ -22,13 +22,13 @@ fn nothing_acknowledged_is_lost_and_pods_run_again_once() {
     cluster.push(&["web", "content", "adapter", "shop", "ambassador"]);
     let connection = cluster.connection();
     runtime.block_on(async {
-        for document in serde_yaml_ng::Deserializer::from_str(&manifest("demo.yaml")) {
-            let mut object: Value = serde::Deserialize::deserialize(document).unwrap();
+        let mut objects: Vec<Value> = serde_saphyr::from_multiple(&manifest("demo.yaml")).unwrap();
+        for object in &mut objects {
             for port in object.pointer_mut("/spec/ports").and_then(Value::as_array_mut).into_iter().flatten()
             {
                 port.as_object_mut().unwrap().remove("nodePort");
             }
-            connection.apply(&object).await.unwrap();
+            connection.apply(object).await.unwrap();
         }
     });
     let before = four_ready_pods(&runtime, &cluster, 0);

@@ -37,7 +37,7 @@ pub(crate) fn json_response(code: StatusCode, media: Media, json: Bytes) -> Resp
     match media {
         Media::Json => bytes_response(code, media.content_type(), json),
         Media::Yaml => {
-            match serde_json::from_slice::<Value>(&json).map(|value| serde_yaml_ng::to_string(&value)) {
+            match serde_json::from_slice::<Value>(&json).map(|value| serde_saphyr::to_string(&value)) {
                 Ok(Ok(yaml)) => bytes_response(code, media.content_type(), Bytes::from(yaml)),
                 _ => status_response(&Status::internal_error("the answer cannot be written as YAML")),
             }

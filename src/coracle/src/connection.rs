@@ -58,7 +58,7 @@ impl Connection {
     fn from_kubeconfig(text: &str) -> anyhow::Result<Connection> {
         use base64::{Engine, engine::general_purpose::STANDARD};
         let config: Kubeconfig =
-            serde_yaml_ng::from_str(text).context("not the form that `coracle up` writes")?;
+            serde_saphyr::from_str(text).context("not the form that `coracle up` writes")?;
         let cluster = &config.clusters.first().context("it has no cluster")?.cluster;
         let user = &config.users.first().context("it has no user")?.user;
         let decode =

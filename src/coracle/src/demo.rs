@@ -9,7 +9,6 @@ use std::{
 use anyhow::Context;
 use coracle_client::Delta;
 use k8s_openapi::api::core::v1::Pod;
-use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
@@ -167,9 +166,7 @@ fn farewell(cluster: &Cluster) {
 }
 
 fn objects(yaml: &str) -> anyhow::Result<Vec<Value>> {
-    serde_yaml_ng::Deserializer::from_str(yaml)
-        .map(|document| Value::deserialize(document).context("the demo's manifest cannot be read"))
-        .collect()
+    serde_saphyr::from_multiple(yaml).context("the demo's manifest cannot be read")
 }
 
 fn title(object: &Value) -> String {
