@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::IpAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
 
@@ -68,8 +68,7 @@ impl Context {
 
     /// Removes what a pod has left on disk.
     pub(crate) fn clean_up(&self, pod: &Pod) -> impl Future<Output = ()> + Send + use<> {
-        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-        let dirs = [volumes::pod_dir(&self.pods_dir, uid), self.logs.pod(pod).dir().to_owned()];
+        let dirs = leftovers(&self.pods_dir, &self.logs, pod);
         async move {
             let blocking = move || dirs.iter().for_each(|dir| dirs::remove_reporting(dir));
             // It only fails when the runtime ends; the next start removes what is left.
@@ -81,6 +80,14 @@ impl Context {
     pub(crate) fn tell(&self, pod: &Pod, index: Option<usize>, warning: bool, reason: &str, message: &str) {
         let type_ = if warning { EventType::Warning } else { EventType::Normal };
         self.recorder.event(&reference(pod, index), type_, reason, message);
+    }
+}
+
+/// The folders of a pod; none for a pod without a uid, whose folder would be that of all pods.
+fn leftovers(pods_dir: &Path, logs: &LogBook, pod: &Pod) -> Vec<PathBuf> {
+    match pod.metadata.uid.as_deref() {
+        None | Some("") => Vec::new(),
+        Some(uid) => vec![volumes::pod_dir(pods_dir, uid), logs.pod(pod).dir().to_owned()],
     }
 }
 
@@ -119,4 +126,25 @@ pub(crate) fn container_at(pod: &Pod, index: usize) -> Option<&k8s_openapi::api:
 /// Both clocks.
 pub(crate) fn now() -> Now {
     Now { instant: Instant::now(), wall: clock::now() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_without_a_uid_owns_no_folder() {
+        #[track_caller]
+        fn check(uid: Option<&str>, expected: &[&str]) {
+            let mut pod = Pod::default();
+            pod.metadata.namespace = Some("n".into());
+            pod.metadata.name = Some("p".into());
+            pod.metadata.uid = uid.map(Into::into);
+            let expected: Vec<_> = expected.iter().map(PathBuf::from).collect();
+            assert_eq!(leftovers(Path::new("/pods"), &LogBook::new("/logs".into()), &pod), expected);
+        }
+        check(Some("u"), &["/pods/u", "/logs/n_p_u"]);
+        check(Some(""), &[]);
+        check(None, &[]);
+    }
 }

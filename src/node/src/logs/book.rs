@@ -16,6 +16,9 @@ use super::writer::{ContainerLog, OpenLog};
 /// beyond it the one opened longest ago is closed and reopened with its next line.
 const MAX_OPEN: usize = 64;
 
+/// The longest name of a folder, in bytes, on the file systems that people use.
+const MAX_NAME: usize = 255;
+
 /// The folder of all logs of a node.
 #[derive(Clone, Debug)]
 pub(crate) struct LogBook {
@@ -37,13 +40,7 @@ impl LogBook {
 
     /// The logs of a pod; no folder is made before something is written.
     pub(crate) fn pod(&self, pod: &Pod) -> PodLogs {
-        let meta = &pod.metadata;
-        let [namespace, name, uid] =
-            [&meta.namespace, &meta.name, &meta.uid].map(|text| text.as_deref().unwrap_or_default());
-        PodLogs {
-            dir: self.dir.join(format!("{namespace}_{name}_{uid}")),
-            open_files: self.open_files.clone(),
-        }
+        PodLogs { dir: self.dir.join(folder(pod)), open_files: self.open_files.clone() }
     }
 
     /// Removes the logs of pods that are gone: folders whose uid `keep` does not know. Blocking.
@@ -79,6 +76,15 @@ impl PodLogs {
     }
 }
 
+/// `namespace_name_uid`. The uid alone makes it unique, so a long name may lose its end.
+fn folder(pod: &Pod) -> String {
+    let meta = &pod.metadata;
+    let [namespace, name, uid] =
+        [&meta.namespace, &meta.name, &meta.uid].map(|text| text.as_deref().unwrap_or_default());
+    let room = MAX_NAME.saturating_sub(namespace.len() + uid.len() + 2);
+    format!("{namespace}_{}_{uid}", &name[..name.floor_char_boundary(room)])
+}
+
 /// The logs whose files are open, in the order they were opened.
 #[derive(Debug, Default)]
 pub(super) struct OpenFiles(Mutex<VecDeque<OpenLog>>);
@@ -94,5 +100,49 @@ impl OpenFiles {
         if let Some(oldest) = oldest.and_then(|log| log.upgrade()) {
             oldest.release();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UID: &str = "01234567-89ab-cdef-0123-456789abcdef";
+
+    fn pod(namespace: &str, name: &str, uid: &str) -> Pod {
+        let mut pod = Pod::default();
+        pod.metadata.namespace = Some(namespace.into());
+        pod.metadata.name = Some(name.into());
+        pod.metadata.uid = Some(uid.into());
+        pod
+    }
+
+    #[test]
+    fn folders_fit_into_a_file_system_and_stay_unique() {
+        #[track_caller]
+        fn check(namespace: usize, name: usize, kept: usize) {
+            let [namespace, name] = [namespace, name].map(|length| "n".repeat(length));
+            let folder = folder(&pod(&namespace, &name, UID));
+            assert_eq!(folder, format!("{namespace}_{}_{UID}", &name[..kept]));
+            assert!(folder.len() <= MAX_NAME);
+        }
+        check(7, 10, 10);
+        check(7, 210, 210);
+        check(7, 211, 210);
+        check(63, 253, 154);
+        let long = "n".repeat(253);
+        assert_ne!(folder(&pod("n", &long, UID)), folder(&pod("n", &long, &UID.replace('0', "f"))));
+    }
+
+    #[test]
+    fn a_long_name_keeps_its_logs_and_loses_them_with_its_pod() {
+        let dir = tempfile::tempdir().unwrap();
+        let book = LogBook::new(dir.path().into());
+        let logs = book.pod(&pod(&"n".repeat(63), &"p".repeat(253), UID));
+        std::fs::create_dir_all(logs.dir()).unwrap();
+        book.sweep(&|uid| uid == UID).unwrap();
+        assert!(logs.dir().exists());
+        book.sweep(&|_| false).unwrap();
+        assert!(!logs.dir().exists());
     }
 }

@@ -1,5 +1,5 @@
 //! Container logs: what guests write to stdout and stderr, in files of the CRI format, one per run:
-//! `DIR/<namespace>_<pod>_<uid>/<container>/<restart>.log`.
+//! `DIR/<namespace>_<pod>_<uid>/<container>/<restart>.log` (a long name of a pod is cut).
 //!
 //! Nothing is created for a container that never writes, and few files are open at a time: thousands of
 //! silent or idle containers cost no file handle. A line is in the file (and followers are told) before
