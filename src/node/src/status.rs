@@ -158,6 +158,8 @@ fn phase(facts: &Facts<'_>, statuses: &[(Role, ContainerStatus)]) -> &'static st
         return "Pending";
     }
     let (mut waiting, mut running, mut stopped, mut succeeded) = (0, 0, 0, 0);
+    // Also in a pod that never restarts containers: one whose image was changed.
+    let mut restarting = false;
     for (_, status) in statuses.iter().filter(|(role, _)| *role == Role::Main) {
         let state = status.state.clone().unwrap_or_default();
         if state.running.is_some() {
@@ -167,6 +169,7 @@ fn phase(facts: &Facts<'_>, statuses: &[(Role, ContainerStatus)]) -> &'static st
             succeeded += i32::from(end.exit_code == 0);
         } else if status.last_state.as_ref().is_some_and(|last| last.terminated.is_some()) {
             stopped += 1;
+            restarting = true;
         } else {
             waiting += 1;
         }
@@ -177,7 +180,7 @@ fn phase(facts: &Facts<'_>, statuses: &[(Role, ContainerStatus)]) -> &'static st
         (_, _, 1..) if stopped == succeeded && (terminal || facts.policy != RestartPolicy::Always) => {
             "Succeeded"
         }
-        (_, _, 1..) if terminal || facts.policy == RestartPolicy::Never => "Failed",
+        (_, _, 1..) if terminal || facts.policy == RestartPolicy::Never && !restarting => "Failed",
         (_, _, 1..) => "Running",
         _ => "Pending",
     }

@@ -122,6 +122,8 @@ fn phases_of_main_containers() {
     case("Never", vec![ended(main, 0), ended(main, 0)]).phase("Succeeded");
     case("Never", vec![ended(main, 0), ended(main, 2)]).phase("Failed");
     case("Never", vec![ended(main, 0), running(true)]).phase("Running");
+    case("Never", vec![ended(main, 1), crash_loop()]).phase("Running");
+    case("Never", vec![crash_loop()]).over().phase("Failed");
     Case { stop: Some(Stop::Deadline), ..case("Always", vec![running(true)]) }.phase("Failed");
 }
 

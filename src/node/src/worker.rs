@@ -19,7 +19,11 @@ use bytes::Bytes;
 use coracle_client::clock;
 use coracle_network::{PodConfig, PodStack};
 use coracle_runtime::Container;
-use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures::{
+    FutureExt, StreamExt,
+    future::{AbortHandle, BoxFuture, abortable},
+    stream::FuturesUnordered,
+};
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 
 use crate::{
@@ -56,6 +60,7 @@ pub(crate) async fn run(context: Arc<Context>, handle: Arc<PodHandle>, pod: Arc<
 enum Done {
     SetUp(Result<PodVolumes, String>),
     Launched { index: usize, run: i32, result: Result<Launched, Waiting> },
+    Abandoned,
     CleanedUp,
 }
 
@@ -72,6 +77,8 @@ enum Closing {
 /// A container as far as this process runs it.
 #[derive(Default)]
 struct Slot {
+    /// Ends the launch under way, or one that is over.
+    launch: Option<AbortHandle>,
     container: Option<Container>,
     log: Option<Arc<ContainerLog>>,
     probes: Vec<ProbeGuard>,
@@ -203,6 +210,8 @@ impl Worker {
                 Ok(launched) => self.launched(index, run, launched),
                 Err(waiting) => self.feed(Input::LaunchFailed { index, waiting }),
             },
+            // Nobody waits for that launch any more.
+            Done::Abandoned => {}
             Done::CleanedUp => {
                 self.closing = Closing::Deleting;
                 if !self.gone {
@@ -251,11 +260,24 @@ impl Worker {
             self.deleted = true;
             self.feed(Input::Stop(Stop::Deleted));
         }
+        if !self.deleted {
+            self.look_at_images();
+        }
         if self.deleted && self.closing == Closing::No && self.machine.over() && self.exits.is_empty() {
             self.closing = Closing::CleaningUp;
             let clean_up = self.context.clean_up(&self.pod);
             self.jobs.push(clean_up.map(|()| Done::CleanedUp).boxed());
         }
+    }
+
+    /// Of all that a container's spec says, only the image may change.
+    fn look_at_images(&mut self) {
+        let changed = |(index, known): (usize, &str)| {
+            let image = container_at(&self.pod, index)?.image.as_deref().unwrap_or_default();
+            (image != known).then(|| Input::ImageChanged { index, image: image.into() })
+        };
+        let changes: Vec<_> = self.machine.images().enumerate().filter_map(changed).collect();
+        changes.into_iter().for_each(|change| self.feed(change));
     }
 
     /// True when the worker has nothing left to do, and no news has arrived at the last moment.
@@ -299,6 +321,10 @@ impl Worker {
                 }
             },
             Effect::Launch { index, run } => self.launch(index, run),
+            Effect::Abandon { index } => {
+                let launch = self.slots.get_mut(index).and_then(|slot| slot.launch.take());
+                launch.iter().for_each(AbortHandle::abort);
+            }
             Effect::Abort => {
                 self.abandoned.store(true, Ordering::SeqCst);
                 self.jobs.clear();
@@ -382,7 +408,15 @@ impl Worker {
             index,
             run,
         };
-        self.jobs.push(async move { Done::Launched { index, run, result: launch.run().await } }.boxed());
+        let (launch, handle) = abortable(launch.run());
+        if let Some(slot) = self.slots.get_mut(index) {
+            slot.launch = Some(handle);
+        }
+        let job = launch.map(move |result| match result {
+            Ok(result) => Done::Launched { index, run, result },
+            Err(_) => Done::Abandoned,
+        });
+        self.jobs.push(job.boxed());
     }
 
     fn probe_fully(&mut self, index: usize) {

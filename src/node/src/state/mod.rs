@@ -12,6 +12,9 @@
 //!                      Failed        Launching <─────── CrashLoop
 //! ```
 //!
+//! A new image in the spec leads to a new launch at once from wherever a container is, unless it is over:
+//! whatever went wrong before was about the old one.
+//!
 //! The pod's frame around it: set up (network, volumes) → init containers one after the other → the
 //! main containers together → over, when no container runs and none will. A stop (deletion, deadline)
 //! ends every running container and lets nothing start any more.
@@ -167,6 +170,8 @@ pub(crate) enum Input {
     Exited { index: usize, exit: Exit },
     /// A probe's verdict changed. `run` is the restart count of the run that was probed.
     Probed { index: usize, run: i32, probe: ProbeKind, healthy: bool },
+    /// The spec names another image for a container.
+    ImageChanged { index: usize, image: Box<str> },
     /// The pod must stop.
     Stop(Stop),
     /// Time has passed; see [`Machine::next_wake`].
@@ -181,6 +186,8 @@ pub(crate) enum Effect {
     /// Pull, prepare and start a container; answered by `Launched` or `LaunchFailed`. `run` is the
     /// restart count the container will have, and the name of its log.
     Launch { index: usize, run: i32 },
+    /// Abandon the launch of a container: its answer is not awaited any more.
+    Abandon { index: usize },
     /// Abandon every set-up and launch under way: their answers are not awaited any more.
     Abort,
     /// End a container; answered by `Exited`.
@@ -252,6 +259,9 @@ impl Machine {
             Input::Probed { index, run, probe, healthy } => {
                 self.one(index, UnitInput::Probed { run, probe, healthy }, now, &mut effects);
             }
+            Input::ImageChanged { index, image } => {
+                self.one(index, UnitInput::ImageChanged(image), now, &mut effects);
+            }
             Input::Stop(stop) => self.begin_stop(stop, now, &mut effects),
             Input::Tick => {
                 if self.plan.deadline.is_some_and(|deadline| deadline <= now.instant) && !self.over() {
@@ -317,6 +327,11 @@ impl Machine {
     /// The restart count of a container's current (or last) run.
     pub(crate) fn run_of(&self, index: usize) -> i32 {
         self.units.get(index).map_or(0, Unit::restarts)
+    }
+
+    /// The images that the containers are to run, in the order of the plan.
+    pub(crate) fn images(&self) -> impl Iterator<Item = &str> {
+        self.units.iter().map(|unit| &*unit.plan.image)
     }
 
     fn setup_answer(&mut self, setup: Setup) {
@@ -388,6 +403,9 @@ impl Machine {
     fn stop_sidecars(&mut self, now: Now, effects: &mut Vec<Effect>) {
         for index in (0..self.units.len()).rev() {
             if self.units[index].role() == Role::Sidecar {
+                if self.units[index].is_launching() {
+                    effects.push(Effect::Abandon { index });
+                }
                 self.one(index, UnitInput::Stop, now, effects);
             }
         }

@@ -65,6 +65,8 @@ enum Killed {
     No,
     /// By a probe: it starts again if the restart policy allows.
     Unhealthy,
+    /// To run another image: it starts again whatever the restart policy says.
+    Outdated,
     /// With its pod, or as a sidecar after the main containers: it stays down.
     ForGood,
 }
@@ -95,6 +97,7 @@ pub(super) enum UnitInput {
     Failed(Waiting),
     Exited(Exit),
     Probed { run: i32, probe: ProbeKind, healthy: bool },
+    ImageChanged(Box<str>),
     SourcesChanged,
     Stop,
     Tick,
@@ -202,12 +205,13 @@ impl Unit {
                 Life::Running(run)
             }
 
+            (life, UnitInput::ImageChanged(image)) => self.image_changed(life, image, context, effects),
+
             (Life::CrashLoop { until, message }, UnitInput::Tick) if until <= now.instant => {
                 if let Some(failed) = self.failed_at {
                     self.crashes.attempt(failed, now.instant);
                 }
-                let shown = Waiting { reason: "CrashLoopBackOff", message: Some(message) };
-                self.launch(Shown::Waiting(shown), context, effects)
+                self.launch(Shown::Waiting(crash_loop(message)), context, effects)
             }
 
             // Late words about something that is over change nothing.
@@ -223,6 +227,45 @@ impl Unit {
 
     fn retry(&mut self, waiting: Waiting, context: &Context<'_>, effects: &mut Vec<Effect>) -> Life {
         self.launch(Shown::Waiting(waiting), context, effects)
+    }
+
+    /// What was held against the old image (crashes, failed pulls) is not held against the new one.
+    fn image_changed(
+        &mut self,
+        life: Life,
+        image: Box<str>,
+        context: &Context<'_>,
+        effects: &mut Vec<Effect>,
+    ) -> Life {
+        self.plan.image = image;
+        self.crashes.reset();
+        self.failures.reset();
+        match life {
+            Life::Launching(shown) => {
+                effects.push(Effect::Abandon { index: context.index });
+                self.launch(shown, context, effects)
+            }
+            Life::Failed { waiting, .. } => self.launch(Shown::Waiting(waiting), context, effects),
+            Life::CrashLoop { message, .. } => {
+                // Unlike a run that was ended for its image, this one crashed: the next crash waits.
+                self.crashes.attempt(context.now.instant, context.now.instant);
+                self.launch(Shown::Waiting(crash_loop(message)), context, effects)
+            }
+            // An init container finishes with the image it began with.
+            Life::Running(mut run) if self.plan.role != Role::Init && run.killed == Killed::No => {
+                run.killed = Killed::Outdated;
+                let name = &self.plan.name;
+                let text = if self.plan.role == Role::Sidecar {
+                    format!("Init container {name} definition changed")
+                } else {
+                    format!("Container {name} definition changed, will be restarted")
+                };
+                effects.push(note(context, false, "Killing", text));
+                effects.push(Effect::Kill { index: context.index });
+                Life::Running(run)
+            }
+            life @ (Life::Idle | Life::Running(_) | Life::Ended) => life,
+        }
     }
 
     fn fail(&mut self, waiting: Waiting, context: &Context<'_>, effects: &mut Vec<Effect>) -> Life {
@@ -277,6 +320,11 @@ impl Unit {
             finished: Some(now.wall),
         }));
         self.failed_at = Some(now.instant);
+        if run.killed == Killed::Outdated {
+            // A pod whose only container is shown as terminated looks finished if it never restarts any.
+            let shown = Waiting { reason: "ContainerCreating", message: None };
+            return self.launch(Shown::Waiting(shown), context, effects);
+        }
         if run.killed == Killed::ForGood || !restarts_after(context.policy, self.plan.role, code) {
             return Life::Ended;
         }
@@ -333,6 +381,10 @@ impl Unit {
 
     pub(super) fn is_idle(&self) -> bool {
         matches!(self.life, Life::Idle)
+    }
+
+    pub(super) fn is_launching(&self) -> bool {
+        matches!(self.life, Life::Launching(_))
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -395,10 +447,7 @@ impl Unit {
             Life::Idle | Life::Launching(Shown::Creating) => (waiting(&creating), ended(), newest),
             Life::Launching(Shown::Waiting(shown)) => (waiting(shown), ended(), newest),
             Life::Failed { waiting: shown, .. } => (waiting(shown), ended(), newest),
-            Life::CrashLoop { message, .. } => {
-                let shown = Waiting { reason: "CrashLoopBackOff", message: Some(message.clone()) };
-                (waiting(&shown), ended(), newest)
-            }
+            Life::CrashLoop { message, .. } => (waiting(&crash_loop(message.clone())), ended(), newest),
             Life::Launching(Shown::Terminated) | Life::Ended => {
                 let before = self.before.as_deref().map(terminated);
                 (ended().unwrap_or_else(|| waiting(&creating)), before, newest)
@@ -428,6 +477,10 @@ impl Unit {
             image_id: self.image_id.clone(),
         }
     }
+}
+
+fn crash_loop(message: Box<str>) -> Waiting {
+    Waiting { reason: "CrashLoopBackOff", message: Some(message) }
 }
 
 fn note(context: &Context<'_>, warning: bool, reason: &'static str, message: String) -> Effect {

@@ -113,6 +113,12 @@ impl Bench {
         self.pods().create(&PostParams::default(), &pod).await.unwrap();
     }
 
+    /// `kubectl set image`, for the container of all tests.
+    pub(super) async fn set_image(&self, name: &str, image: &str) {
+        let patch = json!({"spec": {"containers": [{"name": "c", "image": image}]}});
+        self.pods().patch(name, &PatchParams::default(), &Patch::Strategic(patch)).await.unwrap();
+    }
+
     pub(super) async fn create_config_map(&self, name: &str, data: Value) {
         let map: ConfigMap =
             serde_json::from_value(json!({"metadata": {"name": name}, "data": data})).unwrap();

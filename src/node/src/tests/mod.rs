@@ -136,6 +136,41 @@ async fn what_a_pod_lacks_is_named_and_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_image_takes_over() {
+    let bench = Bench::new().await;
+    bench.push("registry.local/sleeps:1", guests::sleeps("one\n")).await;
+    bench.push("registry.local/sleeps:2", guests::sleeps("two\n")).await;
+    let spec = |image: &str| json!({"restartPolicy": "Never", "containers": [{"name": "c", "image": image}]});
+    bench.create("runs", spec("registry.local/sleeps:1")).await;
+    bench.create("typo", spec("registry.local/slepes:1")).await;
+    bench.create("invalid", spec("registry.local/Sleeps:1")).await;
+    let before = bench.pod("runs", is_ready).await;
+    bench.log("runs", "one\n").await;
+    bench.set_image("runs", "registry.local/sleeps:2").await;
+    let after = bench.pod("runs", |pod| is_ready(pod) && container(pod).restart_count == 1).await;
+    let [before, after] = [before, after].map(|pod| container(&pod));
+    let last = after.last_state.unwrap().terminated.unwrap();
+    assert_eq!((last.exit_code, last.container_id), (137, before.container_id));
+    assert_ne!(after.image_id, before.image_id);
+    assert_eq!(bench.events("runs", "Killing").await, ["Container c definition changed, will be restarted"]);
+    bench.log("runs", "two\n").await;
+    assert_eq!(bench.get("/containerLogs/default/runs/c?previous=true").await, (200, "one\n".into()));
+
+    for (pod, reason) in [("typo", "ImagePullBackOff"), ("invalid", "InvalidImageName")] {
+        bench.pod(pod, |pod| waiting(pod) == reason).await;
+        bench.set_image(pod, "registry.local/sleeps:1").await;
+        let repaired = bench.pod(pod, is_ready).await;
+        assert_eq!(container(&repaired).restart_count, 0, "{pod}");
+    }
+    // What runs now fails to become something that does not exist, and comes back from there.
+    bench.set_image("runs", "registry.local/absent:1").await;
+    let pod = bench.pod("runs", |pod| waiting(pod) == "ImagePullBackOff").await;
+    assert_eq!(phase(&pod), "Running");
+    bench.set_image("runs", "registry.local/sleeps:1").await;
+    bench.pod("runs", |pod| is_ready(pod) && container(pod).restart_count == 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pods_survive_their_agent() {
     let mut bench = Bench::new().await;
     bench.push("registry.local/sleeps:1", guests::sleeps("up\n")).await;
