@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     args_override_self = true,
     after_help = "Examples:\n  coracle demo                       a cluster with an application, in one command\n  \
                   coracle up                         a one-machine cluster in the foreground\n  \
-                  coracle push app.wasm registry.local/app:1\n\nThen:\n  export KUBECONFIG=…                (the line that `up` prints)\n  kubectl get nodes"
+                  coracle push app.wasm registry.local/app:1\n\nThen:\n  export KUBECONFIG=…                (the path that `up` prints)\n  kubectl get nodes"
 )]
 pub(crate) struct Cli {
     /// What to do.
@@ -84,13 +84,13 @@ pub(crate) struct Up {
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// Where the API server listens; port 0 picks a free one
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:6443")]
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:6443")]
     pub listen: SocketAddr,
     /// The node's name [default: the host's name]
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
     /// Serve the dashboard there too, and print its URL; choose a loopback address
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "IP:PORT")]
     pub dashboard: Option<SocketAddr>,
 }
 
@@ -101,7 +101,7 @@ pub(crate) struct Demo {
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// Where the API server listens; port 0 picks a free one
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:6443")]
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:6443")]
     pub listen: SocketAddr,
 }
 

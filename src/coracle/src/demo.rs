@@ -150,15 +150,15 @@ fn farewell(cluster: &Cluster) {
     ui::line("");
     ui::line("  three things to try:");
     ui::line(&format!(
-        "    {}   the shop reaches `web` through its ambassador on localhost",
+        "    {}   # the shop reaches `web` through its ambassador on localhost",
         command(&format!("curl http://{host}:{SHOP_PORT}/"))
     ));
     ui::line(&format!(
-        "    {}   more of them; then reload the page",
+        "    {}   # more of them; then reload the page",
         command("kubectl scale rc web --replicas=10")
     ));
     ui::line(&format!(
-        "    {}   its controller puts another in its place",
+        "    {}   # their controller puts others in their places",
         command("kubectl delete pod -l app=web --wait=false; kubectl get pods -w")
     ));
     ui::line("");

@@ -15,7 +15,8 @@ use crate::{
 pub(crate) async fn run(args: Push) -> anyhow::Result<()> {
     let wasm = std::fs::read(&args.file).with_context(|| format!("cannot read {}", args.file.display()))?;
     let kubeconfig = args.kubeconfig.unwrap_or_else(|| data_dir::default_root("cluster").join("kubeconfig"));
-    let connection = Connection::open(&kubeconfig)?;
+    let connection = Connection::open(&kubeconfig)
+        .context("no cluster to push to; --kubeconfig takes the path that `up` or `demo` printed")?;
     let digest = push(&connection, &args.reference, wasm).await?;
     ui::line(&format!("pushed {}  {digest}", args.reference));
     Ok(())
@@ -45,7 +46,9 @@ pub(crate) async fn push(connection: &Connection, reference: &str, wasm: Vec<u8>
 /// Uploads a blob in one piece, unless the registry has it.
 async fn blob(connection: &Connection, repository: &str, bytes: Vec<u8>) -> anyhow::Result<()> {
     let digest = digest_of(&bytes);
-    let head = connection.request(Method::HEAD, &format!("/v2/{repository}/blobs/{digest}")).send().await?;
+    let head = connection.request(Method::HEAD, &format!("/v2/{repository}/blobs/{digest}"));
+    let head =
+        head.send().await.context("cannot reach the cluster; is it up, and is this its kubeconfig?")?;
     if head.status() == StatusCode::OK {
         return Ok(());
     }
