@@ -11,7 +11,7 @@ fn demo() -> String {
 
 fn node_port(cluster: &Cluster, service: &str, port: &str) -> String {
     let path = format!("jsonpath={{.spec.ports[?(@.name==\"{port}\")].nodePort}}");
-    format!("127.0.0.1:{}", cluster.kubectl(&format!("get service {service} -o '{path}'")))
+    format!("{}:{}", cluster.host(), cluster.kubectl(&format!("get service {service} -o '{path}'")))
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn a_config_map_is_served_and_its_change_arrives() {
     cluster.kubectl_input("apply -f -", &page);
     cluster.kubectl("wait --for=condition=Ready pod/page --timeout=60s");
     let port = cluster.kubectl("get service page -o 'jsonpath={.spec.ports[0].nodePort}'");
-    let address = format!("127.0.0.1:{port}");
+    let address = format!("{}:{port}", cluster.host());
     let served = |expected: &str| {
         eventually(expected, || match http_get(&address, "/")? {
             (_, body) if body.contains(expected) => Ok(()),

@@ -36,7 +36,7 @@ fn a_first_hour_with_kubectl() {
     let k = |args: &str| cluster.kubectl(args);
 
     // The cluster.
-    has(&k("get nodes -o wide"), &["boat", "Ready", "INTERNAL-IP", "127.0.0.1", "wasmtime://"]);
+    has(&k("get nodes -o wide"), &["boat", "Ready", "INTERNAL-IP", cluster.host(), "wasmtime://"]);
     has(&k("version"), &["Server Version: v1.33"]);
     has(
         &k("api-resources"),

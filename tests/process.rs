@@ -1,10 +1,17 @@
 //! The process itself: how it starts, refuses to start, and ends.
 
-use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt, time::Duration};
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    net::TcpListener,
+    os::unix::fs::PermissionsExt,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
-use crate::support::{Cluster, command, run};
+use crate::support::{BINARY, Cluster, command, run};
 
 #[test]
 fn a_signal_ends_it_in_order_and_the_folder_is_free_again() {
@@ -26,6 +33,28 @@ fn a_signal_ends_it_in_order_and_the_folder_is_free_again() {
 }
 
 #[test]
+fn the_demo_gets_ready_stops_and_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    for _ in 0..2 {
+        let mut demo = Command::new(BINARY)
+            .args(["demo", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(dir.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(demo.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let said: Vec<String> = lines.take_while(|line| !line.contains("Ctrl-C stops the demo")).collect();
+        let said = said.join("\n");
+        for words in ["all pods ready", "http://127.0.0.1:30080/", "export KUBECONFIG="] {
+            assert!(said.contains(words), "no {words:?} in {said}");
+        }
+        let interrupted = Command::new("kill").args(["-INT", &demo.id().to_string()]).status().unwrap();
+        assert!(interrupted.success());
+        assert!(demo.wait().unwrap().success());
+    }
+}
+
+#[test]
 fn a_taken_port_is_named() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
@@ -33,6 +62,17 @@ fn a_taken_port_is_named() {
     let (code, _, error) = run(command(dir.path()).args(["--listen", &address]));
     assert_eq!(code, Some(1), "{error}");
     assert!(error.contains(&address), "{error}");
+}
+
+#[test]
+fn mistakes_on_the_command_line_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (code, _, error) = run(command(dir.path()).args(["--node-name", "Bad_Name"]));
+    assert_eq!(code, Some(1), "{error}");
+    assert!(error.contains("\"Bad_Name\" cannot be a node's name"), "{error}");
+    let (code, _, error) = run(command(dir.path()).args(["--log-level", "debugg"]));
+    assert_eq!(code, Some(2), "{error}");
+    assert!(error.contains("\"debugg\" is not a level"), "{error}");
 }
 
 #[test]

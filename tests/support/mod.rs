@@ -10,6 +10,7 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::atomic::{AtomicU8, Ordering},
     time::Duration,
 };
 
@@ -18,14 +19,18 @@ use tokio::time::{Instant, sleep};
 
 /// Nothing in these tests takes longer, on a busy machine and in a debug build.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-const BINARY: &str = env!("CARGO_BIN_EXE_coracle");
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_coracle");
 const GUESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../guest-examples");
 
 /// A running `coracle up`; killed when dropped.
 pub(crate) struct Cluster {
     dir: TempDir,
+    host: String,
     process: Option<Process>,
 }
+
+/// Clusters that this test run has started.
+static CLUSTERS: AtomicU8 = AtomicU8::new(0);
 
 /// A `coracle up` that has said that it is ready.
 struct Process {
@@ -36,7 +41,10 @@ struct Process {
 impl Cluster {
     /// Starts a cluster in a new folder.
     pub(crate) fn start() -> Cluster {
-        let mut cluster = Cluster { dir: tempfile::tempdir().unwrap(), process: None };
+        // A loopback address of its own, so that clusters side by side have all node ports to themselves.
+        let (run, n) = (std::process::id() % 250 + 1, CLUSTERS.fetch_add(1, Ordering::Relaxed) + 1);
+        let host = format!("127.77.{run}.{n}");
+        let mut cluster = Cluster { dir: tempfile::tempdir().unwrap(), host, process: None };
         cluster.up();
         cluster
     }
@@ -44,13 +52,20 @@ impl Cluster {
     /// Starts it (again) on its folder and waits until the node is Ready.
     pub(crate) fn up(&mut self) {
         assert!(self.process.is_none(), "the cluster is running");
-        let mut child = command(self.dir.path()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut command = command(self.dir.path());
+        let mut child =
+            command.args(["--listen", &format!("{}:0", self.host)]).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let Some((_, kubeconfig)) = line.split_once("KUBECONFIG=") else {
             panic!("`coracle up` did not get ready: {line:?}, {:?}", child.wait());
         };
         self.process = Some(Process { child, kubeconfig: PathBuf::from(kubeconfig.trim()) });
+    }
+
+    /// The node's address.
+    pub(crate) fn host(&self) -> &str {
+        &self.host
     }
 
     /// The data folder.

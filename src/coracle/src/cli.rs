@@ -27,17 +27,31 @@ pub(crate) struct Cli {
 #[derive(Debug, Args)]
 pub(crate) struct Log {
     /// What to log: error, warn, info, debug, trace, or a filter like `coracle_node=debug,warn`
+    /// [default: warn,coracle=info; warn for the demo]
     #[arg(
         long,
         global = true,
         value_name = "LEVEL",
         env = "CORACLE_LOG",
-        default_value = "warn,coracle=info"
+        value_parser = log_filter
     )]
-    pub log_level: String,
+    pub log_level: Option<String>,
     /// How to log; `auto` is human on a terminal and JSON elsewhere
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Human)]
     pub log_format: LogFormat,
+}
+
+/// Checks a filter: levels, and `TARGET=LEVEL`, between commas. A word that is no level would be taken for the
+/// name of a target, and everything else would fall silent.
+fn log_filter(text: &str) -> Result<String, String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    for directive in text.split(',') {
+        let level = directive.rsplit('=').next().unwrap_or_default();
+        if !LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level)) {
+            return Err(format!("{level:?} is not a level; the levels are {}", LEVELS.join(", ")));
+        }
+    }
+    Ok(text.to_owned())
 }
 
 /// The forms a log line can have.

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use coracle_apiserver::{ApiServer, User};
 use coracle_client::Informers;
 use coracle_dashboard::Dashboard;
@@ -72,6 +72,13 @@ impl Cluster {
     /// Starts every room. What fails names itself.
     pub(crate) async fn start(config: Config) -> anyhow::Result<Cluster> {
         let data = config.data;
+        let name = match config.node_name {
+            Some(name) => name,
+            None => host_name()?,
+        };
+        if let Some(wrong) = coracle_api::names::dns_subdomain(&name).first() {
+            bail!("{name:?} cannot be a node's name: {wrong}");
+        }
         let store = Embedded::sled(&data.join("store")).context("cannot open the store")?;
         let images = Images::open(coracle_image::Config::new(data.join("images")))
             .context("cannot open the image store")?;
@@ -113,10 +120,6 @@ impl Cluster {
                 Some(Dashboard::build(config, &informers).await.context("cannot start the dashboard")?)
             }
             None => None,
-        };
-        let name = match config.node_name {
-            Some(name) => name,
-            None => host_name()?,
         };
         let runtime = Runtime::build(coracle_runtime::Config {
             cache_dir: data.join("compiled"),
@@ -210,7 +213,7 @@ impl Cluster {
 
 /// The address that the node tells others: where the API server listens, or the loopback if that is
 /// everywhere.
-fn node_address(listen: IpAddr) -> IpAddr {
+pub(crate) fn node_address(listen: IpAddr) -> IpAddr {
     if listen.is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { listen }
 }
 

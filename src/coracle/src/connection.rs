@@ -97,16 +97,16 @@ impl Connection {
     /// Creates an object, or merges it over the one that is there.
     pub(crate) async fn apply(&self, object: &Value) -> anyhow::Result<()> {
         let (collection, name) = collection_of(object)?;
-        let created = self.request(Method::POST, &collection).json(object).send().await?;
-        if created.status() != StatusCode::CONFLICT {
-            expect(created).await?;
-            return Ok(());
-        }
         let patch = self
             .request(Method::PATCH, &format!("{collection}/{name}"))
             .header("content-type", "application/merge-patch+json")
             .body(object.to_string());
-        expect(patch.send().await?).await?;
+        let patched = patch.send().await?;
+        if patched.status() == StatusCode::NOT_FOUND {
+            self.create(&collection, object).await?;
+        } else {
+            expect(patched).await?;
+        }
         Ok(())
     }
 

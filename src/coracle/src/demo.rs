@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     time::Duration,
 };
 
@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::{
     cli::Demo,
-    cluster::{Cluster, Config},
+    cluster::{Cluster, Config, node_address},
     connection::Connection,
     data_dir::{self, DataDir},
     guests, push,
@@ -28,6 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The node ports of the demo's manifest.
 const WEB_PORT: u16 = 30080;
 const SHOP_PORT: u16 = 30081;
+const METRICS_PORT: u16 = 30091;
 /// The demo's dashboard takes any free port.
 const DASHBOARD: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
@@ -35,6 +36,10 @@ const DASHBOARD: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0
 pub(crate) async fn run(args: Demo) -> anyhow::Result<()> {
     let mut stop = Stop::listen()?;
     let data = DataDir::lock(&args.data_dir.unwrap_or_else(|| data_dir::default_root("demo")))?;
+    for port in [WEB_PORT, SHOP_PORT, METRICS_PORT] {
+        let address = SocketAddr::new(node_address(args.listen.ip()), port);
+        TcpListener::bind(address).with_context(|| format!("the demo's services need {address}"))?;
+    }
     let started = Instant::now();
     let cluster = tokio::select! {
         cluster = Cluster::start(Config { data, listen: args.listen, node_name: Some("coracle".to_owned()), dashboard: Some(DASHBOARD) }) => cluster?,

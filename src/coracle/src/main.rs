@@ -25,7 +25,9 @@ use crate::cli::{Bench, Cli, Command};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    logging::init(&cli.log);
+    // The demo speaks for itself.
+    let quiet = matches!(cli.command, Command::Demo(_));
+    logging::init(&cli.log, if quiet { "warn" } else { "warn,coracle=info" });
     // One crypto provider for the whole process; a second installation cannot happen.
     let _ = rustls::crypto::ring::default_provider().install_default();
     host::prepare();

@@ -34,7 +34,7 @@ pub(crate) fn inspect(binary: &mut (impl Read + Seek)) -> Result<Wasm, FormatErr
         [0, b'a', b's', b'm', 1, 0, 0, 0] => return Ok(Wasm::Module),
         [0, b'a', b's', b'm', 0x0d, 0, 1, 0] => binary,
         [0, b'a', b's', b'm', version @ ..] => return Err(invalid(format!("its version is {version:02x?}"))),
-        other => return Err(invalid(format!("it begins with {:02x?}", &other[..4]))),
+        other => return Err(invalid(format!("it begins with the bytes {:02x?}", &other[..4]))),
     };
     let end = layer.seek(SeekFrom::End(0)).map_err(unreadable)?;
     let mut position = layer.seek(SeekFrom::Start(8)).map_err(unreadable)?;

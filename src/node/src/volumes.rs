@@ -37,6 +37,8 @@ pub(crate) enum VolumeError {
     NoSecretKey(String),
     #[error("hostPath type check failed: {path} is not {wanted}")]
     HostPath { path: String, wanted: &'static str },
+    #[error("hostPath {0} holds the cluster's own data, which no pod may see")]
+    OwnData(String),
     #[error("volumes of type {0} are not supported by this node")]
     Unsupported(&'static str),
     #[error("no volume of this name in the pod")]
@@ -164,7 +166,7 @@ fn make(facts: &PodFacts<'_>, spec: &VolumeSpec, pod_dir: &Path) -> Result<Optio
         return empty_dir(facts, source, &pod_dir.join("volumes").join(&spec.name)).map(Some);
     }
     if let Some(source) = &spec.host_path {
-        return host_path(source).map(Some);
+        return host_path(source, pod_dir).map(Some);
     }
     Err(VolumeError::Unsupported(type_name(spec)))
 }
@@ -213,8 +215,18 @@ fn bytes(amount: Option<&QuantityText>) -> Option<u64> {
     u64::try_from(value).ok().filter(|bytes| *bytes > 0)
 }
 
-fn host_path(source: &HostPathVolumeSource) -> Result<Volume, VolumeError> {
+/// A folder of the host, but never one with the cluster's data folder in it or inside that: the keys, the
+/// store and the compiled code of all pods are there.
+fn host_path(source: &HostPathVolumeSource, pod_dir: &Path) -> Result<Volume, VolumeError> {
     let path = Path::new(&source.path);
+    // `<data>/pods/<uid>`, which may not exist yet.
+    let data = pod_dir.ancestors().nth(2).unwrap_or(pod_dir);
+    let data = data.canonicalize().unwrap_or_else(|_| data.to_owned());
+    // What does not exist yet would be made below the nearest folder that does.
+    let there = path.ancestors().find_map(|ancestor| ancestor.canonicalize().ok());
+    if there.is_some_and(|there| there.starts_with(&data) || (path.exists() && data.starts_with(&there))) {
+        return Err(VolumeError::OwnData(source.path.clone()));
+    }
     match source.type_.as_deref().unwrap_or_default() {
         "DirectoryOrCreate" => make_folder(path)?,
         "" | "Directory" if path.is_dir() => {}

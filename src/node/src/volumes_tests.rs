@@ -82,7 +82,7 @@ fn check(volume: &Value, expected: &[&str]) {
 #[track_caller]
 fn refused(volume: &Value, message: &str) {
     let dir = tempfile::tempdir().unwrap();
-    let error = set_up(volume, &objects(), dir.path()).unwrap_err();
+    let error = set_up(volume, &objects(), &dir.path().join("pods/uid")).unwrap_err();
     assert_eq!(error.to_string(), format!("MountVolume.SetUp failed for volume \"v\" : {message}"));
 }
 
@@ -130,6 +130,32 @@ fn obstacles_are_named() {
         &json!({"hostPath": {"path": "/no/such/folder", "type": "Directory"}}),
         "hostPath type check failed: /no/such/folder is not a directory",
     );
+}
+
+#[test]
+fn the_cluster_s_own_data_is_no_host_path() {
+    let host = tempfile::tempdir().unwrap();
+    let (data, other) = (host.path().join("data"), host.path().join("other"));
+    for dir in [data.join("pods"), data.join("pki"), other.clone()] {
+        std::fs::create_dir_all(dir).unwrap();
+    }
+    std::os::unix::fs::symlink(&data, other.join("link")).unwrap();
+    let mounted = |path: &Path| {
+        let volume = json!({"hostPath": {"path": path, "type": "DirectoryOrCreate"}});
+        set_up(&volume, &objects(), &data.join("pods").join("uid")).is_ok()
+    };
+    for path in [
+        host.path().to_owned(),
+        data.clone(),
+        data.join("pki"),
+        data.join("new"),
+        other.join("link/pki"),
+        "/".into(),
+    ] {
+        assert!(!mounted(&path), "{}", path.display());
+    }
+    assert!(!data.join("new").exists());
+    assert!(mounted(&other) && mounted(&other.join("made")) && mounted(&host.path().join("beside")));
 }
 
 #[test]
