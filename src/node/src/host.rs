@@ -131,6 +131,12 @@ mod tests {
     }
 
     #[test]
+    fn the_version_is_the_one_that_is_linked() {
+        let locked = format!("name = \"wasmtime\"\nversion = \"{WASMTIME_VERSION}\"");
+        assert!(include_str!("../../../Cargo.lock").contains(&locked));
+    }
+
+    #[test]
     fn this_machine_can_be_measured() {
         let capacity = Capacity::measure(Path::new("/"));
         assert!(capacity.cpus > 0 && capacity.memory > 0 && capacity.disk > 0, "{capacity:?}");
