@@ -129,11 +129,14 @@ impl Bench {
         self.pods().delete(name, &DeleteParams::default()).await.unwrap();
     }
 
-    /// The pod, as soon as it is as `wanted`.
+    /// The pod, as soon as it is as `wanted` and the agent knows it too.
     pub(super) async fn pod(&self, name: &str, wanted: impl Fn(&Pod) -> bool) -> Pod {
         let what = format!("pod {name}");
         let pods = self.pods();
-        self.state(&what, async || pods.get_opt(name).await.unwrap().filter(&wanted)).await
+        let pod = self.state(&what, async || pods.get_opt(name).await.unwrap().filter(&wanted)).await;
+        let revision = pod.metadata.resource_version.as_ref().unwrap().parse().unwrap();
+        self.informers.get::<Pod>().reached(revision).await;
+        pod
     }
 
     pub(super) async fn gone(&self, name: &str) {
