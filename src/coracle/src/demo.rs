@@ -7,8 +7,11 @@ use std::{
 };
 
 use anyhow::Context;
-use coracle_client::Delta;
-use k8s_openapi::api::core::v1::Pod;
+use coracle_client::{Delta, clock};
+use k8s_openapi::{
+    api::core::v1::{ContainerStatus, Pod},
+    jiff::{Timestamp, ToSpan},
+};
 use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
@@ -41,12 +44,14 @@ pub(crate) async fn run(args: Demo) -> anyhow::Result<()> {
         TcpListener::bind(address).with_context(|| format!("the demo's services need {address}"))?;
     }
     let started = Instant::now();
+    // Statuses tell whole seconds.
+    let since = clock::now() - 1.second();
     let cluster = tokio::select! {
         cluster = Cluster::start(Config { data, listen: args.listen, node_name: Some("coracle".to_owned()), dashboard: Some(DASHBOARD) }) => cluster?,
         () = stop.requested() => return Ok(()),
     };
     let outcome = tokio::select! {
-        outcome = bring_up(&cluster, started) => outcome,
+        outcome = bring_up(&cluster, started, since) => outcome,
         () = stop.requested() => Ok(()),
     };
     if outcome.is_ok() {
@@ -57,7 +62,7 @@ pub(crate) async fn run(args: Demo) -> anyhow::Result<()> {
     outcome
 }
 
-async fn bring_up(cluster: &Cluster, started: Instant) -> anyhow::Result<()> {
+async fn bring_up(cluster: &Cluster, started: Instant, since: Timestamp) -> anyhow::Result<()> {
     cluster.ready().await;
     done(&format!("cluster ready in {}", millis(started)));
     let connection = Connection::open(cluster.kubeconfig())?;
@@ -91,7 +96,7 @@ async fn bring_up(cluster: &Cluster, started: Instant) -> anyhow::Result<()> {
             )
         })
         .collect();
-    let ready = timeout(PATIENCE, all_ready(cluster, &wanted)).await;
+    let ready = timeout(PATIENCE, all_ready(cluster, &wanted, since)).await;
     ready.with_context(|| {
         format!("the demo's pods are not ready after {PATIENCE:?}; see: kubectl describe pods")
     })?;
@@ -101,7 +106,7 @@ async fn bring_up(cluster: &Cluster, started: Instant) -> anyhow::Result<()> {
 }
 
 /// Follows the pods until each app has as many ready ones as wanted, and shows how far it is.
-async fn all_ready(cluster: &Cluster, wanted: &BTreeMap<String, i64>) {
+async fn all_ready(cluster: &Cluster, wanted: &BTreeMap<String, i64>, since: Timestamp) {
     let mut deltas = cluster.informers().get::<Pod>().subscribe();
     let mut ready: BTreeMap<String, String> = BTreeMap::new();
     let total: i64 = wanted.values().sum();
@@ -122,20 +127,23 @@ async fn all_ready(cluster: &Cluster, wanted: &BTreeMap<String, i64>) {
         let name = pod.metadata.name.clone().unwrap_or_default();
         let app =
             pod.metadata.labels.as_ref().and_then(|l| l.get("app")).filter(|app| wanted.contains_key(*app));
-        match (app, is_ready(pod) && !matches!(delta, Delta::Deleted(_))) {
+        match (app, is_ready(pod, since) && !matches!(delta, Delta::Deleted(_))) {
             (Some(app), true) => ready.insert(name, app.clone()),
             _ => ready.remove(&name),
         };
     }
 }
 
-fn is_ready(pod: &Pod) -> bool {
-    pod.metadata.deletion_timestamp.is_none()
-        && pod
-            .status
-            .as_ref()
-            .and_then(|s| s.conditions.as_ref())
-            .is_some_and(|conditions| conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+/// True if the pod is ready and all of its containers were started after `since`: what an earlier run of the
+/// cluster left in the status does not count.
+fn is_ready(pod: &Pod, since: Timestamp) -> bool {
+    let Some(status) = &pod.status else { return false };
+    let ready = status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
+    let runs = |c: &ContainerStatus| {
+        let running = c.state.as_ref().and_then(|state| state.running.as_ref());
+        running.and_then(|running| running.started_at.as_ref()).is_some_and(|started| started.0 >= since)
+    };
+    ready && pod.metadata.deletion_timestamp.is_none() && status.container_statuses.iter().flatten().all(runs)
 }
 
 fn farewell(cluster: &Cluster) {
