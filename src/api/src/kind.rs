@@ -39,6 +39,22 @@ pub enum Subresource {
     Binding,
     /// `pods/…/log`: the output of a container, streamed from its node.
     Log,
+    /// `pods/…/exec`: runs a command in a container, over an upgraded connection.
+    Exec,
+    /// `pods/…/attach`: joins a running container's streams, over an upgraded connection.
+    Attach,
+    /// `pods/…/portforward`: connections to ports of a pod, over an upgraded connection.
+    PortForward,
+    /// `…/proxy` and all paths below: HTTP to a pod, to an endpoint of a service, or to a node's kubelet API.
+    Proxy,
+    /// `pods/…/eviction`: a delete that asks the disruption budgets first.
+    Eviction,
+    /// `pods/…/ephemeralcontainers`: writes touch `spec.ephemeralContainers` alone.
+    EphemeralContainers,
+    /// `pods/…/resize`: writes touch the containers' resources alone.
+    Resize,
+    /// `serviceaccounts/…/token`: makes a token of the account.
+    Token,
 }
 
 /// One registered kind.

@@ -56,12 +56,31 @@ const LOG: Parameters = &[
     ("pretty", "string"),
     ("container", "string"),
     ("follow", "boolean"),
+    ("insecureSkipTLSVerifyBackend", "boolean"),
     ("limitBytes", "integer"),
     ("previous", "boolean"),
     ("sinceSeconds", "integer"),
+    ("stream", "string"),
     ("tailLines", "integer"),
     ("timestamps", "boolean"),
 ];
+const EXEC: Parameters = &[
+    ("command", "string"),
+    ("container", "string"),
+    ("stderr", "boolean"),
+    ("stdin", "boolean"),
+    ("stdout", "boolean"),
+    ("tty", "boolean"),
+];
+const ATTACH: Parameters = &[
+    ("container", "string"),
+    ("stderr", "boolean"),
+    ("stdin", "boolean"),
+    ("stdout", "boolean"),
+    ("tty", "boolean"),
+];
+const PORT_FORWARD: Parameters = &[("ports", "integer")];
+const PROXY: Parameters = &[("path", "string")];
 
 /// The document of `group_version` (`v1`, `apps/v1`) with those of `kinds` that belong to it.
 pub fn document(group_version: &str, kinds: &[Arc<Kind>]) -> Value {
@@ -139,13 +158,27 @@ impl Document {
                 let scale = Subject { gvk, schema, strategic: true };
                 self.path(&format!("{item}/scale"), read_and_write(&scale));
             }
-            Subresource::Binding => {
-                let binding = schema::message("core.v1.Binding").expect("in the table");
-                let schema = self.message_schema(binding);
-                let gvk = json!({"group": "", "version": "v1", "kind": "Binding"});
-                let binding = Subject { gvk, schema, strategic: false };
-                let post = operation("post", &binding, WRITE, Some((JSON, &binding.schema)), &binding.schema);
-                self.path(&format!("{item}/binding"), vec![("post", post)]);
+            Subresource::Binding => self.posted(item, "binding", ("", "v1", "Binding"), "core.v1.Binding"),
+            Subresource::Eviction => {
+                self.posted(item, "eviction", ("policy", "v1", "Eviction"), "policy.v1.Eviction");
+            }
+            Subresource::Token => {
+                let kind = ("authentication.k8s.io", "v1", "TokenRequest");
+                self.posted(item, "token", kind, "authentication.v1.TokenRequest");
+            }
+            Subresource::EphemeralContainers => {
+                self.path(&format!("{item}/ephemeralcontainers"), read_and_write(subject));
+            }
+            Subresource::Resize => self.path(&format!("{item}/resize"), read_and_write(subject)),
+            Subresource::Exec => self.connected(item, "exec", "PodExecOptions", EXEC),
+            Subresource::Attach => self.connected(item, "attach", "PodAttachOptions", ATTACH),
+            Subresource::PortForward => {
+                self.connected(item, "portforward", "PodPortForwardOptions", PORT_FORWARD);
+            }
+            Subresource::Proxy => {
+                let kind = format!("{}ProxyOptions", subject.gvk["kind"].as_str().unwrap_or_default());
+                self.connected(item, "proxy", &kind, PROXY);
+                self.connected(item, "proxy/{path}", &kind, PROXY);
             }
             Subresource::Log => {
                 let mut get = operation("get", subject, LOG, None, &subject.schema);
@@ -153,6 +186,31 @@ impl Document {
                 self.path(&format!("{item}/log"), vec![("get", get)]);
             }
         }
+    }
+
+    /// A subresource to which an object of a kind of its own is posted.
+    fn posted(&mut self, item: &str, name: &str, (group, version, kind): (&str, &str, &str), message: &str) {
+        let schema = self.message_schema(schema::message(message).expect("in the table"));
+        let gvk = json!({"group": group, "version": version, "kind": kind});
+        let subject = Subject { gvk, schema, strategic: false };
+        let post = operation("post", &subject, WRITE, Some((JSON, &subject.schema)), &subject.schema);
+        self.path(&format!("{item}/{name}"), vec![("post", post)]);
+    }
+
+    /// A subresource that is a connection to somewhere else; all that is known of it are its parameters.
+    fn connected(&mut self, item: &str, name: &str, kind: &str, parameters: Parameters) {
+        let gvk = json!({"group": "", "version": "v1", "kind": kind});
+        let subject = Subject { gvk, schema: String::new(), strategic: false };
+        let methods: &[&'static str] = match name.starts_with("proxy") {
+            true => &["get", "put", "post", "delete", "patch"],
+            false => &["get", "post"],
+        };
+        let operations = methods.iter().map(|method| {
+            let mut operation = operation("connect", &subject, parameters, None, "");
+            operation["responses"]["200"]["content"] = json!({"*/*": {"schema": {"type": "string"}}});
+            (*method, operation)
+        });
+        self.path(&format!("{item}/{name}"), operations.collect());
     }
 
     fn path(&mut self, path: &str, operations: Vec<(&'static str, Value)>) {

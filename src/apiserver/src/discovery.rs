@@ -280,6 +280,11 @@ struct Described<'a> {
     verbs: &'static [&'static str],
 }
 
+/// A subresource that is an upgraded connection.
+fn connected<'a>(name: &'static str, kind: (&'a str, &'a str, &'a str)) -> Described<'a> {
+    Described { name, kind, verbs: &["create", "get"] }
+}
+
 fn subresources(kind: &Kind) -> impl Iterator<Item = Described<'_>> {
     let own = (&*kind.group, &*kind.version, &*kind.kind);
     let declared = kind.subresources.iter().map(move |subresource| match subresource {
@@ -293,6 +298,30 @@ fn subresources(kind: &Kind) -> impl Iterator<Item = Described<'_>> {
             Described { name: "binding", kind: (own.0, own.1, "Binding"), verbs: &["create"] }
         }
         Subresource::Log => Described { name: "log", kind: own, verbs: &["get"] },
+        Subresource::Exec => connected("exec", (own.0, own.1, "PodExecOptions")),
+        Subresource::Attach => connected("attach", (own.0, own.1, "PodAttachOptions")),
+        Subresource::PortForward => connected("portforward", (own.0, own.1, "PodPortForwardOptions")),
+        Subresource::Proxy => {
+            let options = match own.2 {
+                "Pod" => "PodProxyOptions",
+                "Service" => "ServiceProxyOptions",
+                _ => "NodeProxyOptions",
+            };
+            let verbs = &["create", "delete", "get", "patch", "update"];
+            Described { name: "proxy", kind: (own.0, own.1, options), verbs }
+        }
+        Subresource::Eviction => {
+            Described { name: "eviction", kind: ("policy", "v1", "Eviction"), verbs: &["create"] }
+        }
+        Subresource::EphemeralContainers => {
+            Described { name: "ephemeralcontainers", kind: own, verbs: &["get", "patch", "update"] }
+        }
+        Subresource::Resize => Described { name: "resize", kind: own, verbs: &["get", "patch", "update"] },
+        Subresource::Token => Described {
+            name: "token",
+            kind: ("authentication.k8s.io", "v1", "TokenRequest"),
+            verbs: &["create"],
+        },
     });
     let finalize =
         delete::is_namespace(kind).then_some(Described { name: "finalize", kind: own, verbs: &["update"] });

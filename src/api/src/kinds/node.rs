@@ -17,7 +17,7 @@ const ROLE_LABEL: &str = "kubernetes.io/role";
 pub(super) fn kind() -> Kind {
     Kind {
         short_names: texts(&["no"]),
-        subresources: vec![Subresource::Status],
+        subresources: vec![Subresource::Proxy, Subresource::Status],
         ..define("", "v1", "Node", "nodes", Scope::Cluster, Node)
     }
 }

@@ -19,7 +19,7 @@ pub(super) fn kind() -> Kind {
     Kind {
         short_names: texts(&["svc"]),
         categories: texts(&["all"]),
-        subresources: vec![Subresource::Status],
+        subresources: vec![Subresource::Proxy, Subresource::Status],
         ..define("", "v1", "Service", "services", Scope::Namespaced, Service)
     }
 }

@@ -4,11 +4,12 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::common::*;
-use crate::{Cell, Column, Hooks, Kind, Scope};
+use crate::{Cell, Column, Hooks, Kind, Scope, Subresource};
 
 pub(super) fn kind() -> Kind {
     Kind {
         short_names: texts(&["sa"]),
+        subresources: vec![Subresource::Token],
         ..define("", "v1", "ServiceAccount", "serviceaccounts", Scope::Namespaced, ServiceAccount)
     }
 }

@@ -20,7 +20,18 @@ pub(super) fn kind() -> Kind {
     Kind {
         short_names: texts(&["po"]),
         categories: texts(&["all"]),
-        subresources: vec![Subresource::Binding, Subresource::Log, Subresource::Status],
+        subresources: vec![
+            Subresource::Attach,
+            Subresource::Binding,
+            Subresource::EphemeralContainers,
+            Subresource::Eviction,
+            Subresource::Exec,
+            Subresource::Log,
+            Subresource::PortForward,
+            Subresource::Proxy,
+            Subresource::Resize,
+            Subresource::Status,
+        ],
         ..define("", "v1", "Pod", "pods", Scope::Namespaced, Pod)
     }
 }
