@@ -15,6 +15,7 @@ use crate::Kind;
 
 mod common;
 mod config_map;
+mod deployment;
 mod endpoint_slice;
 mod endpoints;
 mod event;
@@ -24,12 +25,14 @@ mod namespace;
 mod node;
 mod pod;
 mod pod_spec;
+mod replica_set;
 mod replication_controller;
 mod secret;
 mod service;
 mod service_account;
 #[cfg(test)]
 mod tests;
+mod workload;
 
 /// Every built-in kind, core group first, in the order that discovery lists them.
 static BUILTIN: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
@@ -44,6 +47,8 @@ static BUILTIN: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
         secret::kind(),
         service_account::kind(),
         service::kind(),
+        deployment::kind(),
+        replica_set::kind(),
         lease::kind(),
         endpoint_slice::kind(),
         event::events_kind(),

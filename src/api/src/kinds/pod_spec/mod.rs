@@ -21,5 +21,5 @@ mod volumes;
 pub(super) use containers::is_sidecar;
 pub(super) use defaults::{default_pod, default_spec, default_template};
 pub(super) use resources::{check_amount, qos_class};
-pub(super) use scheduling::{check_taints, check_tolerations};
+pub(super) use scheduling::{check_label_selector, check_taints, check_tolerations};
 pub(super) use spec::{Holder, check_annotations, check_spec, check_template};

@@ -130,7 +130,11 @@ fn check_values_of(errors: &mut Vec<FieldCause>, path: &Path<'_>, requirement: &
 }
 
 /// A LabelSelector.
-pub(super) fn check_label_selector(errors: &mut Vec<FieldCause>, path: &Path<'_>, selector: &Value) {
+pub(in crate::kinds) fn check_label_selector(
+    errors: &mut Vec<FieldCause>,
+    path: &Path<'_>,
+    selector: &Value,
+) {
     meta::check_labels(errors, &path.child("matchLabels"), &selector["matchLabels"]);
     let path = path.child("matchExpressions");
     for (index, requirement) in items(&selector["matchExpressions"]).iter().enumerate() {

@@ -4,7 +4,7 @@ use super::*;
 
 /// `default` makes `want` of `object`'s field at `pointer`.
 #[track_caller]
-fn check(name: &str, patch: Value, pointer: &str, want: Value) {
+pub(super) fn check(name: &str, patch: Value, pointer: &str, want: Value) {
     let kind = kind(name);
     let mut object = changed(kind, &patch);
     schema::conform(kind, &mut object).unwrap();
@@ -14,7 +14,7 @@ fn check(name: &str, patch: Value, pointer: &str, want: Value) {
 
 /// What `prepare_create` leaves in the field at `pointer`.
 #[track_caller]
-fn check_prepared(name: &str, patch: Value, pointer: &str, want: Value) {
+pub(super) fn check_prepared(name: &str, patch: Value, pointer: &str, want: Value) {
     let kind = kind(name);
     let object = created(kind, changed(kind, &patch));
     assert_eq!(object.pointer(pointer).unwrap_or(&Value::Null), &want, "{pointer} of {object:#}");

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{FieldCause, Kind, schema};
 
+mod apps;
 mod defaults;
 mod properties;
 mod rules;
@@ -19,11 +20,13 @@ fn now() -> Timestamp {
     NOW.parse().unwrap()
 }
 
-/// The kind served under this name; `group/plural` outside the core group.
+/// The kind served under this name: `group/plural` outside the core group, `group/version/plural` for
+/// other versions than `v1`.
 #[track_caller]
 fn kind(name: &str) -> &'static Kind {
     let (group, plural) = name.rsplit_once('/').unwrap_or(("", name));
-    super::find(group, "v1", plural).unwrap_or_else(|| panic!("no kind {name}"))
+    let (group, version) = group.rsplit_once('/').unwrap_or((group, "v1"));
+    super::find(group, version, plural).unwrap_or_else(|| panic!("no kind {name}"))
 }
 
 /// A valid object of each kind, as a user might write it.
@@ -41,13 +44,14 @@ fn valid(kind: &Kind) -> Value {
         ("", "namespaces") => json!({}),
         ("", "nodes") => json!({"spec": {"podCIDR": "10.128.0.0/18"}, "status": {"capacity": {"cpu": "2"}}}),
         ("", "pods") => json!({"spec": {"containers": [{"name": "web", "image": "registry.local/web:1"}]}}),
-        ("", "replicationcontrollers") => json!({"spec": {"template": {
-            "metadata": {"labels": {"app": "web"}},
-            "spec": {"containers": [{"name": "web", "image": "registry.local/web:1"}]},
-        }}}),
+        ("", "replicationcontrollers") => json!({"spec": {"template": template()}}),
         ("", "secrets") => json!({"stringData": {"password": "x"}}),
         ("", "serviceaccounts") => json!({}),
         ("", "services") => json!({"spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}}),
+        ("apps", "deployments" | "replicasets") => json!({"spec": {
+            "selector": {"matchLabels": {"app": "web"}},
+            "template": template(),
+        }}),
         ("coordination.k8s.io", "leases") => {
             json!({"spec": {"holderIdentity": "n1", "leaseDurationSeconds": 40}})
         }
@@ -71,6 +75,14 @@ fn valid(kind: &Kind) -> Value {
         object["metadata"]["namespace"] = "default".into();
     }
     object
+}
+
+/// A template of pods with one container.
+fn template() -> Value {
+    json!({
+        "metadata": {"labels": {"app": "web"}},
+        "spec": {"containers": [{"name": "web", "image": "registry.local/web:1"}]},
+    })
 }
 
 /// The kind's valid object with `patch` merged in (JSON merge patch: `null` removes).

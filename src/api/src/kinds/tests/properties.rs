@@ -240,7 +240,8 @@ fn names_lead_to_kinds() {
     for kind in crate::kinds::builtin() {
         let found = crate::kinds::find(&kind.group, &kind.version, &kind.plural).unwrap();
         assert_eq!(found.kind, kind.kind);
-        assert!(seen.insert(kind.qualified_resource()), "{} twice", kind.plural);
+        let served = (kind.qualified_resource(), &kind.version);
+        assert!(seen.insert(served), "{} twice", kind.plural);
         assert!(schema::message(&kind.message).is_some(), "{} has no message", kind.plural);
     }
     assert!(crate::kinds::find("", "v2", "pods").is_none());

@@ -3,7 +3,7 @@
 use super::*;
 
 #[track_caller]
-fn check(name: &str, patch: Value, want: &str) {
+pub(super) fn check(name: &str, patch: Value, want: &str) {
     let kind = kind(name);
     let object = changed(kind, &patch);
     let cells = kind.hooks.row(&object, now());
@@ -17,21 +17,21 @@ fn check(name: &str, patch: Value, want: &str) {
     assert_eq!(texts.join(" | "), want);
 }
 
+/// The headings of the narrow table, and those that the wide one adds.
+#[track_caller]
+pub(super) fn check_headings(name: &str, narrow: &str, wide: &str) {
+    let columns = kind(name).hooks.columns();
+    let of = |priority: i32| -> String {
+        let names: Vec<&str> =
+            columns.iter().filter(|column| column.priority == priority).map(|column| &*column.name).collect();
+        names.join(" | ")
+    };
+    assert_eq!((of(0).as_str(), of(1).as_str()), (narrow, wide));
+}
+
 #[test]
 fn headings() {
-    #[track_caller]
-    fn check(name: &str, narrow: &str, wide: &str) {
-        let columns = kind(name).hooks.columns();
-        let of = |priority: i32| -> String {
-            let names: Vec<&str> = columns
-                .iter()
-                .filter(|column| column.priority == priority)
-                .map(|column| &*column.name)
-                .collect();
-            names.join(" | ")
-        };
-        assert_eq!((of(0).as_str(), of(1).as_str()), (narrow, wide));
-    }
+    let check = check_headings;
     check("pods", "Name | Ready | Status | Restarts | Age", "IP | Node | Nominated Node | Readiness Gates");
     check(
         "nodes",

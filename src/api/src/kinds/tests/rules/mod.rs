@@ -11,14 +11,14 @@ fn expect(causes: &[FieldCause], want: &[&str]) {
 
 /// What is wrong with creating the valid object changed by `patch`.
 #[track_caller]
-fn create(name: &str, patch: Value, want: &[&str]) {
+pub(super) fn create(name: &str, patch: Value, want: &[&str]) {
     let kind = kind(name);
     expect(&kind.validate_create(&created(kind, changed(kind, &patch))), want);
 }
 
 /// What is wrong with replacing the valid object changed by `old` by the same changed by `new`.
 #[track_caller]
-fn update(name: &str, old: Value, new: Value, want: &[&str]) {
+pub(super) fn update(name: &str, old: Value, new: Value, want: &[&str]) {
     let kind = kind(name);
     let before = created(kind, changed(kind, &old));
     let after = updated(kind, changed(kind, &new), &before);
@@ -27,7 +27,7 @@ fn update(name: &str, old: Value, new: Value, want: &[&str]) {
 
 /// What is wrong with the status `new` where it was `old`.
 #[track_caller]
-fn status(name: &str, patch: Value, old: Value, new: Value, want: &[&str]) {
+pub(super) fn status(name: &str, patch: Value, old: Value, new: Value, want: &[&str]) {
     let kind = kind(name);
     let mut before = created(kind, changed(kind, &patch));
     json_patch::merge(&mut before["status"], &old);
