@@ -137,6 +137,7 @@ impl Cluster {
                 max_pods: MAX_PODS,
                 version: coracle_apiserver::GIT_VERSION.to_owned(),
                 service_cidr: SERVICE_CIDR,
+                toolbox: None,
             },
             coracle_node::Deps {
                 client: coracle_client::in_process(server.service_as(user)),

@@ -47,6 +47,9 @@ pub enum NetworkError {
     /// The operation must wait; ask for readiness and try again.
     #[error("operation would block")]
     WouldBlock,
+    /// The listener was told to end: it takes no new connections.
+    #[error("the listener takes no new connections")]
+    Draining,
     /// The pod or the fabric is gone.
     #[error("the network of the pod is closed")]
     Closed,
@@ -79,6 +82,7 @@ impl NetworkError {
             NetworkError::DatagramTooLarge(_) => io::ErrorKind::InvalidInput,
             NetworkError::NotConnected => io::ErrorKind::NotConnected,
             NetworkError::WouldBlock => io::ErrorKind::WouldBlock,
+            NetworkError::Draining => io::ErrorKind::InvalidInput,
             NetworkError::Closed => io::ErrorKind::ConnectionAborted,
             NetworkError::Kernel { kind, .. } => *kind,
         }

@@ -29,7 +29,7 @@ use crate::kernel::HostAddresses;
 use crate::limits::{EGRESS_CONNECTIONS, LOOKUPS};
 use crate::nodeport::{NodePortProblem, NodePorts};
 use crate::policy::{Place, canonical, place};
-use crate::services::{Frontend, Services};
+use crate::services::{Candidates, Frontend, Services};
 use crate::stack::{Protocol, Stack};
 use crate::stream::End;
 use crate::{Config, NetworkError, PodConfig, PodStack, Stream};
@@ -61,10 +61,43 @@ pub struct Fabric {
 /// Which way a connection goes.
 #[derive(Debug)]
 pub(crate) enum Route {
+    /// There is one way only.
+    Direct(Way),
+    /// To one of a service's backends.
+    Backends(Backends),
+}
+
+/// The way to one place.
+#[derive(Debug)]
+pub(crate) enum Way {
     /// To this pod, as this address.
     Pod(Arc<Stack>, SocketAddr),
     /// Out of the node, counted against the pod's share if it is a pod that dials.
     Kernel { to: SocketAddr, egress: Option<Arc<Semaphore>> },
+}
+
+/// A service's backends in the order in which one dial tries them.
+#[derive(Debug)]
+pub(crate) struct Backends {
+    order: Candidates,
+    from: Option<Arc<Stack>>,
+    /// What is to be said when none is left.
+    problem: NetworkError,
+}
+
+impl Backends {
+    /// Which way to the next backend that has one; the problem with the first when all have been tried.
+    pub(crate) fn next(&mut self, fabric: &Fabric) -> Result<Way, NetworkError> {
+        for backend in self.order.by_ref() {
+            match fabric.way_to(backend, self.from.as_ref()) {
+                Ok(way) => return Ok(way),
+                // A pod that is gone before its endpoint is.
+                Err(error) if matches!(self.problem, NetworkError::Refused(_)) => self.problem = error,
+                Err(_) => {}
+            }
+        }
+        Err(self.problem.clone())
+    }
 }
 
 impl Fabric {
@@ -190,12 +223,12 @@ impl Fabric {
         }
         match (place(to.ip()), from) {
             (Place::Unspecified, _) => return Err(NetworkError::InvalidAddress(to)),
-            (Place::Loopback, Some(stack)) => return Ok(Route::Pod(Arc::clone(stack), to)),
+            (Place::Loopback, Some(stack)) => return Ok(Route::Direct(Way::Pod(Arc::clone(stack), to))),
             (Place::Loopback, None) | (Place::Forbidden, _) => return Err(self.deny(from, to)),
             (Place::Outside, _) => {}
         }
         if let Some(pod) = self.pod_at(to) {
-            return Ok(Route::Pod(pod, to));
+            return Ok(Route::Direct(Way::Pod(pod, to)));
         }
         if let Some(frontend) = self.services.frontend(to, protocol) {
             let client = from.map_or(self.gateway(), |stack| stack.ip);
@@ -208,32 +241,52 @@ impl Fabric {
             let client = from.map_or(self.gateway(), |stack| stack.ip);
             return self.route_to_backend(&frontend, client.into(), to, from);
         }
-        self.route_outside(from, to)
+        self.way_outside(from, to).map(Route::Direct)
     }
 
-    /// Which way to the backend whose turn it is. `to` is the address that was dialled.
+    /// The way to `to`; to the backend whose turn it is if that is a service.
+    pub(crate) fn way(
+        &self,
+        from: &Arc<Stack>,
+        to: SocketAddr,
+        protocol: Protocol,
+    ) -> Result<Way, NetworkError> {
+        match self.route(Some(from), to, protocol)? {
+            Route::Direct(way) => Ok(way),
+            Route::Backends(mut backends) => backends.next(self),
+        }
+    }
+
+    /// The ways to a service's backends, beginning with the one whose turn it is. `to` is the address that was
+    /// dialled.
     pub(crate) fn route_to_backend(
         &self,
-        frontend: &Frontend,
+        frontend: &Arc<Frontend>,
         client: IpAddr,
         to: SocketAddr,
         from: Option<&Arc<Stack>>,
     ) -> Result<Route, NetworkError> {
-        let backend = frontend.pick(client).ok_or(NetworkError::Refused(to))?;
+        let problem = NetworkError::Refused(to);
+        let Some(order) = frontend.candidates(client) else { return Err(problem) };
+        Ok(Route::Backends(Backends { order, from: from.map(Arc::clone), problem }))
+    }
+
+    /// Which way to one backend.
+    fn way_to(&self, backend: SocketAddr, from: Option<&Arc<Stack>>) -> Result<Way, NetworkError> {
         if let Some(pod) = self.pod_at(backend) {
-            return Ok(Route::Pod(pod, backend));
+            return Ok(Way::Pod(pod, backend));
         }
         if self.config.host_endpoints.contains(&backend) {
             let egress = from.map(|stack| Arc::clone(&stack.egress));
-            return Ok(Route::Kernel { to: backend, egress });
+            return Ok(Way::Kernel { to: backend, egress });
         }
         if place(canonical(backend.ip())) != Place::Outside || self.is_node(backend.ip()) {
             return Err(self.deny(from, backend));
         }
-        self.route_outside(from, backend)
+        self.way_outside(from, backend)
     }
 
-    fn route_outside(&self, from: Option<&Arc<Stack>>, to: SocketAddr) -> Result<Route, NetworkError> {
+    fn way_outside(&self, from: Option<&Arc<Stack>>, to: SocketAddr) -> Result<Way, NetworkError> {
         let IpAddr::V4(v4) = to.ip() else { return Err(NetworkError::Unreachable(to)) };
         if self.config.service_cidr.contains(&v4) {
             return Err(NetworkError::Refused(to));
@@ -244,7 +297,7 @@ impl Fabric {
         if self.host.contains(to.ip()) {
             return Err(self.deny(from, to));
         }
-        Ok(Route::Kernel { to, egress: from.map(|stack| Arc::clone(&stack.egress)) })
+        Ok(Way::Kernel { to, egress: from.map(|stack| Arc::clone(&stack.egress)) })
     }
 
     fn deny(&self, from: Option<&Arc<Stack>>, to: SocketAddr) -> NetworkError {

@@ -40,5 +40,5 @@ pub use k8s_openapi as k8s;
 pub use nodeport::NodePortProblem;
 pub use stack::{NetworkUsage, PodStack};
 pub use stream::Stream;
-pub use tcp::{TcpBinding, TcpConnecting, TcpListener};
+pub use tcp::{DrainHandle, TcpBinding, TcpConnecting, TcpListener};
 pub use udp::UdpSocket;

@@ -111,41 +111,68 @@ impl Frontend {
         Frontend { backends: RwLock::new(Arc::new([])), turn: AtomicUsize::new(0), affinity }
     }
 
-    /// The backend for the next connection of `client`; `None` if there is none.
-    pub(crate) fn pick(&self, client: IpAddr) -> Option<SocketAddr> {
+    /// The backends for the next connection of `client`, beginning with the one whose turn it is; `None` if
+    /// there is none.
+    pub(crate) fn candidates(self: &Arc<Frontend>, client: IpAddr) -> Option<Candidates> {
         let backends = Arc::clone(&self.backends.read());
-        match &self.affinity {
-            Some(affinity) => affinity.pick(client, &backends, || self.next(&backends)),
-            None => self.next(&backends),
-        }
+        let known = self.affinity.as_ref().and_then(|affinity| affinity.known(client, &backends));
+        let first = match known {
+            Some(at) => at,
+            None => self.turn.fetch_add(1, Relaxed).checked_rem(backends.len())?,
+        };
+        Some(Candidates { frontend: Arc::clone(self), client, backends, first, tried: 0, known })
     }
+}
 
-    fn next(&self, backends: &[SocketAddr]) -> Option<SocketAddr> {
-        if backends.is_empty() {
+/// The backends of a service port in the order in which one connection tries them, each once.
+#[derive(Debug)]
+pub(crate) struct Candidates {
+    frontend: Arc<Frontend>,
+    client: IpAddr,
+    backends: Arc<[SocketAddr]>,
+    first: usize,
+    tried: usize,
+    /// The one that the client stays with.
+    known: Option<usize>,
+}
+
+impl Iterator for Candidates {
+    type Item = SocketAddr;
+
+    fn next(&mut self) -> Option<SocketAddr> {
+        if self.tried >= self.backends.len() {
             return None;
         }
-        backends.get(self.turn.fetch_add(1, Relaxed) % backends.len()).copied()
+        let at = (self.first + self.tried) % self.backends.len();
+        self.tried += 1;
+        let backend = *self.backends.get(at)?;
+        if let Some(affinity) = &self.frontend.affinity
+            && self.known != Some(at)
+        {
+            affinity.remember(self.client, backend);
+        }
+        Some(backend)
     }
 }
 
 impl Affinity {
-    fn pick(
-        &self,
-        client: IpAddr,
-        backends: &[SocketAddr],
-        next: impl FnOnce() -> Option<SocketAddr>,
-    ) -> Option<SocketAddr> {
+    /// Where among `backends` the one is that the client stays with.
+    fn known(&self, client: IpAddr, backends: &[SocketAddr]) -> Option<usize> {
         let now = Instant::now();
         let mut clients = self.clients.lock();
-        if let Some((backend, since)) = clients.get_mut(&client)
-            && now.duration_since(*since) < self.timeout
-            && backends.contains(backend)
-        {
-            *since = now;
-            return Some(*backend);
+        let (backend, since) = clients.get_mut(&client)?;
+        if now.duration_since(*since) >= self.timeout {
+            return None;
         }
-        let backend = next()?;
-        if clients.len() >= AFFINITY_CLIENTS {
+        let at = backends.iter().position(|known| known == backend)?;
+        *since = now;
+        Some(at)
+    }
+
+    fn remember(&self, client: IpAddr, backend: SocketAddr) {
+        let now = Instant::now();
+        let mut clients = self.clients.lock();
+        if clients.len() >= AFFINITY_CLIENTS && !clients.contains_key(&client) {
             clients.retain(|_, (_, since)| now.duration_since(*since) < self.timeout);
             if clients.len() >= AFFINITY_CLIENTS {
                 // All are recent: better all choose anew than that the table grows.
@@ -153,7 +180,6 @@ impl Affinity {
             }
         }
         clients.insert(client, (backend, now));
-        Some(backend)
     }
 }
 

@@ -3,19 +3,25 @@
 //! A dial that finds room in the listener's backlog is done at once, before anybody accepts it, as on
 //! Linux. When the backlog is full Linux drops the SYN and the client tries again; here the dial waits in
 //! line, for at most [`CONNECT_TIMEOUT`], then it has timed out. At most [`BACKLOG_WAITERS`] wait.
+//!
+//! ```text
+//!  listening ──drain──▶ draining: refuses dials, hands out its queue, fails one accept ──drop──▶ closed
+//! ```
+//!
+//! A dial of a service goes on to the next ready backend when one refuses or drains.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::fabric::Route;
+use crate::fabric::{Backends, Route, Way};
 use crate::limits::{BACKLOG_MAX, BACKLOG_WAITERS, CONNECT_TIMEOUT};
 use crate::policy::canonical;
 use crate::stack::{Lease, Protocol, Stack};
@@ -63,7 +69,8 @@ impl TcpListener {
         self.lease.local
     }
 
-    /// Takes the oldest connection that waits; `WouldBlock` if there is none, `Closed` once the pod is.
+    /// Takes the oldest connection that waits; `WouldBlock` if there is none, `Closed` once the pod is, and
+    /// `Draining` once when the listener was told to end and has handed out all that waited.
     pub fn try_accept(&self) -> Result<Stream, NetworkError> {
         self.backlog.take()
     }
@@ -87,6 +94,30 @@ impl TcpListener {
     /// Changes how many connections may wait, cut to 1..=[`BACKLOG_MAX`]. Those that wait already stay.
     pub fn set_backlog(&self, backlog: usize) {
         self.backlog.resize(backlog);
+    }
+
+    /// What tells this listener to end, for somebody who does not own it.
+    #[must_use]
+    pub fn drain_handle(&self) -> DrainHandle {
+        DrainHandle(Arc::downgrade(&self.backlog))
+    }
+}
+
+/// Tells a listener to end. It does not keep the listener alive.
+#[derive(Clone, Debug)]
+pub struct DrainHandle(Weak<Backlog>);
+
+impl DrainHandle {
+    /// Lets the listener take no new connections. What waits is still handed out; then `accept` fails once,
+    /// so that the server notices. False if the listener is gone.
+    pub fn drain(&self) -> bool {
+        self.0.upgrade().is_some_and(|backlog| backlog.drain())
+    }
+
+    /// Whether the listener still exists.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.0.strong_count() > 0
     }
 }
 
@@ -114,14 +145,30 @@ struct Queue {
     size: usize,
     /// Places to take away once they are free, after the backlog was made smaller.
     surplus: usize,
-    closed: bool,
+    life: Life,
+}
+
+/// How far a listener's end has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    Open,
+    /// It takes no new connections. `told`: whoever accepts has been told.
+    Draining {
+        told: bool,
+    },
+    Closed,
 }
 
 impl Backlog {
     fn new(local: SocketAddr, size: usize) -> Backlog {
         let size = size.clamp(1, BACKLOG_MAX);
-        let queue =
-            Queue { streams: VecDeque::new(), waiters: Wakers::default(), size, surplus: 0, closed: false };
+        let queue = Queue {
+            streams: VecDeque::new(),
+            waiters: Wakers::default(),
+            size,
+            surplus: 0,
+            life: Life::Open,
+        };
         Backlog {
             local,
             room: Arc::new(Semaphore::new(size)),
@@ -133,13 +180,28 @@ impl Backlog {
     pub(crate) fn close(&self) {
         self.room.close();
         let mut queue = self.queue.lock();
-        queue.closed = true;
+        queue.life = Life::Closed;
         let (streams, waiters) = (std::mem::take(&mut queue.streams), queue.waiters.take());
         drop(queue);
         for stream in streams {
             stream.abort();
         }
         waiters.wake();
+    }
+
+    /// Takes no new connections from now on. False if it was closed before.
+    fn drain(&self) -> bool {
+        self.room.close();
+        let mut queue = self.queue.lock();
+        match queue.life {
+            Life::Open => queue.life = Life::Draining { told: false },
+            Life::Draining { .. } => return true,
+            Life::Closed => return false,
+        }
+        let waiters = queue.waiters.take();
+        drop(queue);
+        waiters.wake();
+        true
     }
 
     fn resize(&self, size: usize) {
@@ -158,7 +220,14 @@ impl Backlog {
     fn take(&self) -> Result<Stream, NetworkError> {
         let mut queue = self.queue.lock();
         let Some(stream) = queue.streams.pop_front() else {
-            return Err(if queue.closed { NetworkError::Closed } else { NetworkError::WouldBlock });
+            return Err(match &mut queue.life {
+                Life::Draining { told: told @ false } => {
+                    *told = true;
+                    NetworkError::Draining
+                }
+                Life::Open | Life::Draining { .. } => NetworkError::WouldBlock,
+                Life::Closed => NetworkError::Closed,
+            });
         };
         if queue.surplus > 0 {
             queue.surplus -= 1;
@@ -170,39 +239,36 @@ impl Backlog {
 
     fn poll_acceptable(&self, cx: &Context<'_>) -> Poll<()> {
         let mut queue = self.queue.lock();
-        if queue.closed || !queue.streams.is_empty() {
+        let failing = matches!(queue.life, Life::Draining { told: false } | Life::Closed);
+        if failing || !queue.streams.is_empty() {
             return Poll::Ready(());
         }
         queue.waiters.register(cx);
         Poll::Pending
     }
 
-    /// Joins the dialling end to a new one in the queue.
-    fn join(
-        &self,
-        caller: End,
-        target: &Arc<Stack>,
-        to: SocketAddr,
-        room: OwnedSemaphorePermit,
-    ) -> Result<Stream, NetworkError> {
-        let refused = NetworkError::Refused(caller.peer);
+    /// Joins the dialling end to a new one in the queue; gives it back if the listener does not want it.
+    fn join(&self, caller: End, target: &Arc<Stack>, to: SocketAddr, room: OwnedSemaphorePermit) -> Call {
         // The target cannot say more to a stranger than that it does not want the connection.
-        let guard = target.reserve().map_err(|_| refused.clone())?;
+        let Ok(guard) = target.reserve() else { return Call::Away(caller) };
         let listener =
             End { local: self.as_family(to), peer: self.as_family(caller.local), guard: Some(guard) };
-        let Some((ours, theirs)) = Stream::pair(caller, listener) else { return Err(refused) };
+        let peer = caller.peer;
+        // Under the lock, so that the end of the listener comes either before the dial or after it.
         let mut queue = self.queue.lock();
-        if queue.closed {
+        if queue.life != Life::Open {
             drop(queue);
-            theirs.abort();
-            return Err(refused);
+            return Call::Away(caller);
         }
+        let Some((ours, theirs)) = Stream::pair(caller, listener) else {
+            return Call::Done(Err(NetworkError::Refused(peer)));
+        };
         queue.streams.push_back(theirs);
         room.forget();
         let waiters = queue.waiters.take();
         drop(queue);
         waiters.wake();
-        Ok(ours)
+        Call::Done(Ok(ours))
     }
 
     /// A listener on `::` sees IPv4 addresses in their IPv6 form, as on Linux.
@@ -292,58 +358,117 @@ fn caller(
 
 /// Dials along a route. Nothing is waited for if the other side has room.
 pub(crate) fn dial(fabric: &Arc<Fabric>, route: Route, caller: End) -> TcpConnecting {
-    let remote = caller.peer;
-    let (target, to) = match route {
-        Route::Pod(target, to) => (target, to),
-        Route::Kernel { to, egress } => {
-            let connect = crate::kernel::connect(Arc::clone(fabric), to, egress, caller);
-            return TcpConnecting { progress: Progress::Under(fabric.spawn(connect)) };
-        }
-    };
-    let Some(backlog) = target.listener(to) else {
-        return TcpConnecting::done(Err(NetworkError::Refused(remote)));
-    };
-    match Arc::clone(&backlog.room).try_acquire_owned() {
-        Ok(room) => TcpConnecting::done(backlog.join(caller, &target, to, room)),
-        Err(TryAcquireError::Closed) => TcpConnecting::done(Err(NetworkError::Refused(remote))),
-        Err(TryAcquireError::NoPermits) => {
-            let Some(place) = Waiting::enter(&backlog) else {
-                return TcpConnecting::done(Err(NetworkError::Refused(remote)));
-            };
-            let wait = wait_for_room(backlog, place, caller, target, to);
-            TcpConnecting { progress: Progress::Under(fabric.spawn(wait)) }
+    match route {
+        Route::Direct(Way::Pod(target, to)) => dial_pod(fabric, &target, to, caller),
+        Route::Direct(Way::Kernel { to, egress }) => dial_kernel(fabric, to, egress, caller),
+        Route::Backends(backends) => dial_backends(fabric, backends, caller),
+    }
+}
+
+/// Dials one backend after the other until one takes the connection.
+fn dial_backends(fabric: &Arc<Fabric>, mut backends: Backends, mut caller: End) -> TcpConnecting {
+    loop {
+        let (target, to) = match backends.next(fabric) {
+            Ok(Way::Pod(target, to)) => (target, to),
+            Ok(Way::Kernel { to, egress }) => return dial_kernel(fabric, to, egress, caller),
+            Err(error) => return TcpConnecting::done(Err(error)),
+        };
+        match call(&target, to, caller) {
+            Call::Done(result) => return TcpConnecting::done(result),
+            Call::Away(back) => caller = back,
+            Call::Busy(call) => {
+                let wait = wait_for_room(call, Some((Arc::clone(fabric), backends)));
+                return TcpConnecting { progress: Progress::Under(fabric.spawn(wait)) };
+            }
         }
     }
 }
 
-async fn wait_for_room(
-    backlog: Arc<Backlog>,
-    place: Waiting,
+fn dial_kernel(
+    fabric: &Arc<Fabric>,
+    to: SocketAddr,
+    egress: Option<Arc<Semaphore>>,
+    caller: End,
+) -> TcpConnecting {
+    let connect = crate::kernel::connect(Arc::clone(fabric), to, egress, caller);
+    TcpConnecting { progress: Progress::Under(fabric.spawn(connect)) }
+}
+
+fn dial_pod(fabric: &Arc<Fabric>, target: &Arc<Stack>, to: SocketAddr, caller: End) -> TcpConnecting {
+    let remote = caller.peer;
+    match call(target, to, caller) {
+        Call::Done(result) => TcpConnecting::done(result),
+        Call::Away(_) => TcpConnecting::done(Err(NetworkError::Refused(remote))),
+        Call::Busy(call) => {
+            TcpConnecting { progress: Progress::Under(fabric.spawn(wait_for_room(call, None))) }
+        }
+    }
+}
+
+/// What one pod says to a dial.
+enum Call {
+    Done(Result<Stream, NetworkError>),
+    /// It does not want it; another may.
+    Away(End),
+    /// It has no room at this moment.
+    Busy(Waiting),
+}
+
+fn call(target: &Arc<Stack>, to: SocketAddr, caller: End) -> Call {
+    let Some(backlog) = target.listener(to) else { return Call::Away(caller) };
+    match Arc::clone(&backlog.room).try_acquire_owned() {
+        Ok(room) => backlog.join(caller, target, to, room),
+        Err(TryAcquireError::Closed) => Call::Away(caller),
+        Err(TryAcquireError::NoPermits) => match Place::enter(&backlog) {
+            Some(place) => Call::Busy(Waiting { place, caller, target: Arc::clone(target), to }),
+            None => Call::Away(caller),
+        },
+    }
+}
+
+/// A dial that waits for room in a backlog.
+struct Waiting {
+    place: Place,
     caller: End,
     target: Arc<Stack>,
     to: SocketAddr,
+}
+
+/// `others` are the backends that are left if this one closes meanwhile.
+async fn wait_for_room(
+    waiting: Waiting,
+    others: Option<(Arc<Fabric>, Backends)>,
 ) -> Result<Stream, NetworkError> {
-    let remote = caller.peer;
+    let Waiting { place, caller, target, to } = waiting;
+    let (remote, backlog) = (caller.peer, Arc::clone(&place.0));
     let room = tokio::time::timeout(CONNECT_TIMEOUT, Arc::clone(&backlog.room).acquire_owned()).await;
     drop(place);
-    match room {
-        Err(_) => Err(NetworkError::TimedOut(remote)),
-        Ok(Err(_)) => Err(NetworkError::Refused(remote)),
+    let call = match room {
+        Err(_) => return Err(NetworkError::TimedOut(remote)),
+        Ok(Err(_)) => Call::Away(caller),
         Ok(Ok(room)) => backlog.join(caller, &target, to, room),
+    };
+    match (call, others) {
+        (Call::Done(result), _) => result,
+        // Boxed: it may come here again.
+        (Call::Away(caller), Some((fabric, others))) => {
+            Box::pin(dial_backends(&fabric, others, caller)).await
+        }
+        (Call::Away(_) | Call::Busy(_), _) => Err(NetworkError::Refused(remote)),
     }
 }
 
 /// One dial that waits for room, counted.
-struct Waiting(Arc<Backlog>);
+struct Place(Arc<Backlog>);
 
-impl Waiting {
-    fn enter(backlog: &Arc<Backlog>) -> Option<Waiting> {
-        let waiting = Waiting(Arc::clone(backlog));
-        (backlog.waiting.fetch_add(1, Relaxed) < BACKLOG_WAITERS).then_some(waiting)
+impl Place {
+    fn enter(backlog: &Arc<Backlog>) -> Option<Place> {
+        let place = Place(Arc::clone(backlog));
+        (backlog.waiting.fetch_add(1, Relaxed) < BACKLOG_WAITERS).then_some(place)
     }
 }
 
-impl Drop for Waiting {
+impl Drop for Place {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Relaxed);
     }

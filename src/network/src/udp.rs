@@ -12,7 +12,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::NetworkError;
-use crate::fabric::Route;
+use crate::fabric::Way;
 use crate::limits::{DATAGRAM_MAX, UDP_FLOWS, UDP_QUEUE_BYTES, UDP_QUEUE_DATAGRAMS};
 use crate::policy::canonical;
 use crate::stack::{Lease, Protocol};
@@ -100,14 +100,14 @@ impl UdpSocket {
         let wanted = SocketAddr::new(canonical(to.ip()), to.port());
         let routed = match self.mailbox.backend_of(wanted) {
             Some(backend) => match fabric.pod_at(backend) {
-                Some(pod) => Ok(Route::Pod(pod, backend)),
-                None => fabric.route(Some(stack), wanted, Protocol::Udp),
+                Some(pod) => Ok(Way::Pod(pod, backend)),
+                None => fabric.way(stack, wanted, Protocol::Udp),
             },
-            None => fabric.route(Some(stack), wanted, Protocol::Udp),
+            None => fabric.way(stack, wanted, Protocol::Udp),
         };
         let (target, arrives) = match routed {
-            Ok(Route::Pod(target, arrives)) => (target, arrives),
-            Ok(Route::Kernel { .. }) => return Err(NetworkError::Unreachable(to)),
+            Ok(Way::Pod(target, arrives)) => (target, arrives),
+            Ok(Way::Kernel { .. }) => return Err(NetworkError::Unreachable(to)),
             // Nobody there: a datagram is lost, not refused.
             Err(NetworkError::Refused(_)) => return Ok(()),
             Err(error) => return Err(error),

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use coracle_client::{Delta, EventType, Informers, Recorder};
 use coracle_image::Images;
 use coracle_network::Fabric;
@@ -26,6 +27,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     context::Context,
     dirs,
+    exec::Toolbox,
     host::Capacity,
     images::Puller,
     kubelet_api,
@@ -54,6 +56,8 @@ pub struct Config {
     pub version: String,
     /// Where service addresses come from.
     pub service_cidr: Ipv4Net,
+    /// The module of commands that `exec` and ephemeral containers find on every node; `None` for none.
+    pub toolbox: Option<Bytes>,
 }
 
 /// What a node works with.
@@ -114,6 +118,7 @@ impl Node {
             sources: Arc::new(Sources::new(&deps.informers)),
             runtime: deps.runtime,
             puller: Puller::new(deps.images.clone()),
+            toolbox: Toolbox::new(config.toolbox.clone()),
             prober: Prober::new(recorder.clone()),
             recorder,
             statuses: StatusWriter::new(deps.client.clone()),

@@ -17,6 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     dirs,
     env::{self, Allocatable, PodFacts},
+    exec::Toolbox,
     images::Puller,
     logs::LogBook,
     probes::Prober,
@@ -38,6 +39,7 @@ pub(crate) struct Context {
     pub(crate) sources: Arc<Sources>,
     pub(crate) runtime: Arc<Runtime>,
     pub(crate) puller: Puller,
+    pub(crate) toolbox: Toolbox,
     pub(crate) recorder: Recorder,
     pub(crate) statuses: Arc<StatusWriter>,
     pub(crate) prober: Prober,

@@ -8,7 +8,11 @@ use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::{logs::ContainerLog, state::ProbeKind};
+use crate::{
+    exec::{Guests, Running},
+    logs::ContainerLog,
+    state::ProbeKind,
+};
 
 /// A probe's verdict that changed.
 #[derive(Clone, Debug)]
@@ -47,6 +51,8 @@ pub(crate) struct PodHandle {
     mail: Mutex<Mail>,
     arrived: Notify,
     logs: Mutex<Vec<Option<Arc<ContainerLog>>>>,
+    /// Its running containers, and what was started beside them.
+    pub(crate) guests: Guests,
 }
 
 impl PodHandle {
@@ -57,6 +63,7 @@ impl PodHandle {
             mail: Mutex::default(),
             arrived: Notify::new(),
             logs: Mutex::default(),
+            guests: Guests::default(),
         }
     }
 
@@ -102,6 +109,11 @@ impl PodHandle {
     /// True if nothing waits to be read.
     pub(crate) fn is_quiet(&self) -> bool {
         self.mail.lock().is_empty()
+    }
+
+    /// What a container that runs now was given.
+    pub(crate) fn running(&self, container: &str) -> Option<Arc<Running>> {
+        self.guests.get(container)
     }
 
     /// Notes the log of a container's newest run.

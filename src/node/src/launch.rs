@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use coracle_api::quantity::Quantity;
 use coracle_network::PodStack;
-use coracle_runtime::{Container, ContainerSpec, Exit as RuntimeExit};
+use coracle_runtime::{Container, ContainerSpec, Exit as RuntimeExit, Stdin, stdin_pipe};
 use k8s_openapi::api::core::v1::{Container as Spec, Pod};
 
 use crate::{
     context::{Context, container_at},
     env::{self, Environment},
+    exec::Running,
     handle::PodHandle,
     images::{chain, image_id},
     logs::{ContainerLog, LogOutput},
@@ -42,6 +43,7 @@ pub(crate) struct Launched {
     pub(crate) container_id: Box<str>,
     pub(crate) image_id: Box<str>,
     pub(crate) log: Arc<ContainerLog>,
+    pub(crate) running: Running,
 }
 
 impl Launch {
@@ -75,25 +77,48 @@ impl Launch {
         let (stdout, stderr) = LogOutput::both(&log);
         let key = handle.key();
         tell(false, "Created", format!("Created container: {}", spec.name));
+        let (stdin, writer) = match spec.stdin {
+            Some(true) => {
+                let (writer, reader) = stdin_pipe();
+                (Stdin::Pipe(reader), Some(writer))
+            }
+            _ => (Stdin::Closed, None),
+        };
+        let (env, tty) = (env.into_vec(), spec.tty.unwrap_or(false));
+        let working_dir = spec.working_dir.clone().filter(|dir| !dir.is_empty());
+        let memory_limit = memory_limit(spec);
+        let start = ContainerSpec {
+            name: format!("{}/{}/{}", key.namespace, key.name, spec.name),
+            args,
+            env: env.clone(),
+            mounts: mounts.clone(),
+            network: stack.clone(),
+            memory_limit,
+            working_dir: working_dir.clone(),
+            stdin,
+            tty,
+            stdout,
+            stderr,
+        };
         let container = context
             .runtime
-            .start(
-                program,
-                ContainerSpec {
-                    name: format!("{}/{}/{}", key.namespace, key.name, spec.name),
-                    args,
-                    env: env.into_vec(),
-                    mounts,
-                    network: stack,
-                    memory_limit: memory_limit(spec),
-                    stdout,
-                    stderr,
-                },
-            )
+            .start(program.clone(), start)
             .map_err(|error| waiting("RunContainerError", &chain(&error)))?;
+        let running = Running {
+            program,
+            env,
+            mounts,
+            stack,
+            memory_limit,
+            working_dir,
+            stdin: writer,
+            tty,
+            log: log.clone(),
+            container: container.clone(),
+        };
         tell(false, "Started", format!("Started container {}", spec.name));
         let image_id = image_id(spec.image.as_deref().unwrap_or_default(), &image.digest);
-        Ok(Launched { container, container_id: new_id(), image_id: image_id.into(), log })
+        Ok(Launched { container, container_id: new_id(), image_id: image_id.into(), log, running })
     }
 }
 

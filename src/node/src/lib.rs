@@ -21,6 +21,8 @@ mod backoff;
 mod context;
 mod dirs;
 mod env;
+#[allow(dead_code, reason = "the exec stream, probes and hooks use it next")]
+mod exec;
 mod handle;
 mod host;
 mod images;

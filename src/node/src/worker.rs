@@ -223,7 +223,10 @@ impl Worker {
     }
 
     fn launched(&mut self, index: usize, run: i32, launched: Launched) {
-        let Launched { container, container_id, image_id, log } = launched;
+        let Launched { container, container_id, image_id, log, running } = launched;
+        if let Some(spec) = container_at(&self.pod, index) {
+            self.handle.guests.set(&spec.name, running);
+        }
         let ended = container.clone();
         self.exits.push(async move { (index, exit_of(ended.wait().await)) }.boxed());
         self.handle.set_log(index, log.clone());
@@ -241,6 +244,9 @@ impl Worker {
     }
 
     fn exited(&mut self, index: usize, exit: Exit) {
+        if let Some(spec) = container_at(&self.pod, index) {
+            self.handle.guests.clear(&spec.name);
+        }
         if let Some(slot) = self.slots.get_mut(index) {
             if let Some(log) = slot.log.take() {
                 log.finish();
@@ -485,6 +491,7 @@ impl Worker {
 impl Drop for Worker {
     /// However the task ends, nothing of the pod goes on.
     fn drop(&mut self) {
+        self.handle.guests.clear_all();
         for slot in &mut self.slots {
             slot.container.iter().for_each(Container::kill);
             if let Some(log) = slot.log.take() {

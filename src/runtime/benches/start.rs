@@ -54,6 +54,9 @@ impl Bench {
             mounts: Mounts::new(),
             network: self.pod.clone(),
             memory_limit: None,
+            working_dir: None,
+            stdin: coracle_runtime::Stdin::Closed,
+            tty: false,
             stdout: Arc::new(Nowhere),
             stderr: Arc::new(Nowhere),
         };

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   start ─▶ running ──returns, exits, traps──▶ ended (Exit)
+//!               ├──── stop ── asked to end, or ended at once (Exit::Code(143)) if it cannot notice
 //!               └──── kill ───────────────────▶ ended (Exit::Killed)
 //! ```
 
@@ -13,6 +14,10 @@ use coracle_vfs::Mounts;
 
 use crate::output::Output;
 use crate::run::Control;
+use crate::stdin::Stdin;
+
+/// Exit code of a guest that was asked to end and has no way to notice: that of a program that SIGTERM ended.
+pub const TERMINATED: i32 = 143;
 
 /// All that a container gets.
 pub struct ContainerSpec {
@@ -28,6 +33,12 @@ pub struct ContainerSpec {
     pub network: PodStack,
     /// Bytes of linear memory, all of the container's memories together; `None` for the node's default.
     pub memory_limit: Option<u64>,
+    /// Where relative paths begin: an absolute path; `None` for the root. It need not exist.
+    pub working_dir: Option<String>,
+    /// What it reads.
+    pub stdin: Stdin,
+    /// Stdin, stdout and stderr say that they are a terminal.
+    pub tty: bool,
     /// Takes what the guest prints.
     pub stdout: Arc<dyn Output>,
     /// Takes what the guest prints as errors.
@@ -57,6 +68,12 @@ pub struct Usage {
     pub cpu: Duration,
     /// Bytes of linear memory now.
     pub memory: u64,
+    /// Payload bytes it wrote into TCP connections so far.
+    pub sent: u64,
+    /// Payload bytes it read from TCP connections so far.
+    pub received: u64,
+    /// TCP connections now.
+    pub connections: u64,
 }
 
 /// A handle on a container. Clones are handles on the same one; dropping the last does not end it.
@@ -75,6 +92,13 @@ impl Container {
     /// ended.
     pub fn kill(&self) {
         self.control.kill();
+    }
+
+    /// Asks the guest to end: its stdin comes to its end; its listeners take no new connections, `accept` hands
+    /// out what waits and then fails once. A guest that has neither an open stdin nor a listener cannot notice
+    /// and is ended at once, with [`TERMINATED`] as its code. Does nothing if it was asked before.
+    pub fn stop(&self) {
+        self.control.stop();
     }
 
     /// What it uses now; after its end, what it used.

@@ -30,14 +30,17 @@ mod run;
 mod runtime;
 mod sockets;
 mod state;
+mod stdin;
+mod stop;
 mod threads;
 mod ticker;
 
-pub use container::{Container, ContainerSpec, Exit, Usage};
+pub use container::{Container, ContainerSpec, Exit, TERMINATED, Usage};
 pub use error::{PrepareError, RuntimeError, StartError};
 pub use output::Output;
-pub use program::Program;
+pub use program::{Program, digest};
 pub use runtime::{Config, Runtime};
+pub use stdin::{Stdin, StdinReader, StdinWriter, stdin_pipe};
 
 #[cfg(test)]
 mod tests;

@@ -17,6 +17,9 @@ pub const CALL_BYTES: usize = 4 << 20;
 /// takes microseconds, so a thread is back at its queue soon.
 pub const CHUNK: usize = 64 << 10;
 
+/// Bytes that wait in a container's stdin: a pipe's usual capacity on Linux. Who writes more waits.
+pub const STDIN_BYTES: usize = 64 << 10;
+
 /// Random bytes in one call. `getrandom` users ask for tens of bytes.
 pub const RANDOM_BYTES: u64 = 1 << 20;
 

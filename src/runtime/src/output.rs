@@ -21,11 +21,20 @@ pub trait Output: Send + Sync {
 
 /// An [`Output`] as wasmtime-wasi wants it.
 #[derive(Clone)]
-pub(crate) struct OutputPipe(pub(crate) Arc<dyn Output>);
+pub(crate) struct OutputPipe {
+    output: Arc<dyn Output>,
+    terminal: bool,
+}
+
+impl OutputPipe {
+    pub(crate) fn new(output: Arc<dyn Output>, terminal: bool) -> OutputPipe {
+        OutputPipe { output, terminal }
+    }
+}
 
 impl IsTerminal for OutputPipe {
     fn is_terminal(&self) -> bool {
-        false
+        self.terminal
     }
 }
 
@@ -42,7 +51,7 @@ impl StdoutStream for OutputPipe {
 impl AsyncWrite for OutputPipe {
     fn poll_write(self: Pin<&mut Self>, _cx: &mut Context<'_>, data: &[u8]) -> Poll<std::io::Result<usize>> {
         let data = &data[..data.len().min(CHUNK)];
-        self.0.write(data);
+        self.output.write(data);
         Poll::Ready(Ok(data.len()))
     }
 
@@ -64,7 +73,7 @@ impl Pollable for OutputPipe {
 impl OutputStream for OutputPipe {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
         for chunk in bytes.chunks(CHUNK) {
-            self.0.write(chunk);
+            self.output.write(chunk);
         }
         Ok(())
     }

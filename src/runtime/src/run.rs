@@ -1,23 +1,27 @@
 //! One container's run: from the first instruction to how it ended.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use wasmtime::{Engine, Store, Trap, UpdateDeadline, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
-use crate::container::{ContainerSpec, Exit, Usage};
+use crate::container::{ContainerSpec, Exit, TERMINATED, Usage};
 use crate::error::StartError;
 use crate::limits::{CALL_BYTES, MESSAGE_BYTES, RESOURCES};
 use crate::program::Program;
 use crate::state::State;
+use crate::stdin::Stdin;
+use crate::stop::Stop;
 
 /// What a container's handles and its run share.
 pub(crate) struct Control {
     name: String,
-    killed: AtomicBool,
+    pub(crate) stop: Stop,
+    pub(crate) traffic: Arc<Traffic>,
+    ending: AtomicU8,
     kill: Notify,
     out_of_memory: AtomicBool,
     cpu: AtomicU64,
@@ -25,11 +29,26 @@ pub(crate) struct Control {
     exit: watch::Sender<Option<Exit>>,
 }
 
+/// Values of [`Control::ending`]: whether somebody ended it from outside.
+const RUNNING: u8 = 0;
+const STOPPED: u8 = 1;
+const KILLED: u8 = 2;
+
+/// What a container's connections amount to.
+#[derive(Debug, Default)]
+pub(crate) struct Traffic {
+    pub(crate) sent: AtomicU64,
+    pub(crate) received: AtomicU64,
+    pub(crate) connections: AtomicU64,
+}
+
 impl Control {
-    pub(crate) fn new(name: String) -> Control {
+    pub(crate) fn new(name: String, stdin: &Stdin) -> Control {
         Control {
             name,
-            killed: AtomicBool::new(false),
+            stop: Stop::new(stdin),
+            traffic: Arc::default(),
+            ending: AtomicU8::new(RUNNING),
             kill: Notify::new(),
             out_of_memory: AtomicBool::new(false),
             cpu: AtomicU64::new(0),
@@ -43,12 +62,28 @@ impl Control {
     }
 
     pub(crate) fn kill(&self) {
-        self.killed.store(true, Ordering::Release);
+        self.end_from_outside(KILLED);
+    }
+
+    pub(crate) fn stop(&self) {
+        if !self.stop.ask() {
+            self.end_from_outside(STOPPED);
+        }
+    }
+
+    fn end_from_outside(&self, how: u8) {
+        // The first counts.
+        let _ = self.ending.compare_exchange(RUNNING, how, Ordering::AcqRel, Ordering::Acquire);
         self.kill.notify_one(); // kept for later if the run is not waiting right now
     }
 
-    fn is_killed(&self) -> bool {
-        self.killed.load(Ordering::Acquire)
+    /// How it ended, if somebody ended it from outside.
+    fn ended_from_outside(&self) -> Option<Exit> {
+        match self.ending.load(Ordering::Acquire) {
+            RUNNING => None,
+            STOPPED => Some(Exit::Code(TERMINATED)),
+            _ => Some(Exit::Killed),
+        }
     }
 
     pub(crate) async fn wait(&self) -> Exit {
@@ -61,6 +96,9 @@ impl Control {
         Usage {
             cpu: Duration::from_nanos(self.cpu.load(Ordering::Relaxed)),
             memory: self.memory.load(Ordering::Relaxed),
+            sent: self.traffic.sent.load(Ordering::Relaxed),
+            received: self.traffic.received.load(Ordering::Relaxed),
+            connections: self.traffic.connections.load(Ordering::Relaxed),
         }
     }
 
@@ -118,7 +156,7 @@ pub(crate) async fn run(
     let guest = guest(&engine, &program, spec, memory_limit, &control);
     let exit = tokio::select! {
         biased;
-        () = control.kill.notified() => Exit::Killed,
+        () = control.kill.notified() => control.ended_from_outside().unwrap_or(Exit::Killed),
         exit = guest => exit,
     };
     tracing::debug!(container = control.name(), ?exit, "container ended");
@@ -139,7 +177,10 @@ async fn guest(
     store.set_epoch_deadline(1);
     let flag = Arc::clone(control);
     store.epoch_deadline_callback(move |_| {
-        Ok(if flag.is_killed() { UpdateDeadline::Interrupt } else { UpdateDeadline::Yield(1) })
+        Ok(match flag.ended_from_outside() {
+            Some(_) => UpdateDeadline::Interrupt,
+            None => UpdateDeadline::Yield(1),
+        })
     });
     let result = async {
         let command = program.command().instantiate_async(&mut store).await?;
@@ -190,8 +231,8 @@ fn failure(error: &wasmtime::Error, control: &Control) -> Exit {
     if let Some(I32Exit(code)) = error.downcast_ref() {
         return Exit::Code(*code);
     }
-    if control.is_killed() {
-        return Exit::Killed;
+    if let Some(exit) = control.ended_from_outside() {
+        return exit;
     }
     if control.out_of_memory.load(Ordering::Relaxed) {
         return Exit::OutOfMemory;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Weak};
 
+use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, WeakShared};
 use parking_lot::Mutex;
@@ -14,7 +15,7 @@ use crate::container::{Container, ContainerSpec};
 use crate::error::{PrepareError, RuntimeError, StartError};
 use crate::limits::MEMORY_MAX;
 use crate::meter::Metered;
-use crate::program::{Loader, Program};
+use crate::program::{Loader, Program, Source};
 use crate::run::{Control, Place, run};
 use crate::ticker::Ticker;
 use crate::{engine, threads};
@@ -86,6 +87,26 @@ impl Runtime {
     /// # Errors
     /// If the module cannot run here; [`PrepareError::UnknownImport`] names what it wants.
     pub async fn prepare(&self, module_digest: &str, wasm: &Path) -> Result<Arc<Program>, PrepareError> {
+        self.prepare_from(module_digest, || Source::File(wasm.to_owned())).await
+    }
+
+    /// The same for a module in memory.
+    ///
+    /// # Errors
+    /// As [`Runtime::prepare`].
+    pub async fn prepare_bytes(
+        &self,
+        module_digest: &str,
+        wasm: &Bytes,
+    ) -> Result<Arc<Program>, PrepareError> {
+        self.prepare_from(module_digest, || Source::Memory(wasm.clone())).await
+    }
+
+    async fn prepare_from(
+        &self,
+        module_digest: &str,
+        source: impl FnOnce() -> Source,
+    ) -> Result<Arc<Program>, PrepareError> {
         let loading = {
             let mut programs = self.programs.lock();
             let loading = match programs.get(module_digest) {
@@ -98,8 +119,8 @@ impl Runtime {
             };
             loading.unwrap_or_else(|| {
                 let loader = Arc::clone(&self.loader);
-                let (digest, path) = (module_digest.to_owned(), wasm.to_owned());
-                let loading = async move { loader.load(digest, path).await }.boxed().shared();
+                let (digest, source) = (module_digest.to_owned(), source());
+                let loading = async move { loader.load(digest, source).await }.boxed().shared();
                 if let Some(weak) = loading.downgrade() {
                     programs.insert(module_digest.to_owned(), Prepared::Loading(weak));
                 }
@@ -118,7 +139,7 @@ impl Runtime {
     pub fn start(&self, program: Arc<Program>, spec: ContainerSpec) -> Result<Container, StartError> {
         let place = Place::take(&self.running, self.capacity)?;
         let memory_limit = spec.memory_limit.unwrap_or(self.default_memory_limit).min(MEMORY_MAX);
-        let control = Arc::new(Control::new(spec.name.clone()));
+        let control = Arc::new(Control::new(spec.name.clone(), &spec.stdin));
         let run = run(self.engine.clone(), program, spec, memory_limit, Arc::clone(&control), place);
         let metered = Metered::new(Box::pin(run), Arc::clone(&control), Arc::clone(&self.ticker));
         self.guests.as_ref().expect("only taken in drop").spawn(metered);

@@ -12,6 +12,7 @@ use crate::limits::{RANDOM_BYTES, RESOURCES};
 use crate::output::OutputPipe;
 use crate::run::Control;
 use crate::sockets::{NetView, Sockets};
+use crate::stdin::GuestStdin;
 
 /// A container's side of the host.
 pub(crate) struct State {
@@ -27,9 +28,13 @@ impl State {
         let mut wasi = WasiCtx::builder();
         wasi.args(&spec.args)
             .envs(&spec.env)
-            .stdout(OutputPipe(spec.stdout))
-            .stderr(OutputPipe(spec.stderr))
+            .stdin(GuestStdin::new(spec.stdin, spec.tty))
+            .stdout(OutputPipe::new(spec.stdout, spec.tty))
+            .stderr(OutputPipe::new(spec.stderr, spec.tty))
             .max_random_size(RANDOM_BYTES);
+        if let Some(dir) = &spec.working_dir {
+            wasi.initial_cwd(dir);
+        }
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES);
         State {
@@ -37,7 +42,7 @@ impl State {
             table,
             limiter: Limiter::new(memory_limit, Arc::clone(control)),
             files: Files::new(&spec.mounts),
-            sockets: Sockets::new(spec.network),
+            sockets: Sockets::new(spec.network, control),
         }
     }
 

@@ -73,6 +73,7 @@ impl Bench {
                 max_pods: 10,
                 version: "v1.33.0".into(),
                 service_cidr: SERVICES,
+                toolbox: None,
             },
             Deps {
                 client: self.client.clone(),

@@ -4,11 +4,14 @@ mod cache;
 mod inspect;
 mod wrap;
 
+use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use rayon::ThreadPool;
+use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, oneshot};
 use wasmtime::Engine;
 use wasmtime::component::{Component, Linker};
@@ -49,7 +52,19 @@ impl std::fmt::Debug for Program {
     }
 }
 
-/// Makes programs of files.
+/// Where a module comes from.
+pub(crate) enum Source {
+    File(PathBuf),
+    Memory(Bytes),
+}
+
+/// The digest of a module, as images name it.
+#[must_use]
+pub fn digest(module: &[u8]) -> String {
+    Sha256::digest(module).iter().fold(String::from("sha256:"), |text, byte| text + &format!("{byte:02x}"))
+}
+
+/// Makes programs of modules.
 pub(crate) struct Loader {
     shop: Arc<Shop>,
     compilers: ThreadPool,
@@ -83,7 +98,7 @@ impl Loader {
     /// Loads what was compiled before, or compiles it on the compiler's threads. A compile that was begun is
     /// finished, and counts until then, also when nobody waits for it any more. Who was compiled before does not
     /// wait for who takes long to.
-    pub(crate) async fn load(&self, digest: String, path: PathBuf) -> Result<Arc<Program>, PrepareError> {
+    pub(crate) async fn load(&self, digest: String, source: Source) -> Result<Arc<Program>, PrepareError> {
         let (shop, known) = (Arc::clone(&self.shop), digest.clone());
         let loaded = tokio::task::spawn_blocking(move || shop.load(known)).await;
         if let Some(program) = loaded.map_err(|_| PrepareError::Ended)? {
@@ -94,7 +109,7 @@ impl Loader {
         let shop = Arc::clone(&self.shop);
         self.compilers.spawn(move || {
             // A panic on a compiler's thread would end the process, and modules come from strangers.
-            let made = catch_unwind(AssertUnwindSafe(|| shop.make(digest, &path))).unwrap_or_else(|_| {
+            let made = catch_unwind(AssertUnwindSafe(|| shop.make(digest, source))).unwrap_or_else(|_| {
                 Err(PrepareError::Compile { message: "the compiler failed on this module".into() })
             });
             drop(permit);
@@ -111,8 +126,15 @@ impl Shop {
         Some(self.link(digest, &component))
     }
 
-    fn make(&self, digest: String, path: &Path) -> Result<Arc<Program>, PrepareError> {
-        let component = self.compile(&digest, path)?;
+    fn make(&self, digest: String, source: Source) -> Result<Arc<Program>, PrepareError> {
+        let bytes = match source {
+            Source::File(path) => read(&path)?.into(),
+            Source::Memory(bytes) if bytes.len() as u64 > MODULE_BYTES => {
+                return Err(PrepareError::TooLarge { limit: MODULE_BYTES });
+            }
+            Source::Memory(bytes) => bytes,
+        };
+        let component = self.compile(&digest, &bytes)?;
         self.link(digest, &component)
     }
 
@@ -123,11 +145,10 @@ impl Shop {
         Ok(Arc::new(Program { digest, command }))
     }
 
-    fn compile(&self, digest: &str, path: &Path) -> Result<Component, PrepareError> {
-        let bytes = read(path)?;
-        let component = match inspect::kind(&bytes)? {
-            Kind::Component => bytes,
-            Kind::Module => wrap::wrap(&bytes)?,
+    fn compile(&self, digest: &str, bytes: &[u8]) -> Result<Component, PrepareError> {
+        let component = match inspect::kind(bytes)? {
+            Kind::Component => Cow::Borrowed(bytes),
+            Kind::Module => Cow::Owned(wrap::wrap(bytes)?),
         };
         inspect::check_component(&component)?;
         let failed = |error: wasmtime::Error| PrepareError::Compile { message: format!("{error:#}") };
@@ -160,7 +181,7 @@ mod tests {
         let path = dir.path().join("module.wasm");
         let text = r#"(module (memory (export "memory") 1) (func (export "_start")))"#;
         std::fs::write(&path, wat::parse_str(text).unwrap()).unwrap();
-        let load = || loader.load("sha256:x".into(), path.clone());
+        let load = || loader.load("sha256:x".into(), Source::File(path.clone()));
         load().await.unwrap();
         let _all = loader.permits.acquire_many(u32::try_from(COMPILES).unwrap()).await.unwrap();
         let loaded = tokio::time::timeout(Duration::from_secs(60), load()).await;

@@ -21,7 +21,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use coracle_network::PodStack;
+use coracle_network::{PodStack, Stream};
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 use wasmtime_wasi::p2::bindings::sockets::{
     instance_network, ip_name_lookup, network, tcp as tcp_bindings, tcp_create_socket, udp as udp_bindings,
@@ -30,6 +30,7 @@ use wasmtime_wasi::p2::bindings::sockets::{
 use wasmtime_wasi::p2::{SocketError, SocketResult};
 
 use self::network::{ErrorCode, IpAddressFamily};
+use crate::run::{Control, Traffic};
 use crate::state::State;
 
 /// Sockets of one container: a connected one takes three entries of the table and one or two more while it
@@ -41,11 +42,12 @@ const SOCKETS: usize = 1024;
 pub(crate) struct Sockets {
     stack: PodStack,
     open: Arc<AtomicUsize>,
+    control: Arc<Control>,
 }
 
 impl Sockets {
-    pub(crate) fn new(stack: PodStack) -> Sockets {
-        Sockets { stack, open: Arc::default() }
+    pub(crate) fn new(stack: PodStack, control: &Arc<Control>) -> Sockets {
+        Sockets { stack, open: Arc::default(), control: Arc::clone(control) }
     }
 
     /// A place for one more socket, given back when it is dropped.
@@ -61,6 +63,40 @@ struct Place(Arc<AtomicUsize>);
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A connection of the container, and what it is counted by.
+#[derive(Clone)]
+struct Connection(Arc<Counted>);
+
+struct Counted {
+    stream: Stream,
+    traffic: Arc<Traffic>,
+}
+
+impl Connection {
+    fn new(stream: Stream, traffic: &Arc<Traffic>) -> Connection {
+        traffic.connections.fetch_add(1, Relaxed);
+        Connection(Arc::new(Counted { stream, traffic: Arc::clone(traffic) }))
+    }
+
+    fn stream(&self) -> &Stream {
+        &self.0.stream
+    }
+
+    fn sent(&self, bytes: usize) {
+        self.0.traffic.sent.fetch_add(bytes as u64, Relaxed);
+    }
+
+    fn received(&self, bytes: usize) {
+        self.0.traffic.received.fetch_add(bytes as u64, Relaxed);
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.traffic.connections.fetch_sub(1, Relaxed);
     }
 }
 

@@ -2,26 +2,26 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::sync::Arc;
 
 use bytes::Bytes;
-use coracle_network::Stream;
 use coracle_network::limits::WRITE_MAX;
 use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamError, StreamResult};
 
+use super::Connection;
+
 /// What a guest reads from.
-pub(super) struct Input(pub(super) Arc<Stream>);
+pub(super) struct Input(pub(super) Connection);
 
 /// What a guest writes to.
 pub(super) struct Output {
-    stream: Arc<Stream>,
+    connection: Connection,
     /// What the last `check-write` allowed and `write` has not used.
     permit: usize,
 }
 
 impl Output {
-    pub(super) fn new(stream: Arc<Stream>) -> Output {
-        Output { stream, permit: 0 }
+    pub(super) fn new(connection: Connection) -> Output {
+        Output { connection, permit: 0 }
     }
 }
 
@@ -31,9 +31,12 @@ impl InputStream for Input {
         if size == 0 {
             return Ok(Bytes::new());
         }
-        match self.0.try_read_bytes(size.min(WRITE_MAX)) {
+        match self.0.stream().try_read_bytes(size.min(WRITE_MAX)) {
             Ok(bytes) if bytes.is_empty() => Err(StreamError::Closed),
-            Ok(bytes) => Ok(bytes),
+            Ok(bytes) => {
+                self.0.received(bytes.len());
+                Ok(bytes)
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Bytes::new()),
             Err(error) => Err(StreamError::LastOperationFailed(error.into())),
         }
@@ -43,7 +46,7 @@ impl InputStream for Input {
 #[async_trait::async_trait]
 impl Pollable for Input {
     async fn ready(&mut self) {
-        poll_fn(|cx| self.0.poll_readable(cx)).await;
+        poll_fn(|cx| self.0.stream().poll_readable(cx)).await;
     }
 }
 
@@ -55,16 +58,19 @@ impl OutputStream for Output {
             return Err(StreamError::trap(&text));
         }
         self.permit -= bytes.len();
-        self.stream.try_write_bytes(bytes).map_err(write_error)
+        let count = bytes.len();
+        self.connection.stream().try_write_bytes(bytes).map_err(write_error)?;
+        self.connection.sent(count);
+        Ok(())
     }
 
     /// What is written is with the other side's queue already; there is nothing to flush.
     fn flush(&mut self) -> StreamResult<()> {
-        self.stream.write_capacity().map(drop).map_err(write_error)
+        self.connection.stream().write_capacity().map(drop).map_err(write_error)
     }
 
     fn check_write(&mut self) -> StreamResult<usize> {
-        self.permit = self.stream.write_capacity().map_err(write_error)?;
+        self.permit = self.connection.stream().write_capacity().map_err(write_error)?;
         Ok(self.permit)
     }
 }
@@ -72,7 +78,7 @@ impl OutputStream for Output {
 #[async_trait::async_trait]
 impl Pollable for Output {
     async fn ready(&mut self) {
-        poll_fn(|cx| self.stream.poll_writable(cx)).await;
+        poll_fn(|cx| self.connection.stream().poll_writable(cx)).await;
     }
 }
 

@@ -12,7 +12,6 @@
 use std::future::poll_fn;
 use std::net::{Shutdown, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use coracle_network::limits::{BACKLOG_DEFAULT, BACKLOG_MAX};
@@ -28,7 +27,7 @@ use wasmtime_wasi::p2::{
 use super::errors::error_code;
 use super::options::{Options, buffer_size, positive};
 use super::streams::{Input, Output};
-use super::{NetView, Place, check_family, check_remote, ours, ours_owned, theirs};
+use super::{Connection, NetView, Place, check_family, check_remote, ours, ours_owned, theirs};
 
 /// A TCP socket of a guest.
 struct TcpSocket {
@@ -48,7 +47,7 @@ enum State {
     Starting(TcpListener),
     Listening(TcpListener),
     Connecting(Connecting),
-    Connected(Arc<Stream>),
+    Connected(Connection),
     /// A dial failed; the socket is of no more use.
     Closed(ErrorCode),
 }
@@ -97,15 +96,15 @@ impl TcpSocket {
         match &self.state {
             State::Bound(binding) => Ok(binding.local_addr()),
             State::Starting(listener) | State::Listening(listener) => Ok(listener.local_addr()),
-            State::Connected(stream) => Ok(stream.local_addr()),
+            State::Connected(connection) => Ok(connection.stream().local_addr()),
             State::Closed(error) => Err(*error),
             State::Unbound | State::Binding(_) | State::Connecting(_) => Err(ErrorCode::InvalidState),
         }
     }
 
-    fn connected(&self) -> Result<&Arc<Stream>, ErrorCode> {
+    fn connected(&self) -> Result<&Stream, ErrorCode> {
         match &self.state {
-            State::Connected(stream) => Ok(stream),
+            State::Connected(connection) => Ok(connection.stream()),
             State::Closed(error) => Err(*error),
             _ => Err(ErrorCode::InvalidState),
         }
@@ -144,10 +143,10 @@ impl NetView<'_> {
     fn tcp_streams(
         &mut self,
         socket: &Resource<TcpSocket>,
-        stream: &Arc<Stream>,
+        connection: &Connection,
     ) -> SocketResult<(Resource<DynInputStream>, Resource<DynOutputStream>)> {
-        let input: DynInputStream = Box::new(Input(Arc::clone(stream)));
-        let output: DynOutputStream = Box::new(Output::new(Arc::clone(stream)));
+        let input: DynInputStream = Box::new(Input(connection.clone()));
+        let output: DynOutputStream = Box::new(Output::new(connection.clone()));
         let input = self.push_child(input, socket)?;
         match self.push_child(output, socket) {
             Ok(output) => Ok((input, output)),
@@ -229,7 +228,8 @@ impl HostTcpSocket for NetView<'_> {
         &mut self,
         this: Resource<Theirs>,
     ) -> SocketResult<(Resource<DynInputStream>, Resource<DynOutputStream>)> {
-        let socket = self.tcp(&this)?;
+        let traffic = &self.sockets.control.traffic;
+        let socket = self.table.get_mut(&ours::<TcpSocket, _>(&this))?;
         let mut connecting = match socket.take() {
             State::Connecting(connecting) => connecting,
             other => {
@@ -238,7 +238,7 @@ impl HostTcpSocket for NetView<'_> {
             }
         };
         let _ = connecting.poll(&mut Context::from_waker(Waker::noop()));
-        let stream = match connecting {
+        let connection = match connecting {
             Connecting::Under(_) => {
                 socket.state = State::Connecting(connecting);
                 return Err(ErrorCode::WouldBlock.into());
@@ -248,18 +248,21 @@ impl HostTcpSocket for NetView<'_> {
                 socket.state = State::Closed(code);
                 return Err(code.into());
             }
-            Connecting::Done(Ok(stream)) => Arc::new(stream),
+            Connecting::Done(Ok(stream)) => Connection::new(stream, traffic),
         };
-        socket.state = State::Connected(Arc::clone(&stream));
-        self.tcp_streams(&ours(&this), &stream)
+        socket.state = State::Connected(connection.clone());
+        self.tcp_streams(&ours(&this), &connection)
     }
 
     async fn start_listen(&mut self, this: Resource<Theirs>) -> SocketResult<()> {
-        let socket = self.tcp(&this)?;
+        let control = &self.sockets.control;
+        let socket = self.table.get_mut(&ours::<TcpSocket, _>(&this))?;
         socket.check_idle()?;
         match socket.take() {
             State::Bound(binding) => {
-                socket.state = State::Starting(binding.listen(socket.backlog));
+                let listener = binding.listen(socket.backlog);
+                control.stop.listens(listener.drain_handle());
+                socket.state = State::Starting(listener);
                 Ok(())
             }
             other => {
@@ -295,16 +298,17 @@ impl HostTcpSocket for NetView<'_> {
         };
         // Without a place the connection stays in the backlog, as with a process out of descriptors.
         let place = sockets.place()?;
-        let stream = Arc::new(listener.try_accept().map_err(|error| error_code(&error))?);
+        let stream = listener.try_accept().map_err(|error| error_code(&error))?;
+        let connection = Connection::new(stream, &sockets.control.traffic);
         let accepted = TcpSocket {
             family: socket.family,
-            state: State::Connected(Arc::clone(&stream)),
+            state: State::Connected(connection.clone()),
             backlog: BACKLOG_DEFAULT,
             options: socket.options.clone(),
             _place: place,
         };
         let accepted = self.push(accepted)?;
-        match self.tcp_streams(&accepted, &stream) {
+        match self.tcp_streams(&accepted, &connection) {
             Ok((input, output)) => Ok((theirs(&accepted), input, output)),
             Err(error) => {
                 self.table.delete(accepted)?;

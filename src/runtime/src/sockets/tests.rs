@@ -82,6 +82,9 @@ impl Node {
             mounts,
             network: pod.clone(),
             memory_limit: None,
+            working_dir: None,
+            stdin: crate::Stdin::Closed,
+            tty: false,
             stdout: Arc::clone(&output) as Arc<dyn Output>,
             stderr: Arc::clone(&output) as Arc<dyn Output>,
         };

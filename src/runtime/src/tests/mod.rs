@@ -64,6 +64,9 @@ impl Bench {
             mounts: Mounts::new(),
             network: self.pod(),
             memory_limit: None,
+            working_dir: None,
+            stdin: crate::Stdin::Closed,
+            tty: false,
             stdout: Arc::clone(output) as Arc<dyn Output>,
             stderr: Arc::clone(output) as Arc<dyn Output>,
         }

@@ -1,0 +1,326 @@
+//! What a guest reads as its stdin: nothing, or a pipe that somebody of the node writes into.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, ReadBuf};
+use wasmtime_wasi::cli::{IsTerminal, StdinStream};
+use wasmtime_wasi_io::poll::Pollable;
+use wasmtime_wasi_io::streams::{InputStream, StreamError, StreamResult};
+
+use crate::limits::{CHUNK, STDIN_BYTES};
+
+/// What a container gets as stdin.
+#[derive(Debug, Default)]
+pub enum Stdin {
+    /// It is at its end from the start.
+    #[default]
+    Closed,
+    /// What is written into the pipe.
+    Pipe(StdinReader),
+}
+
+/// A new pipe. It holds at most [`STDIN_BYTES`]; writers wait while it is full.
+#[must_use]
+pub fn stdin_pipe() -> (StdinWriter, StdinReader) {
+    let pipe = Arc::new(Pipe::default());
+    (StdinWriter(Arc::new(Open(Arc::clone(&pipe)))), StdinReader(Arc::new(Read(pipe))))
+}
+
+/// Writes into a container's stdin. Clones write into the same pipe; when the last is gone, the guest sees the
+/// end.
+#[derive(Clone, Debug)]
+pub struct StdinWriter(Arc<Open>);
+
+/// The guest's end of the pipe.
+#[derive(Debug)]
+pub struct StdinReader(Arc<Read>);
+
+/// All writers together.
+#[derive(Debug)]
+struct Open(Arc<Pipe>);
+
+/// The reader, for as long as the guest has it.
+#[derive(Debug)]
+struct Read(Arc<Pipe>);
+
+#[derive(Debug, Default)]
+struct Pipe(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    chunks: VecDeque<Bytes>,
+    length: usize,
+    /// Nothing will follow.
+    ended: bool,
+    /// Nobody reads any more.
+    abandoned: bool,
+    readers: Vec<Waker>,
+    writers: Vec<Waker>,
+}
+
+impl StdinWriter {
+    /// Writes all of `data`, waiting while the pipe is full.
+    ///
+    /// # Errors
+    /// `BrokenPipe` if the guest has ended, or the pipe was closed.
+    pub async fn write(&self, mut data: Bytes) -> io::Result<()> {
+        while !data.is_empty() {
+            poll_fn(|cx| self.0.0.poll_write(cx, &mut data)).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends the stream for the guest, whatever other writers there are: it reads what is in the pipe, then the
+    /// end.
+    pub fn close(&self) {
+        self.0.0.end();
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+impl Drop for Read {
+    fn drop(&mut self) {
+        let mut state = self.0.0.lock();
+        state.abandoned = true;
+        state.chunks = VecDeque::new();
+        let writers = std::mem::take(&mut state.writers);
+        drop(state);
+        writers.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl StdinReader {
+    /// The door through which [`crate::Container::stop`] ends the stream. It does not keep the reader alive.
+    pub(crate) fn closer(&self) -> StdinCloser {
+        StdinCloser(Arc::clone(&self.0.0))
+    }
+}
+
+/// Ends a guest's stdin.
+pub(crate) struct StdinCloser(Arc<Pipe>);
+
+impl StdinCloser {
+    /// Ends the stream; false if it has ended before.
+    pub(crate) fn close(&self) -> bool {
+        self.0.end()
+    }
+}
+
+impl Pipe {
+    fn poll_write(&self, cx: &Context<'_>, data: &mut Bytes) -> Poll<io::Result<()>> {
+        let mut state = self.0.lock();
+        if state.abandoned || state.ended {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let room = STDIN_BYTES - state.length;
+        if room == 0 {
+            register(&mut state.writers, cx);
+            return Poll::Pending;
+        }
+        let part = data.split_to(room.min(data.len()));
+        state.length += part.len();
+        // Many small writes would cost more than they hold.
+        match state.chunks.back_mut() {
+            Some(last) if last.len() + part.len() <= CHUNK / 16 => {
+                *last = [&last[..], &part[..]].concat().into();
+            }
+            _ => state.chunks.push_back(Bytes::copy_from_slice(&part)),
+        }
+        let readers = std::mem::take(&mut state.readers);
+        drop(state);
+        readers.into_iter().for_each(Waker::wake);
+        Poll::Ready(Ok(()))
+    }
+
+    /// What is there, at most `max` bytes: `None` if nothing is there yet, empty at the end.
+    fn read(&self, max: usize) -> Option<Bytes> {
+        let mut state = self.0.lock();
+        let Some(first) = state.chunks.front_mut() else { return state.ended.then(Bytes::new) };
+        let part = first.split_to(max.min(first.len()));
+        if first.is_empty() {
+            state.chunks.pop_front();
+        }
+        state.length -= part.len();
+        let writers = std::mem::take(&mut state.writers);
+        drop(state);
+        writers.into_iter().for_each(Waker::wake);
+        Some(part)
+    }
+
+    fn poll_readable(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.0.lock();
+        if state.ended || !state.chunks.is_empty() {
+            return Poll::Ready(());
+        }
+        register(&mut state.readers, cx);
+        Poll::Pending
+    }
+
+    fn end(&self) -> bool {
+        let mut state = self.0.lock();
+        let first = !std::mem::replace(&mut state.ended, true);
+        let wakers: Vec<Waker> = std::mem::take(&mut state.readers)
+            .into_iter()
+            .chain(std::mem::take(&mut state.writers))
+            .collect();
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+        first
+    }
+}
+
+/// Guests and sessions are one task each, so the lists stay short.
+fn register(wakers: &mut Vec<Waker>, cx: &Context<'_>) {
+    if !wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
+        wakers.push(cx.waker().clone());
+    }
+}
+
+/// [`Stdin`] as wasmtime-wasi wants it.
+pub(crate) struct GuestStdin {
+    reader: Option<Arc<Read>>,
+    terminal: bool,
+}
+
+impl GuestStdin {
+    pub(crate) fn new(stdin: Stdin, terminal: bool) -> GuestStdin {
+        let reader = match stdin {
+            Stdin::Closed => None,
+            Stdin::Pipe(reader) => Some(reader.0),
+        };
+        GuestStdin { reader, terminal }
+    }
+}
+
+impl IsTerminal for GuestStdin {
+    fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+}
+
+impl StdinStream for GuestStdin {
+    fn async_stream(&self) -> Box<dyn AsyncRead + Send + Sync> {
+        Box::new(Handle(self.reader.clone()))
+    }
+
+    fn p2_stream(&self) -> Box<dyn InputStream> {
+        Box::new(Handle(self.reader.clone()))
+    }
+}
+
+/// One of the guest's handles; all read on from where the others stopped.
+struct Handle(Option<Arc<Read>>);
+
+#[async_trait::async_trait]
+impl Pollable for Handle {
+    async fn ready(&mut self) {
+        if let Some(read) = &self.0 {
+            poll_fn(|cx| read.0.poll_readable(cx)).await;
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl InputStream for Handle {
+    fn read(&mut self, size: usize) -> StreamResult<Bytes> {
+        let Some(read) = &self.0 else { return Err(StreamError::Closed) };
+        if size == 0 {
+            return Ok(Bytes::new());
+        }
+        match read.0.read(size.min(CHUNK)) {
+            None => Ok(Bytes::new()),
+            Some(bytes) if bytes.is_empty() => Err(StreamError::Closed),
+            Some(bytes) => Ok(bytes),
+        }
+    }
+}
+
+impl AsyncRead for Handle {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Some(read) = &self.0 else { return Poll::Ready(Ok(())) };
+        loop {
+            if let Some(bytes) = read.0.read(buffer.remaining()) {
+                buffer.put_slice(&bytes);
+                return Poll::Ready(Ok(()));
+            }
+            std::task::ready!(read.0.poll_readable(cx));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    fn reader(reader: StdinReader) -> Handle {
+        Handle(Some(reader.0))
+    }
+
+    #[tokio::test]
+    async fn what_is_written_is_read_in_order_and_then_the_end() {
+        let (writer, read) = stdin_pipe();
+        let mut handle = reader(read);
+        let text: Vec<u8> = (0..300_000_u32).map(|at| (at % 251) as u8).collect();
+        let (sent, received) = tokio::join!(
+            async {
+                for part in text.chunks(7_001) {
+                    writer.write(Bytes::copy_from_slice(part)).await.unwrap();
+                }
+                writer.close();
+                writer.write(Bytes::from_static(b"x")).await.unwrap_err().kind()
+            },
+            async {
+                let mut received = Vec::new();
+                handle.read_to_end(&mut received).await.unwrap();
+                received
+            }
+        );
+        assert_eq!(sent, io::ErrorKind::BrokenPipe);
+        assert!(received == text);
+    }
+
+    #[tokio::test]
+    async fn a_full_pipe_makes_its_writer_wait_and_fails_it_when_the_guest_is_gone() {
+        let (writer, read) = stdin_pipe();
+        let handle = reader(read);
+        writer.write(Bytes::from(vec![0; STDIN_BYTES])).await.unwrap();
+        let mut more = Box::pin(writer.write(Bytes::from_static(b"more")));
+        assert!(futures::poll!(&mut more).is_pending());
+        assert_eq!(handle.0.as_ref().unwrap().0.read(1).unwrap().len(), 1);
+        assert!(futures::poll!(&mut more).is_pending(), "one byte fits, four do not");
+        drop(handle);
+        assert_eq!(more.await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn the_end_comes_with_the_last_writer_or_with_whoever_closes() {
+        let (writer, read) = stdin_pipe();
+        let (closer, mut handle) = (read.closer(), reader(read));
+        let second = writer.clone();
+        drop(writer);
+        assert!(InputStream::read(&mut handle, 9).unwrap().is_empty(), "one is left");
+        drop(second);
+        assert!(matches!(InputStream::read(&mut handle, 9), Err(StreamError::Closed)));
+        assert!(!closer.close(), "it had ended");
+        let (_writer, read) = stdin_pipe();
+        assert!(read.closer().close());
+    }
+}
