@@ -5,24 +5,28 @@
 //! because the next look at the world tells it what is left to do. It never touches the store, and it
 //! never blocks another controller.
 //!
-//! Read first: [`start`] and [`Config`], then `CONTROLLERS` in this file, and `replicationcontroller` as
+//! Read first: [`start`] and [`Config`], then `CONTROLLERS` in this file, and `replicaset` as
 //! the pattern that the others follow.
 
+mod claim;
 mod context;
 mod discovery;
 mod endpoints;
 mod endpointslice;
+mod expectations;
 mod gc;
 mod namespace;
 mod namespaces;
 mod node_ipam;
 mod node_lifecycle;
 mod pace;
+mod podcontrol;
 mod pods;
-mod replicationcontroller;
+mod replicaset;
 mod root_ca;
 mod serviceaccount;
 mod services;
+mod slow_start;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -33,6 +37,7 @@ use std::time::Duration;
 use coracle_client::Informers;
 use futures::future::BoxFuture;
 use ipnet::Ipv4Net;
+use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::ReplicationController};
 use kube::Client;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, info_span, warn};
@@ -74,7 +79,8 @@ const CONTROLLERS: &[Controller] = &[
     Controller { name: node_ipam::NAME, run: node_ipam::run },
     Controller { name: serviceaccount::NAME, run: serviceaccount::run },
     Controller { name: root_ca::NAME, run: root_ca::run },
-    Controller { name: replicationcontroller::NAME, run: replicationcontroller::run },
+    Controller { name: replicaset::CONTROLLERS, run: replicaset::run::<ReplicationController> },
+    Controller { name: replicaset::SETS, run: replicaset::run::<ReplicaSet> },
     Controller { name: endpoints::NAME, run: endpoints::run },
     Controller { name: endpointslice::NAME, run: endpointslice::run },
     Controller { name: node_lifecycle::NAME, run: node_lifecycle::run },

@@ -1,11 +1,13 @@
 //! What controllers ask of a pod.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use coracle_api::selector::LabelSelector as Selector;
+use coracle_client::{Informer, Object};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::core::v1::{Pod, PodCondition},
-    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference},
 };
 
 /// The condition of this type.
@@ -61,6 +63,29 @@ pub(crate) fn node_name(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref().filter(|name| !name.is_empty())
 }
 
+/// Indexes of pods: by the uid of their controller, and by namespace those that have none.
+pub(crate) const BY_CONTROLLER: &str = "controllers/owner";
+pub(crate) const ORPHANS: &str = "controllers/orphans";
+
+/// Adds the indexes [`BY_CONTROLLER`] and [`ORPHANS`].
+pub(crate) fn add_indexes<K: Object>(informer: &Informer<K>) {
+    informer.add_index(BY_CONTROLLER, |object| {
+        controller_of(object.meta()).map(|owner| owner.uid.clone()).into_iter().collect()
+    });
+    informer.add_index(ORPHANS, |object| match controller_of(object.meta()) {
+        Some(_) => Vec::new(),
+        None => vec![namespace(object.meta()).to_owned()],
+    });
+}
+
+/// The objects that `owner` controls, and those of its namespace that nobody does: what it has or could
+/// adopt. Needs [`add_indexes`].
+pub(crate) fn candidates<K: Object>(informer: &Informer<K>, owner: &ObjectMeta) -> Vec<Arc<K>> {
+    let mut found = informer.by_index(BY_CONTROLLER, uid(owner));
+    found.extend(informer.by_index(ORPHANS, namespace(owner)));
+    found
+}
+
 /// The owner that controls the object.
 pub(crate) fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {
     meta.owner_references.as_ref()?.iter().find(|owner| owner.controller == Some(true))
@@ -74,6 +99,45 @@ pub(crate) fn selects(
     let Some(selector) = selector.filter(|selector| !selector.is_empty()) else { return false };
     let Some(labels) = labels else { return false };
     selector.iter().all(|(name, value)| labels.get(name) == Some(value))
+}
+
+/// The selector of an object of the `apps` or `batch` groups; `None` if it selects nothing: an empty one, or
+/// one that does not parse.
+pub(crate) fn selector(selector: &LabelSelector) -> Option<Selector> {
+    Selector::from_api(selector).ok().filter(|selector| !selector.is_empty())
+}
+
+/// How long a pod must be ready to be available, from `minReadySeconds`.
+pub(crate) fn min_ready(seconds: Option<i32>) -> SignedDuration {
+    SignedDuration::from_secs(i64::from(seconds.unwrap_or(0).max(0)))
+}
+
+/// True if the pod has been ready for `min_ready`.
+pub(crate) fn is_available(pod: &Pod, min_ready: SignedDuration, now: Timestamp) -> bool {
+    until_available(pod, min_ready, now).is_some_and(|left| !left.is_positive())
+}
+
+/// When the next of the ready pods becomes available: the time to look again although nothing changes.
+pub(crate) fn next_available(
+    pods: &[Arc<Pod>],
+    min_ready: SignedDuration,
+    now: Timestamp,
+) -> Option<Duration> {
+    pods.iter()
+        .filter_map(|pod| until_available(pod, min_ready, now))
+        .filter(|left| left.is_positive())
+        .min()
+        .and_then(|left| Duration::try_from(left).ok())
+}
+
+/// True if something changed that a controller of pods counts by.
+pub(crate) fn matters(old: &Pod, new: &Pod) -> bool {
+    phase(old) != phase(new)
+        || is_ready(old) != is_ready(new)
+        || ready_since(old) != ready_since(new)
+        || old.metadata.deletion_timestamp.is_some() != new.metadata.deletion_timestamp.is_some()
+        || old.metadata.labels != new.metadata.labels
+        || old.metadata.owner_references != new.metadata.owner_references
 }
 
 /// The `resourceVersion` as a number, by which versions of one kind are ordered.

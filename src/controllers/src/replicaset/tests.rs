@@ -5,19 +5,25 @@ use std::collections::BTreeSet;
 use coracle_client::{random, test_support::eventually};
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::core::v1::{ContainerStatus, Event},
-    apimachinery::pkg::apis::meta::v1::Time,
+    api::{
+        apps::v1::{ReplicaSet, ReplicaSetSpec},
+        core::v1::{ContainerStatus, Event, ReplicationController},
+    },
+    apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement, Time},
 };
-use kube::ResourceExt;
+use kube::{Resource, ResourceExt};
 use proptest::prelude::*;
 
-use super::{expectations::Expectations, *};
+use super::{kinds::Replicated, *};
 use crate::{
     Controller as Registered,
     testing::{Bench, chaos, labels, namespace, pod, replication_controller, run_on},
 };
 
-const ONLY: &[Registered] = &[Registered { name: NAME, run }];
+const ONLY: &[Registered] = &[
+    Registered { name: CONTROLLERS, run: run::<ReplicationController> },
+    Registered { name: SETS, run: run::<ReplicaSet> },
+];
 
 fn now() -> Timestamp {
     Timestamp::from_second(1_800_000_000).expect("in range")
@@ -55,13 +61,20 @@ fn described(text: &str) -> Arc<Pod> {
     Arc::new(pod)
 }
 
+fn planned<S: Replicated>(set: &S, pods: &[Arc<Pod>], caught_up: bool) -> Plan {
+    let related = || pods.to_vec();
+    plan(&Observed { set, pods, related: &related, caught_up }, now())
+}
+
 #[track_caller]
 fn check(replicas: i32, pods: &[&str], expected: &str) {
     let pods: Vec<_> = pods.iter().map(|text| described(text)).collect();
-    let plan = plan(&Observed { controller: &web(replicas), pods: &pods, caught_up: true }, now());
+    let plan = planned(&web(replicas), &pods, true);
     let names = |pods: &[Arc<Pod>]| pods.iter().map(|pod| pod.name_any()).collect::<Vec<_>>().join(",");
     let mut said = Vec::new();
-    for (verb, pods) in [("adopt", &plan.adopt), ("release", &plan.release), ("delete", &plan.delete)] {
+    for (verb, pods) in
+        [("adopt", &plan.claims.adopt), ("release", &plan.claims.release), ("delete", &plan.delete)]
+    {
         if !pods.is_empty() {
             said.push(format!("{verb} {}", names(pods)));
         }
@@ -91,12 +104,12 @@ fn plans() {
 #[test]
 fn a_stale_cache_or_a_going_controller_changes_no_number() {
     let pods = [described("a mine"), described("b")];
-    let stale = plan(&Observed { controller: &web(5), pods: &pods, caught_up: false }, now());
-    assert_eq!((stale.create, stale.adopt.len()), (0, 1));
+    let stale = planned(&web(5), &pods, false);
+    assert_eq!((stale.create, stale.claims.adopt.len()), (0, 1));
     let mut going = web(5);
     going.metadata.deletion_timestamp = Some(Time(now()));
-    let going = plan(&Observed { controller: &going, pods: &pods, caught_up: true }, now());
-    assert_eq!((going.create, going.adopt.len(), going.owned.len()), (0, 0, 1));
+    let going = planned(&going, &pods, true);
+    assert_eq!((going.create, going.claims.adopt.len(), going.claims.owned.len()), (0, 0, 1));
 }
 
 /// Pods in the order in which they go. Words: `on:NODE`, `running`, `ready:SECONDS` (since), `cost:N`,
@@ -142,7 +155,7 @@ fn check_order(pods: &[&str]) {
     let mut shuffled = sorted.clone();
     shuffled.reverse();
     let names = |pods: &[Arc<Pod>]| pods.iter().map(|pod| pod.name_any()).collect::<Vec<_>>();
-    assert_eq!(names(&rank::first_to_go(&shuffled, pods.len(), now())), names(&sorted));
+    assert_eq!(names(&rank::first_to_go(&shuffled, &shuffled, pods.len(), now())), names(&sorted));
 }
 
 #[test]
@@ -175,18 +188,21 @@ fn status_counts_and_tells_failures() {
     unlabelled.metadata.labels = None;
     let pods = [ready_since(60), ready_since(4), Arc::new(unlabelled)];
     let failure = ("FailedCreate", "no".to_owned());
-    let status = status::status(&controller, &pods, Some(&failure), now());
+    let mut plan = planned(&controller, &[], true);
+    plan.claims.owned = pods.to_vec();
+    plan.terminating = 2;
+    let status = status::status(&controller, &plan, Some(&failure), now());
+    assert_eq!(status.terminating_replicas, Some(2));
     assert_eq!(status.replicas, 3);
     assert_eq!(status.fully_labeled_replicas, Some(2));
     assert_eq!(status.ready_replicas, Some(2));
     assert_eq!(status.available_replicas, Some(1));
     assert_eq!(status.observed_generation, Some(7));
-    controller.status = Some(status.clone());
+    assert!(controller.set_status(status.clone()));
+    assert!(!controller.set_status(status.clone()), "the same");
     let conditions = status.conditions.expect("the failure");
     assert_eq!((conditions[0].type_.as_str(), conditions[0].status.as_str()), ("ReplicaFailure", "True"));
-    assert_eq!(status::status(&controller, &pods, None, now()).conditions, None);
-    let observed = Observed { controller: &controller, pods: &[], caught_up: true };
-    assert_eq!(plan(&observed, now()).again, None);
+    assert_eq!(status::status(&controller, &plan, None, now()).conditions, None);
 }
 
 proptest! {
@@ -354,4 +370,66 @@ async fn under_faults_there_is_never_one_too_many() {
             controller.spec.and_then(|spec| spec.replicas)
         );
     }
+}
+
+/// A replica set that asks for what the replication controller asks for.
+fn replica_set(name: &str, replicas: i32) -> ReplicaSet {
+    let controller = replication_controller(name, replicas).spec.expect("has one");
+    ReplicaSet {
+        metadata: crate::testing::meta(name),
+        spec: Some(ReplicaSetSpec {
+            replicas: controller.replicas,
+            selector: LabelSelector { match_labels: controller.selector, ..LabelSelector::default() },
+            template: controller.template,
+            min_ready_seconds: None,
+        }),
+        status: None,
+    }
+}
+
+#[test]
+fn a_set_selects_by_expressions_and_not_by_nothing() {
+    let mut set = replica_set("web", 1);
+    set.metadata.uid = Some("u".to_owned());
+    let pods = [described("a"), described("b off")];
+    assert_eq!(planned(&set, &pods, true).claims.adopt.len(), 1);
+    let requirement = LabelSelectorRequirement {
+        key: "app".to_owned(),
+        operator: "In".to_owned(),
+        values: Some(vec!["web".to_owned(), "else".to_owned()]),
+    };
+    let selector = LabelSelector { match_expressions: Some(vec![requirement]), match_labels: None };
+    set.spec.as_mut().expect("has one").selector = selector;
+    assert_eq!(planned(&set, &pods, true).claims.adopt.len(), 2);
+    set.spec.as_mut().expect("has one").selector = LabelSelector::default();
+    assert_eq!(planned(&set, &pods, true).claims.adopt.len(), 0);
+}
+
+#[test]
+fn nodes_crowded_by_sets_of_the_same_owner_lose_first() {
+    let on = |name: &str, node: &str| {
+        let mut pod = pod(name);
+        run_on(&mut pod, node, "10.0.0.1", true);
+        Arc::new(pod)
+    };
+    let owned = [on("a", "lone"), on("b", "crowd")];
+    let related = [owned[0].clone(), owned[1].clone(), on("other", "crowd")];
+    let first = rank::first_to_go(&owned, &related, 1, now());
+    assert_eq!(first[0].name_any(), "b");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_set_and_a_controller_do_not_take_from_each_other() {
+    let bench = Bench::start(ONLY);
+    bench.api.create(&replica_set("web", 3));
+    eventually("three pods", || (active(&bench).len() == 3).then_some(())).await;
+    bench.api.create(&replication_controller("web", 2));
+    bench.quiet().await;
+    let of = |kind: &str| {
+        let of = |pod: &Pod| pods::controller_of(&pod.metadata).is_some_and(|owner| owner.kind == kind);
+        active(&bench).into_iter().filter(of).count()
+    };
+    assert_eq!((of("ReplicaSet"), of("ReplicationController")), (3, 2));
+    let set: ReplicaSet = bench.api.get("ns", "web").expect("exists");
+    assert_eq!(set.status.map(|status| (status.replicas, status.fully_labeled_replicas)), Some((3, Some(3))));
 }

@@ -15,10 +15,16 @@ use crate::pods;
 
 const COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
-/// The first `count` pods to go.
-pub(super) fn first_to_go(owned: &[Arc<Pod>], count: usize, now: Timestamp) -> Vec<Arc<Pod>> {
+/// The first `count` of the `owned` pods to go. `related` are the pods that crowd a node, usually more than
+/// the owned ones.
+pub(super) fn first_to_go(
+    owned: &[Arc<Pod>],
+    related: &[Arc<Pod>],
+    count: usize,
+    now: Timestamp,
+) -> Vec<Arc<Pod>> {
     let mut per_node: HashMap<&str, usize> = HashMap::new();
-    for pod in owned {
+    for pod in related.iter().filter(|pod| pods::is_active(pod)) {
         *per_node.entry(pods::node_name(pod).unwrap_or_default()).or_default() += 1;
     }
     let mut pods: Vec<_> = owned.to_vec();
