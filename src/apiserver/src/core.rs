@@ -6,12 +6,17 @@ use axum::Router;
 use coracle_store::Store;
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admission::Admission, dispatch, dispatch::Admittance, metrics::Metrics, nodes::NodeProxies,
     registry::Registry,
 };
+
+/// Upgraded connections at once (exec, attach, port-forward, proxied WebSockets), beyond those that the
+/// listener counts: each costs a few tens of kilobytes of buffers.
+const MAX_STREAMS: usize = 2048;
 
 /// The server without its sockets.
 pub(crate) struct Core {
@@ -21,6 +26,8 @@ pub(crate) struct Core {
     pub(crate) admittance: Admittance,
     pub(crate) metrics: Metrics,
     pub(crate) nodes: NodeProxies,
+    /// Bounds how many connections are turned into streams.
+    pub(crate) streams: Arc<Semaphore>,
     /// Where `clusterIP`s come from.
     pub(crate) service_cidr: Ipv4Net,
     /// Cancelled when the server stops: watches and log streams end.
@@ -47,6 +54,7 @@ impl Core {
             admittance: Admittance::default(),
             metrics: Metrics::default(),
             nodes: NodeProxies::default(),
+            streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             service_cidr,
             shutdown,
             tasks: TaskTracker::new(),

@@ -16,7 +16,8 @@ use axum::{
 };
 use coracle_api::{Scope, Subresource, status::Status};
 use futures::FutureExt;
-use http::{HeaderMap, HeaderValue, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, Uri, request::Parts};
+use hyper::upgrade::OnUpgrade;
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
     time::{Instant, timeout},
@@ -89,7 +90,11 @@ impl Drop for Waiting<'_> {
 pub(crate) struct Asked {
     pub(crate) info: RequestInfo,
     pub(crate) parameters: Parameters,
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
     pub(crate) headers: HeaderMap,
+    /// The connection itself, if the client may turn it into something else than HTTP.
+    pub(crate) upgrade: Option<OnUpgrade>,
     pub(crate) call: Call,
 }
 
@@ -129,7 +134,7 @@ pub(crate) async fn handle(State(core): State<Arc<Core>>, request: Request) -> R
 
 async fn answer(
     core: Arc<Core>,
-    parts: Parts,
+    mut parts: Parts,
     body: Body,
     target: Target,
     parameters: Parameters,
@@ -156,8 +161,10 @@ async fn answer(
     };
     authorize(&call, &info)?;
     check_scope(&call, &info)?;
-    let asked = Asked { info, parameters, headers: parts.headers, call };
-    if asked.info.verb == Verb::Watch || asked.info.subresource == "log" {
+    let upgrade = parts.extensions.remove::<OnUpgrade>();
+    let Parts { method, uri, headers, .. } = parts;
+    let asked = Asked { info, parameters, method, uri, headers, upgrade, call };
+    if asked.info.is_long() {
         return route(asked, body).await;
     }
     let late = || Status::timeout("request did not complete within the allotted timeout", 0);
@@ -256,6 +263,19 @@ async fn route(asked: Asked, body: Body) -> Result<Response, Status> {
             Verb::Get => subresources::log::get(&asked).await,
             _ => not_here(),
         },
+        ("exec", verb) if has(|s| *s == Subresource::Exec) => match verb {
+            Verb::Get | Verb::Create => subresources::stream::exec(asked, body).await,
+            _ => not_here(),
+        },
+        ("attach", verb) if has(|s| *s == Subresource::Attach) => match verb {
+            Verb::Get | Verb::Create => subresources::stream::attach(asked, body).await,
+            _ => not_here(),
+        },
+        ("portforward", verb) if has(|s| *s == Subresource::PortForward) => match verb {
+            Verb::Get | Verb::Create => subresources::stream::port_forward(asked, body).await,
+            _ => not_here(),
+        },
+        ("proxy", _) if has(|s| *s == Subresource::Proxy) => subresources::proxy::any(asked, body).await,
         ("finalize", verb) if crate::delete::is_namespace(kind) => match verb {
             Verb::Update => subresources::finalize::update(asked, body).await,
             _ => not_here(),
@@ -280,6 +300,6 @@ async fn elsewhere(core: &Arc<Core>, parts: &Parts, parameters: &Parameters) -> 
         found => found,
     };
     let response = known.ok_or_else(Status::unknown_path)?;
-    let reads = parts.method == http::Method::GET || parts.method == http::Method::HEAD;
+    let reads = parts.method == Method::GET || parts.method == Method::HEAD;
     if reads { Ok(response) } else { Err(Status::method_not_allowed_path()) }
 }

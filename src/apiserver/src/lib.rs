@@ -5,7 +5,7 @@
 //! decode (strict field validation) → default → mutating admission → prepare → validate → validating
 //! admission → store → respond. Kinds fill in hooks ([`coracle_api::Hooks`]); nothing here may know a
 //! kind by name except where Kubernetes itself has an endpoint of that kind's own (`pods/binding`,
-//! `pods/log`, `namespaces/finalize`) or an admission plugin that is about it.
+//! `pods/log`, `pods/exec`, `services/proxy`, `namespaces/finalize`) or an admission plugin that is about it.
 //!
 //! It must never write to the store past the pipeline, keep truth of its own that a restart would
 //! lose, or trust an object from the wire before the schema has checked it.
@@ -16,6 +16,7 @@
 mod admission;
 mod auth;
 mod bootstrap;
+mod connect;
 mod continue_token;
 mod core;
 mod decode;

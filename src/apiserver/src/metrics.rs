@@ -106,12 +106,13 @@ impl Default for Metrics {
 impl Metrics {
     /// Begins to measure a request.
     pub(crate) fn begin(&self, target: &Target) -> Measure<'_> {
-        let (about, mutating) = match target {
-            Target::Resource(info) => (about(info), info.verb.is_mutating()),
-            Target::MethodNotAllowed | Target::Other => (About { verb: "get", ..About::default() }, false),
+        let (about, mutating, long) = match target {
+            Target::Resource(info) => (about(info), info.verb.is_mutating(), info.is_long()),
+            Target::MethodNotAllowed | Target::Other => {
+                (About { verb: "get", ..About::default() }, false, false)
+            }
         };
         let request_kind = if mutating { "mutating" } else { "readOnly" };
-        let long = about.verb == "watch" || about.subresource == "log";
         let in_flight = (!long).then(|| self.in_flight.get_or_create(&RequestKind { request_kind }).clone());
         if let Some(gauge) = &in_flight {
             gauge.inc();

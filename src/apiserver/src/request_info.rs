@@ -54,6 +54,14 @@ pub(crate) struct RequestInfo {
     pub(crate) name: String,
 }
 
+impl RequestInfo {
+    /// True for what lasts as long as the client likes: watches, logs, streams, proxied requests.
+    pub(crate) fn is_long(&self) -> bool {
+        const LONG: &[&str] = &["attach", "exec", "log", "portforward", "proxy"];
+        self.verb == Verb::Watch || LONG.contains(&self.subresource.as_str())
+    }
+}
+
 /// What a path is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
@@ -72,6 +80,11 @@ const MAX_PATH: usize = 2048;
 impl RequestInfo {
     /// Reads a method and a path. `watch` says whether the query asks for a watch.
     pub(crate) fn parse(method: &Method, path: &str, watch: bool) -> Target {
+        // What follows `/proxy` is somebody else's path: it is passed on as it is.
+        let (path, proxied) = match split_proxy(path) {
+            Some((head, _)) => (head, true),
+            None => (path, false),
+        };
         if path.len() > MAX_PATH {
             return Target::Other;
         }
@@ -113,11 +126,36 @@ impl RequestInfo {
             [resource, name, subresource @ ..] => (resource.clone(), name.clone(), subresource.join("/")),
             [] => return Target::Other,
         };
-        let Some(verb) = verb(method, !name.is_empty(), watch, !subresource.is_empty()) else {
+        let Some(verb) = verb(method, !name.is_empty(), watch, !subresource.is_empty()).or(
+            // OPTIONS and the like change nothing.
+            proxied.then_some(Verb::Get),
+        ) else {
             return Target::MethodNotAllowed;
         };
         Target::Resource(RequestInfo { verb, group, version, resource, subresource, namespace, name })
     }
+}
+
+/// Splits the path of a proxy subresource after the word `proxy`, undecoded; `None` for other paths.
+pub(crate) fn split_proxy(path: &str) -> Option<(&str, &str)> {
+    let mut words = [""; 7];
+    let mut end = 1;
+    for index in 0..words.len() {
+        let rest = path.get(end..)?;
+        let word = rest.split('/').next()?;
+        words[index] = word;
+        end += word.len();
+        let here = match words {
+            ["api", _, "nodes", _, "proxy", "", ""] => index == 4,
+            ["api", _, "namespaces", _, "pods" | "services", _, "proxy"] => index == 6,
+            _ => false,
+        };
+        if here {
+            return Some(path.split_at(end));
+        }
+        end += 1;
+    }
+    None
 }
 
 /// What can follow a namespace's name without being a resource in it.
@@ -189,7 +227,12 @@ mod tests {
             "deletecollection apps v1 a deployments - -",
         );
         check(&Method::GET, "/apis/x.io/v1/things/t/status", true, "get x.io v1 - things t status");
-        check(&Method::GET, "/api/v1/nodes/n/proxy/metrics/x", false, "get - v1 - nodes n proxy/metrics/x");
+        check(&Method::GET, "/api/v1/nodes/n/proxy/metrics/x", false, "get - v1 - nodes n proxy");
+        check(&Method::OPTIONS, "/api/v1/nodes/n/proxy", false, "get - v1 - nodes n proxy");
+        let pod = "/api/v1/namespaces/a/pods/http:x:80/proxy//..%2f/";
+        check(&Method::POST, pod, false, "create - v1 a pods http:x:80 proxy");
+        assert_eq!(split_proxy(pod), Some((&pod[..41], "//..%2f/")));
+        assert_eq!(split_proxy("/api/v1/namespaces/a/configmaps/x/proxy"), None);
         check(&Method::PATCH, "/api/v1/pods", false, "405");
         check(&Method::POST, "/api/v1/namespaces/a/pods/x", false, "405");
         check(&Method::GET, "/api/v1", false, "other");

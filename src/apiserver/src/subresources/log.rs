@@ -6,17 +6,15 @@ use coracle_api::status::Status;
 use futures::{StreamExt, stream};
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use tower::ServiceExt;
 
+use super::{container, escape};
 use crate::{dispatch::Asked, object, options::Parameters, respond, verbs};
 
-/// Everything that could mean something in a path or a query.
-const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// Parameters that the node understands, by the same names.
 const PASSED: &[&str] =
-    &["follow", "previous", "sinceSeconds", "sinceTime", "timestamps", "tailLines", "limitBytes"];
+    &["follow", "previous", "sinceSeconds", "sinceTime", "stream", "timestamps", "tailLines", "limitBytes"];
 /// Longest error of a node that is passed on.
 const MAX_ERROR: usize = 4096;
 
@@ -26,7 +24,7 @@ pub(crate) async fn get(asked: &Asked) -> Result<Response, Status> {
     verbs::read_barrier(call, &asked.parameters).await?;
     let pod = call.object(&*call.entry()?);
     check_options(&asked.parameters)?;
-    let container = pick_container(&pod, asked.parameters.get("container"))?;
+    let container = container::pick(&pod, asked.parameters.get("container"))?;
     let node = object::text(&pod, "/spec/nodeName");
     if node.is_empty() {
         // Kubernetes answers with an empty log as long as nothing can have been written.
@@ -56,7 +54,6 @@ pub(crate) async fn get(asked: &Asked) -> Result<Response, Status> {
 }
 
 fn kubelet_path(pod: &Value, container: &str, parameters: &Parameters) -> String {
-    let escape = |text: &str| utf8_percent_encode(text, ESCAPED).to_string();
     let mut path = format!(
         "/containerLogs/{}/{}/{}",
         escape(object::namespace(pod)),
@@ -102,47 +99,19 @@ fn check_options(parameters: &Parameters) -> Result<(), Status> {
             };
         }
     }
+    let stream = parameters.get("stream");
+    if !matches!(stream, "" | "All" | "Stdout" | "Stderr") {
+        return invalid(&format!(
+            "stream: Unsupported value: {stream:?}: supported values: \"All\", \"Stderr\", \"Stdout\""
+        ));
+    }
+    if matches!(stream, "Stdout" | "Stderr") && !parameters.get("tailLines").is_empty() {
+        return invalid("[]: Forbidden: `tailLines` and specific `stream` are mutually exclusive for now");
+    }
     if !parameters.get("sinceSeconds").is_empty() && !parameters.get("sinceTime").is_empty() {
         return invalid("[]: Forbidden: at most one of `sinceTime` or `sinceSeconds` may be specified");
     }
     Ok(())
-}
-
-/// The names of the containers in one list of the spec.
-fn names<'a>(pod: &'a Value, list: &str) -> Vec<&'a str> {
-    let list = pod.pointer(list).and_then(Value::as_array).into_iter().flatten();
-    list.filter_map(|container| container.get("name").and_then(Value::as_str)).collect()
-}
-
-/// The container that is meant: the one that is asked for, or the only one.
-fn pick_container(pod: &Value, asked: &str) -> Result<String, Status> {
-    let name = object::name(pod);
-    let containers = names(pod, "/spec/containers");
-    let init = names(pod, "/spec/initContainers");
-    let ephemeral = names(pod, "/spec/ephemeralContainers");
-    if asked.is_empty() {
-        return match containers.as_slice() {
-            [only] => Ok((*only).to_owned()),
-            several => {
-                let mut message = format!(
-                    "a container name must be specified for pod {name}, choose one of: [{}]",
-                    several.join(" ")
-                );
-                if !init.is_empty() {
-                    message.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
-                }
-                if !ephemeral.is_empty() {
-                    message
-                        .push_str(&format!(" or one of the ephemeral containers: [{}]", ephemeral.join(" ")));
-                }
-                Err(Status::bad_request(message))
-            }
-        };
-    }
-    if [containers, init, ephemeral].iter().any(|list| list.contains(&asked)) {
-        return Ok(asked.to_owned());
-    }
-    Err(Status::bad_request(format!("container {asked} is not valid for pod {name}")))
 }
 
 /// A container that waits for its first start has no log, and the reason is what the user wants to know.

@@ -2,14 +2,18 @@
 
 use std::{cell::OnceCell, sync::Arc, time::Duration};
 
-use axum::{Router, body::Body};
+use axum::{Extension, Router, body::Body};
 use bytes::{Bytes, BytesMut};
 use coracle_store::Embedded;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use tokio::time::{Instant, timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -117,6 +121,16 @@ impl Server {
         self.post("/api/v1/namespaces/default/pods", body).await.is(201)
     }
 
+    /// A connection on which a test speaks HTTP/1.1 by hand.
+    pub(super) fn connect(&self) -> Wire {
+        let (near, far) = duplex(64 * 1024);
+        let router = self.router.clone().layer(Extension(User::new("tester", &[])));
+        let serving = hyper::server::conn::http1::Builder::new()
+            .serve_connection(TokioIo::new(far), TowerToHyperService::new(router));
+        tokio::spawn(serving.with_upgrades());
+        Wire(near)
+    }
+
     /// Puts a pod on a node.
     pub(super) async fn bind(&self, pod: &str, node: &str) -> Answer {
         let body = json!({"metadata": {"name": pod}, "target": {"kind": "Node", "name": node}});
@@ -221,6 +235,39 @@ impl Lines {
         let event = self.event().await;
         let name = event["object"]["metadata"]["name"].as_str().unwrap_or_default();
         format!("{} {name}", event["type"].as_str().unwrap())
+    }
+}
+
+/// The client's end of a connection.
+pub(super) struct Wire(DuplexStream);
+
+impl Wire {
+    pub(super) async fn write(&mut self, bytes: &[u8]) {
+        self.0.write_all(bytes).await.expect("the connection is open");
+    }
+
+    /// The head of an answer, as text.
+    pub(super) async fn head(&mut self) -> String {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let byte = timeout(SOON, self.0.read_u8()).await.expect("an answer comes soon");
+            head.push(byte.expect("the head is whole"));
+        }
+        String::from_utf8(head).unwrap()
+    }
+
+    /// So many bytes.
+    pub(super) async fn read(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        timeout(SOON, self.0.read_exact(&mut bytes)).await.expect("bytes come soon").unwrap();
+        bytes
+    }
+
+    /// What comes until the end.
+    pub(super) async fn rest(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        timeout(SOON, self.0.read_to_end(&mut bytes)).await.expect("the end comes soon").unwrap();
+        bytes
     }
 }
 

@@ -10,4 +10,5 @@ mod pods;
 mod properties;
 mod server;
 mod services;
+mod streams;
 mod watches;
