@@ -134,6 +134,11 @@ pub fn invalid<'a>(path: &Path<'_>, value: impl Into<Bad<'a>>, detail: &str) -> 
     cause("FieldValueInvalid", path, format!("Invalid value: {}", value.into()), detail)
 }
 
+/// Several values together break a rule, which `detail` states: Kubernetes shows none of them.
+pub fn invalid_as_a_whole(path: &Path<'_>, detail: &str) -> FieldCause {
+    cause("FieldValueInvalid", path, "Invalid value".into(), detail)
+}
+
 /// The value has the wrong type for the field (custom resources).
 pub fn type_invalid<'a>(path: &Path<'_>, value: impl Into<Bad<'a>>, detail: &str) -> FieldCause {
     cause("FieldValueTypeInvalid", path, format!("Invalid value: {}", value.into()), detail)
@@ -205,6 +210,7 @@ mod tests {
         check(&required(&path, ""), "FieldValueRequired", "spec.x", "Required value");
         check(&required(&path, "why"), "FieldValueRequired", "spec.x", "Required value: why");
         check(&invalid(&path, "a\"b", "no"), "FieldValueInvalid", "spec.x", r#"Invalid value: "a\"b": no"#);
+        check(&invalid_as_a_whole(&path, "no"), "FieldValueInvalid", "spec.x", "Invalid value: no");
         check(&invalid(&path, -1, "no"), "FieldValueInvalid", "spec.x", "Invalid value: -1: no");
         check(&invalid(&path, true, "no"), "FieldValueInvalid", "spec.x", "Invalid value: true: no");
         check(&invalid(&path, &json!(null), "no"), "FieldValueInvalid", "spec.x", "Invalid value: null: no");

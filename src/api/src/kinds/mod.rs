@@ -15,10 +15,12 @@ use crate::Kind;
 
 mod common;
 mod config_map;
+mod cron_job;
 mod deployment;
 mod endpoint_slice;
 mod endpoints;
 mod event;
+mod job;
 mod lease;
 pub mod meta;
 mod namespace;
@@ -49,6 +51,8 @@ static BUILTIN: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
         service::kind(),
         deployment::kind(),
         replica_set::kind(),
+        cron_job::kind(),
+        job::kind(),
         lease::kind(),
         endpoint_slice::kind(),
         event::events_kind(),

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::{FieldCause, Kind, schema};
 
 mod apps;
+mod batch;
 mod defaults;
 mod properties;
 mod rules;
@@ -52,6 +53,11 @@ fn valid(kind: &Kind) -> Value {
             "selector": {"matchLabels": {"app": "web"}},
             "template": template(),
         }}),
+        ("batch", "jobs") => json!({"spec": {"template": finite_template()}}),
+        ("batch", "cronjobs") => json!({"spec": {
+            "schedule": "*/5 * * * *",
+            "jobTemplate": {"spec": {"template": finite_template()}},
+        }}),
         ("coordination.k8s.io", "leases") => {
             json!({"spec": {"holderIdentity": "n1", "leaseDurationSeconds": 40}})
         }
@@ -70,7 +76,7 @@ fn valid(kind: &Kind) -> Value {
     };
     object["apiVersion"] = kind.api_version().into();
     object["kind"] = (&*kind.kind).into();
-    object["metadata"] = json!({"name": "web", "creationTimestamp": "2026-01-01T11:00:00Z"});
+    object["metadata"] = json!({"name": "web", "uid": "1", "creationTimestamp": "2026-01-01T11:00:00Z"});
     if kind.scope == crate::Scope::Namespaced {
         object["metadata"]["namespace"] = "default".into();
     }
@@ -83,6 +89,13 @@ fn template() -> Value {
         "metadata": {"labels": {"app": "web"}},
         "spec": {"containers": [{"name": "web", "image": "registry.local/web:1"}]},
     })
+}
+
+/// A template of pods that end.
+fn finite_template() -> Value {
+    let mut template = template();
+    template["spec"]["restartPolicy"] = "Never".into();
+    template
 }
 
 /// The kind's valid object with `patch` merged in (JSON merge patch: `null` removes).
