@@ -11,6 +11,7 @@
 mod claim;
 mod context;
 mod discovery;
+mod disruption_target;
 mod endpoints;
 mod endpointslice;
 mod expectations;
@@ -20,6 +21,7 @@ mod namespaces;
 mod node_ipam;
 mod node_lifecycle;
 mod pace;
+mod pod_gc;
 mod podcontrol;
 mod pods;
 mod replicaset;
@@ -27,6 +29,7 @@ mod root_ca;
 mod serviceaccount;
 mod services;
 mod slow_start;
+mod taint_eviction;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -84,6 +87,8 @@ const CONTROLLERS: &[Controller] = &[
     Controller { name: endpoints::NAME, run: endpoints::run },
     Controller { name: endpointslice::NAME, run: endpointslice::run },
     Controller { name: node_lifecycle::NAME, run: node_lifecycle::run },
+    Controller { name: taint_eviction::NAME, run: taint_eviction::run },
+    Controller { name: pod_gc::NAME, run: pod_gc::run },
     Controller { name: namespace::NAME, run: namespace::run },
     Controller { name: gc::NAME, run: gc::run },
 ];

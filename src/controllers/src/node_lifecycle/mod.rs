@@ -59,7 +59,7 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
         let feed = async {
             tokio::join!(nodes.synced(), leases.synced(), pods.synced());
             tokio::join!(
-                feed_nodes(nodes.subscribe(), &queue),
+                feed_nodes(nodes.subscribe(), &nodes, &queue),
                 feed_leases(leases.subscribe(), &queue),
                 feed_pods(pods.subscribe(), &nodes, &queue),
             );
@@ -72,9 +72,21 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
     })
 }
 
-async fn feed_nodes(mut deltas: Deltas<Node>, queue: &WorkQueue<Key>) {
+async fn feed_nodes(mut deltas: Deltas<Node>, nodes: &Informer<Node>, queue: &WorkQueue<Key>) {
     while let Some(delta) = deltas.next().await {
         queue.add(Key::of(&delta.object().metadata));
+        // Whether any other node lives decides how much a node that does not is worth.
+        if changes_readiness(&delta) {
+            let lost = nodes.list().into_iter().filter(|node| !plan::is_ready(node));
+            lost.for_each(|node| queue.add(Key::of(&node.metadata)));
+        }
+    }
+}
+
+fn changes_readiness(delta: &Delta<Node>) -> bool {
+    match delta {
+        Delta::Added(node) | Delta::Deleted(node) => plan::is_ready(node),
+        Delta::Updated { old, new } => plan::is_ready(old) != plan::is_ready(new),
     }
 }
 
@@ -121,7 +133,8 @@ impl Controller {
         } else {
             self.pods.by_index(BY_NODE, &key.name)
         };
-        let observed = Observed { node: &node, pods: &pods, silent, grace: self.config.node_grace };
+        let all_lost = !plan::is_ready(&node) && !self.nodes.list().iter().any(|node| plan::is_ready(node));
+        let observed = Observed { node: &node, pods: &pods, silent, grace: self.config.node_grace, all_lost };
         let plan = plan(&observed, clock::now());
         self.apply(&node, plan).await
     }

@@ -21,6 +21,10 @@ const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 
+const NO_SCHEDULE: &str = "NoSchedule";
+/// Pods that do not tolerate it have to go; see [`crate::taint_eviction`].
+const NO_EXECUTE: &str = "NoExecute";
+
 /// Conditions that keep pods away, and the taints that say so.
 const TAINTED_BY: [(&str, &str); 4] = [
     ("MemoryPressure", "node.kubernetes.io/memory-pressure"),
@@ -54,6 +58,9 @@ pub(super) struct Observed<'a> {
     pub(super) silent: Duration,
     /// For how long a node may be silent.
     pub(super) grace: Duration,
+    /// No node of the cluster is ready: then it is more likely that we are cut off than that all are lost, and
+    /// pods stay where they are (Kubernetes' full disruption mode).
+    pub(super) all_lost: bool,
 }
 
 #[derive(Debug, Default, PartialEq)]
@@ -69,7 +76,7 @@ pub(super) struct Plan {
 }
 
 pub(super) fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan {
-    let Observed { node, pods, silent, grace } = observed;
+    let Observed { node, pods, silent, grace, all_lost } = observed;
     let lost = silent >= grace;
     let mut plan = Plan::default();
     if lost {
@@ -83,7 +90,7 @@ pub(super) fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan {
     if !is_ready(node) {
         plan.not_ready = pods.iter().filter(|pod| pods::is_ready(pod)).cloned().collect();
     }
-    plan.taints = taints(node, now);
+    plan.taints = taints(node, *all_lost, now);
     plan
 }
 
@@ -125,30 +132,40 @@ fn unknown(node: &Node, now: Timestamp) -> Option<Vec<NodeCondition>> {
 
 /// The taints that follow from conditions and cordon, if they are not there already. Taints of others
 /// stay.
-fn taints(node: &Node, now: Timestamp) -> Option<Vec<Taint>> {
+fn taints(node: &Node, all_lost: bool, now: Timestamp) -> Option<Vec<Taint>> {
     let old = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
     let mut wanted = Vec::new();
-    match condition(node, "Ready").map(|ready| ready.status.as_str()) {
-        Some("True") => {}
-        Some("Unknown") => wanted.push(UNREACHABLE),
-        _ => wanted.push(NOT_READY),
+    let trouble = match condition(node, "Ready").map(|ready| ready.status.as_str()) {
+        Some("True") => None,
+        Some("Unknown") => Some(UNREACHABLE),
+        _ => Some(NOT_READY),
+    };
+    if let Some(key) = trouble {
+        wanted.push((key, NO_SCHEDULE));
+        if !all_lost {
+            wanted.push((key, NO_EXECUTE));
+        }
     }
     let says = |type_: &str| condition(node, type_).is_some_and(|condition| condition.status == "True");
-    wanted.extend(TAINTED_BY.into_iter().filter(|(type_, _)| says(type_)).map(|(_, key)| key));
+    wanted.extend(TAINTED_BY.into_iter().filter(|(type_, _)| says(type_)).map(|(_, key)| (key, NO_SCHEDULE)));
     if node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true) {
-        wanted.push(UNSCHEDULABLE);
+        wanted.push((UNSCHEDULABLE, NO_SCHEDULE));
     }
-    let ours = |taint: &Taint| {
-        let keys = TAINTED_BY.iter().map(|(_, key)| *key).chain([NOT_READY, UNREACHABLE, UNSCHEDULABLE]);
-        taint.effect == "NoSchedule" && keys.into_iter().any(|key| key == taint.key)
+    let is = |taint: &Taint, (key, effect): (&str, &str)| taint.key == key && taint.effect == effect;
+    let keys = TAINTED_BY.iter().map(|(_, key)| *key).chain([NOT_READY, UNREACHABLE, UNSCHEDULABLE]);
+    let ours: Vec<_> = keys
+        .map(|key| (key, NO_SCHEDULE))
+        .chain([(NOT_READY, NO_EXECUTE), (UNREACHABLE, NO_EXECUTE)])
+        .collect();
+    let stays = |taint: &&Taint| {
+        !ours.iter().any(|one| is(taint, *one)) || wanted.iter().any(|wanted| is(taint, *wanted))
     };
-    let mut new: Vec<Taint> =
-        old.iter().filter(|taint| !ours(taint) || wanted.contains(&taint.key.as_str())).cloned().collect();
-    for key in wanted {
-        if !new.iter().any(|taint| ours(taint) && taint.key == key) {
+    let mut new: Vec<Taint> = old.iter().filter(stays).cloned().collect();
+    for wanted in wanted {
+        if !new.iter().any(|taint| is(taint, wanted)) {
             new.push(Taint {
-                key: key.to_owned(),
-                effect: "NoSchedule".to_owned(),
+                key: wanted.0.to_owned(),
+                effect: wanted.1.to_owned(),
                 time_added: Some(Time(clock::seconds(now))),
                 value: None,
             });

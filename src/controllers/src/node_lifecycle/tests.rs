@@ -75,7 +75,17 @@ async fn a_silent_node_is_lost_after_forty_seconds_and_can_come_back() {
     for type_ in ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"] {
         assert_eq!(status_of(api, type_).as_deref(), Some("Unknown"), "{type_}");
     }
-    assert_eq!(taints_of(api), ["node.kubernetes.io/unreachable:NoSchedule"]);
+    assert_eq!(
+        taints_of(api),
+        ["node.kubernetes.io/unreachable:NoSchedule"],
+        "no other node is ready: it may be us who are cut off"
+    );
+    api.create(&node("other", "True"));
+    eventually("pods have to go", || {
+        let both = ["node.kubernetes.io/unreachable:NoSchedule", "node.kubernetes.io/unreachable:NoExecute"];
+        (taints_of(api) == both).then_some(())
+    })
+    .await;
     let pod: Pod = api.get("ns", "p").expect("it stays");
     assert!(!pods::is_ready(&pod));
     // The node comes back.
@@ -111,12 +121,13 @@ fn check(change: impl FnOnce(&mut Node), silent: u64, expected: &str) {
         pods: &[],
         silent: Duration::from_secs(silent),
         grace: Duration::from_secs(40),
+        all_lost: false,
     };
     let plan = plan(&observed, clock::now());
     let conditions = plan.conditions.iter().flatten().map(|condition| {
         format!("{}={} {}", condition.type_, condition.status, condition.reason.clone().unwrap_or_default())
     });
-    let taints = plan.taints.iter().flatten().map(|taint| format!("taint {}", taint.key));
+    let taints = plan.taints.iter().flatten().map(|taint| format!("taint {}:{}", taint.key, taint.effect));
     let none = plan.taints.as_ref().is_some_and(Vec::is_empty).then(|| "no taints".to_owned());
     let again = plan.again.map(|again| format!("again {}", again.as_secs()));
     let said: Vec<_> = conditions.chain(taints).chain(none).chain(again).collect();
@@ -135,16 +146,20 @@ fn plans() {
         "Ready=Unknown NodeStatusUnknown, MemoryPressure=Unknown NodeStatusNeverUpdated, DiskPressure=Unknown \
          NodeStatusNeverUpdated, PIDPressure=Unknown NodeStatusNeverUpdated",
     );
-    check(|node| node.status = None, 0, "taint node.kubernetes.io/not-ready, again 40");
+    check(
+        |node| node.status = None,
+        0,
+        "taint node.kubernetes.io/not-ready:NoSchedule, taint node.kubernetes.io/not-ready:NoExecute, again 40",
+    );
     check(
         |node| node.spec.as_mut().unwrap().unschedulable = Some(true),
         0,
-        "taint node.kubernetes.io/unschedulable, again 40",
+        "taint node.kubernetes.io/unschedulable:NoSchedule, again 40",
     );
     check(
         |node| node.spec.as_mut().unwrap().taints = tainted(&["mine", "node.kubernetes.io/not-ready"]),
         0,
-        "taint mine, again 40",
+        "taint mine:NoSchedule, again 40",
     );
     check(
         |node| node.spec.as_mut().unwrap().taints = tainted(&["node.kubernetes.io/not-ready"]),
