@@ -204,6 +204,12 @@ pub trait Hooks: Send + Sync {
         Vec::new()
     }
 
+    /// What is wrong with replacing `old` by `object` through a subresource that writes a part of the spec,
+    /// e.g. `ephemeralcontainers`. Everything but that part is as it was.
+    fn validate_subresource(&self, _subresource: &str, object: &Value, old: &Value) -> Vec<FieldCause> {
+        self.validate_update(object, old)
+    }
+
     /// What is wrong with `metadata.name`, without the field: `None` if it is fine. The default is
     /// Kubernetes' DNS subdomain rule (RFC 1123).
     fn validate_name(&self, name: &str) -> Option<String>;

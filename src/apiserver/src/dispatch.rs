@@ -263,6 +263,22 @@ async fn route(asked: Asked, body: Body) -> Result<Response, Status> {
             Verb::Get => subresources::log::get(&asked).await,
             _ => not_here(),
         },
+        ("eviction", verb) if has(|s| *s == Subresource::Eviction) => match verb {
+            Verb::Create => subresources::eviction::create(asked, body).await,
+            _ => not_here(),
+        },
+        ("ephemeralcontainers", verb) if has(|s| *s == Subresource::EphemeralContainers) => match verb {
+            Verb::Get => verbs::get(&asked).await,
+            Verb::Update => verbs::update_with(asked, body, subresources::part::ephemeral_containers).await,
+            Verb::Patch => verbs::patch_with(asked, body, subresources::part::ephemeral_containers).await,
+            _ => not_here(),
+        },
+        ("resize", verb) if has(|s| *s == Subresource::Resize) => match verb {
+            Verb::Get => verbs::get(&asked).await,
+            Verb::Update => verbs::update_with(asked, body, subresources::part::resources).await,
+            Verb::Patch => verbs::patch_with(asked, body, subresources::part::resources).await,
+            _ => not_here(),
+        },
         ("exec", verb) if has(|s| *s == Subresource::Exec) => match verb {
             Verb::Get | Verb::Create => subresources::stream::exec(asked, body).await,
             _ => not_here(),

@@ -41,6 +41,11 @@ impl Facts {
         }
     }
 
+    /// True if the object's labels are those of a selector.
+    pub(crate) fn carry(&self, selector: &LabelSelector) -> bool {
+        selector.matches(&self.labels)
+    }
+
     fn field(&self, name: &str) -> Option<&str> {
         match name {
             "metadata.name" => Some(&self.name),

@@ -140,7 +140,20 @@ pub(crate) async fn create(mut asked: Asked, body: Body) -> Result<Response, Sta
 }
 
 /// PUT of an object or of its status.
-pub(crate) async fn update(mut asked: Asked, body: Body) -> Result<Response, Status> {
+pub(crate) async fn update(asked: Asked, body: Body) -> Result<Response, Status> {
+    update_with(asked, body, whole).await
+}
+
+/// What of a requested object is written: `take(requested, old)` is what is stored.
+pub(crate) type Take = fn(Value, &Value) -> Value;
+
+/// All of it.
+fn whole(requested: Value, _old: &Value) -> Value {
+    requested
+}
+
+/// PUT of an object of which `take` says what counts.
+pub(crate) async fn update_with(mut asked: Asked, body: Body, take: Take) -> Result<Response, Status> {
     let (options, output) = write_options(&mut asked, "UpdateOptions")?;
     let encoding = Encoding::of(&asked.headers)?;
     let body = decode::read(body).await?;
@@ -149,14 +162,19 @@ pub(crate) async fn update(mut asked: Asked, body: Body) -> Result<Response, Sta
     let call = &asked.call;
     let mut change = |old: &Value| {
         check_uid(call, &decoded.object, old)?;
-        Ok(decoded.object.clone())
+        Ok(take(decoded.object.clone(), old))
     };
     let result = pipeline::update(call, Update { part: part(call), change: &mut change }).await?;
     saved(&asked, output, StatusCode::OK, &result, &decoded.warnings)
 }
 
 /// PATCH of an object or of its status.
-pub(crate) async fn patch(mut asked: Asked, body: Body) -> Result<Response, Status> {
+pub(crate) async fn patch(asked: Asked, body: Body) -> Result<Response, Status> {
+    patch_with(asked, body, whole).await
+}
+
+/// PATCH of an object of whose new version `take` says what counts.
+pub(crate) async fn patch_with(mut asked: Asked, body: Body, take: Take) -> Result<Response, Status> {
     Patch::check_type(&asked.headers, asked.call.kind())?;
     let (options, output) = write_options(&mut asked, "PatchOptions")?;
     let body = decode::read(body).await?;
@@ -170,14 +188,18 @@ pub(crate) async fn patch(mut asked: Asked, body: Body) -> Result<Response, Stat
         let problems = decode::conform(kind, &mut object)?;
         *warnings.lock() = decode::judge(kind, problems, options.field_validation)?;
         check_name(call, &object)?;
-        Ok(object)
+        Ok(take(object, old))
     };
     let result = pipeline::update(call, Update { part: part(call), change: &mut change }).await?;
     saved(&asked, output, StatusCode::OK, &result, &warnings.into_inner())
 }
 
 fn part(call: &Call) -> Part {
-    if call.subresource == "status" { Part::Status } else { Part::Whole }
+    match call.subresource.as_str() {
+        "" => Part::Whole,
+        "status" => Part::Status,
+        _ => Part::Subresource,
+    }
 }
 
 /// The object that is put must be the one that the URL names.

@@ -51,6 +51,15 @@ impl Kind {
         errors
     }
 
+    /// Everything that is wrong with replacing `old` by `object` through a subresource that writes a part of
+    /// the spec.
+    pub fn validate_subresource(&self, subresource: &str, object: &Value, old: &Value) -> Vec<FieldCause> {
+        let mut errors = Vec::new();
+        check_update(&mut errors, object, old);
+        errors.extend(self.hooks.validate_subresource(subresource, object, old));
+        errors
+    }
+
     fn check_names(&self, errors: &mut Vec<FieldCause>, path: &Path<'_>, meta: &Value) {
         let prefix = text(&meta["generateName"]);
         if !prefix.is_empty()

@@ -16,6 +16,8 @@ pub(crate) enum Part {
     Whole,
     /// `status`, and of metadata labels, annotations and finalizers, as Kubernetes' own kinds allow.
     Status,
+    /// The part of `spec` that the call's subresource is about: the change touches nothing else.
+    Subresource,
     /// Everything: what the server itself writes and answers for (bindings, namespace finalizers).
     Server,
 }
@@ -73,7 +75,7 @@ async fn attempt(
     match part {
         Part::Whole if kind.has_status() => restore(&mut object, &old, "status"),
         Part::Status => object = only_status(object, &old),
-        Part::Whole | Part::Server => {}
+        Part::Whole | Part::Subresource | Part::Server => {}
     }
     kind.hooks.default(&mut object);
     let attributes = call.attributes(Operation::Update);
@@ -81,13 +83,17 @@ async fn attempt(
     if part == Part::Whole {
         kind.hooks.prepare_update(&mut object, &old);
     }
-    if counts_generation(kind) && part == Part::Whole && spec_differs(&object, &old) {
+    if counts_generation(kind)
+        && matches!(part, Part::Whole | Part::Subresource)
+        && spec_differs(&object, &old)
+    {
         let generation = object::integer(&old, "/metadata/generation").unwrap_or(0) + 1;
         object::metadata_mut(&mut object).insert("generation".into(), json!(generation));
     }
     let causes = match part {
         Part::Status => kind.validate_status(&object, &old),
         Part::Whole => kind.validate_update(&object, &old),
+        Part::Subresource => kind.validate_subresource(&call.subresource, &object, &old),
         // Rules of updates are about what users may change; whoever writes as the server has checked.
         Part::Server => Vec::new(),
     };

@@ -4,8 +4,10 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 pub(crate) mod binding;
 mod container;
+pub(crate) mod eviction;
 pub(crate) mod finalize;
 pub(crate) mod log;
+pub(crate) mod part;
 pub(crate) mod proxy;
 pub(crate) mod scale;
 pub(crate) mod stream;

@@ -4,7 +4,7 @@ use axum::{Router, extract::Request, routing::get};
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::harness::{MERGE, Server};
+use super::harness::{JSON_PATCH, MERGE, STRATEGIC, Server};
 
 const POD: &str = "/api/v1/namespaces/default/pods/p";
 
@@ -134,4 +134,91 @@ async fn a_log_needs_one_container_and_a_node_that_answers() {
     let broken = Router::new().fallback(|| async { (StatusCode::NOT_FOUND, "no such container") });
     server.core.nodes.register("n", broken);
     server.get(&format!("{POD}/log?container=a")).await.fails(404, "NotFound", "no such container");
+}
+
+#[tokio::test]
+async fn ephemeral_containers_are_added_and_stay() {
+    let server = Server::new().await;
+    server.pod("p", &["a"]).await;
+    let path = format!("{POD}/ephemeralcontainers");
+    let patch = json!({
+        "metadata": {"labels": {"not": "taken"}},
+        "spec": {"ephemeralContainers": [{"name": "debug", "image": "toolbox", "targetContainerName": "a"}]},
+    });
+    let pod = server.patch(&path, STRATEGIC, patch).await.is(200);
+    let debug = &pod["spec"]["ephemeralContainers"][0];
+    assert_eq!(
+        (&debug["name"], &debug["terminationMessagePolicy"]),
+        (&json!("debug"), &json!("File")),
+        "defaults are filled in"
+    );
+    assert_eq!(pod["metadata"].get("labels"), None);
+    assert_eq!(server.get(&path).await.is(200), pod);
+
+    let mut changed = pod.clone();
+    changed["spec"]["ephemeralContainers"][0]["image"] = json!("other");
+    let why =
+        "spec.ephemeralContainers: Forbidden: existing ephemeral containers \"debug\" may not be changed";
+    server.put(&path, &changed).await.fails(422, "Invalid", why);
+    changed["spec"].as_object_mut().unwrap().remove("ephemeralContainers");
+    let why =
+        "spec.ephemeralContainers: Forbidden: existing ephemeral containers \"debug\" may not be removed";
+    server.put(&path, &changed).await.fails(422, "Invalid", why);
+    let same_name = json!({"spec": {"ephemeralContainers": [{"name": "a", "image": "x"}]}});
+    server.patch(&path, STRATEGIC, same_name).await.fails(422, "Invalid", "Duplicate value: \"a\"");
+    let whole = json!({"spec": {"ephemeralContainers": [{"name": "b", "image": "x"}]}});
+    server.patch(POD, STRATEGIC, whole).await.fails(422, "Invalid", "pod updates may not change fields");
+}
+
+#[tokio::test]
+async fn resources_change_where_the_node_can_do_it() {
+    let server = Server::new().await;
+    let resources = json!({"requests": {"cpu": "100m"}, "limits": {"cpu": "200m"}});
+    let spec = json!({"containers": [{"name": "a", "image": "i", "resources": resources}]});
+    let body = json!({"metadata": {"name": "p"}, "spec": spec});
+    server.post("/api/v1/namespaces/default/pods", body).await.is(201);
+    let path = format!("{POD}/resize");
+    let resize = |resources: Value| json!({"spec": {"containers": [{"name": "a", "resources": resources}]}});
+    let bigger = resize(json!({"requests": {"cpu": "150m"}}));
+    let pod = server.patch(&path, STRATEGIC, bigger.clone()).await.is(200);
+    assert_eq!(pod["spec"]["containers"][0]["resources"]["requests"]["cpu"], "150m");
+    assert_eq!(pod["spec"]["containers"][0]["image"], "i");
+    let more = resize(json!({"requests": {"ephemeral-storage": "1Mi"}}));
+    server.patch(&path, STRATEGIC, more).await.fails(
+        422,
+        "Invalid",
+        "only cpu and memory resources are mutable",
+    );
+    let gone = json!([{"op": "remove", "path": "/spec/containers/0/resources"}]);
+    let classless = server.patch(&path, JSON_PATCH, gone).await;
+    classless.fails(422, "Invalid", "Pod QOS Class may not change as a result of resizing");
+    run(&server, &["a"]).await;
+    let unable = server.patch(&path, STRATEGIC, resize(json!({"requests": {"cpu": "160m"}}))).await;
+    unable.fails(422, "Invalid", "spec: Forbidden: Pod running on node without support for resize");
+}
+
+#[tokio::test]
+async fn a_pod_without_a_budget_is_evicted() {
+    let server = Server::new().await;
+    server.pod("p", &["a"]).await;
+    server.bind("p", "n").await.is(201);
+    run(&server, &["a"]).await;
+    let path = format!("{POD}/eviction");
+    let eviction = |name: &str, options: Value| json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}, "deleteOptions": options});
+    let other = server.post(&path, eviction("q", json!({}))).await;
+    other.fails(400, "BadRequest", "name in URL does not match name in Eviction object");
+    server.post(&path, eviction("p", json!({"dryRun": ["All"]}))).await.is(201);
+    let stale = eviction("p", json!({"preconditions": {"resourceVersion": "1"}}));
+    server.post(&path, stale).await.fails(409, "Conflict", "");
+    assert!(server.get(POD).await.is(200)["metadata"].get("deletionTimestamp").is_none());
+    let done = server.post(&path, eviction("p", json!({"gracePeriodSeconds": 7}))).await.is(201);
+    assert_eq!((&done["kind"], &done["status"]), (&json!("Status"), &json!("Success")));
+    let pod = server.get(POD).await.is(200);
+    assert_eq!(pod["metadata"]["deletionGracePeriodSeconds"], 7);
+    let conditions = pod["status"]["conditions"].as_array().unwrap();
+    let target = conditions.iter().find(|c| c["type"] == "DisruptionTarget").unwrap();
+    assert_eq!(
+        (&target["status"], &target["reason"], &target["message"]),
+        (&json!("True"), &json!("EvictionByEvictionAPI"), &json!("Eviction API: evicting"))
+    );
 }

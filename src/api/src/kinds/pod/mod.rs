@@ -12,6 +12,7 @@ use crate::{
     field::{self, Path},
 };
 
+mod part;
 mod status;
 mod table;
 mod update;
@@ -89,6 +90,16 @@ impl Hooks for Pod {
 
     fn validate_status(&self, object: &Value, old: &Value) -> Vec<FieldCause> {
         status::check(object, old)
+    }
+
+    fn validate_subresource(&self, subresource: &str, object: &Value, old: &Value) -> Vec<FieldCause> {
+        let mut errors = check_pod(object);
+        match subresource {
+            "ephemeralcontainers" => part::check_ephemeral(&mut errors, object, old),
+            "resize" => part::check_resize(&mut errors, object, old),
+            _ => update::check(&mut errors, object, old),
+        }
+        errors
     }
 
     fn validate_name(&self, name: &str) -> Option<String> {
