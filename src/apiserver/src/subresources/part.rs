@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use crate::object;
 
 /// The stored pod with the requested ephemeral containers.
-pub(crate) fn ephemeral_containers(requested: Value, old: &Value) -> Value {
-    let mut pod = pinned(&requested, old);
+pub(crate) fn ephemeral_containers(requested: &Value, old: &Value) -> Value {
+    let mut pod = pinned(requested, old);
     let wanted = requested.pointer("/spec/ephemeralContainers").cloned();
     let spec = object::child_mut(&mut pod, "spec");
     match wanted.filter(|list| !list.is_null()) {
@@ -19,8 +19,8 @@ pub(crate) fn ephemeral_containers(requested: Value, old: &Value) -> Value {
 
 /// The stored pod with the requested resources of its containers. Containers that are not those of the pod
 /// are left in for validation to refuse.
-pub(crate) fn resources(requested: Value, old: &Value) -> Value {
-    let mut pod = pinned(&requested, old);
+pub(crate) fn resources(requested: &Value, old: &Value) -> Value {
+    let mut pod = pinned(requested, old);
     for list in ["containers", "initContainers"] {
         let pointer = format!("/spec/{list}");
         let wanted = requested.pointer(&pointer).and_then(Value::as_array);
