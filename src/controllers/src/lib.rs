@@ -16,6 +16,7 @@ mod endpoints;
 mod endpointslice;
 mod expectations;
 mod gc;
+mod job;
 mod namespace;
 mod namespaces;
 mod node_ipam;
@@ -84,6 +85,7 @@ const CONTROLLERS: &[Controller] = &[
     Controller { name: root_ca::NAME, run: root_ca::run },
     Controller { name: replicaset::CONTROLLERS, run: replicaset::run::<ReplicationController> },
     Controller { name: replicaset::SETS, run: replicaset::run::<ReplicaSet> },
+    Controller { name: job::NAME, run: job::run },
     Controller { name: endpoints::NAME, run: endpoints::run },
     Controller { name: endpointslice::NAME, run: endpointslice::run },
     Controller { name: node_lifecycle::NAME, run: node_lifecycle::run },

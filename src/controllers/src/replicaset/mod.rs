@@ -10,7 +10,7 @@
 
 mod kinds;
 mod plan;
-mod rank;
+pub(crate) mod rank;
 mod status;
 #[cfg(test)]
 mod tests;

@@ -17,7 +17,7 @@ const COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
 /// The first `count` of the `owned` pods to go. `related` are the pods that crowd a node, usually more than
 /// the owned ones.
-pub(super) fn first_to_go(
+pub(crate) fn first_to_go(
     owned: &[Arc<Pod>],
     related: &[Arc<Pod>],
     count: usize,

@@ -1,0 +1,177 @@
+//! Carries out what a job's plan says about pods.
+
+use std::{collections::HashSet, sync::Arc};
+
+use coracle_client::{During, ReconcileError, is_conflict, is_not_found};
+use futures::StreamExt;
+use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
+
+use super::{
+    Controller,
+    plan::{Act, Slot},
+    status::Done,
+    template, view,
+};
+use crate::{
+    expectations::Expectations,
+    namespaces, podcontrol, pods,
+    slow_start::{IN_FLIGHT, slow_start},
+};
+
+/// The pods that lost the finalizer, and the first failure.
+#[derive(Default)]
+pub(super) struct Released {
+    pub(super) uids: HashSet<String>,
+    pub(super) failure: Option<ReconcileError>,
+}
+
+impl Controller {
+    pub(super) async fn act(
+        &self,
+        job: &Job,
+        act: &Act,
+        expectations: &mut Expectations,
+    ) -> (Done, Option<ReconcileError>) {
+        match act {
+            Act::Nothing => (Done { whole: true, ..Done::default() }, None),
+            Act::Create(slots) => self.create(job, slots, expectations).await,
+            Act::Remove(doomed) => {
+                let released = self.let_go(doomed, expectations).await;
+                let free = |pod: &&Arc<Pod>| {
+                    !view::is_tracked(&pod.metadata) || released.uids.contains(pods::uid(&pod.metadata))
+                };
+                let free: Vec<_> = doomed.iter().filter(free).cloned().collect();
+                let (mut done, failure) = self.delete(job, &free, expectations).await;
+                done.whole &= free.len() == doomed.len();
+                (done, released.failure.or(failure))
+            }
+            Act::End(doomed) => self.delete(job, doomed, expectations).await,
+        }
+    }
+
+    async fn create(
+        &self,
+        job: &Job,
+        slots: &[Slot],
+        expectations: &mut Expectations,
+    ) -> (Done, Option<ReconcileError>) {
+        let reference = podcontrol::reference(job);
+        let mut done = Done::default();
+        let mut failure = None;
+        let call = |at: usize| {
+            let pod = template::pod(job, &slots[at]);
+            let body = serde_json::to_vec(&pod).expect("a pod is serialisable");
+            let (control, reference) = (&self.control, &reference);
+            async move { control.create(reference, &body).await }
+        };
+        done.whole = slow_start(slots.len(), call, |_, answer| match answer {
+            Ok(pod) => {
+                done.created += 1;
+                expectations.created(pods::revision(&pod.metadata));
+            }
+            Err(error) => {
+                if podcontrol::is_ambiguous(&error) {
+                    expectations.uncertain();
+                }
+                if !namespaces::is_going(&error) && failure.is_none() {
+                    failure = Some(error);
+                }
+            }
+        })
+        .await;
+        let name = pods::name(&job.metadata);
+        let failure = failure
+            .and_then(|error| Err::<(), _>(error).during(|| format!("create pods of job {name}")).err());
+        (done, failure)
+    }
+
+    async fn delete(
+        &self,
+        job: &Job,
+        doomed: &[Arc<Pod>],
+        expectations: &mut Expectations,
+    ) -> (Done, Option<ReconcileError>) {
+        let reference = podcontrol::reference(job);
+        let mut done = Done { whole: true, ..Done::default() };
+        let mut failure = None;
+        let mut answers = futures::stream::iter(doomed.to_vec())
+            .map(|pod| {
+                let reference = &reference;
+                async move {
+                    let answer = self.control.delete(reference, &pod).await;
+                    (pod, answer)
+                }
+            })
+            .buffer_unordered(IN_FLIGHT);
+        while let Some((pod, answer)) = answers.next().await {
+            match answer {
+                Err(error) if !is_not_found(&error) => {
+                    done.whole = false;
+                    if podcontrol::is_ambiguous(&error) || is_conflict(&error) {
+                        expectations.uncertain();
+                    }
+                    failure.get_or_insert(error);
+                }
+                _ => {
+                    expectations.deleted(pods::uid(&pod.metadata));
+                    done.deleted += 1;
+                    done.deleted_ready += usize::from(pods::is_ready(&pod));
+                }
+            }
+        }
+        let name = pods::name(&job.metadata);
+        let failure = failure
+            .and_then(|error| Err::<(), _>(error).during(|| format!("delete pods of job {name}")).err());
+        (done, failure)
+    }
+
+    /// Takes the finalizer off pods.
+    pub(super) async fn let_go(&self, all: &[Arc<Pod>], expectations: &mut Expectations) -> Released {
+        let mut released = Released::default();
+        let tracked: Vec<Arc<Pod>> =
+            all.iter().filter(|pod| view::is_tracked(&pod.metadata)).cloned().collect();
+        let mut answers = futures::stream::iter(tracked)
+            .map(|pod| async move {
+                let answer = self.take_off(&pod).await;
+                (pod, answer)
+            })
+            .buffer_unordered(IN_FLIGHT);
+        while let Some((pod, answer)) = answers.next().await {
+            match answer {
+                Ok(revision) => {
+                    expectations.created(revision);
+                    released.uids.insert(pods::uid(&pod.metadata).to_owned());
+                }
+                Err(error) => {
+                    if podcontrol::is_ambiguous(&error) {
+                        expectations.uncertain();
+                    }
+                    let name = pods::name(&pod.metadata);
+                    let failure = Err::<(), _>(error).during(|| format!("take the finalizer off pod {name}"));
+                    released.failure = released.failure.take().or(failure.err());
+                }
+            }
+        }
+        released
+    }
+
+    /// Takes the finalizer off a pod; answers the revision that this made. One that is gone has none.
+    pub(super) async fn take_off(&self, pod: &Pod) -> Result<u64, kube::Error> {
+        let mut left = pod.metadata.finalizers.clone().unwrap_or_default();
+        left.retain(|finalizer| finalizer != view::FINALIZER);
+        let patch = Patch::Merge(serde_json::json!({"metadata": {
+            "uid": pod.metadata.uid,
+            "resourceVersion": pod.metadata.resource_version,
+            "finalizers": left,
+        }}));
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), pods::namespace(&pod.metadata));
+        match api.patch_metadata(pods::name(&pod.metadata), &PatchParams::default(), &patch).await {
+            Err(error) if is_not_found(&error) => Ok(0),
+            other => other.map(|pod| pods::revision(&pod.metadata)),
+        }
+    }
+}
