@@ -51,9 +51,12 @@ else
   "${cargo[@]}" -Zbuild-std=std,panic_abort
 fi
 
-# The manifests of the workspace are the list of guests; what is no member is no guest.
-for guest in */Cargo.toml; do
-  name=$(dirname "$guest")
+# A folder with a manifest is a guest of that name, and each of its `src/bin` is one. `kit` is a library of the others.
+for source in */src/main.rs */src/bin/*.rs handler/src/lib.rs; do
+  case $source in
+    */src/bin/*) name=$(basename "$source" .rs) ;;
+    *) name=${source%%/*} ;;
+  esac
   cp "${CARGO_TARGET_DIR:-target}/$target/release/$name.wasm" "$out/$name.wasm"
 done
 ls -l "$out"

@@ -14,10 +14,11 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use bytes::Bytes;
 use coracle_apiserver::{ApiServer, User};
 use coracle_client::Informers;
 use coracle_dashboard::Dashboard;
-use coracle_image::Images;
+use coracle_image::{Images, Reference, manifest_for};
 use coracle_node::Node;
 use coracle_runtime::Runtime;
 use coracle_store::Embedded;
@@ -25,7 +26,7 @@ use ipnet::Ipv4Net;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::data_dir::DataDir;
+use crate::{data_dir::DataDir, guests};
 
 /// Where pod addresses come from; every node gets a part of it. Half of 10/8: 512 nodes of 16,382 pods.
 const CLUSTER_CIDR: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 128, 0, 0), 9);
@@ -40,6 +41,9 @@ const MAX_CONTAINERS: u32 = 9_000;
 /// What a container without a memory limit may use: enough for any ordinary program, and a hundred
 /// runaway ones do not bring a small machine down.
 const DEFAULT_MEMORY_LIMIT: u64 = 256 << 20;
+
+/// The image of the node's toolbox, for `kubectl debug` and for pods to look around from.
+const TOOLBOX_IMAGE: &str = "registry.local/coracle/toolbox:latest";
 
 /// What a cluster is started with.
 pub(crate) struct Config {
@@ -82,6 +86,7 @@ impl Cluster {
         let store = Embedded::sled(&data.join("store")).context("cannot open the store")?;
         let images = Images::open(coracle_image::Config::new(data.join("images")))
             .context("cannot open the image store")?;
+        push_toolbox(&images).await.context("cannot store the toolbox's image")?;
         let server = ApiServer::build(
             coracle_apiserver::Config {
                 listen: config.listen,
@@ -137,7 +142,7 @@ impl Cluster {
                 max_pods: MAX_PODS,
                 version: coracle_apiserver::GIT_VERSION.to_owned(),
                 service_cidr: SERVICE_CIDR,
-                toolbox: None,
+                toolbox: Some(Bytes::from_static(guests::TOOLBOX.wasm)),
             },
             coracle_node::Deps {
                 client: coracle_client::in_process(server.service_as(user)),
@@ -210,6 +215,16 @@ impl Cluster {
             tracing::warn!("the store did not close in time; what was acknowledged is on disk all the same");
         }
     }
+}
+
+/// Puts this binary's toolbox into the registry, unless it is there.
+async fn push_toolbox(images: &Images) -> anyhow::Result<()> {
+    let reference: Reference = TOOLBOX_IMAGE.parse()?;
+    let digest = manifest_for(guests::TOOLBOX.wasm)?.module_digest;
+    if images.find(&reference).is_none_or(|image| image.module_digest != digest) {
+        images.push_local(&reference, guests::TOOLBOX.wasm.to_vec()).await?;
+    }
+    Ok(())
 }
 
 /// The address that the node tells others: where the API server listens, or the loopback if that is

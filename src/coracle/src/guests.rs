@@ -17,6 +17,9 @@ macro_rules! guest {
 /// The HTTP server: the demo's web tier, and the pod of the benchmarks.
 pub(crate) const WEB: Guest = guest!("web");
 
+/// The commands of `kubectl exec`, `cp` and `debug`.
+pub(crate) const TOOLBOX: Guest = guest!("toolbox");
+
 /// Everything that the examples' manifests name.
 pub(crate) const ALL: &[Guest] = &[
     WEB,

@@ -27,11 +27,12 @@ const EXECS_PER_POD: usize = 32;
 /// Largest module that is run from a container's filesystem; it is held in memory while it is compiled.
 const MODULE_BYTES: usize = 64 << 20;
 
-/// The commands of the toolbox.
+/// The commands of the toolbox: `applets::ALL` of the guest example, and its own name.
 const APPLETS: &[&str] = &[
-    "cat", "cp", "date", "du", "echo", "env", "false", "find", "grep", "head", "hostname", "id", "kill",
-    "ls", "mkdir", "mv", "nc", "nslookup", "ps", "pwd", "rm", "sh", "sleep", "stat", "tail", "tar", "tee",
-    "test", "toolbox", "touch", "true", "wc", "wget",
+    "[", "basename", "cat", "cp", "cut", "date", "dirname", "du", "echo", "env", "false", "find", "grep",
+    "head", "hostname", "id", "kill", "ln", "ls", "mkdir", "mv", "nc", "nslookup", "printenv", "printf",
+    "ps", "pwd", "readlink", "rm", "rmdir", "seq", "sh", "sleep", "sort", "stat", "tail", "tar", "tee",
+    "test", "toolbox", "touch", "true", "uname", "uniq", "wc", "wget", "which", "whoami",
 ];
 
 /// Where an instance's input comes from and its output goes.
