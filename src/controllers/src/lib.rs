@@ -10,6 +10,7 @@
 
 mod claim;
 mod context;
+mod deployment;
 mod discovery;
 mod disruption_target;
 mod endpoints;
@@ -17,6 +18,8 @@ mod endpointslice;
 mod expectations;
 mod gc;
 mod job;
+mod hash;
+mod intstr;
 mod namespace;
 mod namespaces;
 mod node_ipam;
@@ -86,6 +89,7 @@ const CONTROLLERS: &[Controller] = &[
     Controller { name: replicaset::CONTROLLERS, run: replicaset::run::<ReplicationController> },
     Controller { name: replicaset::SETS, run: replicaset::run::<ReplicaSet> },
     Controller { name: job::NAME, run: job::run },
+    Controller { name: deployment::NAME, run: deployment::run },
     Controller { name: endpoints::NAME, run: endpoints::run },
     Controller { name: endpointslice::NAME, run: endpointslice::run },
     Controller { name: node_lifecycle::NAME, run: node_lifecycle::run },

@@ -9,7 +9,7 @@ use k8s_openapi::{
         ReplicationController, ReplicationControllerSpec, Service, ServicePort, ServiceSpec,
     },
     apimachinery::pkg::{
-        apis::meta::v1::{ObjectMeta, Time},
+        apis::meta::v1::{LabelSelector, ObjectMeta, Time},
         util::intstr::IntOrString,
     },
 };
@@ -67,6 +67,33 @@ pub(crate) fn replication_controller(name: &str, replicas: i32) -> ReplicationCo
             min_ready_seconds: None,
         }),
         status: None,
+    }
+}
+
+/// A template of pods labelled `app=web`; `version` tells templates apart.
+pub(crate) fn template(version: &str) -> PodTemplateSpec {
+    let container =
+        Container { name: "main".to_owned(), image: Some(version.to_owned()), ..Container::default() };
+    PodTemplateSpec {
+        metadata: Some(ObjectMeta { labels: Some(labels(&[("app", "web")])), ..ObjectMeta::default() }),
+        spec: Some(PodSpec { containers: vec![container], ..PodSpec::default() }),
+    }
+}
+
+/// Selects pods labelled `app=web`.
+pub(crate) fn selector() -> LabelSelector {
+    LabelSelector { match_labels: Some(labels(&[("app", "web")])), ..LabelSelector::default() }
+}
+
+/// What a node would do: pods that are not being deleted run and are ready; the others end.
+pub(crate) fn node(api: &FakeApi) {
+    for pod in api.list::<Pod>() {
+        let (home, name) = (crate::pods::namespace(&pod.metadata), crate::pods::name(&pod.metadata));
+        if pod.metadata.deletion_timestamp.is_some() {
+            api.remove::<Pod>(home, name);
+        } else if !crate::pods::is_ready(&pod) {
+            api.edit(home, name, |pod: &mut Pod| run_on(pod, "n", "10.0.0.1", true));
+        }
     }
 }
 

@@ -1,0 +1,333 @@
+//! Deployments: bring a set of pods from one template to the next, a few at a time.
+//!
+//! ```text
+//!  deployments, replica sets ──▶ adopt, release ──▶ plan ──▶ replica sets created, scaled, deleted
+//!                                                    │                      │
+//!                                                    └──▶ revision, status ◀┘
+//! ```
+//! A deployment touches replica sets only; those make the pods. Every write names the version it is
+//! based on, and the next look waits until the cache shows what was written, so that no step is taken
+//! on the ground of what no longer is.
+
+mod bounds;
+mod plan;
+mod revision;
+mod rollout;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use coracle_client::{
+    Delta, Deltas, During, EventType, Informer, Key, ReconcileError, Recorder, WorkQueue, api_message, clock,
+    is_already_exists, is_not_found,
+};
+use futures::future::BoxFuture;
+use k8s_openapi::api::{
+    apps::v1::{Deployment, DeploymentStatus, ReplicaSet},
+    core::v1::Pod,
+};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+};
+use parking_lot::Mutex;
+use plan::{Change, Observed, plan};
+
+use crate::{
+    claim::{claim, settle},
+    context::{self, Context},
+    expectations::LOOK_AGAIN,
+    namespaces,
+    pace::Pace,
+    podcontrol::reference,
+    pods,
+};
+
+pub(crate) const NAME: &str = "deployment";
+
+/// Deployments reconciled at the same time. Kubernetes' default.
+const WORKERS: usize = 5;
+
+pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let deployments: Informer<Deployment> = context.informers.get();
+        let sets: Informer<ReplicaSet> = context.informers.get();
+        let pods: Informer<Pod> = context.informers.get();
+        pods::add_indexes(&sets);
+        pods::add_indexes(&pods);
+        let controller = Arc::new(Controller {
+            client: context.client.clone(),
+            recorder: context.recorder("deployment-controller"),
+            deployments: deployments.clone(),
+            sets: sets.clone(),
+            pods: pods.clone(),
+            written: Mutex::default(),
+            pace: Pace::default(),
+        });
+        let queue = WorkQueue::new();
+        let feed = async {
+            deployments.synced().await;
+            sets.synced().await;
+            pods.synced().await;
+            let waker =
+                Waker { deployments: &deployments, sets: &sets, queue: &queue, pace: &controller.pace };
+            tokio::join!(
+                feed_deployments(deployments.subscribe(), &queue),
+                waker.feed_sets(sets.subscribe()),
+                waker.feed_pods(pods.subscribe()),
+                context::resync(&deployments, &queue),
+            );
+        };
+        let reconcile = {
+            let controller = controller.clone();
+            move |key| {
+                let controller = controller.clone();
+                async move { Box::pin(controller.reconcile(key)).await }
+            }
+        };
+        context.run(NAME, queue.clone(), WORKERS, feed, reconcile).await;
+    })
+}
+
+async fn feed_deployments(mut deltas: Deltas<Deployment>, queue: &WorkQueue<Key>) {
+    while let Some(delta) = deltas.next().await {
+        queue.add(Key::of(&delta.object().metadata));
+    }
+}
+
+/// Finds out whom a change of a replica set or a pod concerns.
+struct Waker<'a> {
+    deployments: &'a Informer<Deployment>,
+    sets: &'a Informer<ReplicaSet>,
+    queue: &'a WorkQueue<Key>,
+    pace: &'a Pace,
+}
+
+impl Waker<'_> {
+    async fn feed_sets(&self, mut deltas: Deltas<ReplicaSet>) {
+        while let Some(delta) = deltas.next().await {
+            if let Delta::Updated { old, .. } = &delta {
+                self.wake(old, false);
+            }
+            self.wake(delta.object(), !matches!(delta, Delta::Deleted(_)));
+        }
+    }
+
+    /// The last old pod that is gone lets a `Recreate` go on.
+    async fn feed_pods(&self, mut deltas: Deltas<Pod>) {
+        while let Some(delta) = deltas.next().await {
+            let ended = match &delta {
+                Delta::Deleted(pod) => pod,
+                Delta::Updated { old, new } if !pods::is_terminal(old) && pods::is_terminal(new) => new,
+                Delta::Updated { .. } | Delta::Added(_) => continue,
+            };
+            let owner = pods::controller_of(&ended.metadata).filter(|owner| owner.kind == "ReplicaSet");
+            let key = owner.map(|owner| Key::new(pods::namespace(&ended.metadata), owner.name.clone()));
+            if let Some(set) = key.and_then(|key| self.sets.get(&key)) {
+                self.wake(&set, false);
+            }
+        }
+    }
+
+    /// Queues the deployment of a replica set, or those that could adopt it.
+    fn wake(&self, set: &ReplicaSet, adopt: bool) {
+        let namespace = pods::namespace(&set.metadata);
+        match pods::controller_of(&set.metadata) {
+            Some(owner) if owner.kind == "Deployment" => {
+                self.pace.wake(self.queue, Key::new(namespace, owner.name.clone()));
+            }
+            None if adopt => {
+                for deployment in self.deployments.list_namespace(namespace) {
+                    if selects(&deployment, set) {
+                        self.pace.wake(self.queue, Key::of(&deployment.metadata));
+                    }
+                }
+            }
+            Some(_) | None => {}
+        }
+    }
+}
+
+fn selects(deployment: &Deployment, set: &ReplicaSet) -> bool {
+    let selector = deployment.spec.as_ref().and_then(|spec| pods::selector(&spec.selector));
+    selector.is_some_and(|selector| selector.matches(&set.metadata.labels.as_ref()))
+}
+
+struct Controller {
+    client: Client,
+    recorder: Recorder,
+    deployments: Informer<Deployment>,
+    sets: Informer<ReplicaSet>,
+    pods: Informer<Pod>,
+    /// The newest revision of a replica set that was written for each deployment.
+    written: Mutex<HashMap<Key, u64>>,
+    pace: Pace,
+}
+
+impl Controller {
+    async fn reconcile(&self, key: Key) -> Result<Option<Duration>, ReconcileError> {
+        let Some(deployment) = self.deployments.get(&key) else {
+            self.written.lock().remove(&key);
+            self.pace.forget(&key);
+            return Ok(None);
+        };
+        let _turn = self.pace.turn(&key);
+        let written = self.written.lock().get(&key).copied();
+        if written.is_some_and(|revision| self.sets.seen() < revision) {
+            return Ok(Some(LOOK_AGAIN));
+        }
+        if deployment.spec.as_ref().is_none_or(|spec| pods::selector(&spec.selector).is_none()) {
+            let message = "This deployment is selecting all pods. A non-empty selector is required.";
+            self.recorder.event(&reference(&*deployment), EventType::Warning, "SelectingAll", message);
+            return Ok(None);
+        }
+        let candidates = pods::candidates(&self.sets, &deployment.metadata);
+        let claims = claim(&deployment.metadata, &candidates, |set| selects(&deployment, set));
+        settle(&self.client, &*deployment, &claims, None).await?;
+        let pods = |uid: &str| self.pods.by_index(pods::BY_CONTROLLER, uid);
+        let observed = Observed { deployment: &deployment, sets: &claims.owned, pods: &pods };
+        let plan = plan(&observed, clock::now());
+        let mut current = (*deployment).clone();
+        let mut status = plan.status;
+        for change in plan.changes {
+            if let Err(error) = self.apply(&key, &deployment, change, &mut status).await {
+                // What could not be done is told, and what was counted is not.
+                self.write_status(&key, &current, status).await?;
+                return Err(error);
+            }
+        }
+        if let Some(revision) = plan.revision {
+            current = self.annotate(&key, current, &revision).await?;
+        }
+        self.write_status(&key, &current, status).await?;
+        Ok(plan.again)
+    }
+
+    async fn apply(
+        &self,
+        key: &Key,
+        deployment: &Deployment,
+        change: Change,
+        status: &mut DeploymentStatus,
+    ) -> Result<(), ReconcileError> {
+        let api: Api<ReplicaSet> = Api::namespaced(self.client.clone(), &key.namespace);
+        match change {
+            Change::Create(set) => match api.create(&PostParams::default(), &set).await {
+                Ok(created) => {
+                    self.wrote(key, &created);
+                    self.tell_scaled(deployment, &created, 0);
+                    Ok(())
+                }
+                Err(error) => self.not_created(deployment, &set, error, status).await,
+            },
+            Change::Update { set, from } => {
+                let name = pods::name(&set.metadata);
+                let updated = api
+                    .replace(name, &PostParams::default(), &set)
+                    .await
+                    .during(|| format!("update replica set {}/{name}", key.namespace))?;
+                self.wrote(key, &updated);
+                self.tell_scaled(deployment, &updated, from);
+                Ok(())
+            }
+            Change::Delete(set) => {
+                let preconditions = Preconditions {
+                    uid: set.metadata.uid.clone(),
+                    resource_version: set.metadata.resource_version.clone(),
+                };
+                let options =
+                    DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() };
+                match api.delete(pods::name(&set.metadata), &options).await {
+                    Err(error) if is_not_found(&error) => Ok(()),
+                    other => other.map(|_| ()).during(|| format!("delete an old replica set of {key}")),
+                }
+            }
+        }
+    }
+
+    /// The replica set could not be created. If it is there after all, it will show; if one of another
+    /// template has its name, the next try takes another name.
+    async fn not_created(
+        &self,
+        deployment: &Deployment,
+        set: &ReplicaSet,
+        error: kube::Error,
+        status: &mut DeploymentStatus,
+    ) -> Result<(), ReconcileError> {
+        let name = pods::name(&set.metadata);
+        let action = || format!("create replica set {name}");
+        if is_already_exists(&error) {
+            let api: Api<ReplicaSet> = Api::namespaced(self.client.clone(), pods::namespace(&set.metadata));
+            let there = api.get(name).await.during(action)?;
+            let owner = pods::controller_of(&there.metadata);
+            let own = owner.is_some_and(|owner| owner.uid == pods::uid(&deployment.metadata));
+            if !(own && revision::has_template(&there, deployment)) {
+                status.collision_count = Some(status.collision_count.unwrap_or(0).saturating_add(1));
+            }
+        } else if !namespaces::is_going(&error) {
+            let message = format!("Failed to create new replica set {name:?}: {}", api_message(&error));
+            status::note_failure(deployment, status, &message, clock::now());
+            self.recorder.event(&reference(deployment), EventType::Warning, status::CREATE_FAILED, &message);
+        }
+        Err(error).during(action)
+    }
+
+    fn wrote(&self, key: &Key, set: &ReplicaSet) {
+        let revision = pods::revision(&set.metadata);
+        let mut written = self.written.lock();
+        let newest = written.entry(key.clone()).or_default();
+        *newest = revision.max(*newest);
+    }
+
+    fn tell_scaled(&self, deployment: &Deployment, set: &ReplicaSet, from: i32) {
+        let to = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+        if from == to {
+            return;
+        }
+        let way = if to > from { "up" } else { "down" };
+        let name = pods::name(&set.metadata);
+        let message = format!("Scaled {way} replica set {name} from {from} to {to}");
+        self.recorder.event(&reference(deployment), EventType::Normal, "ScalingReplicaSet", &message);
+    }
+
+    /// Writes the revision on the deployment; the answer is its newest version.
+    async fn annotate(
+        &self,
+        key: &Key,
+        mut deployment: Deployment,
+        revision: &str,
+    ) -> Result<Deployment, ReconcileError> {
+        let api: Api<Deployment> = Api::namespaced(self.client.clone(), &key.namespace);
+        let patch = serde_json::json!({"metadata": {
+            "uid": deployment.metadata.uid,
+            "resourceVersion": deployment.metadata.resource_version,
+            "annotations": {revision::REVISION: revision},
+        }});
+        let answer = api
+            .patch_metadata(&key.name, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+            .during(|| format!("write the revision of {key}"))?;
+        deployment.metadata = answer.metadata;
+        Ok(deployment)
+    }
+
+    /// Writes the status if it changed.
+    async fn write_status(
+        &self,
+        key: &Key,
+        deployment: &Deployment,
+        status: DeploymentStatus,
+    ) -> Result<(), ReconcileError> {
+        if deployment.status.as_ref() == Some(&status) {
+            return Ok(());
+        }
+        let api: Api<Deployment> = Api::namespaced(self.client.clone(), &key.namespace);
+        let changed = Deployment { status: Some(status), ..deployment.clone() };
+        match api.replace_status(&key.name, &PostParams::default(), &changed).await {
+            Err(error) if is_not_found(&error) => Ok(()),
+            other => other.map(|_| ()).during(|| format!("write the status of {key}")),
+        }
+    }
+}
