@@ -399,3 +399,36 @@ pub(super) fn check_immutable(errors: &mut Vec<FieldCause>, path: &Path<'_>, new
         errors.push(field::immutable(path, new));
     }
 }
+
+/// How many changed fields [`differences`] names at most.
+const MAX_DIFFERENCES: usize = 10;
+
+/// The leaves below `root` that differ, one per line, old value first.
+pub(super) fn differences(root: &str, new: &Value, old: &Value) -> String {
+    let mut found = Vec::new();
+    collect_differences(&mut found, root, new, old);
+    found.join("\n")
+}
+
+fn collect_differences(found: &mut Vec<String>, path: &str, new: &Value, old: &Value) {
+    if found.len() >= MAX_DIFFERENCES || same(new, old) {
+        return;
+    }
+    match (new, old) {
+        (Value::Object(a), Value::Object(b)) => {
+            let added = b.keys().filter(|key| !a.contains_key(*key));
+            for key in a.keys().chain(added) {
+                collect_differences(found, &format!("{path}.{key}"), &new[key], &old[key]);
+            }
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            for (index, (new, old)) in a.iter().zip(b).enumerate() {
+                collect_differences(found, &format!("{path}[{index}]"), new, old);
+            }
+        }
+        _ => {
+            found.push(format!("-\t{path}: {old}"));
+            found.push(format!("+\t{path}: {new}"));
+        }
+    }
+}

@@ -15,7 +15,9 @@ use crate::Kind;
 
 mod common;
 mod config_map;
+mod controller_revision;
 mod cron_job;
+mod daemon_set;
 mod deployment;
 mod endpoint_slice;
 mod endpoints;
@@ -25,6 +27,8 @@ mod lease;
 pub mod meta;
 mod namespace;
 mod node;
+mod persistent_volume;
+mod persistent_volume_claim;
 mod pod;
 mod pod_spec;
 mod replica_set;
@@ -32,6 +36,9 @@ mod replication_controller;
 mod secret;
 mod service;
 mod service_account;
+mod stateful_set;
+mod storage;
+mod storage_class;
 #[cfg(test)]
 mod tests;
 mod workload;
@@ -44,15 +51,21 @@ static BUILTIN: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
         event::core_kind(),
         namespace::kind(),
         node::kind(),
+        persistent_volume_claim::kind(),
+        persistent_volume::kind(),
         pod::kind(),
         replication_controller::kind(),
         secret::kind(),
         service_account::kind(),
         service::kind(),
+        controller_revision::kind(),
+        daemon_set::kind(),
         deployment::kind(),
         replica_set::kind(),
+        stateful_set::kind(),
         cron_job::kind(),
         job::kind(),
+        storage_class::kind(),
         lease::kind(),
         endpoint_slice::kind(),
         event::events_kind(),

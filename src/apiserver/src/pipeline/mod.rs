@@ -153,9 +153,18 @@ pub(crate) fn write_status(error: &WriteError, call: &Call) -> Status {
 /// True if the kind counts changes of its spec in `metadata.generation`, as its Kubernetes strategy does.
 fn counts_generation(kind: &Kind) -> bool {
     /// Built-in kinds that have a spec but no generation, or a generation but no spec.
-    const WITHOUT: &[&str] =
-        &["services", "nodes", "namespaces", "persistentvolumes", "persistentvolumeclaims"];
-    const WITH: &[&str] = &["endpointslices.discovery.k8s.io"];
+    const WITHOUT: &[&str] = &[
+        "services",
+        "nodes",
+        "namespaces",
+        "persistentvolumes",
+        "persistentvolumeclaims",
+        "resourcequotas",
+        "limitranges",
+        "horizontalpodautoscalers.autoscaling",
+    ];
+    const WITH: &[&str] =
+        &["endpointslices.discovery.k8s.io", "podtemplates", "priorityclasses.scheduling.k8s.io"];
     let resource = kind.qualified_resource();
     if WITHOUT.contains(&resource.as_str()) || resource == "leases.coordination.k8s.io" {
         return false;

@@ -9,9 +9,6 @@ use crate::{
     names,
 };
 
-/// How many changed fields the message names at most.
-const MAX_DIFFERENCES: usize = 10;
-
 const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,\
     `spec.tolerations` (only additions to existing tolerations),\
     `spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
@@ -40,10 +37,10 @@ pub(super) fn check(errors: &mut Vec<FieldCause>, object: &Value, old: &Value) {
         keep(&mut rest, before, "nodeName");
     }
     if !same(&rest, before) {
-        let mut differences = Vec::new();
-        collect_differences(&mut differences, "spec", &rest, before);
-        let words =
-            format!("pod updates may not change fields other than {UPDATABLE}\n{}", differences.join("\n"));
+        let words = format!(
+            "pod updates may not change fields other than {UPDATABLE}\n{}",
+            differences("spec", &rest, before)
+        );
         errors.push(field::forbidden(&path, &words));
     }
 }
@@ -189,28 +186,4 @@ fn without_updatable(spec: &Value, before: &Value, gated: bool) -> Value {
         }
     }
     rest
-}
-
-/// Names the leaves that differ, old value first.
-fn collect_differences(found: &mut Vec<String>, path: &str, new: &Value, old: &Value) {
-    if found.len() >= MAX_DIFFERENCES || same(new, old) {
-        return;
-    }
-    match (new, old) {
-        (Value::Object(a), Value::Object(b)) => {
-            let added = b.keys().filter(|key| !a.contains_key(*key));
-            for key in a.keys().chain(added) {
-                collect_differences(found, &format!("{path}.{key}"), &new[key], &old[key]);
-            }
-        }
-        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
-            for (index, (new, old)) in a.iter().zip(b).enumerate() {
-                collect_differences(found, &format!("{path}[{index}]"), new, old);
-            }
-        }
-        _ => {
-            found.push(format!("-\t{path}: {old}"));
-            found.push(format!("+\t{path}: {new}"));
-        }
-    }
 }

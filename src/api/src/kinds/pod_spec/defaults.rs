@@ -176,11 +176,7 @@ fn default_volume(volume: &mut Value) {
     if !has_source {
         set(volume, "emptyDir", json!({}));
     }
-    for (source, field, default) in VOLUME_DEFAULTS {
-        if let Some(source) = existing_mut(volume, source) {
-            fill_absent(source, field, default());
-        }
-    }
+    default_volume_sources(volume);
     if let Some(image) = existing_mut(volume, "image") {
         let policy = pull_policy(text(&image["reference"]));
         fill(image, "pullPolicy", policy);
@@ -203,6 +199,15 @@ fn default_volume(volume: &mut Value) {
         && let Some(spec) = existing_mut(template, "spec")
     {
         fill_absent(spec, "volumeMode", "Filesystem");
+    }
+}
+
+/// Plain fields of volume sources, in a pod's volume or a persistent one.
+pub(in crate::kinds) fn default_volume_sources(volume: &mut Value) {
+    for (source, field, default) in VOLUME_DEFAULTS {
+        if let Some(source) = existing_mut(volume, source) {
+            fill_absent(source, field, default());
+        }
     }
 }
 

@@ -50,7 +50,7 @@ const COUNTS: &[&str] = &[
 ];
 
 /// An amount as JSON has it: text, or a plain number.
-pub(super) fn amount(value: &Value) -> Option<Quantity> {
+pub(in crate::kinds) fn amount(value: &Value) -> Option<Quantity> {
     match value {
         Value::String(text) => Quantity::parse(text).ok(),
         Value::Number(number) => Quantity::parse(&number.to_string()).ok(),

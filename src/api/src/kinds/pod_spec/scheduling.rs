@@ -54,7 +54,8 @@ fn check_weight(errors: &mut Vec<FieldCause>, path: &Path<'_>, term: &Value) {
     }
 }
 
-fn check_node_selector(errors: &mut Vec<FieldCause>, path: &Path<'_>, selector: &Value) {
+/// A NodeSelector.
+pub(in crate::kinds) fn check_node_selector(errors: &mut Vec<FieldCause>, path: &Path<'_>, selector: &Value) {
     let path = path.child("nodeSelectorTerms");
     if is_empty(&selector["nodeSelectorTerms"]) {
         errors.push(field::required(&path, "must have at least one node selector term"));

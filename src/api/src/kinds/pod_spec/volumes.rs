@@ -65,7 +65,7 @@ pub(super) fn check_volumes<'a>(
         let path = path.index(index);
         let before = errors.len();
         let name = text(&volume["name"]);
-        check_source(errors, &path, volume, holder);
+        check_pod_source(errors, &path, volume, holder);
         check_required_text(errors, &path.child("name"), &volume["name"], names::dns_label);
         if fine.contains_key(name) {
             errors.push(field::duplicate(&path.child("name"), name));
@@ -77,7 +77,7 @@ pub(super) fn check_volumes<'a>(
     fine
 }
 
-fn check_source(errors: &mut Vec<FieldCause>, path: &Path<'_>, volume: &Value, holder: Holder<'_>) {
+fn check_pod_source(errors: &mut Vec<FieldCause>, path: &Path<'_>, volume: &Value, holder: Holder<'_>) {
     let mut found = SOURCES.iter().filter(|(name, _)| is_set(&volume[*name]));
     let Some((name, required)) = found.next() else {
         errors.push(field::required(path, "must specify a volume type"));
@@ -94,6 +94,17 @@ fn check_source(errors: &mut Vec<FieldCause>, path: &Path<'_>, volume: &Value, h
     for (name, _) in found {
         errors.push(field::forbidden(&path.child(name), "may not specify more than 1 volume type"));
     }
+}
+
+/// The rules of a persistent volume's source, beyond the texts that it requires, that it shares with
+/// the sources of pods.
+pub(in crate::kinds) fn check_source(
+    errors: &mut Vec<FieldCause>,
+    path: &Path<'_>,
+    name: &str,
+    source: &Value,
+) {
+    check_details(errors, path, name, source, Holder::Template);
 }
 
 /// The rules of a source beyond the texts that it requires.
@@ -271,7 +282,8 @@ pub(super) fn check_descending(errors: &mut Vec<FieldCause>, path: &Path<'_>, va
     check_no_backsteps(errors, path, value);
 }
 
-fn check_no_backsteps(errors: &mut Vec<FieldCause>, path: &Path<'_>, value: &str) {
+/// Refuses paths that go up.
+pub(in crate::kinds) fn check_no_backsteps(errors: &mut Vec<FieldCause>, path: &Path<'_>, value: &str) {
     if value.split('/').any(|part| part == "..") {
         errors.push(field::invalid(path, value, "must not contain '..'"));
     }

@@ -173,3 +173,178 @@ fn rows() {
         "web | 4 | 3 | 2 | 60m | web | registry.local/web:1 | app=web,tier in (a,b)",
     );
 }
+
+const STATEFUL_SETS: &str = "apps/statefulsets";
+const DAEMON_SETS: &str = "apps/daemonsets";
+const REVISIONS: &str = "apps/controllerrevisions";
+
+#[test]
+fn defaults_of_stateful_sets() {
+    let spec = |patch: Value, pointer: &str, want: Value| {
+        default(STATEFUL_SETS, json!({"spec": patch}), &format!("/spec/{pointer}"), want);
+    };
+    spec(json!({}), "podManagementPolicy", "OrderedReady".into());
+    let rolling = json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0}});
+    spec(json!({}), "updateStrategy", rolling);
+    let named = json!({"type": "RollingUpdate"});
+    spec(json!({"updateStrategy": named}), "updateStrategy", named);
+    spec(json!({"updateStrategy": {"type": "OnDelete"}}), "updateStrategy", json!({"type": "OnDelete"}));
+    let retain = json!({"whenDeleted": "Retain", "whenScaled": "Retain"});
+    spec(json!({}), "persistentVolumeClaimRetentionPolicy", retain);
+    let claim = json!({"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"]}});
+    spec(
+        json!({"volumeClaimTemplates": [claim]}),
+        "volumeClaimTemplates/0",
+        json!({
+            "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data"},
+            "spec": {"accessModes": ["ReadWriteOnce"], "volumeMode": "Filesystem"}, "status": {"phase": "Pending"},
+        }),
+    );
+}
+
+#[test]
+fn rules_of_stateful_sets() {
+    let spec = |patch: Value, want: &[&str]| create(STATEFUL_SETS, json!({"spec": patch}), want);
+    spec(
+        json!({"podManagementPolicy": "Random", "ordinals": {"start": -1}}),
+        &[
+            "spec.podManagementPolicy: Invalid value: \"Random\": must be 'OrderedReady' or 'Parallel'",
+            "spec.ordinals.start: Invalid value: -1: must be greater than or equal to 0",
+        ],
+    );
+    spec(
+        json!({"updateStrategy": {"type": "OnDelete", "rollingUpdate": {"partition": 1}}}),
+        &[
+            "spec.updateStrategy.rollingUpdate: Invalid value: {\"partition\":1}: only allowed for updateStrategy \
+             'RollingUpdate'",
+        ],
+    );
+    spec(
+        json!({"updateStrategy": {"rollingUpdate": {"maxUnavailable": 0}}}),
+        &["spec.updateStrategy.rollingUpdate.maxUnavailable: Invalid value: 0: cannot be 0"],
+    );
+    spec(
+        json!({"persistentVolumeClaimRetentionPolicy": {"whenScaled": "Keep"}}),
+        &[
+            "spec.persistentVolumeClaimRetentionPolicy.whenScaled: Unsupported value: \"Keep\": supported values: \
+           \"Retain\", \"Delete\"",
+        ],
+    );
+    // A mount may name a claim that comes with each pod.
+    let mounts =
+        json!([{"name": "web", "image": "web", "volumeMounts": [{"name": "data", "mountPath": "/data"}]}]);
+    spec(json!({"template": {"spec": {"containers": mounts}}}), &[]);
+    create(
+        STATEFUL_SETS,
+        json!({"metadata": {"name": "a.b"}}),
+        &["metadata.name: Invalid value: \"a.b\": must not contain dots"],
+    );
+    let change = |patch: Value, want: &[&str]| update(STATEFUL_SETS, json!({}), json!({"spec": patch}), want);
+    change(
+        json!({
+            "replicas": 5, "ordinals": {"start": 1}, "revisionHistoryLimit": 2, "minReadySeconds": 3,
+            "updateStrategy": {"type": "OnDelete"}, "template": {"spec": {"hostname": "x"}},
+            "persistentVolumeClaimRetentionPolicy": {"whenScaled": "Delete"},
+        }),
+        &[],
+    );
+    change(
+        json!({"serviceName": "other"}),
+        &[
+            "spec: Forbidden: updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', \
+             'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are \
+             forbidden",
+        ],
+    );
+    status(
+        STATEFUL_SETS,
+        json!({}),
+        json!({}),
+        json!({"replicas": 1, "readyReplicas": 0, "availableReplicas": 1}),
+        &["status.availableReplicas: Invalid value: 1: cannot be greater than status.readyReplicas"],
+    );
+}
+
+#[test]
+fn daemon_sets() {
+    let rolling = json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1, "maxSurge": 0}});
+    default(DAEMON_SETS, json!({}), "/spec/updateStrategy", rolling);
+    let spec = |patch: Value, want: &[&str]| create(DAEMON_SETS, json!({"spec": patch}), want);
+    let strategy = |unavailable: Value, surge: Value, want: &[&str]| {
+        spec(
+            json!({"updateStrategy": {"rollingUpdate": {"maxUnavailable": unavailable, "maxSurge": surge}}}),
+            want,
+        );
+    };
+    strategy(json!("10%"), json!(0), &[]);
+    strategy(json!(0), json!("10%"), &[]);
+    strategy(
+        json!(0),
+        json!(0),
+        &["spec.updateStrategy.rollingUpdate.maxUnavailable: Required value: cannot be 0 when maxSurge is 0"],
+    );
+    strategy(
+        json!(1),
+        json!(1),
+        &[
+            "spec.updateStrategy.rollingUpdate.maxSurge: Invalid value: 1: may not be set when maxUnavailable is non-zero",
+        ],
+    );
+    spec(
+        json!({"updateStrategy": {"type": "Sudden"}}),
+        &[
+            "spec.updateStrategy: Unsupported value: {\"Type\":\"Sudden\",\"RollingUpdate\":null}: supported values: \
+           \"RollingUpdate\", \"OnDelete\"",
+        ],
+    );
+    spec(
+        json!({"selector": {"matchLabels": null}}),
+        &["spec.selector: Invalid value: {}: empty selector is invalid for daemonset"],
+    );
+
+    const GENERATION: &str = "/metadata/annotations/deprecated.daemonset.template.generation";
+    prepared(DAEMON_SETS, json!({}), GENERATION, "1".into());
+    let kind = kind(DAEMON_SETS);
+    let before = created(kind, valid(kind));
+    let patch = json!({"metadata": {"annotations": null}, "spec": {"minReadySeconds": 5}});
+    let same = updated(kind, changed(kind, &patch), &before);
+    assert_eq!(same.pointer(GENERATION), Some(&"1".into()));
+    let patch = json!({"spec": {"template": {"spec": {"hostname": "x"}}}});
+    let other = updated(kind, changed(kind, &patch), &before);
+    assert_eq!(other.pointer(GENERATION), Some(&"2".into()));
+}
+
+#[test]
+fn controller_revisions() {
+    create(REVISIONS, json!({"data": null}), &["data: Required value: data is mandatory"]);
+    update(REVISIONS, json!({}), json!({"revision": 2}), &[]);
+    update(REVISIONS, json!({}), json!({"data": 5}), &["data: Invalid value: 5: field is immutable"]);
+}
+
+#[test]
+fn rows_of_the_rest() {
+    headings(STATEFUL_SETS, "Name | Ready | Age", "Containers | Images");
+    row(
+        STATEFUL_SETS,
+        json!({"spec": {"replicas": 3}, "status": {"readyReplicas": 2}}),
+        "web | 2/3 | 60m | web | registry.local/web:1",
+    );
+    headings(
+        DAEMON_SETS,
+        "Name | Desired | Current | Ready | Up-to-date | Available | Node Selector | Age",
+        "Containers | Images | Selector",
+    );
+    let counts = json!({
+        "desiredNumberScheduled": 5, "currentNumberScheduled": 4, "numberReady": 3, "updatedNumberScheduled": 2,
+        "numberAvailable": 1,
+    });
+    row(
+        DAEMON_SETS,
+        json!({"spec": {"template": {"spec": {"nodeSelector": {"a": "b"}}}}, "status": counts}),
+        "web | 5 | 4 | 3 | 2 | 1 | a=b | 60m | web | registry.local/web:1 | app=web",
+    );
+    headings(REVISIONS, "Name | Controller | Revision | Age", "");
+    row(REVISIONS, json!({}), "web | <none> | 1 | 60m");
+    let owner = json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "db", "controller": true});
+    row(REVISIONS, json!({"metadata": {"ownerReferences": [owner]}}), "web | statefulset.apps/db | 1 | 60m");
+}

@@ -297,7 +297,7 @@ fn finished_jobs_stay_finished() {
         ],
     );
     check(
-        complete.clone(),
+        complete,
         json!({"conditions": [], "completionTime": null, "succeeded": 0}),
         &[
             "status.conditions: Invalid value: cannot disable the terminal Complete=True condition",

@@ -12,6 +12,7 @@ mod batch;
 mod defaults;
 mod properties;
 mod rules;
+mod storage;
 mod tables;
 
 /// The time at which every test happens.
@@ -49,10 +50,19 @@ fn valid(kind: &Kind) -> Value {
         ("", "secrets") => json!({"stringData": {"password": "x"}}),
         ("", "serviceaccounts") => json!({}),
         ("", "services") => json!({"spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}}),
-        ("apps", "deployments" | "replicasets") => json!({"spec": {
+        ("apps", "daemonsets" | "deployments" | "replicasets" | "statefulsets") => json!({"spec": {
             "selector": {"matchLabels": {"app": "web"}},
             "template": template(),
         }}),
+        ("apps", "controllerrevisions") => json!({"revision": 1, "data": {"spec": {"template": {}}}}),
+        ("", "persistentvolumeclaims") => json!({"spec": {
+            "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}},
+        }}),
+        ("", "persistentvolumes") => json!({"spec": {
+            "accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"},
+            "csi": {"driver": "example.com", "volumeHandle": "web"},
+        }}),
+        ("storage.k8s.io", "storageclasses") => json!({"provisioner": "coracle.dev/local"}),
         ("batch", "jobs") => json!({"spec": {"template": finite_template()}}),
         ("batch", "cronjobs") => json!({"spec": {
             "schedule": "*/5 * * * *",
