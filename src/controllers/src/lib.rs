@@ -15,11 +15,12 @@ mod discovery;
 mod disruption_target;
 mod endpoints;
 mod endpointslice;
+mod ephemeral_volume;
 mod expectations;
 mod gc;
-mod job;
 mod hash;
 mod intstr;
+mod job;
 mod namespace;
 mod namespaces;
 mod node_ipam;
@@ -38,6 +39,8 @@ mod taint_eviction;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod volume_binder;
+mod volume_protection;
 
 use std::time::Duration;
 
@@ -95,6 +98,9 @@ const CONTROLLERS: &[Controller] = &[
     Controller { name: node_lifecycle::NAME, run: node_lifecycle::run },
     Controller { name: taint_eviction::NAME, run: taint_eviction::run },
     Controller { name: pod_gc::NAME, run: pod_gc::run },
+    Controller { name: ephemeral_volume::NAME, run: ephemeral_volume::run },
+    Controller { name: volume_binder::NAME, run: volume_binder::run },
+    Controller { name: volume_protection::NAME, run: volume_protection::run },
     Controller { name: namespace::NAME, run: namespace::run },
     Controller { name: gc::NAME, run: gc::run },
 ];

@@ -69,7 +69,7 @@ async fn a_pod_leaves_when_its_time_is_over_unless_the_taint_goes_first() {
     api.create(&running);
     let set = |taints: Vec<Taint>| {
         api.edit("", "n", |node: &mut Node| {
-            node.spec = Some(NodeSpec { taints: Some(taints), ..NodeSpec::default() })
+            node.spec = Some(NodeSpec { taints: Some(taints), ..NodeSpec::default() });
         });
     };
     let gone = || api.get::<Pod>("ns", "p").is_none_or(|pod| pod.metadata.deletion_timestamp.is_some());
