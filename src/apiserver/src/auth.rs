@@ -2,26 +2,36 @@
 //!
 //! A request carries a [`User`] as an extension when it is authenticated. Over TLS the user is the
 //! subject of a client certificate that the cluster's CA signed (common name → name, organizations →
-//! groups, as Kubernetes reads them); in process the composition root names the user. A request
-//! without one is answered 401, except for health and version.
+//! groups, as Kubernetes reads them), or the service account whose bearer token the request carries; in
+//! process the composition root names the user. A request without one is answered 401, except for health
+//! and version.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
-    extract::Request,
+    extract::{Request, State},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use coracle_api::status::Status;
+use http::{HeaderMap, header};
+use parking_lot::Mutex;
 use rustls::{
     DigitallySignedStruct, DistinguishedName, Error as TlsError, SignatureScheme,
     client::danger::HandshakeSignatureValid,
     pki_types::{CertificateDer, UnixTime},
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::respond::status_response;
+use crate::{
+    authorize::{self, Action},
+    core::Core,
+    respond::status_response,
+    tokens::{self, ACCOUNTS, USER_PREFIX},
+};
 
 /// The group that every authenticated user belongs to.
 pub const AUTHENTICATED: &str = "system:authenticated";
@@ -37,6 +47,10 @@ pub struct User {
     pub name: String,
     /// Groups, always with [`AUTHENTICATED`].
     pub groups: Vec<String>,
+    /// What tells two users of the same name apart; empty for all but service accounts.
+    pub uid: String,
+    /// What else the authenticator knows, e.g. the pod that a token is bound to.
+    pub extra: BTreeMap<String, Vec<String>>,
 }
 
 impl User {
@@ -44,7 +58,19 @@ impl User {
     pub fn new(name: impl Into<String>, groups: &[&str]) -> User {
         let mut groups: Vec<String> = groups.iter().map(|g| (*g).to_owned()).collect();
         groups.push(AUTHENTICATED.to_owned());
-        User { name: name.into(), groups }
+        User { name: name.into(), groups, uid: String::new(), extra: BTreeMap::new() }
+    }
+
+    /// A service account.
+    pub(crate) fn account(
+        namespace: &str,
+        name: &str,
+        uid: &str,
+        extra: BTreeMap<String, Vec<String>>,
+    ) -> User {
+        let groups = [ACCOUNTS, &format!("{ACCOUNTS}:{namespace}")];
+        let user = User::new(format!("{USER_PREFIX}{namespace}:{name}"), &groups);
+        User { uid: uid.to_owned(), extra, ..user }
     }
 
     /// Reads the subject of a certificate: `CN` is the name, each `O` a group. `None` if the
@@ -58,15 +84,73 @@ impl User {
     }
 }
 
-/// Answers 401 to requests without a [`User`], unless their path is public.
-pub(crate) async fn require_user(request: Request, next: Next) -> Response {
-    let path = request.uri().path();
-    let public =
-        PUBLIC.iter().any(|p| path == *p || path.strip_prefix(p).is_some_and(|rest| rest.starts_with('/')));
-    if public || request.extensions().get::<User>().is_some() {
-        return next.run(request).await;
+/// Finds out who asks, if the connection does not say so already, and answers 401 to requests without a
+/// [`User`], unless their path is public. Service accounts get no further than the API: what else is behind
+/// this door (the registry) is not theirs.
+pub(crate) async fn require_user(
+    State(core): State<Arc<Core>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    if request.extensions().get::<User>().is_none()
+        && let Some(token) = bearer(request.headers())
+    {
+        match tokens::authenticate(&core, token, &tokens::own_audiences()) {
+            Ok((user, _)) => {
+                if let Some(stranger) = request.extensions().get::<Arc<Stranger>>() {
+                    stranger.introduced();
+                }
+                request.extensions_mut().insert(user);
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a bearer token was refused");
+                return status_response(&Status::unauthorized()).into_response();
+            }
+        }
     }
-    status_response(&Status::unauthorized()).into_response()
+    let path = request.uri().path();
+    let below =
+        |known: &str| path.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    match request.extensions().get::<User>() {
+        Some(user) if authorize::account_namespace(user).is_some() && below("/v2") => {
+            let action = Action::Path { verb: &request.method().as_str().to_lowercase(), path };
+            let status = Status::forbidden_path(&authorize::refusal(user, action));
+            status_response(&status).into_response()
+        }
+        Some(_) => next.run(request).await,
+        None if PUBLIC.iter().any(|known| below(known)) => next.run(request).await,
+        None => status_response(&Status::unauthorized()).into_response(),
+    }
+}
+
+/// The bearer token of a request.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|token| !token.is_empty())
+}
+
+/// A connection of which nobody has said whose it is: it holds one of the few places for such.
+pub(crate) struct Stranger {
+    place: Mutex<Option<OwnedSemaphorePermit>>,
+    known: CancellationToken,
+}
+
+impl Stranger {
+    pub(crate) fn new(place: OwnedSemaphorePermit) -> Arc<Stranger> {
+        Arc::new(Stranger { place: Mutex::new(Some(place)), known: CancellationToken::new() })
+    }
+
+    /// Somebody has shown a token that counts.
+    fn introduced(&self) {
+        self.place.lock().take();
+        self.known.cancel();
+    }
+
+    /// Waits until somebody has.
+    pub(crate) async fn known(&self) {
+        self.known.cancelled().await;
+    }
 }
 
 /// Lets every client finish the handshake and tells afterwards whether its certificate counts.

@@ -11,7 +11,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admission::Admission, dispatch, dispatch::Admittance, metrics::Metrics, nodes::NodeProxies,
-    registry::Registry,
+    registry::Registry, tokens::Tokens,
 };
 
 /// Upgraded connections at once (exec, attach, port-forward, proxied WebSockets), beyond those that the
@@ -34,6 +34,8 @@ pub(crate) struct Core {
     pub(crate) shutdown: CancellationToken,
     /// Writes under way and the server's own loops.
     pub(crate) tasks: TaskTracker,
+    /// The key of the service accounts' tokens.
+    pub(crate) tokens: Tokens,
     clock: fn() -> Timestamp,
 }
 
@@ -43,6 +45,7 @@ impl Core {
         store: Arc<dyn Store>,
         service_cidr: Ipv4Net,
         node_ports: RangeInclusive<u16>,
+        tokens: Tokens,
         clock: fn() -> Timestamp,
         shutdown: CancellationToken,
     ) -> Arc<Core> {
@@ -58,6 +61,7 @@ impl Core {
             service_cidr,
             shutdown,
             tasks: TaskTracker::new(),
+            tokens,
             clock,
         })
     }

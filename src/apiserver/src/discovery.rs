@@ -14,6 +14,7 @@ use crate::{
     delete, negotiation,
     registry::{Catalogue, Document},
     respond,
+    virtuals::{self, Virtual},
 };
 
 /// The version of Kubernetes whose API is served, and ours behind it.
@@ -139,7 +140,7 @@ fn vary(mut response: Response) -> Response {
 
 /// `/api`.
 fn versions(catalogue: &Catalogue) -> Value {
-    let groups = catalogue.groups();
+    let groups = virtuals::groups(catalogue.groups());
     let versions = groups.iter().find(|(group, _)| group.is_empty()).map(|(_, versions)| versions.clone());
     json!({
         "kind": "APIVersions",
@@ -150,7 +151,7 @@ fn versions(catalogue: &Catalogue) -> Value {
 
 /// `/apis`.
 fn groups(catalogue: &Catalogue) -> Value {
-    let groups = catalogue.groups();
+    let groups = virtuals::groups(catalogue.groups());
     let named = groups.iter().filter(|(group, _)| !group.is_empty());
     let groups: Vec<Value> = named.map(|(group, versions)| group_value(group, versions)).collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
@@ -158,7 +159,7 @@ fn groups(catalogue: &Catalogue) -> Value {
 
 /// `/apis/{group}`.
 fn group_of(catalogue: &Catalogue, wanted: &str) -> Option<Value> {
-    let groups = catalogue.groups();
+    let groups = virtuals::groups(catalogue.groups());
     let (group, versions) = groups.iter().find(|(group, _)| *group == wanted && !group.is_empty())?;
     let mut value = group_value(group, versions);
     value["kind"] = json!("APIGroup");
@@ -175,8 +176,23 @@ fn group_value(group: &str, versions: &[&str]) -> Value {
 /// `/api/v1` and `/apis/{group}/{version}`.
 fn resources(catalogue: &Catalogue, group: &str, version: &str) -> Option<Value> {
     let kinds = catalogue.kinds(group, version);
-    let group_version = kinds.first()?.api_version();
-    let mut list = Vec::new();
+    let unstored: Vec<_> = virtuals::of(group, version).collect();
+    if kinds.is_empty() && unstored.is_empty() {
+        return None;
+    }
+    let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    let mut list: Vec<Value> = unstored
+        .into_iter()
+        .map(|found| {
+            json!({
+                "name": found.plural,
+                "singularName": found.singular,
+                "namespaced": found.namespaced,
+                "kind": found.kind,
+                "verbs": found.verbs,
+            })
+        })
+        .collect();
     for kind in kinds {
         let namespaced = kind.scope == Scope::Namespaced;
         let mut entry = json!({
@@ -217,15 +233,16 @@ fn resources(catalogue: &Catalogue, group: &str, version: &str) -> Option<Value>
 
 /// `/api` or `/apis` with everything below in one document.
 fn aggregated(catalogue: &Catalogue, core_group: bool, api_version: &str) -> Value {
-    let groups = catalogue.groups();
+    let groups = virtuals::groups(catalogue.groups());
     let wanted = groups.iter().filter(|(group, _)| group.is_empty() == core_group);
     let items: Vec<Value> = wanted
         .map(|(group, versions)| {
             let versions: Vec<Value> = versions
                 .iter()
                 .map(|version| {
-                    let resources =
-                        catalogue.kinds(group, version).into_iter().map(|kind| aggregated_kind(kind));
+                    let resources = catalogue.kinds(group, version);
+                    let resources = resources.into_iter().map(|kind| aggregated_kind(kind));
+                    let resources = resources.chain(virtuals::of(group, version).map(aggregated_virtual));
                     json!({
                         "version": version,
                         "freshness": "Current",
@@ -270,6 +287,16 @@ fn aggregated_kind(kind: &Kind) -> Value {
         entry["subresources"] = json!(subresources);
     }
     entry
+}
+
+fn aggregated_virtual(found: &Virtual) -> Value {
+    json!({
+        "resource": found.plural,
+        "responseKind": {"group": found.group, "version": found.version, "kind": found.kind},
+        "scope": if found.namespaced { "Namespaced" } else { "Cluster" },
+        "singularResource": found.singular,
+        "verbs": found.verbs,
+    })
 }
 
 /// A subresource as discovery tells it.

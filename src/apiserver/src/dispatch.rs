@@ -25,14 +25,15 @@ use tokio::{
 use tracing::Instrument;
 
 use crate::{
-    auth::{AUTHENTICATED, User},
+    auth::User,
+    authorize::{self, Action},
     core::Core,
     discovery, health, openapi,
     options::Parameters,
     pipeline::Call,
     request_info::{RequestInfo, Target, Verb},
     respond::status_response,
-    subresources, verbs,
+    reviews, subresources, verbs, virtuals,
 };
 
 /// Time for anything but watches and streams, as in Kubernetes.
@@ -143,12 +144,23 @@ async fn answer(
     let info = match target {
         Target::Resource(info) => info,
         Target::MethodNotAllowed => return Err(Status::method_not_allowed_path()),
-        Target::Other => return elsewhere(&core, &parts, &parameters).await,
+        Target::Other => return elsewhere(&core, &parts, &parameters, user.as_ref()).await,
     };
     let user = user.ok_or_else(Status::unauthorized)?;
     let catalogue = core.registry.catalogue();
-    let resource =
-        catalogue.find(&info.group, &info.version, &info.resource).ok_or_else(Status::unknown_path)?;
+    let upgrade = parts.extensions.remove::<OnUpgrade>();
+    let Parts { method, uri, headers, .. } = parts;
+    let Some(resource) = catalogue.find(&info.group, &info.version, &info.resource) else {
+        let found = virtuals::find(&info).ok_or_else(Status::unknown_path)?;
+        let action = info.action();
+        if !authorize::allows(&user, action) {
+            let why = authorize::refusal(&user, action);
+            return Err(virtuals::forbidden(found, &info.name, &why));
+        }
+        let _slot = core.admittance.enter().await?;
+        let answer = virtuals::respond(&core, &user, found, &info, &parameters, &headers, body);
+        return timeout(REQUEST_TIMEOUT, answer).await.map_err(|_| late())?;
+    };
     let call = Call {
         core: core.clone(),
         resource: resource.clone(),
@@ -161,13 +173,10 @@ async fn answer(
     };
     authorize(&call, &info)?;
     check_scope(&call, &info)?;
-    let upgrade = parts.extensions.remove::<OnUpgrade>();
-    let Parts { method, uri, headers, .. } = parts;
     let asked = Asked { info, parameters, method, uri, headers, upgrade, call };
     if asked.info.is_long() {
         return route(asked, body).await;
     }
-    let late = || Status::timeout("request did not complete within the allotted timeout", 0);
     if !asked.info.verb.is_mutating() {
         let _slot = core.admittance.enter().await?;
         return timeout(REQUEST_TIMEOUT, route(asked, body)).await.map_err(|_| late())?;
@@ -192,19 +201,17 @@ async fn answer(
     }
 }
 
-/// Who may do what. For now: every authenticated user, everything.
+fn late() -> Status {
+    Status::timeout("request did not complete within the allotted timeout", 0)
+}
+
+/// Refuses what the user may not do.
 fn authorize(call: &Call, info: &RequestInfo) -> Result<(), Status> {
-    let User { name, groups } = &call.user;
-    if groups.iter().any(|group| group == AUTHENTICATED) {
+    let action = info.action();
+    if authorize::allows(&call.user, action) {
         return Ok(());
     }
-    let (verb, resource, group) = (info.verb.as_str(), &info.resource, &info.group);
-    let place = match info.namespace.as_str() {
-        "" => "at the cluster scope".to_owned(),
-        namespace => format!("in the namespace {namespace:?}"),
-    };
-    let why = format!("User {name:?} cannot {verb} resource {resource:?} in API group {group:?} {place}");
-    Err(Status::forbidden(call.kind(), &info.name, &why))
+    Err(Status::forbidden(call.kind(), &info.name, &authorize::refusal(&call.user, action)))
 }
 
 /// A namespaced object is addressed in its namespace, a cluster-wide one is not; only lists, watches and
@@ -263,6 +270,10 @@ async fn route(asked: Asked, body: Body) -> Result<Response, Status> {
             Verb::Get => subresources::log::get(&asked).await,
             _ => not_here(),
         },
+        ("token", verb) if has(|s| *s == Subresource::Token) => match verb {
+            Verb::Create => subresources::token::create(asked, body).await,
+            _ => not_here(),
+        },
         ("eviction", verb) if has(|s| *s == Subresource::Eviction) => match verb {
             Verb::Create => subresources::eviction::create(asked, body).await,
             _ => not_here(),
@@ -301,12 +312,25 @@ async fn route(asked: Asked, body: Body) -> Result<Response, Status> {
 }
 
 /// Paths that are not resources.
-async fn elsewhere(core: &Arc<Core>, parts: &Parts, parameters: &Parameters) -> Result<Response, Status> {
+async fn elsewhere(
+    core: &Arc<Core>,
+    parts: &Parts,
+    parameters: &Parameters,
+    user: Option<&User>,
+) -> Result<Response, Status> {
+    if let Some(user) = user {
+        let action = Action::Path { verb: &parts.method.as_str().to_lowercase(), path: parts.uri.path() };
+        if !authorize::allows(user, action) {
+            return Err(Status::forbidden_path(&authorize::refusal(user, action)));
+        }
+    }
     let path = parts.uri.path().trim_end_matches('/');
     let known = match path {
         "/healthz" | "/livez" | "/readyz" => Some(health::respond(core, path, parameters).await),
         "/metrics" => Some(core.metrics.respond(core)),
         "/version" => Some(discovery::version()),
+        "/openid/v1/jwks" => Some(reviews::jwks(core)),
+        "/.well-known/openid-configuration" => Some(reviews::openid_configuration(&parts.headers)),
         _ => discovery::respond(core, path, &parts.headers)
             .or_else(|| openapi::respond(core, path, &parts.headers))
             .or_else(|| openapi::respond_v2(path, &parts.headers)),

@@ -15,6 +15,7 @@
 
 mod admission;
 mod auth;
+mod authorize;
 mod bootstrap;
 mod connect;
 mod continue_token;
@@ -39,11 +40,14 @@ mod pki;
 mod registry;
 mod request_info;
 mod respond;
+mod reviews;
 mod serve;
 mod server;
 mod subresources;
 mod table;
+mod tokens;
 mod verbs;
+mod virtuals;
 mod watch;
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! The cluster's certificates, made on first start.
 //!
 //! `ca.crt`/`ca.key` live as long as the data folder; `admin.crt`/`admin.key` are the client
-//! certificate of the kubeconfig and are renewed when they near their end. The server's certificate is
+//! certificate of the kubeconfig and are renewed when they near their end. `sa.key` signs the tokens of
+//! service accounts. The server's certificate is
 //! made anew at every start, for the addresses it listens on, and never touches the disk.
 //!
 //! Keys are ECDSA P-256. Key files have mode 0600 in a folder of mode 0700.
@@ -28,7 +29,7 @@ use rustls::{
 use thiserror::Error;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::auth::LenientVerifier;
+use crate::{auth::LenientVerifier, tokens::Tokens};
 
 /// The CA outlives any data folder in practice; renewing it needs every client to learn the new one.
 const CA_YEARS: i64 = 10;
@@ -143,6 +144,17 @@ impl Pki {
             cert_pem: read(&cert_path)?,
             key_pem: read(&key_path)?,
         })
+    }
+
+    /// Loads the key of the service accounts' tokens from `dir`, or makes one there.
+    pub(crate) fn tokens(&self, dir: &Path) -> Result<Tokens, PkiError> {
+        let path = dir.join("sa.key");
+        if !path.exists() {
+            write(&path, &KeyPair::generate().map_err(PkiError::Make)?.serialize_pem(), 0o600)?;
+        }
+        let damaged = |source| PkiError::Damaged { path: path.clone(), source };
+        let key = KeyPair::from_pem(&read(&path)?).map_err(damaged)?;
+        Tokens::new(&key).ok_or_else(|| damaged(rcgen::Error::UnsupportedSignatureAlgorithm))
     }
 
     /// TLS for the API server: a fresh certificate for `names` and `addresses`, client certificates

@@ -3,6 +3,8 @@
 use http::Method;
 use percent_encoding::percent_decode_str;
 
+use crate::authorize::Action;
+
 /// What is asked of a resource, in Kubernetes' words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verb {
@@ -55,6 +57,17 @@ pub(crate) struct RequestInfo {
 }
 
 impl RequestInfo {
+    /// What authorization looks at.
+    pub(crate) fn action(&self) -> Action<'_> {
+        Action::Resource {
+            verb: self.verb.as_str(),
+            group: &self.group,
+            resource: &self.resource,
+            subresource: &self.subresource,
+            namespace: &self.namespace,
+        }
+    }
+
     /// True for what lasts as long as the client likes: watches, logs, streams, proxied requests.
     pub(crate) fn is_long(&self) -> bool {
         const LONG: &[&str] = &["attach", "exec", "log", "portforward", "proxy"];

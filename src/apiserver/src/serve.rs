@@ -18,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
-use crate::auth::LenientVerifier;
+use crate::auth::{LenientVerifier, Stranger};
 
 /// A client that has not finished its handshake by then is dropped, so that idle sockets cannot hold
 /// the server's memory.
@@ -26,7 +26,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Open connections at once. `kubectl` uses one, a watch-heavy operator a handful; further ones wait
 /// in the kernel's backlog.
 const MAX_CONNECTIONS: usize = 4096;
-/// How many of those nobody has to answer for: connections without a certificate of the cluster. Probes and
+/// How many of those nobody has to answer for: connections without a certificate of the cluster that have
+/// shown no valid token either. Probes and
 /// load balancers ask for health and leave; with this bound strangers cannot take the places of users.
 pub(crate) const MAX_ANONYMOUS: usize = 256;
 /// How long such a connection may last. All that it can ask for is answered at once.
@@ -106,10 +107,13 @@ impl Connection {
             Err(_) => return debug!(%peer, "TLS handshake took too long"),
         };
         let user = stream.get_ref().1.peer_certificates().and_then(|chain| self.verifier.user(chain));
-        let (router, place) = match user {
+        let (router, stranger) = match user {
             Some(user) => (self.router.layer(Extension(user)), None),
             None => match self.anonymous.try_acquire_owned() {
-                Ok(place) => (self.router, Some(place)),
+                Ok(place) => {
+                    let stranger = Stranger::new(place);
+                    (self.router.layer(Extension(stranger.clone())), Some(stranger))
+                }
                 Err(_) => return debug!(%peer, "too many connections without a certificate"),
             },
         };
@@ -125,7 +129,7 @@ impl Connection {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
-            () = sleep(ANONYMOUS_LIFETIME), if place.is_some() => {
+            () = overstays(stranger.as_deref()) => {
                 connection.as_mut().graceful_shutdown();
                 match timeout(HANDSHAKE_TIMEOUT, connection).await {
                     Ok(ended) => ended,
@@ -136,5 +140,14 @@ impl Connection {
         if let Err(error) = ended {
             debug!(%peer, %error, "connection ended");
         }
+    }
+}
+
+/// Waits until a stranger has been one for too long; for ever if somebody introduces themselves before.
+async fn overstays(stranger: Option<&Stranger>) {
+    let Some(stranger) = stranger else { return std::future::pending().await };
+    tokio::select! {
+        () = sleep(ANONYMOUS_LIFETIME) => {}
+        () = stranger.known() => std::future::pending().await,
     }
 }

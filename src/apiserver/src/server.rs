@@ -95,17 +95,19 @@ impl ApiServer {
         let address = socket.local_addr().map_err(listen)?;
 
         let shutdown = CancellationToken::new();
-        let core =
-            Core::new(store, config.service_cidr, config.node_ports.clone(), config.now, shutdown.clone());
+        let tokens = pki.tokens(&config.pki_dir).map_err(BuildError::Pki)?;
+        let node_ports = config.node_ports.clone();
+        let core = Core::new(store, config.service_cidr, node_ports, tokens, config.now, shutdown.clone());
         bootstrap::run(&core, address).await.map_err(BuildError::Bootstrap)?;
 
         // Whatever the extra routes do not know is the API's.
         let router = config.extra_routes.fallback_service(core.clone().router());
+        let door = middleware::from_fn_with_state(core.clone(), auth::require_user);
         let listener = Listener {
             socket,
             tls,
             verifier,
-            router: router.clone().layer(middleware::from_fn(auth::require_user)),
+            router: router.clone().layer(door),
             shutdown: shutdown.clone(),
         };
         core.tasks.spawn(listener.run());
@@ -141,7 +143,8 @@ impl ApiServer {
 
     /// The in-process door: the same router, with a fixed identity.
     pub fn service_as(&self, user: User) -> Router {
-        self.router.clone().layer(middleware::from_fn(auth::require_user)).layer(Extension(user))
+        let door = middleware::from_fn_with_state(self.core.clone(), auth::require_user);
+        self.router.clone().layer(door).layer(Extension(user))
     }
 
     /// The nodes whose kubelet API can be reached from here.

@@ -11,6 +11,7 @@ pub(crate) mod part;
 pub(crate) mod proxy;
 pub(crate) mod scale;
 pub(crate) mod stream;
+pub(crate) mod token;
 
 /// Everything that could mean something in a path or a query.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');

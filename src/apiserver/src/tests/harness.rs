@@ -2,7 +2,7 @@
 
 use std::{cell::OnceCell, sync::Arc, time::Duration};
 
-use axum::{Extension, Router, body::Body};
+use axum::{Extension, Router, body::Body, middleware};
 use bytes::{Bytes, BytesMut};
 use coracle_store::Embedded;
 use http::{HeaderMap, Method, Request, StatusCode};
@@ -17,7 +17,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use crate::{auth::User, bootstrap, core::Core};
+use crate::{
+    auth::{self, User},
+    bootstrap,
+    core::Core,
+    tokens::Tokens,
+};
 
 pub(super) const JSON: &str = "application/json";
 pub(super) const MERGE: &str = "application/merge-patch+json";
@@ -49,7 +54,8 @@ impl Server {
 
     pub(super) async fn over(store: Arc<Embedded>) -> Server {
         let cidr = "10.96.0.0/16".parse().unwrap();
-        let core = Core::new(store, cidr, 30000..=30009, test_clock, CancellationToken::new());
+        let tokens = Tokens::new(&rcgen::KeyPair::generate().unwrap()).unwrap();
+        let core = Core::new(store, cidr, 30000..=30009, tokens, test_clock, CancellationToken::new());
         bootstrap::run(&core, "127.0.0.1:6443".parse().unwrap())
             .await
             .expect("an empty store takes the first objects");
@@ -119,6 +125,17 @@ impl Server {
             containers.iter().map(|name| json!({"name": name, "image": "i"})).collect();
         let body = json!({"metadata": {"name": name}, "spec": {"containers": containers}});
         self.post("/api/v1/namespaces/default/pods", body).await.is(201)
+    }
+
+    /// Sends a request as somebody of whom only a token is known.
+    pub(super) async fn send_with(&self, token: &str, mut request: Request<Body>) -> Answer {
+        let token = format!("Bearer {token}").parse().unwrap();
+        request.headers_mut().insert("authorization", token);
+        let door = middleware::from_fn_with_state(self.core.clone(), auth::require_user);
+        let answer = self.core.clone().router().layer(door).oneshot(request).await;
+        let (parts, body) = answer.expect("the router does not fail").into_parts();
+        let body = body.collect().await.expect("bodies of the router do not fail").to_bytes();
+        Answer { code: parts.status.as_u16(), headers: parts.headers, body }
     }
 
     /// A connection on which a test speaks HTTP/1.1 by hand.

@@ -11,4 +11,5 @@ mod properties;
 mod server;
 mod services;
 mod streams;
+mod tokens;
 mod watches;
