@@ -15,6 +15,7 @@ mod discovery;
 mod disruption_target;
 mod endpoints;
 mod endpointslice;
+mod endpointslice_mirroring;
 mod ephemeral_volume;
 mod expectations;
 mod gc;
@@ -25,6 +26,7 @@ mod namespace;
 mod namespaces;
 mod node_ipam;
 mod node_lifecycle;
+mod node_ttl;
 mod pace;
 mod pod_gc;
 mod podcontrol;
@@ -95,7 +97,9 @@ const CONTROLLERS: &[Controller] = &[
     Controller { name: deployment::NAME, run: deployment::run },
     Controller { name: endpoints::NAME, run: endpoints::run },
     Controller { name: endpointslice::NAME, run: endpointslice::run },
+    Controller { name: endpointslice_mirroring::NAME, run: endpointslice_mirroring::run },
     Controller { name: node_lifecycle::NAME, run: node_lifecycle::run },
+    Controller { name: node_ttl::NAME, run: node_ttl::run },
     Controller { name: taint_eviction::NAME, run: taint_eviction::run },
     Controller { name: pod_gc::NAME, run: pod_gc::run },
     Controller { name: ephemeral_volume::NAME, run: ephemeral_volume::run },
