@@ -22,7 +22,9 @@ fn main() -> io::Result<()> {
     let listener = TcpListener::bind(("0.0.0.0", port))?;
     println!("metrics of {source} on port {port}");
     for client in listener.incoming() {
-        if let Err(error) = serve(client?, &source) {
+        // The container is asked to end.
+        let Ok(client) = client else { break };
+        if let Err(error) = serve(client, &source) {
             eprintln!("scrape failed: {error}");
         }
     }

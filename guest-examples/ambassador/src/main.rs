@@ -36,11 +36,12 @@ fn main() -> io::Result<()> {
     println!("{listen} leads to {upstream}");
 
     let mut open: Vec<Proxied> = Vec::new();
-    loop {
+    let mut stopping = false;
+    while !stopping || !open.is_empty() {
         // With nobody connected the proxy sleeps in accept and costs nothing.
         listener.set_nonblocking(!open.is_empty())?;
         let mut busy = false;
-        while open.len() < MAX_CONNECTIONS {
+        while !stopping && open.len() < MAX_CONNECTIONS {
             match listener.accept() {
                 Ok((client, _)) => {
                     listener.set_nonblocking(true)?;
@@ -51,7 +52,8 @@ fn main() -> io::Result<()> {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
+                // The container is asked to end: whoever is connected may finish.
+                Err(_) => stopping = true,
             }
         }
         open.retain_mut(|p| match p.advance() {
@@ -68,6 +70,7 @@ fn main() -> io::Result<()> {
             thread::sleep(PAUSE);
         }
     }
+    Ok(())
 }
 
 /// Tries every address of the service, as a resolver may give several.

@@ -23,7 +23,9 @@ fn main() -> io::Result<()> {
     let listener = TcpListener::bind(("0.0.0.0", port))?;
     println!("{pod}: the shop is open on port {port}, stocked through {backend}");
     for client in listener.incoming() {
-        if let Err(error) = serve(client?, &pod, &backend) {
+        // The container is asked to end.
+        let Ok(client) = client else { break };
+        if let Err(error) = serve(client, &pod, &backend) {
             eprintln!("customer lost: {error}");
         }
     }

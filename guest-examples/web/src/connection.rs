@@ -27,6 +27,7 @@ pub struct Connection {
     answer: Vec<u8>,
     written: usize,
     close: bool,
+    served: bool,
     heard: Instant,
 }
 
@@ -38,6 +39,7 @@ impl Connection {
             answer: Vec::new(),
             written: 0,
             close: false,
+            served: false,
             heard: Instant::now(),
         }
     }
@@ -83,6 +85,11 @@ impl Connection {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// True if the client was answered and asks nothing more at the moment.
+    pub fn is_idle(&self) -> bool {
+        self.served && self.head.is_empty() && self.written == self.answer.len()
     }
 
     fn waiting(&self, moved: bool) -> Step {
@@ -136,6 +143,7 @@ impl Connection {
         };
         self.answer.clear();
         self.written = 0;
+        self.served = true;
         let connection = if self.close { "close" } else { "keep-alive" };
         self.answer.extend_from_slice(
             format!(

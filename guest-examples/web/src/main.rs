@@ -45,11 +45,12 @@ fn main() -> io::Result<()> {
     println!("{} serves {} on port {port}", site.pod, site.root.display());
 
     let mut connections: Vec<Connection> = Vec::new();
-    loop {
+    let mut stopping = false;
+    while !stopping || !connections.is_empty() {
         // With nobody connected the server sleeps in accept and costs nothing.
         listener.set_nonblocking(!connections.is_empty())?;
         let mut busy = false;
-        while connections.len() < MAX_CONNECTIONS {
+        while !stopping && connections.len() < MAX_CONNECTIONS {
             match listener.accept() {
                 Ok((stream, _)) => {
                     stream.set_nonblocking(true)?;
@@ -58,13 +59,14 @@ fn main() -> io::Result<()> {
                     busy = true;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
+                // The container is asked to end: whoever has asked is still answered.
+                Err(_) => stopping = true,
             }
         }
         connections.retain_mut(|connection| match connection.advance(&mut site) {
             Ok(step) => {
                 busy |= step.moved;
-                !step.finished
+                !(step.finished || stopping && connection.is_idle())
             }
             Err(_) => false,
         });
@@ -72,4 +74,6 @@ fn main() -> io::Result<()> {
             thread::sleep(PAUSE);
         }
     }
+    println!("{} ends as asked", site.pod);
+    Ok(())
 }
