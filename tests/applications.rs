@@ -9,11 +9,6 @@ fn demo() -> String {
     manifest("demo.yaml").lines().filter(|line| !line.contains("nodePort: ")).collect::<Vec<_>>().join("\n")
 }
 
-fn node_port(cluster: &Cluster, service: &str, port: &str) -> String {
-    let path = format!("jsonpath={{.spec.ports[?(@.name==\"{port}\")].nodePort}}");
-    format!("{}:{}", cluster.host(), cluster.kubectl(&format!("get service {service} -o '{path}'")))
-}
-
 #[test]
 fn the_demo_serves_from_three_pods_through_an_ambassador_and_an_adapter() {
     if !have_kubectl() {
@@ -29,7 +24,7 @@ fn the_demo_serves_from_three_pods_through_an_ambassador_and_an_adapter() {
     assert_eq!(names.len(), 3);
 
     // The node port reaches all three in turn: any three requests in a row meet three pods.
-    let web = node_port(&cluster, "web", "http");
+    let web = cluster.node_port("web", "http");
     eventually("three pods in turn", || {
         let mut met = BTreeSet::new();
         for _ in 0..3 {
@@ -55,9 +50,9 @@ fn the_demo_serves_from_three_pods_through_an_ambassador_and_an_adapter() {
     });
 
     // The adapter asks `web` over localhost; the shop asks its ambassador over localhost.
-    let (_, metrics) = http_get(&node_port(&cluster, "web", "metrics"), "/metrics").unwrap();
+    let (_, metrics) = http_get(&cluster.node_port("web", "metrics"), "/metrics").unwrap();
     assert!(metrics.contains("web_up 1") && metrics.contains("web_requests_total "), "{metrics}");
-    let shop = node_port(&cluster, "shop", "http");
+    let shop = cluster.node_port("shop", "http");
     let sold = eventually("something sold", || match http_get(&shop, "/")? {
         (head, body) if head.starts_with("HTTP/1.1 200") => Ok(body),
         (head, body) => Err(format!("{head}\n{body}")),
@@ -85,8 +80,7 @@ fn a_config_map_is_served_and_its_change_arrives() {
     let page = manifest("web/pod.yaml");
     cluster.kubectl_input("apply -f -", &page);
     cluster.kubectl("wait --for=condition=Ready pod/page --timeout=60s");
-    let port = cluster.kubectl("get service page -o 'jsonpath={.spec.ports[0].nodePort}'");
-    let address = format!("{}:{port}", cluster.host());
+    let address = cluster.node_port("page", "");
     let served = |expected: &str| {
         eventually(expected, || match http_get(&address, "/")? {
             (_, body) if body.contains(expected) => Ok(()),

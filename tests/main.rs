@@ -13,6 +13,7 @@
 mod api_errors;
 mod applications;
 mod crash;
+mod demos;
 mod hostile;
 mod kubectl;
 mod process;

@@ -91,15 +91,27 @@ impl Cluster {
     /// Pushes a guest example as `registry.local/NAME:1`.
     pub(crate) fn push(&self, guests: &[&str]) {
         for guest in guests {
-            let output = Command::new(BINARY)
-                .arg("push")
-                .arg(Path::new(GUESTS).join("built").join(format!("{guest}.wasm")))
-                .arg(format!("registry.local/{guest}:1"))
-                .env("KUBECONFIG", &self.process().kubeconfig)
-                .output()
-                .unwrap();
-            assert!(output.status.success(), "{output:?}");
+            self.push_as(guest, &format!("{guest}:1"));
         }
+    }
+
+    /// Pushes a guest example as `registry.local/IMAGE`.
+    pub(crate) fn push_as(&self, guest: &str, image: &str) {
+        let output = Command::new(BINARY)
+            .arg("push")
+            .arg(Path::new(GUESTS).join("built").join(format!("{guest}.wasm")))
+            .arg(format!("registry.local/{image}"))
+            .env("KUBECONFIG", &self.process().kubeconfig)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+
+    /// Address of a node port, by the service and the name of its port (empty if it has none).
+    pub(crate) fn node_port(&self, service: &str, port: &str) -> String {
+        let select = if port.is_empty() { "0".to_owned() } else { format!("?(@.name==\"{port}\")") };
+        let path = format!("jsonpath={{.spec.ports[{select}].nodePort}}");
+        format!("{}:{}", self.host(), self.kubectl(&format!("get service {service} -o '{path}'")))
     }
 
     /// Runs kubectl and gives its standard output; panics if it fails.
@@ -276,12 +288,25 @@ pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Result<T, Strin
 
 /// One HTTP GET over a plain connection: status line with headers, and body.
 pub(crate) fn http_get(address: &str, path: &str) -> Result<(String, String), String> {
+    http(address, "GET", path, "")
+}
+
+/// One HTTP POST.
+pub(crate) fn http_post(address: &str, path: &str, body: &str) -> Result<(String, String), String> {
+    http(address, "POST", path, body)
+}
+
+fn http(address: &str, method: &str, path: &str, body: &str) -> Result<(String, String), String> {
     let ask = || -> std::io::Result<String> {
         let mut stream = std::net::TcpStream::connect(address)?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         std::io::Write::write_all(
             &mut stream,
-            format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").as_bytes(),
+            format!(
+                "{method} {path} HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+                body.len()
+            )
+            .as_bytes(),
         )?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
