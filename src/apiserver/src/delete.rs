@@ -134,6 +134,13 @@ fn plan(kind: &Kind, old: &Value, options: &DeleteOptions, now: Timestamp) -> Re
             mark(&mut object, began, Some(period));
             return Ok(Plan::Mark(object));
         }
+        if current > 0 && kept {
+            // Nothing is waited for any more but those who keep it: the last of them lets it go.
+            let due = object::text(old, "/metadata/deletionTimestamp").parse().unwrap_or(now);
+            let began = due.checked_sub(SignedDuration::from_secs(current)).unwrap_or(now);
+            mark(&mut object, began, Some(0));
+            return Ok(Plan::Mark(object));
+        }
         return Ok(match kept {
             false => Plan::Remove,
             true if object == *old => Plan::Wait,
@@ -331,6 +338,9 @@ mod tests {
         check("pods", &going(), &grace(60), "wait");
         check("pods", &going(), &DeleteOptions::default(), "wait");
         check("pods", &going(), &grace(0), "remove");
+        let mut kept = going();
+        kept["finalizers"] = json!(["a/b"]);
+        check("pods", &kept, &grace(0), r#"mark 2026-01-01T00:00:00Z grace=0 generation=null ["a/b"]"#);
         let never =
             json!({"deletionTimestamp": "9999-12-30T22:00:00Z", "deletionGracePeriodSeconds": i64::MAX});
         check("pods", &never, &grace(10), "mark 2026-01-01T00:00:10Z grace=10 generation=null []");

@@ -45,6 +45,10 @@ const DEFAULT_MEMORY_LIMIT: u64 = 256 << 20;
 /// The image of the node's toolbox, for `kubectl debug` and for pods to look around from.
 const TOOLBOX_IMAGE: &str = "registry.local/coracle/toolbox:latest";
 
+/// What pods have to end when the process is told to: enough for a server to answer what it has accepted,
+/// and hardly noticed by whoever waits for the prompt.
+const SHUTDOWN_GRACE: Duration = Duration::from_millis(500);
+
 /// What a cluster is started with.
 pub(crate) struct Config {
     /// Its folder, locked.
@@ -143,6 +147,8 @@ impl Cluster {
                 version: coracle_apiserver::GIT_VERSION.to_owned(),
                 service_cidr: SERVICE_CIDR,
                 toolbox: Some(Bytes::from_static(guests::TOOLBOX.wasm)),
+                static_pods: Some(data.join("manifests")),
+                shutdown_grace: SHUTDOWN_GRACE,
             },
             coracle_node::Deps {
                 client: coracle_client::in_process(server.service_as(user)),

@@ -25,6 +25,7 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    command,
     context::Context,
     dirs,
     exec::Toolbox,
@@ -33,13 +34,19 @@ use crate::{
     kubelet_api,
     logs::LogBook,
     network_feed,
-    probes::Prober,
+    probes::{Commands, Prober},
     registration::{Identity, Registration},
+    shutdown,
     sources::Sources,
+    static_pods,
     status_writer::StatusWriter,
     table::PodTable,
     worker,
 };
+
+/// How often what pods that are gone may have left is looked for. It should be nothing, so this need not be
+/// soon.
+const SWEEP: Duration = Duration::from_secs(300);
 
 /// The facts a node is built from.
 #[derive(Clone, Debug)]
@@ -56,6 +63,10 @@ pub struct Config {
     pub version: String,
     /// Where service addresses come from.
     pub service_cidr: Ipv4Net,
+    /// A folder of pods that this node runs without being told to; it need not exist.
+    pub static_pods: Option<PathBuf>,
+    /// How long pods may take to end when the node shuts down; zero ends them at once.
+    pub shutdown_grace: Duration,
     /// The module of commands that `exec` and ephemeral containers find on every node; `None` for none.
     pub toolbox: Option<Bytes>,
 }
@@ -92,6 +103,8 @@ pub enum NodeError {
 /// object is gone; a pod that is bound to this node when it starts is run (again) in the same object.
 pub struct Node {
     context: Arc<Context>,
+    registration: Arc<Registration>,
+    shutdown_grace: Duration,
     ready: watch::Receiver<bool>,
 }
 
@@ -126,6 +139,7 @@ impl Node {
             table: PodTable::default(),
             fabric: OnceLock::new(),
             tasks: TaskTracker::new(),
+            draining: CancellationToken::new(),
             stop: CancellationToken::new(),
         });
         let identity = Identity {
@@ -136,25 +150,28 @@ impl Node {
             data_dir: config.data_dir.clone(),
             capacity,
         };
-        let registration = Registration::new(
+        let shutdown_grace = config.shutdown_grace;
+        let client = deps.client.clone();
+        let registration = Arc::new(Registration::new(
             identity,
             deps.client,
             deps.informers.get::<NodeObject>(),
             deps.images,
             context.stop.clone(),
-        );
+        ));
         let (tell_ready, ready) = watch::channel(false);
         let agent = Agent {
             context: context.clone(),
             config,
+            client,
             informers: deps.informers,
-            registration: Arc::new(registration),
+            registration: registration.clone(),
             ready: tell_ready,
         };
         let stop = context.stop.clone();
         let life = Box::pin(agent.run());
         context.tasks.spawn(async move { stop.run_until_cancelled_owned(life).await });
-        Ok(Node { context, ready })
+        Ok(Node { context, registration, shutdown_grace, ready })
     }
 
     /// The kubelet API.
@@ -170,11 +187,20 @@ impl Node {
 
     /// Ends all guests and tasks. Pod objects are left as they are, so that the pods run again when the
     /// node comes back. What does not end before the deadline is abandoned.
+    ///
+    /// With a [`Config::shutdown_grace`] the node first says that it is not ready, and pods end as if they
+    /// were deleted: hooks, a word to stop, time to do so, ordinary pods before critical ones.
     pub async fn shutdown(self, deadline: Duration) {
         let end = Instant::now() + deadline;
         let context = &self.context;
+        context.draining.cancel();
+        if !self.shutdown_grace.is_zero() && *self.ready.borrow() {
+            let drained = shutdown::drain(context, &self.registration, self.shutdown_grace);
+            // What is left is ended below.
+            let _ = tokio::time::timeout_at(end, drained).await;
+        }
         context.stop.cancel();
-        context.table.all().iter().for_each(|handle| handle.shutdown());
+        context.table.all().iter().for_each(|handle| handle.shutdown(Duration::ZERO));
         context.statuses.shutdown();
         context.tasks.close();
         let last = async {
@@ -194,6 +220,7 @@ impl Node {
 struct Agent {
     context: Arc<Context>,
     config: Config,
+    client: Client,
     informers: Informers,
     registration: Arc<Registration>,
     ready: watch::Sender<bool>,
@@ -201,7 +228,7 @@ struct Agent {
 
 impl Agent {
     async fn run(self) {
-        let Agent { context, config, informers, registration, ready } = self;
+        let Agent { context, config, client, informers, registration, ready } = self;
         let node = registration.register().await;
         let lease = registration.clone();
         let registered = node.clone();
@@ -223,7 +250,8 @@ impl Agent {
         task(Box::pin(network_feed::run(informers, fabric.clone())));
         task(Box::pin(context.sources.clone().run()));
         let prober = context.prober.clone();
-        context.tasks.spawn(prober.run(fabric.clone(), context.tasks.clone(), stop.clone()));
+        let commands = commands(&context);
+        context.tasks.spawn(prober.run(fabric.clone(), commands, context.tasks.clone(), stop.clone()));
         context.statuses.start(&context.tasks);
 
         context.pods.synced().await;
@@ -239,6 +267,16 @@ impl Agent {
         tracing::info!(node = config.name, %pod_cidr, "the node is ready");
         // Nobody may be waiting.
         let _ = ready.send(true);
+        let sweeper = context.clone();
+        task(Box::pin(async move {
+            loop {
+                tokio::time::sleep(SWEEP).await;
+                sweep(&sweeper).await;
+            }
+        }));
+        if let Some(dir) = config.static_pods {
+            task(Box::pin(static_pods::run(context.clone(), client, node, dir)));
+        }
         dispatch(&context).await;
     }
 }
@@ -259,10 +297,24 @@ async fn dispatch(context: &Arc<Context>) {
             }
             continue;
         }
-        if let Some(handle) = context.table.apply(pod, needs_worker) {
+        let wanted = |pod: &Pod| needs_worker(pod) && !context.draining.is_cancelled();
+        if let Some(handle) = context.table.apply(pod, wanted) {
             context.tasks.spawn(worker::run(context.clone(), handle, pod.clone()));
         }
     }
+}
+
+/// How probes run commands. The prober is a part of the context, so it must not keep it.
+fn commands(context: &Arc<Context>) -> Commands {
+    let context = Arc::downgrade(context);
+    Arc::new(move |target, argv| {
+        let (context, handle) = (context.upgrade(), target.handle.clone());
+        let container = target.container.clone();
+        Box::pin(async move {
+            let context = context.ok_or("the node has ended")?;
+            command::run(&context, &handle, &container, argv).await
+        })
+    })
 }
 
 /// A pod that is over needs nobody, until it is to be deleted.
@@ -273,11 +325,12 @@ fn needs_worker(pod: &Pod) -> bool {
 
 /// Removes what pods that are gone have left on disk.
 async fn sweep(context: &Arc<Context>) {
-    let uids: HashSet<String> =
-        context.pods.list().iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
     let context = context.clone();
     let swept = tokio::task::spawn_blocking(move || {
-        let keep = |uid: &str| uids.contains(uid);
+        let pods = context.pods.list();
+        let uids: HashSet<&str> = pods.iter().filter_map(|pod| pod.metadata.uid.as_deref()).collect();
+        // A pod that came after the list has a worker, or no folder yet.
+        let keep = |uid: &str| uids.contains(uid) || context.table.get(uid).is_some();
         dirs::sweep(&context.pods_dir, &keep)?;
         context.logs.sweep(&keep)
     });

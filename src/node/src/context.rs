@@ -1,6 +1,7 @@
 //! What all pod workers of a node share.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     net::IpAddr,
     path::{Path, PathBuf},
@@ -10,7 +11,7 @@ use std::{
 use coracle_client::{EventType, Informer, Key, Recorder, clock};
 use coracle_network::Fabric;
 use coracle_runtime::Runtime;
-use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service};
+use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod, Service};
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -22,7 +23,7 @@ use crate::{
     logs::LogBook,
     probes::Prober,
     sources::Sources,
-    state::Now,
+    state::{self, Now, Role},
     status_writer::StatusWriter,
     table::PodTable,
     volumes,
@@ -48,6 +49,8 @@ pub(crate) struct Context {
     /// Set once the node knows its pod addresses; no worker runs before.
     pub(crate) fabric: OnceLock<Arc<Fabric>>,
     pub(crate) tasks: TaskTracker,
+    /// The node shuts down: no worker is started any more.
+    pub(crate) draining: CancellationToken,
     pub(crate) stop: CancellationToken,
 }
 
@@ -107,22 +110,20 @@ pub(crate) fn reference(pod: &Pod, index: Option<usize>) -> ObjectReference {
     }
 }
 
-fn field_path(pod: &Pod, index: usize) -> Option<String> {
-    let spec = pod.spec.as_ref()?;
-    let init = spec.init_containers.as_deref().unwrap_or_default();
-    match init.get(index) {
-        Some(container) => Some(format!("spec.initContainers{{{}}}", container.name)),
-        None => {
-            let container = spec.containers.get(index - init.len())?;
-            Some(format!("spec.containers{{{}}}", container.name))
-        }
-    }
+/// How references name one of the containers.
+pub(crate) fn field_path(pod: &Pod, index: usize) -> Option<String> {
+    let (container, role) = state::containers(pod).nth(index)?;
+    let list = match role {
+        Role::Init | Role::Sidecar => "initContainers",
+        Role::Main => "containers",
+        Role::Ephemeral => "ephemeralContainers",
+    };
+    Some(format!("spec.{list}{{{}}}", container.name))
 }
 
-/// The container at an index of the machine's plan: init containers first.
-pub(crate) fn container_at(pod: &Pod, index: usize) -> Option<&k8s_openapi::api::core::v1::Container> {
-    let spec = pod.spec.as_ref()?;
-    spec.init_containers.iter().flatten().chain(&spec.containers).nth(index)
+/// The container at an index of the machine's plan: init containers first, ephemeral ones last.
+pub(crate) fn container_at(pod: &Pod, index: usize) -> Option<Cow<'_, Container>> {
+    state::containers(pod).nth(index).map(|(container, _)| container)
 }
 
 /// Both clocks.

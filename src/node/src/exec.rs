@@ -83,8 +83,8 @@ struct Guest {
 
 impl Guests {
     /// A container runs.
-    pub(crate) fn set(&self, name: &str, running: Running) {
-        let guest = Guest { running: Arc::new(running), execs: Vec::new() };
+    pub(crate) fn set(&self, name: &str, running: Arc<Running>) {
+        let guest = Guest { running, execs: Vec::new() };
         if let Some(old) = self.0.lock().insert(name.into(), guest) {
             old.end();
         }

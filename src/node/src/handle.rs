@@ -1,7 +1,7 @@
-//! The door to a pod's worker: a mailbox that keeps the newest of each kind of news, and the logs of the
-//! pod's current runs. What a pod costs while nothing happens is this, its task and its containers.
+//! The door to a pod's worker: a mailbox that keeps the newest of each kind of news, and the pod's current
+//! runs. What a pod costs while nothing happens is this, its task and its containers.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use coracle_client::Key;
 use k8s_openapi::api::core::v1::Pod;
@@ -32,14 +32,30 @@ pub(crate) struct Mail {
     pub(crate) gone: bool,
     /// Something that the pod refers to has changed.
     pub(crate) sources_changed: bool,
-    /// The agent stops: end the guests and leave the object alone.
-    pub(crate) shutdown: bool,
+    /// The agent stops: end the guests within this time and leave the object alone.
+    pub(crate) shutdown: Option<Duration>,
+    /// The node wants the pod gone.
+    pub(crate) eviction: Option<Box<Eviction>>,
     pub(crate) probes: Vec<ProbeWord>,
+}
+
+/// Why the node wants a pod gone: what the failed pod's status says.
+#[derive(Debug)]
+pub(crate) struct Eviction {
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+    /// What its containers have to end; the pod's own grace if not said.
+    pub(crate) grace: Option<Duration>,
 }
 
 impl Mail {
     fn is_empty(&self) -> bool {
-        self.pod.is_none() && !self.gone && !self.sources_changed && !self.shutdown && self.probes.is_empty()
+        self.pod.is_none()
+            && !self.gone
+            && !self.sources_changed
+            && self.shutdown.is_none()
+            && self.eviction.is_none()
+            && self.probes.is_empty()
     }
 }
 
@@ -87,8 +103,17 @@ impl PodHandle {
         self.post(|mail| mail.sources_changed = true);
     }
 
-    pub(crate) fn shutdown(&self) {
-        self.post(|mail| mail.shutdown = true);
+    /// Ends the guests within this time; at once if it is zero.
+    pub(crate) fn shutdown(&self, grace: Duration) {
+        self.post(|mail| mail.shutdown = Some(grace));
+    }
+
+    /// Fails the pod and ends its containers. The first reason counts.
+    #[allow(dead_code, reason = "evictions for want of memory or disk come next")]
+    pub(crate) fn evict(&self, eviction: Eviction) {
+        self.post(|mail| {
+            mail.eviction.get_or_insert(Box::new(eviction));
+        });
     }
 
     pub(crate) fn probed(&self, word: ProbeWord) {

@@ -24,6 +24,7 @@ pub(crate) fn router(context: Arc<Context>) -> Router {
     Router::new()
         .route("/healthz", get(async || "ok"))
         .route("/pods", get(pods))
+        .route("/metrics/probes", get(probe_metrics))
         .route("/containerLogs/{namespace}/{pod}/{container}", get(container_logs))
         .with_state(context)
 }
@@ -35,6 +36,11 @@ async fn pods(State(context): State<Arc<Context>>) -> Response {
     let all = context.pods.list();
     let items: Vec<&Pod> = all.iter().filter(on_this_node).map(Arc::as_ref).collect();
     Json(json!({ "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items })).into_response()
+}
+
+async fn probe_metrics(State(context): State<Arc<Context>>) -> Response {
+    let text = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    (text, context.prober.metrics()).into_response()
 }
 
 /// An answer that is no log, in the kubelet's words.

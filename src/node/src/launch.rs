@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use coracle_api::quantity::Quantity;
 use coracle_network::PodStack;
-use coracle_runtime::{Container, ContainerSpec, Exit as RuntimeExit, Stdin, stdin_pipe};
+use coracle_runtime::{ContainerSpec, Stdin, stdin_pipe};
 use k8s_openapi::api::core::v1::{Container as Spec, Pod};
 
 use crate::{
@@ -13,17 +13,12 @@ use crate::{
     exec::Running,
     handle::PodHandle,
     images::{chain, image_id},
-    logs::{ContainerLog, LogOutput},
-    state::{Exit, Waiting},
+    logs::LogOutput,
+    platform,
+    state::Waiting,
+    termination::{self, MAX_MESSAGE, shorten},
     volumes::PodVolumes,
 };
-
-/// Exit code of a guest that trapped: that of a program that aborted.
-const TRAPPED: i32 = 134;
-/// Exit code of a guest that was ended from outside.
-const KILLED: i32 = 137;
-/// The longest termination message. Kubernetes' number.
-const MAX_MESSAGE: usize = 4096;
 
 /// What is launched.
 pub(crate) struct Launch {
@@ -39,11 +34,9 @@ pub(crate) struct Launch {
 
 /// A run that began.
 pub(crate) struct Launched {
-    pub(crate) container: Container,
+    pub(crate) running: Arc<Running>,
     pub(crate) container_id: Box<str>,
     pub(crate) image_id: Box<str>,
-    pub(crate) log: Arc<ContainerLog>,
-    pub(crate) running: Running,
 }
 
 impl Launch {
@@ -57,6 +50,8 @@ impl Launch {
         let Some(spec) = container_at(&pod, index) else {
             return Err(waiting("CreateContainerError", "the container is not in the pod's spec"));
         };
+        let spec = &*spec;
+        platform::check(&pod, spec).map_err(|problem| waiting("CreateContainerConfigError", &problem))?;
         let image = context.puller.image(spec, &tell).await?;
         let program = context
             .runtime
@@ -68,11 +63,15 @@ impl Launch {
         let services = context.service_variables(&pod);
         let env = Environment::of(&facts, spec, &image.env, &services, context.sources.as_ref())
             .map_err(|error| waiting("CreateContainerConfigError", &error.to_string()))?;
-        let mounts = volumes
+        let mut mounts = volumes
             .mounts(spec, &env)
             .map_err(|error| waiting("CreateContainerConfigError", &error.to_string()))?;
         let args = env::arguments(spec, &image.entrypoint, &image.cmd, &env)
             .map_err(|error| waiting("CreateContainerConfigError", &error.to_string()))?;
+        termination::Message::of(spec).prepare(mounts.root()).await;
+        if platform::read_only_root(spec) {
+            mounts.set_root_read_only();
+        }
         let log = context.logs.pod(&pod).begin(&spec.name, run);
         let (stdout, stderr) = LogOutput::both(&log);
         let key = handle.key();
@@ -104,7 +103,7 @@ impl Launch {
             .runtime
             .start(program.clone(), start)
             .map_err(|error| waiting("RunContainerError", &chain(&error)))?;
-        let running = Running {
+        let running = Arc::new(Running {
             program,
             env,
             mounts,
@@ -113,12 +112,12 @@ impl Launch {
             working_dir,
             stdin: writer,
             tty,
-            log: log.clone(),
-            container: container.clone(),
-        };
+            log,
+            container,
+        });
         tell(false, "Started", format!("Started container {}", spec.name));
         let image_id = image_id(spec.image.as_deref().unwrap_or_default(), &image.digest);
-        Ok(Launched { container, container_id: new_id(), image_id: image_id.into(), log, running })
+        Ok(Launched { running, container_id: new_id(), image_id: image_id.into() })
     }
 }
 
@@ -140,62 +139,14 @@ fn new_id() -> Box<str> {
     format!("coracle://{a:016x}{b:016x}{c:016x}{d:016x}").into()
 }
 
-/// The end of a run in Kubernetes' terms.
-pub(crate) fn exit_of(exit: RuntimeExit) -> Exit {
-    match exit {
-        RuntimeExit::Code(0) => Exit { code: 0, reason: "Completed", message: None },
-        RuntimeExit::Code(code) => Exit { code, reason: "Error", message: None },
-        RuntimeExit::Trap { message } => {
-            Exit { code: TRAPPED, reason: "Error", message: Some(shorten(&message, MAX_MESSAGE).into()) }
-        }
-        RuntimeExit::OutOfMemory => Exit { code: KILLED, reason: "OOMKilled", message: None },
-        RuntimeExit::Killed => Exit { code: KILLED, reason: "Error", message: None },
-    }
-}
-
-/// At most `max` bytes of a text, cut between characters.
-fn shorten(text: &str, max: usize) -> &str {
-    &text[..text.floor_char_boundary(max)]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn ends_have_kubernetes_codes() {
-        let seen = [
-            RuntimeExit::Code(0),
-            RuntimeExit::Code(3),
-            RuntimeExit::Trap { message: "unreachable".into() },
-            RuntimeExit::OutOfMemory,
-            RuntimeExit::Killed,
-        ]
-        .map(exit_of)
-        .map(|exit| (exit.code, exit.reason, exit.message));
-        assert_eq!(
-            seen,
-            [
-                (0, "Completed", None),
-                (3, "Error", None),
-                (134, "Error", Some("unreachable".into())),
-                (137, "OOMKilled", None),
-                (137, "Error", None),
-            ]
-        );
-    }
-
-    #[test]
     fn what_a_module_says_about_itself_is_cut() {
         let waiting = waiting("CreateContainerError", &format!("unknown import `{}`", "x".repeat(180_000)));
         assert_eq!(waiting.message.map(|message| message.len()), Some(MAX_MESSAGE));
-    }
-
-    #[test]
-    fn long_messages_are_cut_between_characters() {
-        assert_eq!(shorten("añb", 2), "a");
-        assert_eq!(shorten("añb", 3), "añ");
-        assert_eq!(shorten("ab", 9), "ab");
     }
 
     #[test]

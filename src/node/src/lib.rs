@@ -18,25 +18,31 @@
 
 mod agent;
 mod backoff;
+mod command;
 mod context;
 mod dirs;
 mod env;
-#[allow(dead_code, reason = "the exec stream, probes and hooks use it next")]
+#[allow(dead_code, reason = "the exec stream uses the rest of it next")]
 mod exec;
 mod handle;
+mod hooks;
 mod host;
 mod images;
 mod kubelet_api;
 mod launch;
 mod logs;
 mod network_feed;
+mod platform;
 mod probes;
 mod registration;
+mod shutdown;
 mod sources;
 mod state;
+mod static_pods;
 mod status;
 mod status_writer;
 mod table;
+mod termination;
 #[cfg(test)]
 mod tests;
 mod volumes;

@@ -1,6 +1,13 @@
 //! The Node object: registered once, kept up to date, and the Lease that says this node lives.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use coracle_client::{Delta, Informer, Key, api_message, clock, is_already_exists, is_not_found};
 use ipnet::Ipv4Net;
@@ -72,6 +79,7 @@ pub(crate) struct Registration {
     leases: Api<Lease>,
     informer: Informer<Node>,
     images: Arc<coracle_image::Images>,
+    shutting_down: AtomicBool,
     stop: CancellationToken,
 }
 
@@ -85,7 +93,8 @@ impl Registration {
     ) -> Registration {
         let nodes = Api::all(client.clone());
         let leases = Api::namespaced(client, LEASES);
-        Registration { identity, nodes, leases, informer, images, stop }
+        let shutting_down = AtomicBool::new(false);
+        Registration { identity, nodes, leases, informer, images, shutting_down, stop }
     }
 
     /// How events refer to the node.
@@ -148,10 +157,19 @@ impl Registration {
         }
     }
 
+    /// Says that the node shuts down. It is tried once: nobody waits for a node that goes.
+    pub(crate) async fn report_shutdown(&self) {
+        self.shutting_down.store(true, Ordering::Relaxed);
+        if let Err(error) = self.try_report(Pressure::measure(&self.identity.data_dir)).await {
+            tracing::warn!(error = api_message(&error), "the node could not say that it shuts down");
+        }
+    }
+
     async fn try_report(&self, pressure: Pressure) -> Result<(), kube::Error> {
+        let ready = !self.shutting_down.load(Ordering::Relaxed);
         let known = self.informer.get(&Key::cluster(self.identity.name.clone()));
         let known = known.as_ref().and_then(|node| node.status.as_ref());
-        let status = node_status(&self.identity, known, pressure, self.image_list(), clock::now());
+        let status = node_status(&self.identity, known, (ready, pressure), self.image_list(), clock::now());
         let patch = Patch::Strategic(json!({ "status": status }));
         self.nodes.patch_status(&self.identity.name, &PatchParams::default(), &patch).await.map(|_| ())
     }
@@ -277,7 +295,7 @@ fn labels(name: &str) -> std::collections::BTreeMap<String, String> {
 fn node_status(
     identity: &Identity,
     known: Option<&NodeStatus>,
-    pressure: Pressure,
+    (ready, pressure): (bool, Pressure),
     images: Vec<ContainerImage>,
     now: Timestamp,
 ) -> NodeStatus {
@@ -306,7 +324,7 @@ fn node_status(
             address("InternalIP", identity.address.to_string()),
             address("Hostname", identity.name.clone()),
         ]),
-        conditions: Some(conditions(known, pressure, now)),
+        conditions: Some(conditions(known, (ready, pressure), now)),
         daemon_endpoints: Some(NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint { port: KUBELET_PORT }),
         }),
@@ -316,7 +334,11 @@ fn node_status(
     }
 }
 
-fn conditions(known: Option<&NodeStatus>, pressure: Pressure, now: Timestamp) -> Vec<NodeCondition> {
+fn conditions(
+    known: Option<&NodeStatus>,
+    (ready, pressure): (bool, Pressure),
+    now: Timestamp,
+) -> Vec<NodeCondition> {
     let known = known.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     let (memory, disk) = (pressure.memory, pressure.disk);
     let all = [
@@ -339,7 +361,15 @@ fn conditions(known: Option<&NodeStatus>, pressure: Pressure, now: Timestamp) ->
             },
         ),
         ("PIDPressure", false, ("KubeletHasSufficientPID", "kubelet has sufficient PID available")),
-        ("Ready", true, ("KubeletReady", "kubelet is posting ready status")),
+        (
+            "Ready",
+            ready,
+            if ready {
+                ("KubeletReady", "kubelet is posting ready status")
+            } else {
+                ("KubeletNotReady", "node is shutting down")
+            },
+        ),
     ];
     all.into_iter()
         .map(|(type_, value, (reason, message))| {
@@ -377,7 +407,7 @@ mod tests {
     #[test]
     fn a_status_says_what_the_machine_has() {
         let none = Pressure { memory: false, disk: false };
-        let status = node_status(&identity(), None, none, Vec::new(), Timestamp::UNIX_EPOCH);
+        let status = node_status(&identity(), None, (true, none), Vec::new(), Timestamp::UNIX_EPOCH);
         let amount = |list: &Option<std::collections::BTreeMap<String, Quantity>>, name: &str| {
             list.as_ref().unwrap()[name].0.clone()
         };
@@ -394,8 +424,9 @@ mod tests {
         let none = Pressure { memory: false, disk: false };
         let [early, late] =
             ["2025-01-01T00:00:00Z", "2025-01-02T00:00:00Z"].map(|time| time.parse().unwrap());
-        let first = NodeStatus { conditions: Some(conditions(None, none, early)), ..NodeStatus::default() };
-        let second = conditions(Some(&first), Pressure { memory: true, ..none }, late);
+        let first =
+            NodeStatus { conditions: Some(conditions(None, (true, none), early)), ..NodeStatus::default() };
+        let second = conditions(Some(&first), (true, Pressure { memory: true, ..none }), late);
         let times: Vec<_> = second
             .iter()
             .map(|c| (c.type_.as_str(), c.status.as_str(), c.last_transition_time.clone().unwrap().0))

@@ -10,15 +10,15 @@ use k8s_openapi::{
 };
 use serde_json::{Value, json};
 
-use crate::state::{RestartPolicy, Role, Stop, UnitView};
+use crate::state::{self, RestartPolicy, Role, Stop, UnitView};
 
 /// Where the status is computed from.
 pub(crate) struct Facts<'a> {
     pub(crate) pod: &'a Pod,
     pub(crate) policy: RestartPolicy,
-    /// In the order of the spec: init containers, then the main ones.
+    /// In the order of the spec: init containers, then the main ones, then the ephemeral ones.
     pub(crate) views: Vec<UnitView>,
-    pub(crate) stop: Option<Stop>,
+    pub(crate) stop: Option<&'a Stop>,
     /// No container runs and none will.
     pub(crate) over: bool,
     /// Network and volumes stand.
@@ -63,27 +63,36 @@ pub(crate) fn pod_status(facts: &Facts<'_>, transitions: &mut Transitions) -> Po
     let statuses = container_statuses(facts);
     let phase = phase(facts, &statuses);
     let conditions = conditions(facts, &statuses, phase, transitions);
-    let (init, mut main): (Vec<_>, Vec<_>) = statuses.into_iter().partition(|(role, _)| *role != Role::Main);
-    main.sort_by(|(_, a), (_, b)| a.name.cmp(&b.name));
-    let strip = |list: Vec<(Role, ContainerStatus)>| -> Vec<_> {
-        list.into_iter().map(|(_, status)| status).collect()
+    let [mut init, mut main, mut ephemeral] = [const { Vec::new() }; 3];
+    for (role, status) in statuses {
+        match role {
+            Role::Init | Role::Sidecar => init.push(status),
+            Role::Main => main.push(status),
+            Role::Ephemeral => ephemeral.push(status),
+        }
+    }
+    main.sort_by(|a, b| a.name.cmp(&b.name));
+    let failed = match facts.stop {
+        Some(Stop::Failed { reason, message }) => Some((*reason, &**message)),
+        _ => None,
     };
-    let deadline = facts.stop == Some(Stop::Deadline);
     // After a restart of the agent a pod that is over gets no network again, but keeps showing its past.
     let known_ip = || facts.pod.status.as_ref().and_then(|status| status.pod_ip.clone());
     let pod_ip = facts.pod_ip.map(|ip| ip.to_string()).or_else(known_ip);
     PodStatus {
         phase: Some(phase.into()),
         conditions: Some(conditions),
-        container_statuses: Some(strip(main)),
-        init_container_statuses: Some(strip(init)).filter(|list| !list.is_empty()),
+        container_statuses: Some(main),
+        init_container_statuses: Some(init).filter(|list| !list.is_empty()),
+        ephemeral_container_statuses: Some(ephemeral).filter(|list| !list.is_empty()),
         host_ip: Some(facts.host_ip.to_string()),
         host_ips: Some(vec![HostIP { ip: facts.host_ip.to_string() }]),
         pod_ips: pod_ip.clone().map(|ip| vec![PodIP { ip }]),
         pod_ip,
         start_time: Some(Time(facts.start)),
-        reason: deadline.then(|| "DeadlineExceeded".into()),
-        message: deadline.then(|| "Pod was active on the node longer than the specified deadline".into()),
+        observed_generation: facts.pod.metadata.generation,
+        reason: failed.map(|(reason, _)| reason.into()),
+        message: failed.map(|(_, message)| message.into()),
         ..PodStatus::default()
     }
 }
@@ -110,13 +119,9 @@ pub(crate) fn status_patch(uid: &str, status: &PodStatus) -> Value {
 }
 
 fn container_statuses(facts: &Facts<'_>) -> Vec<(Role, ContainerStatus)> {
-    let spec = facts.pod.spec.as_ref();
-    let init = spec.and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default();
-    let main = spec.map(|spec| spec.containers.as_slice()).unwrap_or_default();
-    init.iter()
-        .chain(main)
+    state::containers(facts.pod)
         .zip(&facts.views)
-        .map(|(container, view)| (view.role, container_status(container, view)))
+        .map(|((container, role), view)| (role, container_status(&container, view)))
         .collect()
 }
 
@@ -137,7 +142,7 @@ fn container_status(container: &Container, view: &UnitView) -> ContainerStatus {
 
 /// The kubelet's rule: init containers first, then what the main containers do together.
 fn phase(facts: &Facts<'_>, statuses: &[(Role, ContainerStatus)]) -> &'static str {
-    if facts.stop == Some(Stop::Deadline) {
+    if let Some(Stop::Failed { .. }) = facts.stop {
         return "Failed";
     }
     let mut initializing = false;
@@ -145,7 +150,7 @@ fn phase(facts: &Facts<'_>, statuses: &[(Role, ContainerStatus)]) -> &'static st
         let state = status.state.as_ref();
         let terminated = state.and_then(|state| state.terminated.as_ref());
         match (role, terminated) {
-            (Role::Main, _) => {}
+            (Role::Main | Role::Ephemeral, _) => {}
             (Role::Init, Some(end)) if end.exit_code == 0 => {}
             (Role::Init, Some(_)) if facts.policy == RestartPolicy::Never => return "Failed",
             (Role::Init, _) => initializing = true,
@@ -153,7 +158,8 @@ fn phase(facts: &Facts<'_>, statuses: &[(Role, ContainerStatus)]) -> &'static st
             (Role::Sidecar, None) => initializing |= status.started != Some(true) && !facts.over,
         }
     }
-    let terminal = facts.over;
+    // What a node that shuts down has ended runs again when it comes back.
+    let terminal = facts.over && facts.stop != Some(&Stop::Shutdown);
     if initializing && !terminal {
         return "Pending";
     }
@@ -200,11 +206,11 @@ fn conditions(
             .collect()
     };
     let uninitialized = names(&|role, status| match role {
-        Role::Main => false,
+        Role::Main | Role::Ephemeral => false,
         Role::Init => !status.ready,
         Role::Sidecar => status.started != Some(true),
     });
-    let unready = names(&|role, status| *role != Role::Init && !status.ready);
+    let unready = names(&|role, status| matches!(role, Role::Main | Role::Sidecar) && !status.ready);
     let main_began = statuses.iter().any(|(role, status)| {
         *role == Role::Main && (status.container_id.is_some() || status.started == Some(true))
     });

@@ -46,8 +46,7 @@ impl Case {
 
     fn status(&self) -> PodStatus {
         let pod: Pod = serde_json::from_value(json!({"spec": self.spec})).unwrap();
-        let views = self.statuses.iter().map(|(role, value)| UnitView {
-            role: *role,
+        let views = self.statuses.iter().map(|(_, value)| UnitView {
             state: serde_json::from_value(value["state"].clone()).unwrap(),
             last_state: serde_json::from_value(value["last"].clone()).unwrap(),
             restart_count: 0,
@@ -66,7 +65,7 @@ impl Case {
             pod: &pod,
             policy,
             views: views.collect(),
-            stop: self.stop,
+            stop: self.stop.as_ref(),
             over: self.over,
             set_up: true,
             pod_ip: Some("10.128.0.2".parse().unwrap()),
@@ -124,7 +123,11 @@ fn phases_of_main_containers() {
     case("Never", vec![ended(main, 0), running(true)]).phase("Running");
     case("Never", vec![ended(main, 1), crash_loop()]).phase("Running");
     case("Never", vec![crash_loop()]).over().phase("Failed");
-    Case { stop: Some(Stop::Deadline), ..case("Always", vec![running(true)]) }.phase("Failed");
+    Case {
+        stop: Some(Stop::Failed { reason: "DeadlineExceeded", message: "".into() }),
+        ..case("Always", vec![running(true)])
+    }
+    .phase("Failed");
 }
 
 #[test]

@@ -13,6 +13,7 @@ use http_body_util::BodyExt;
 use kube::{Client, client::Body};
 use parking_lot::Mutex;
 use serde_json::json;
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use crate::handle::PodHandle;
@@ -39,6 +40,8 @@ pub(crate) struct StatusWriter {
     client: Client,
     queue: WorkQueue<Arc<str>>,
     pending: Mutex<HashMap<Arc<str>, Pending>>,
+    /// Told when nothing is pending any more.
+    idle: Notify,
 }
 
 /// What is to be written for one pod.
@@ -60,7 +63,7 @@ enum Answer {
 impl StatusWriter {
     pub(crate) fn new(client: Client) -> Arc<StatusWriter> {
         let queue = WorkQueue::with_backoff(BACKOFF);
-        Arc::new(StatusWriter { client, queue, pending: Mutex::default() })
+        Arc::new(StatusWriter { client, queue, pending: Mutex::default(), idle: Notify::new() })
     }
 
     /// Starts the writers. They end after [`StatusWriter::shutdown`].
@@ -96,7 +99,22 @@ impl StatusWriter {
 
     /// Drops what waits for a pod that is gone.
     pub(crate) fn forget(&self, uid: &str) {
-        self.pending.lock().remove(uid);
+        let mut pending = self.pending.lock();
+        pending.remove(uid);
+        if pending.is_empty() {
+            self.idle.notify_waiters();
+        }
+    }
+
+    /// Waits until everything is written.
+    pub(crate) async fn idle(&self) {
+        loop {
+            let idle = self.idle.notified();
+            if self.pending.lock().is_empty() {
+                return;
+            }
+            idle.await;
+        }
     }
 
     fn note(&self, handle: &PodHandle, change: impl FnOnce(&mut Pending)) -> Arc<str> {
@@ -143,6 +161,9 @@ impl StatusWriter {
         }
         if deleted || entry.patch.is_none() && !entry.delete {
             pending.remove(uid);
+            if pending.is_empty() {
+                self.idle.notify_waiters();
+            }
         } else {
             self.queue.add(uid.clone());
         }

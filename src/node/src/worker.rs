@@ -24,19 +24,29 @@ use futures::{
     future::{AbortHandle, BoxFuture, abortable},
     stream::FuturesUnordered,
 };
-use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
+use k8s_openapi::{
+    api::core::v1::Pod,
+    jiff::{SignedDuration, Timestamp},
+};
+use tokio::time::Instant;
 
 use crate::{
-    context::{Context, container_at, now, reference},
+    context::{Context, container_at, field_path, now},
     dirs, env,
+    exec::Running,
     handle::{Mail, PodHandle},
-    launch::{Launch, Launched, exit_of},
-    logs::ContainerLog,
+    hooks,
+    launch::{Launch, Launched},
+    platform,
     probes::{ProbeGuard, Target},
     sources,
-    state::{Effect, Exit, Input, Machine, Plan, ProbeKind, RestartPolicy, Stop, Waiting},
+    state::{
+        self, Effect, Exit, Hook, Input, MAX_GRACE, Machine, Plan, ProbeKind, RestartPolicy, Role, Stop,
+        UnitPlan, Waiting,
+    },
     status::{self, Facts, Transitions},
     status_writer::Urgency,
+    termination,
     volumes::{self, PodVolumes},
 };
 
@@ -45,6 +55,7 @@ pub(crate) async fn run(context: Arc<Context>, handle: Arc<PodHandle>, pod: Arc<
     let references = sources::references(&pod);
     context.sources.watch(&handle, &references);
     let mut worker = Box::new(Worker::new(context, handle, pod));
+    worker.admit();
     worker.feed(Input::Tick);
     worker.look_at_object();
     loop {
@@ -59,9 +70,21 @@ pub(crate) async fn run(context: Arc<Context>, handle: Arc<PodHandle>, pod: Arc<
 /// What a future inside the worker came to.
 enum Done {
     SetUp(Result<PodVolumes, String>),
-    Launched { index: usize, run: i32, result: Result<Launched, Waiting> },
+    Launched { index: usize, result: Result<Launched, Waiting> },
     Abandoned,
     CleanedUp,
+}
+
+/// What the worker hears of containers that run.
+enum News {
+    Exited(usize, Exit),
+    Hooked {
+        index: usize,
+        hook: Hook,
+        success: bool,
+    },
+    /// A hook was abandoned.
+    Nothing,
 }
 
 /// How far the end of a deleted pod has come.
@@ -77,10 +100,9 @@ enum Closing {
 /// A container as far as this process runs it.
 #[derive(Default)]
 struct Slot {
-    /// Ends the launch under way, or one that is over.
-    launch: Option<AbortHandle>,
-    container: Option<Container>,
-    log: Option<Arc<ContainerLog>>,
+    /// Ends the launch or the hook under way, or one that is over.
+    job: Option<AbortHandle>,
+    running: Option<Arc<Running>>,
     probes: Vec<ProbeGuard>,
     /// Liveness and readiness are probed, too: there is no startup probe, or it has succeeded.
     probed_fully: bool,
@@ -101,12 +123,15 @@ struct Worker {
     abandoned: Arc<AtomicBool>,
     slots: Vec<Slot>,
     jobs: FuturesUnordered<BoxFuture<'static, Done>>,
-    exits: FuturesUnordered<BoxFuture<'static, (usize, Exit)>>,
+    runs: FuturesUnordered<BoxFuture<'static, News>>,
+    /// How many containers run.
+    up: usize,
     /// Hash of the status that was handed to the writer last.
     published: u64,
-    deleted: bool,
+    /// What a deleted pod's containers were last given to end.
+    deleted: Option<Duration>,
     gone: bool,
-    shutdown: bool,
+    shutdown: Option<Duration>,
     closing: Closing,
 }
 
@@ -115,16 +140,15 @@ impl Worker {
         let now = now();
         let known = pod.status.as_ref();
         let start = known.and_then(|status| status.start_time.as_ref()).map_or(now.wall, |time| time.0);
-        let seconds =
-            pod.spec.as_ref().and_then(|spec| spec.active_deadline_seconds).filter(|seconds| *seconds > 0);
-        let deadline = seconds.map(|seconds| {
-            let left = start.as_second().saturating_add(seconds) - now.wall.as_second();
-            now.instant + Duration::from_secs(u64::try_from(left).unwrap_or(0))
-        });
-        let plan = Plan::of(&pod, deadline);
+        let start = clock::seconds(start);
+        let mut plan = Plan::of(&pod, deadline_of(&pod, start));
+        plan.units.shrink_to_fit();
         let policy = plan.policy;
         let slots = plan.units.iter().map(|_| Slot::default()).collect();
-        let machine = Machine::new(plan, known, now);
+        let mut machine = Machine::new(plan, known, now);
+        if known.is_some_and(|status| status.start_time.is_some()) {
+            recall_restarts(&context, &pod, &mut machine);
+        }
         Worker {
             transitions: Transitions::recall(&pod),
             context,
@@ -132,18 +156,19 @@ impl Worker {
             pod,
             machine,
             policy,
-            start: clock::seconds(start),
+            start,
             stack: None,
             ip: None,
             volumes: Arc::default(),
             abandoned: Arc::default(),
             slots,
             jobs: FuturesUnordered::new(),
-            exits: FuturesUnordered::new(),
+            runs: FuturesUnordered::new(),
+            up: 0,
             published: 0,
-            deleted: false,
+            deleted: None,
             gone: false,
-            shutdown: false,
+            shutdown: None,
             closing: Closing::No,
         }
     }
@@ -160,17 +185,30 @@ impl Worker {
         tokio::select! {
             mail = self.handle.mail() => self.read(mail),
             Some(done) = self.jobs.next() => self.done(done),
-            Some((index, exit)) = self.exits.next() => self.exited(index, exit),
+            Some(news) = self.runs.next() => match news {
+                News::Exited(index, exit) => self.exited(index, exit),
+                News::Hooked { index, hook, success } => self.feed(Input::Hooked { index, hook, success }),
+                News::Nothing => {}
+            },
             () = sleep => self.feed(Input::Tick),
         }
         self.look_at_object();
     }
 
     fn read(&mut self, mail: Mail) {
-        if mail.shutdown {
-            self.shutdown = true;
-            self.jobs.clear();
-            self.slots.iter().filter_map(|slot| slot.container.as_ref()).for_each(Container::kill);
+        if let Some(grace) = mail.shutdown {
+            if grace.is_zero() {
+                self.jobs.clear();
+                self.containers().for_each(Container::kill);
+            } else {
+                self.feed(Input::Stop { stop: Stop::Shutdown, grace: grace.min(self.machine.grace()) });
+            }
+            self.shutdown = Some(grace);
+        }
+        if let Some(eviction) = mail.eviction {
+            let stop = Stop::Failed { reason: eviction.reason, message: eviction.message.into() };
+            let grace = eviction.grace.unwrap_or(self.machine.grace());
+            self.feed(Input::Stop { stop, grace });
         }
         if let Some(pod) = mail.pod {
             let shown = |pod: &Pod| (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
@@ -179,6 +217,7 @@ impl Worker {
             if changed {
                 self.refresh_volumes();
             }
+            self.look_at_spec();
         }
         if mail.sources_changed {
             self.refresh_volumes();
@@ -206,8 +245,8 @@ impl Worker {
                 self.feed(Input::SetUp);
             }
             Done::SetUp(Err(message)) => self.feed(Input::SetUpFailed { reason: "FailedMount", message }),
-            Done::Launched { index, run, result } => match result {
-                Ok(launched) => self.launched(index, run, launched),
+            Done::Launched { index, result } => match result {
+                Ok(launched) => self.launched(index, launched),
                 Err(waiting) => self.feed(Input::LaunchFailed { index, waiting }),
             },
             // Nobody waits for that launch any more.
@@ -222,79 +261,130 @@ impl Worker {
         }
     }
 
-    fn launched(&mut self, index: usize, run: i32, launched: Launched) {
-        let Launched { container, container_id, image_id, log, running } = launched;
-        if let Some(spec) = container_at(&self.pod, index) {
-            self.handle.guests.set(&spec.name, running);
-        }
-        let ended = container.clone();
-        self.exits.push(async move { (index, exit_of(ended.wait().await)) }.boxed());
-        self.handle.set_log(index, log.clone());
+    fn launched(&mut self, index: usize, launched: Launched) {
+        let Launched { running, container_id, image_id } = launched;
+        let Some(spec) = container_at(&self.pod, index) else { return };
+        let message = termination::Message::of(&spec);
+        let ended = running.clone();
+        self.runs.push(
+            async move {
+                let exit = termination::exit_of(ended.container.wait().await);
+                ended.log.finish();
+                News::Exited(index, message.add_to(exit, &ended).await)
+            }
+            .boxed(),
+        );
+        self.up += 1;
+        self.handle.set_log(index, running.log.clone());
+        self.handle.guests.set(&spec.name, running.clone());
         if let Some(slot) = self.slots.get_mut(index) {
-            *slot = Slot { container: Some(container), log: Some(log), ..Slot::default() };
+            *slot = Slot { running: Some(running), ..Slot::default() };
         }
         self.feed(Input::Launched { index, container_id, image_id });
-        let has_startup =
-            container_at(&self.pod, index).is_some_and(|container| container.startup_probe.is_some());
-        if has_startup {
-            self.probe(index, run, ProbeKind::Startup);
-        } else {
-            self.probe_fully(index);
-        }
     }
 
     fn exited(&mut self, index: usize, exit: Exit) {
+        self.up -= 1;
         if let Some(spec) = container_at(&self.pod, index) {
             self.handle.guests.clear(&spec.name);
         }
         if let Some(slot) = self.slots.get_mut(index) {
-            if let Some(log) = slot.log.take() {
-                log.finish();
-            }
-            *slot = Slot::default();
+            let ended = std::mem::take(slot);
+            ended.job.iter().for_each(AbortHandle::abort);
         }
         self.feed(Input::Exited { index, exit });
     }
 
-    /// Draws the consequences of what the object says, and of how far its end has come.
-    fn look_at_object(&mut self) {
-        if self.shutdown {
+    /// The containers that run.
+    fn containers(&self) -> impl Iterator<Item = &Container> {
+        self.slots.iter().filter_map(|slot| slot.running.as_ref()).map(|running| &running.container)
+    }
+
+    /// Refuses a pod that this node could only pretend to run.
+    fn admit(&mut self) {
+        let fresh = self.pod.status.as_ref().is_none_or(|status| status.start_time.is_none());
+        if !fresh || self.pod.metadata.deletion_timestamp.is_some() {
             return;
         }
-        let deleted = self.gone || self.pod.metadata.deletion_timestamp.is_some();
-        if deleted && !self.deleted {
-            self.deleted = true;
-            self.feed(Input::Stop(Stop::Deleted));
+        if let Err(refusal) = platform::admit(&self.pod) {
+            self.context.tell(&self.pod, None, true, refusal.reason, &refusal.message);
+            let message = format!("Pod was rejected: {}", refusal.message).into();
+            let stop = Stop::Failed { reason: refusal.reason, message };
+            self.feed(Input::Stop { stop, grace: Duration::ZERO });
         }
-        if !self.deleted {
-            self.look_at_images();
+    }
+
+    /// Draws the consequences of what the object says, and of how far its end has come.
+    fn look_at_object(&mut self) {
+        if self.shutdown.is_some() {
+            return;
         }
-        if self.deleted && self.closing == Closing::No && self.machine.over() && self.exits.is_empty() {
+        if self.gone || self.pod.metadata.deletion_timestamp.is_some() {
+            let grace = if self.gone { Duration::ZERO } else { self.deletion_grace() };
+            if self.deleted.is_none_or(|told| grace < told) {
+                self.deleted = Some(grace);
+                self.feed(Input::Stop { stop: Stop::Deleted, grace });
+            }
+        }
+        let idle = self.machine.over() && self.up == 0;
+        if self.deleted.is_some() && self.closing == Closing::No && idle {
             self.closing = Closing::CleaningUp;
             let clean_up = self.context.clean_up(&self.pod);
             self.jobs.push(clean_up.map(|()| Done::CleanedUp).boxed());
         }
     }
 
-    /// Of all that a container's spec says, only the image may change.
-    fn look_at_images(&mut self) {
+    fn deletion_grace(&self) -> Duration {
+        match self.pod.metadata.deletion_grace_period_seconds {
+            Some(seconds) => Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).min(MAX_GRACE),
+            None => self.machine.grace(),
+        }
+    }
+
+    /// Of all that a spec says, only images and the deadline may change, and ephemeral containers join.
+    fn look_at_spec(&mut self) {
+        if self.deleted.is_some() || self.pod.metadata.deletion_timestamp.is_some() {
+            return;
+        }
         let changed = |(index, known): (usize, &str)| {
-            let image = container_at(&self.pod, index)?.image.as_deref().unwrap_or_default();
+            let spec = container_at(&self.pod, index)?;
+            let image = spec.image.as_deref().unwrap_or_default();
             (image != known).then(|| Input::ImageChanged { index, image: image.into() })
         };
         let changes: Vec<_> = self.machine.images().enumerate().filter_map(changed).collect();
         changes.into_iter().for_each(|change| self.feed(change));
+        let joined: Vec<_> = state::containers(&self.pod)
+            .skip(self.machine.len())
+            .filter(|(_, role)| *role == Role::Ephemeral)
+            .map(|(container, role)| UnitPlan::of(&container, role))
+            .collect();
+        if !joined.is_empty() {
+            self.slots.resize_with(self.slots.len() + joined.len(), Slot::default);
+            self.feed(Input::Joined(joined));
+        }
+        let deadline = deadline_of(&self.pod, self.start);
+        let known = self.machine.deadline();
+        // Both clocks are read at different times, so the same deadline may differ by a little.
+        let same = match (deadline, known) {
+            (Some(new), Some(known)) => new.max(known) - new.min(known) < Duration::from_millis(500),
+            (new, known) => new == known,
+        };
+        if !same {
+            self.feed(Input::DeadlineChanged(deadline));
+        }
     }
 
     /// True when the worker has nothing left to do, and no news has arrived at the last moment.
     fn may_end(&self) -> bool {
-        if self.shutdown {
-            return self.exits.is_empty();
+        match self.shutdown {
+            None => {}
+            Some(Duration::ZERO) => return self.up == 0,
+            Some(_) => return self.up == 0 && self.context.table.retire(&self.handle),
         }
-        let idle = self.machine.over() && self.exits.is_empty();
+        let idle = self.machine.over() && self.up == 0;
         let told = self.pod.status.as_ref().and_then(|status| status.phase.as_deref());
         let ended = match self.closing {
-            Closing::No => !self.deleted && idle && matches!(told, Some("Succeeded" | "Failed")),
+            Closing::No => self.deleted.is_none() && idle && matches!(told, Some("Succeeded" | "Failed")),
             Closing::CleaningUp => false,
             Closing::Deleting => self.gone,
         };
@@ -304,9 +394,10 @@ impl Worker {
         ended && self.context.table.retire(&self.handle)
     }
 
-    /// Gives the machine an input and carries out what follows; nothing any more once the agent stops.
+    /// Gives the machine an input and carries out what follows; nothing any more once the agent ends all at
+    /// once.
     fn feed(&mut self, input: Input) {
-        if self.shutdown {
+        if self.shutdown == Some(Duration::ZERO) {
             return;
         }
         let mut inputs = VecDeque::from([input]);
@@ -328,18 +419,37 @@ impl Worker {
             },
             Effect::Launch { index, run } => self.launch(index, run),
             Effect::Abandon { index } => {
-                let launch = self.slots.get_mut(index).and_then(|slot| slot.launch.take());
+                let launch = self.slots.get_mut(index).and_then(|slot| slot.job.take());
                 launch.iter().for_each(AbortHandle::abort);
             }
+            Effect::Probe { index } => {
+                let spec = container_at(&self.pod, index);
+                if spec.is_some_and(|container| container.startup_probe.is_some()) {
+                    self.probe(index, self.machine.run_of(index), ProbeKind::Startup);
+                } else {
+                    self.probe_fully(index);
+                }
+            }
+            Effect::Ending { index } => {
+                if let Some(slot) = self.slots.get_mut(index) {
+                    slot.probes.retain(|probe| probe.kind() == ProbeKind::Readiness);
+                    slot.job.take().iter().for_each(AbortHandle::abort);
+                }
+            }
+            Effect::Hook { index, hook } => self.hook(index, hook),
             Effect::Abort => {
                 self.abandoned.store(true, Ordering::SeqCst);
                 self.jobs.clear();
             }
+            Effect::Terminate { index } => {
+                let running = self.slots.get(index).and_then(|slot| slot.running.as_ref());
+                running.iter().for_each(|running| running.container.stop());
+            }
             Effect::Kill { index } => {
-                let slot = self.slots.get_mut(index);
-                if let Some(slot) = slot {
+                if let Some(slot) = self.slots.get_mut(index) {
                     slot.probes.clear();
-                    slot.container.iter().for_each(Container::kill);
+                    slot.job.take().iter().for_each(AbortHandle::abort);
+                    slot.running.iter().for_each(|running| running.container.kill());
                 }
             }
             Effect::Note { index, warning, reason, message } => {
@@ -416,19 +526,39 @@ impl Worker {
         };
         let (launch, handle) = abortable(launch.run());
         if let Some(slot) = self.slots.get_mut(index) {
-            slot.launch = Some(handle);
+            slot.job = Some(handle);
         }
         let job = launch.map(move |result| match result {
-            Ok(result) => Done::Launched { index, run, result },
+            Ok(result) => Done::Launched { index, result },
             Err(_) => Done::Abandoned,
         });
         self.jobs.push(job.boxed());
     }
 
+    /// Runs a hook beside the container.
+    fn hook(&mut self, index: usize, hook: Hook) {
+        let call = hooks::Call {
+            context: self.context.clone(),
+            handle: self.handle.clone(),
+            pod: self.pod.clone(),
+            index,
+            hook,
+            ip: self.ip,
+        };
+        let (call, handle) = abortable(call.run());
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        slot.job = Some(handle);
+        let news = call.map(move |outcome| match outcome {
+            Ok(success) => News::Hooked { index, hook, success },
+            Err(_) => News::Nothing,
+        });
+        self.runs.push(news.boxed());
+    }
+
     fn probe_fully(&mut self, index: usize) {
         let run = self.machine.run_of(index);
         let Some(slot) = self.slots.get_mut(index) else { return };
-        if slot.container.is_none() || std::mem::replace(&mut slot.probed_fully, true) {
+        if slot.running.is_none() || std::mem::replace(&mut slot.probed_fully, true) {
             return;
         }
         slot.probes.clear();
@@ -445,9 +575,15 @@ impl Worker {
             ProbeKind::Readiness => &container.readiness_probe,
         };
         let (Some(probe), Some(ip), Some(slot)) = (probe, self.ip, self.slots.get_mut(index)) else { return };
-        let object = reference(&pod, Some(index));
-        let target = Target { handle: self.handle.clone(), object, index, run, kind, ip };
-        slot.probes.push(self.context.prober.begin(target, probe, container));
+        let target = Target {
+            handle: self.handle.clone(),
+            container: container.name.as_str().into(),
+            field_path: field_path(&pod, index).unwrap_or_default().into(),
+            index,
+            run,
+            kind,
+        };
+        slot.probes.push(self.context.prober.begin(target, probe, &container, ip));
     }
 
     fn refresh_volumes(&self) {
@@ -458,7 +594,7 @@ impl Worker {
 
     /// Hands the pod's status to the writer if it looks different from last time.
     fn publish(&mut self) {
-        if self.shutdown || self.gone {
+        if self.shutdown == Some(Duration::ZERO) || self.gone {
             return;
         }
         let facts = Facts {
@@ -482,7 +618,7 @@ impl Worker {
             return;
         }
         self.published = hash;
-        let settled = self.machine.settled() && (!self.deleted || self.machine.over());
+        let settled = self.machine.settled() && (self.deleted.is_none() || self.machine.over());
         let urgency = if settled { Urgency::Now } else { Urgency::Soon };
         self.context.statuses.publish(&self.handle, Bytes::from(patch), urgency);
     }
@@ -492,11 +628,9 @@ impl Drop for Worker {
     /// However the task ends, nothing of the pod goes on.
     fn drop(&mut self) {
         self.handle.guests.clear_all();
-        for slot in &mut self.slots {
-            slot.container.iter().for_each(Container::kill);
-            if let Some(log) = slot.log.take() {
-                log.finish();
-            }
+        for running in self.slots.iter_mut().filter_map(|slot| slot.running.take()) {
+            running.container.kill();
+            running.log.finish();
         }
         if let Some(stack) = self.stack.take() {
             stack.close();
@@ -504,9 +638,30 @@ impl Drop for Worker {
     }
 }
 
+/// When `activeDeadlineSeconds` is over for a pod that this node took up at `start`.
+fn deadline_of(pod: &Pod, start: Timestamp) -> Option<Instant> {
+    let seconds = pod.spec.as_ref()?.active_deadline_seconds.filter(|seconds| *seconds > 0)?;
+    let now = now();
+    let due = start.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX);
+    let left = Duration::try_from(due.duration_since(now.wall)).unwrap_or(Duration::ZERO);
+    Some(now.instant + left)
+}
+
+/// A run that began just before this process was born may be unknown to the API, but not to the disk: its
+/// log bears its number.
+fn recall_restarts(context: &Context, pod: &Pod, machine: &mut Machine) {
+    let logs = context.logs.pod(pod);
+    for (index, (container, _)) in state::containers(pod).enumerate() {
+        if let Some(run) = logs.newest_run(&container.name) {
+            machine.recall_run(index, run);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::logs::ContainerLog;
 
     /// Thousands of pods idle on a node: what one of them costs the agent is a figure to keep an eye on.
     #[test]

@@ -27,6 +27,7 @@ pub struct MountOptions {
 #[derive(Clone)]
 pub struct Mounts {
     root: Volume,
+    root_read_only: bool,
     points: Arc<Point>,
     /// Some volume is on a disk.
     blocking: bool,
@@ -41,7 +42,8 @@ impl Default for Mounts {
 impl Mounts {
     /// A view with nothing mounted.
     pub fn new() -> Mounts {
-        Mounts { root: Volume::memory(Some(ROOT_LIMIT)), points: Arc::default(), blocking: false }
+        let root = Volume::memory(Some(ROOT_LIMIT));
+        Mounts { root, root_read_only: false, points: Arc::default(), blocking: false }
     }
 
     /// Mounts `volume` at the absolute `path`, over what is there. Mounts may lie inside mounts, in any order.
@@ -67,10 +69,15 @@ impl Mounts {
         Ok(())
     }
 
+    /// From now on only what is mounted can be written to, as far as it can.
+    pub fn set_root_read_only(&mut self) {
+        self.root_read_only = true;
+    }
+
     /// The view's root directory.
     pub fn root(&self) -> Directory {
         let tree = Arc::clone(&self.root.tree);
-        let mount = Arc::new(Mount { root: tree.root(), tree, read_only: false });
+        let mount = Arc::new(Mount { root: tree.root(), tree, read_only: self.root_read_only });
         let point = (!self.points.children.is_empty()).then(|| Arc::clone(&self.points));
         Directory::new(Place::root(mount, point), self.blocking)
     }

@@ -70,6 +70,14 @@ impl PodLogs {
         Arc::new(ContainerLog::new(self.path(container, run), run, self.open_files.clone()))
     }
 
+    /// The newest run of a container that has written something. Blocking, but a matter of microseconds.
+    pub(crate) fn newest_run(&self, container: &str) -> Option<i32> {
+        let files = std::fs::read_dir(self.dir.join(container)).ok()?;
+        let runs =
+            files.filter_map(|file| file.ok()?.file_name().to_str()?.split_once(".log")?.0.parse().ok());
+        runs.max()
+    }
+
     /// Where all of it lies.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir

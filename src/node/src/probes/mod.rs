@@ -5,38 +5,82 @@
 //! readiness or startup probe is repeated at growing, short intervals whose failures are not reported.
 //! From then on everything is as the pod's author wrote it.
 
+mod address;
 mod check;
+mod grpc;
+mod http_get;
+mod metrics;
 mod progress;
+mod tls;
 
 use std::{
     collections::{BTreeSet, HashMap},
     net::IpAddr,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
 };
 
-use coracle_client::{EventType, Recorder};
+use coracle_client::{EventType, Recorder, random};
 use coracle_network::Fabric;
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Container, ObjectReference, Probe};
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    command::End,
     handle::{PodHandle, ProbeWord},
     state::ProbeKind,
 };
-use check::Check;
-use progress::{Progress, Schedule};
+use check::{Check, Outcome};
+pub(crate) use http_get::HttpRequest;
+use progress::{News, Progress, Schedule};
+
+/// Due times are moved to the next multiple of this, so that the probes of thousands of pods wake the node
+/// a hundred times a second and not once for each. No period is shorter than a second.
+const SLOT: Duration = Duration::from_millis(10);
 
 /// What is probed.
 pub(crate) struct Target {
     pub(crate) handle: Arc<PodHandle>,
-    pub(crate) object: ObjectReference,
+    /// The container's name, and how events refer to it.
+    pub(crate) container: Box<str>,
+    pub(crate) field_path: Box<str>,
     pub(crate) index: usize,
     pub(crate) run: i32,
     pub(crate) kind: ProbeKind,
-    pub(crate) ip: IpAddr,
 }
+
+impl Target {
+    fn reference(&self) -> ObjectReference {
+        let key = self.handle.key();
+        ObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("Pod".into()),
+            namespace: Some(key.namespace.clone()),
+            name: Some(key.name.clone()),
+            uid: Some(self.handle.uid().to_owned()),
+            field_path: Some(self.field_path.to_string()),
+            ..ObjectReference::default()
+        }
+    }
+
+    fn kind_text(&self) -> &'static str {
+        match self.kind {
+            ProbeKind::Startup => "Startup",
+            ProbeKind::Liveness => "Liveness",
+            ProbeKind::Readiness => "Readiness",
+        }
+    }
+}
+
+/// Runs a command in the container of a target.
+pub(crate) type Commands =
+    Arc<dyn Fn(&Target, Vec<String>) -> BoxFuture<'static, Result<End, String>> + Send + Sync>;
 
 /// All probes of a node. A clone is another handle.
 #[derive(Clone)]
@@ -48,6 +92,8 @@ struct Shared {
     state: Mutex<State>,
     wake: Notify,
     recorder: Recorder,
+    /// What slots are counted from.
+    epoch: Instant,
 }
 
 #[derive(Default)]
@@ -67,25 +113,52 @@ struct Task {
     target: Target,
     check: Check,
     schedule: Schedule,
+    counts: Counts,
+}
+
+/// How often a probe came to each result.
+#[derive(Default)]
+struct Counts {
+    successful: AtomicU32,
+    failed: AtomicU32,
 }
 
 /// Ends its probe when dropped.
 pub(crate) struct ProbeGuard {
     shared: Weak<Shared>,
     id: u64,
+    kind: ProbeKind,
+}
+
+impl ProbeGuard {
+    pub(crate) fn kind(&self) -> ProbeKind {
+        self.kind
+    }
 }
 
 impl Prober {
     pub(crate) fn new(recorder: Recorder) -> Prober {
-        Prober { shared: Arc::new(Shared { state: Mutex::default(), wake: Notify::new(), recorder }) }
+        let epoch = Instant::now();
+        Prober { shared: Arc::new(Shared { state: Mutex::default(), wake: Notify::new(), recorder, epoch }) }
     }
 
-    /// Begins to probe a container that has just started.
-    pub(crate) fn begin(&self, target: Target, probe: &Probe, container: &Container) -> ProbeGuard {
-        let schedule = Schedule::of(probe, target.kind);
-        let check = Check::of(probe, container, target.ip);
-        let first = Instant::now() + schedule.initial_delay;
-        let task = Arc::new(Task { target, check, schedule });
+    /// Begins to probe a container that has just started, in a pod with the address `ip`.
+    pub(crate) fn begin(
+        &self,
+        target: Target,
+        probe: &Probe,
+        container: &Container,
+        ip: IpAddr,
+    ) -> ProbeGuard {
+        let kind = target.kind;
+        let check = Check::of(probe, container, ip);
+        let schedule = Schedule::of(probe, kind, check.is_cheap());
+        let mut first = Instant::now() + schedule.initial_delay;
+        if kind == ProbeKind::Liveness {
+            // What starts together need not be probed together for ever.
+            first = self.slot(first + Duration::from_millis(random::below(1000)));
+        }
+        let task = Arc::new(Task { target, check, schedule, counts: Counts::default() });
         let progress = Progress::new(&task.schedule, first);
         let mut state = self.shared.state.lock();
         let id = state.next_id;
@@ -94,13 +167,19 @@ impl Prober {
         state.due.insert((first, id));
         drop(state);
         self.shared.wake.notify_one();
-        ProbeGuard { shared: Arc::downgrade(&self.shared), id }
+        ProbeGuard { shared: Arc::downgrade(&self.shared), id, kind }
     }
 
     /// Makes the checks when they are due, until `stop`.
-    pub(crate) async fn run(self, fabric: Arc<Fabric>, tasks: TaskTracker, stop: CancellationToken) {
+    pub(crate) async fn run(
+        self,
+        fabric: Arc<Fabric>,
+        commands: Commands,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) {
         loop {
-            let next = self.start_due(&fabric, &tasks);
+            let next = self.start_due(&fabric, &commands, &tasks);
             let sleep = async {
                 match next {
                     Some(at) => tokio::time::sleep_until(at).await,
@@ -116,7 +195,7 @@ impl Prober {
     }
 
     /// Starts what is due; when the next check is.
-    fn start_due(&self, fabric: &Arc<Fabric>, tasks: &TaskTracker) -> Option<Instant> {
+    fn start_due(&self, fabric: &Arc<Fabric>, commands: &Commands, tasks: &TaskTracker) -> Option<Instant> {
         let now = Instant::now();
         let mut state = self.shared.state.lock();
         while let Some((at, id)) = state.due.first().copied() {
@@ -126,21 +205,30 @@ impl Prober {
             state.due.pop_first();
             let Some(entry) = state.entries.get(&id) else { continue };
             let (prober, fabric, task) = (self.clone(), fabric.clone(), entry.task.clone());
+            let commands = commands.clone();
             tasks.spawn(async move {
-                let outcome = task.check.make(&fabric, task.schedule.timeout).await;
+                let timeout = task.schedule.timeout;
+                let outcome = task.check.make(&task.target, &fabric, &commands, timeout).await;
                 prober.record(id, &task, outcome);
             });
         }
         None
     }
 
-    fn record(&self, id: u64, task: &Task, outcome: Result<(), String>) {
+    fn record(&self, id: u64, task: &Task, outcome: Outcome) {
+        match &outcome {
+            Outcome::Success | Outcome::Warning(_) => &task.counts.successful,
+            Outcome::Failure(_) | Outcome::Error(_) => &task.counts.failed,
+        }
+        .fetch_add(1, Ordering::Relaxed);
         let mut state = self.shared.state.lock();
         // The container has ended meanwhile: what was found out is of no interest.
         let Some(entry) = state.entries.get_mut(&id) else { return };
-        let report = entry.progress.record(&task.schedule, outcome, Instant::now());
+        let now = Instant::now();
+        let report = entry.progress.record(&task.schedule, outcome, now);
         match report.next {
             Some(at) => {
+                let at = if at - now < task.schedule.period { at } else { self.slot(at) };
                 let first = state.due.first().is_none_or(|(due, _)| at < *due);
                 state.due.insert((at, id));
                 if first {
@@ -153,19 +241,29 @@ impl Prober {
         }
         drop(state);
         let target = &task.target;
-        if let Some(problem) = report.problem {
-            let kind = match target.kind {
-                ProbeKind::Startup => "Startup",
-                ProbeKind::Liveness => "Liveness",
-                ProbeKind::Readiness => "Readiness",
+        if let Some(news) = report.news {
+            let kind = target.kind_text();
+            let (reason, message) = match news {
+                News::Failed(problem) => ("Unhealthy", format!("{kind} probe failed: {problem}")),
+                News::Warned(text) => ("ProbeWarning", format!("{kind} probe warning: {text}")),
+                News::Errored(problem) => {
+                    ("Unhealthy", format!("{kind} probe errored and resulted in unknown state: {problem}"))
+                }
             };
-            let message = format!("{kind} probe failed: {problem}");
-            self.shared.recorder.event(&target.object, EventType::Warning, "Unhealthy", &message);
+            self.shared.recorder.event(&target.reference(), EventType::Warning, reason, &message);
         }
         if let Some(healthy) = report.verdict {
             let (index, run, probe) = (target.index, target.run, target.kind);
             target.handle.probed(ProbeWord { index, run, probe, healthy });
         }
+    }
+
+    /// The beginning of the slot at or after an instant.
+    fn slot(&self, at: Instant) -> Instant {
+        let slot = SLOT.as_nanos();
+        let since = at.saturating_duration_since(self.shared.epoch).as_nanos();
+        let missing = (slot - since % slot) % slot;
+        at + Duration::from_nanos(u64::try_from(missing).unwrap_or(0))
     }
 }
 

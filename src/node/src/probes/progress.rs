@@ -5,10 +5,13 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Probe;
 use tokio::time::Instant;
 
+use super::check::Outcome;
 use crate::state::ProbeKind;
 
 /// The first interval between the eager checks of a container that has just started.
 const EAGER_FIRST: Duration = Duration::from_millis(2);
+/// The same for checks that cost more than a look: commands and calls.
+const EAGER_FIRST_COSTLY: Duration = Duration::from_millis(100);
 /// How much longer each eager interval is than the one before, in percent: what is waited in vain stays
 /// below half of what the guest took to come up.
 const EAGER_GROWTH: u32 = 150;
@@ -22,12 +25,13 @@ pub(super) struct Schedule {
     pub(super) timeout: Duration,
     success: u32,
     failure: u32,
+    eager: Duration,
 }
 
 impl Schedule {
     /// Liveness is looked at after a period at the earliest, as the kubelet's ticker makes it: a guest that
-    /// is just coming up is not dead.
-    pub(super) fn of(probe: &Probe, kind: ProbeKind) -> Schedule {
+    /// is just coming up is not dead. `cheap` checks are repeated more eagerly.
+    pub(super) fn of(probe: &Probe, kind: ProbeKind, cheap: bool) -> Schedule {
         let number = |field: Option<i32>, default: u32| {
             field
                 .and_then(|number| u32::try_from(number).ok())
@@ -44,6 +48,7 @@ impl Schedule {
             timeout: seconds(probe.timeout_seconds, 1),
             success: number(probe.success_threshold, 1),
             failure: number(probe.failure_threshold, 3),
+            eager: if cheap { EAGER_FIRST } else { EAGER_FIRST_COSTLY },
         }
     }
 }
@@ -68,40 +73,48 @@ struct Eager {
 pub(super) struct Report {
     /// The verdict, if it changed.
     pub(super) verdict: Option<bool>,
-    /// A failure that users should hear of.
-    pub(super) problem: Option<String>,
+    /// What users should hear of.
+    pub(super) news: Option<News>,
     /// When to look again; `None` if the probe has done its work.
     pub(super) next: Option<Instant>,
+}
+
+/// What users should hear of a check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum News {
+    Failed(String),
+    Warned(String),
+    Errored(String),
 }
 
 impl Progress {
     /// A probe whose first check is due at `first`.
     pub(super) fn new(schedule: &Schedule, first: Instant) -> Progress {
         let eager = (schedule.kind != ProbeKind::Liveness)
-            .then(|| Eager { until: first + schedule.period, step: EAGER_FIRST });
+            .then(|| Eager { until: first + schedule.period, step: schedule.eager });
         Progress { successes: 0, failures: 0, verdict: None, eager }
     }
 
     /// Takes in a result.
-    pub(super) fn record(
-        &mut self,
-        schedule: &Schedule,
-        outcome: Result<(), String>,
-        now: Instant,
-    ) -> Report {
+    pub(super) fn record(&mut self, schedule: &Schedule, outcome: Outcome, now: Instant) -> Report {
         match outcome {
-            Ok(()) => self.succeeded(schedule, now),
-            Err(problem) => self.failed(schedule, problem, now),
+            Outcome::Success => self.succeeded(schedule, None, now),
+            Outcome::Warning(text) => self.succeeded(schedule, Some(News::Warned(text)), now),
+            Outcome::Failure(problem) => self.failed(schedule, problem, now),
+            Outcome::Error(problem) => {
+                let next = Some(now + schedule.period);
+                Report { verdict: None, news: Some(News::Errored(problem)), next }
+            }
         }
     }
 
-    fn succeeded(&mut self, schedule: &Schedule, now: Instant) -> Report {
+    fn succeeded(&mut self, schedule: &Schedule, news: Option<News>, now: Instant) -> Report {
         self.failures = 0;
         self.successes = self.successes.saturating_add(1);
         self.eager = None;
         let verdict = (self.successes >= schedule.success).then(|| self.turn(true)).flatten();
         let done = schedule.kind == ProbeKind::Startup && self.verdict == Some(true);
-        Report { verdict, problem: None, next: (!done).then(|| now + schedule.period) }
+        Report { verdict, news, next: (!done).then(|| now + schedule.period) }
     }
 
     fn failed(&mut self, schedule: &Schedule, problem: String, now: Instant) -> Report {
@@ -109,7 +122,7 @@ impl Progress {
             if now < eager.until {
                 let next = (now + eager.step).min(eager.until);
                 eager.step = eager.step * EAGER_GROWTH / 100;
-                return Report { verdict: None, problem: None, next: Some(next) };
+                return Report { verdict: None, news: None, next: Some(next) };
             }
             self.eager = None;
         }
@@ -118,7 +131,7 @@ impl Progress {
         let verdict = (self.failures >= schedule.failure).then(|| self.turn(false)).flatten();
         // The container is ended; its next run is probed afresh.
         let done = schedule.kind != ProbeKind::Readiness && self.verdict == Some(false);
-        Report { verdict, problem: Some(problem), next: (!done).then(|| now + schedule.period) }
+        Report { verdict, news: Some(News::Failed(problem)), next: (!done).then(|| now + schedule.period) }
     }
 
     fn turn(&mut self, verdict: bool) -> Option<bool> {
@@ -140,12 +153,17 @@ mod tests {
     fn check(kind: ProbeKind, results: &str, expected: &[&str]) {
         let probe: Probe =
             serde_json::from_value(json!({"periodSeconds": 1, "failureThreshold": 2})).unwrap();
-        let schedule = Schedule::of(&probe, kind);
+        let schedule = Schedule::of(&probe, kind, true);
         let mut now = Instant::now();
         let mut progress = Progress::new(&schedule, now);
         let mut seen = Vec::new();
         for result in results.chars() {
-            let outcome = if result == '+' { Ok(()) } else { Err("no".to_owned()) };
+            let outcome = match result {
+                '+' => Outcome::Success,
+                '~' => Outcome::Warning("hm".into()),
+                '?' => Outcome::Error("?".into()),
+                _ => Outcome::Failure("no".into()),
+            };
             let report = progress.record(&schedule, outcome, now);
             let mut text = String::new();
             text += match report.verdict {
@@ -153,9 +171,12 @@ mod tests {
                 Some(false) => "N",
                 None => ".",
             };
-            if report.problem.is_some() {
-                text += "!";
-            }
+            text += match report.news {
+                Some(News::Failed(_)) => "!",
+                Some(News::Warned(_)) => "~",
+                Some(News::Errored(_)) => "?",
+                None => "",
+            };
             match report.next {
                 None => text += "x",
                 Some(next) => {
@@ -174,18 +195,25 @@ mod tests {
     fn readiness_looks_eagerly_until_the_first_success() {
         check(ProbeKind::Readiness, "---+-", &[".(2)", ".(3)", ".(4)", "R", ".!"]);
         check(ProbeKind::Readiness, "+--+", &["R", ".!", "N!", "R"]);
+        check(ProbeKind::Readiness, "~~-", &["R~", ".~", ".!"]);
+    }
+
+    #[test]
+    fn a_check_that_cannot_be_made_counts_for_nothing() {
+        check(ProbeKind::Liveness, "-?-", &[".!", ".?", "N!x"]);
+        check(ProbeKind::Readiness, "?+", &[".?", "R"]);
     }
 
     #[test]
     fn eagerness_ends_with_the_first_period() {
         let probe = serde_json::from_value(json!({"periodSeconds": 1})).unwrap();
-        let schedule = Schedule::of(&probe, ProbeKind::Readiness);
+        let schedule = Schedule::of(&probe, ProbeKind::Readiness, true);
         let begin = Instant::now();
         let (mut now, mut silent) = (begin, 0);
         let mut progress = Progress::new(&schedule, begin);
         loop {
-            let report = progress.record(&schedule, Err("no".into()), now);
-            if report.problem.is_some() {
+            let report = progress.record(&schedule, Outcome::Failure("no".into()), now);
+            if report.news.is_some() {
                 break;
             }
             now = report.next.unwrap();
@@ -209,7 +237,7 @@ mod tests {
     fn liveness_gives_a_guest_time_to_come_up() {
         let delay = |kind, probe: serde_json::Value| {
             let probe = serde_json::from_value(probe).unwrap();
-            Schedule::of(&probe, kind).initial_delay.as_secs()
+            Schedule::of(&probe, kind, true).initial_delay.as_secs()
         };
         assert_eq!(delay(ProbeKind::Liveness, json!({"periodSeconds": 3})), 3);
         assert_eq!(delay(ProbeKind::Liveness, json!({"periodSeconds": 3, "initialDelaySeconds": 7})), 7);
@@ -219,10 +247,10 @@ mod tests {
     #[test]
     fn thresholds_of_success() {
         let probe = serde_json::from_value(json!({"successThreshold": 2})).unwrap();
-        let schedule = Schedule::of(&probe, ProbeKind::Readiness);
+        let schedule = Schedule::of(&probe, ProbeKind::Readiness, true);
         let now = Instant::now();
         let mut progress = Progress::new(&schedule, now);
-        assert_eq!(progress.record(&schedule, Ok(()), now).verdict, None);
-        assert_eq!(progress.record(&schedule, Ok(()), now).verdict, Some(true));
+        assert_eq!(progress.record(&schedule, Outcome::Success, now).verdict, None);
+        assert_eq!(progress.record(&schedule, Outcome::Success, now).verdict, Some(true));
     }
 }

@@ -37,7 +37,7 @@ impl Net {
                 let count = stream.read(&mut request).await.unwrap_or(0);
                 let request = String::from_utf8_lossy(&request[..count]).into_owned();
                 let known = request.starts_with("GET /healthz HTTP/1.1")
-                    && request.contains("user-agent: kube-probe/");
+                    && request.contains("User-Agent: kube-probe/");
                 if known && !answer.is_empty() {
                     stream.write_all(answer.as_bytes()).await.unwrap();
                 }
@@ -47,11 +47,37 @@ impl Net {
     }
 
     /// What one check of the probe says.
-    async fn check(&self, probe: &Value) -> Result<(), String> {
+    async fn check(&self, probe: &Value) -> Outcome {
         let probe = serde_json::from_value(probe.clone()).unwrap();
         let container = serde_json::from_value(json!({"name": "c"})).unwrap();
-        Check::of(&probe, &container, self.ip()).make(&self.fabric, Duration::from_secs(1)).await
+        let check = Check::of(&probe, &container, self.ip());
+        check.make(&target(ProbeKind::Readiness), &self.fabric, &commands(), Duration::from_secs(1)).await
     }
+}
+
+/// Commands that end as their name says.
+fn commands() -> Commands {
+    Arc::new(|_, argv| {
+        Box::pin(async move {
+            match argv[0].as_str() {
+                "true" => Ok(End { code: 0, output: String::new() }),
+                "false" => Ok(End { code: 1, output: "no".into() }),
+                "sleep" => std::future::pending().await,
+                other => Err(format!("exec: {other}: not found")),
+            }
+        })
+    })
+}
+
+fn target(kind: ProbeKind) -> Target {
+    let pod: Pod =
+        serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}})).unwrap();
+    let handle = Arc::new(PodHandle::new(&pod));
+    Target { handle, container: "c".into(), field_path: "spec.containers{c}".into(), index: 0, run: 0, kind }
+}
+
+fn failure(text: impl Into<String>) -> Outcome {
+    Outcome::Failure(text.into())
 }
 
 #[tokio::test(start_paused = true)]
@@ -62,23 +88,81 @@ async fn checks_say_what_is_wrong_as_the_kubelet_does() {
     let silent = net();
     let ip = silent.ip();
     let refused = format!("dial tcp {ip}:80: connect: connection refused");
-    assert_eq!(silent.check(&tcp).await, Err(refused.clone()));
-    assert_eq!(silent.check(&http).await, Err(format!("Get \"http://{ip}:80/healthz\": {refused}")));
+    assert_eq!(silent.check(&tcp).await, failure(refused.clone()));
+    assert_eq!(silent.check(&http).await, failure(format!("Get \"http://{ip}:80/healthz\": {refused}")));
 
     let well = net();
     well.serve("HTTP/1.1 204 No Content\r\n\r\n");
-    assert_eq!(well.check(&http).await, Ok(()));
-    assert_eq!(well.check(&tcp).await, Ok(()));
+    assert_eq!(well.check(&http).await, Outcome::Success);
+    assert_eq!(well.check(&tcp).await, Outcome::Success);
 
     let ill = net();
     ill.serve("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n");
-    assert_eq!(ill.check(&http).await, Err("HTTP probe failed with statuscode: 503".into()));
+    assert_eq!(ill.check(&http).await, failure("HTTP probe failed with statuscode: 503"));
+
+    let elsewhere = net();
+    elsewhere.serve("HTTP/1.1 302 Found\r\nlocation: https://example.com/\r\ncontent-length: 2\r\n\r\ngo");
+    let warning = Outcome::Warning("Probe terminated redirects, Response body: go".into());
+    assert_eq!(elsewhere.check(&http).await, warning);
 
     let stuck = net();
     stuck.serve("");
     let ip = stuck.ip();
     let expired = "context deadline exceeded (Client.Timeout exceeded while awaiting headers)";
-    assert_eq!(stuck.check(&http).await, Err(format!("Get \"http://{ip}:80/healthz\": {expired}")));
+    assert_eq!(stuck.check(&http).await, failure(format!("Get \"http://{ip}:80/healthz\": {expired}")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn commands_decide_by_their_exit_code() {
+    let net = net();
+    let exec = |command: &str| json!({"exec": {"command": [command, "1"]}});
+    assert_eq!(net.check(&exec("true")).await, Outcome::Success);
+    assert_eq!(net.check(&exec("false")).await, failure("no"));
+    assert_eq!(net.check(&exec("sleep")).await, failure("command timed out: \"sleep 1\" timed out after 1s"));
+    let unknown = "rpc error: code = Unknown desc = exec: what: not found";
+    assert_eq!(net.check(&exec("what")).await, Outcome::Error(unknown.into()));
+}
+
+/// A gRPC server that answers every call with this health.
+fn serve_health(net: &Net, status: u8) {
+    let listener = net.stack.listen(SocketAddr::new(net.ip(), 90), 8).unwrap();
+    tokio::spawn(async move {
+        while let Ok(stream) = listener.accept().await {
+            let service =
+                hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| async move {
+                    assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+                    let mut trailers = http::HeaderMap::new();
+                    trailers.insert("grpc-status", "0".parse().unwrap());
+                    let data = bytes::Bytes::copy_from_slice(&[0, 0, 0, 0, 2, 0x08, status]);
+                    let body = http_body_util::Full::new(data);
+                    let body =
+                        http_body_util::BodyExt::with_trailers(body, async move { Some(Ok(trailers)) });
+                    Ok::<_, Infallible>(http::Response::new(body))
+                });
+            let io = hyper_util::rt::TokioIo::new(stream);
+            let executor = hyper_util::rt::TokioExecutor::new();
+            tokio::spawn(hyper::server::conn::http2::Builder::new(executor).serve_connection(io, service));
+        }
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn grpc_services_say_how_they_are() {
+    let probe = json!({"grpc": {"port": 90, "service": "s"}});
+    let silent = net();
+    let ip = silent.ip();
+    let unreachable =
+        format!("timeout: failed to connect service \"{ip}:90\" within 1s: context deadline exceeded");
+    assert_eq!(silent.check(&probe).await, failure(unreachable));
+    let well = net();
+    serve_health(&well, 1);
+    assert_eq!(well.check(&probe).await, Outcome::Success);
+    let ill = net();
+    serve_health(&ill, 2);
+    assert_eq!(ill.check(&probe).await, failure("service unhealthy (responded with \"NOT_SERVING\")"));
+    let stuck = net();
+    let _listener = stuck.stack.listen(SocketAddr::new(stuck.ip(), 90), 8).unwrap();
+    assert_eq!(stuck.check(&probe).await, failure("timeout: health rpc did not complete within 1s"));
 }
 
 /// A guest that comes up some time after its container is seen at once, not a period later.
@@ -91,23 +175,14 @@ async fn readiness_comes_with_the_guest() {
     let recorder = Recorder::new(Client::new(nobody, "default"), "test", "");
     let prober = Prober::new(recorder);
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-    tasks.spawn(prober.clone().run(net.fabric.clone(), tasks.clone(), stop.clone()));
+    tasks.spawn(prober.clone().run(net.fabric.clone(), commands(), tasks.clone(), stop.clone()));
 
-    let pod: Pod =
-        serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}})).unwrap();
-    let handle = Arc::new(PodHandle::new(&pod));
-    let target = Target {
-        handle: handle.clone(),
-        object: ObjectReference::default(),
-        index: 0,
-        run: 0,
-        kind: ProbeKind::Readiness,
-        ip: net.ip(),
-    };
+    let target = target(ProbeKind::Readiness);
+    let handle = target.handle.clone();
     let probe = serde_json::from_value(json!({"tcpSocket": {"port": 80}, "periodSeconds": 10})).unwrap();
     let container = serde_json::from_value(json!({"name": "c"})).unwrap();
     let begun = Instant::now();
-    let guard = prober.begin(target, &probe, &container);
+    let guard = prober.begin(target, &probe, &container, net.ip());
     tokio::time::sleep(Duration::from_millis(40)).await;
     net.serve("");
     let mail = handle.mail().await;
@@ -121,6 +196,10 @@ async fn readiness_comes_with_the_guest() {
     let took = begun.elapsed();
     assert!((Duration::from_secs(30)..Duration::from_secs(31)).contains(&took), "three periods: {took:?}");
 
+    let metrics = prober.metrics();
+    assert!(
+        metrics.contains("container=\"c\",namespace=\"n\",pod=\"p\",pod_uid=\"u\",probe_type=\"Readiness\"")
+    );
     drop(guard);
     tokio::time::sleep(Duration::from_mins(1)).await;
     assert!(prober.shared.state.lock().due.is_empty() && handle.is_quiet());

@@ -36,7 +36,10 @@ impl Machine {
         if phase_over || mains_over {
             units.iter_mut().for_each(|unit| unit.life = Life::Ended);
         } else {
-            for unit in units.iter_mut().filter(|unit| unit.role() != Role::Main && unit.succeeded()) {
+            for unit in units
+                .iter_mut()
+                .filter(|unit| matches!(unit.role(), Role::Init | Role::Sidecar) && unit.succeeded())
+            {
                 unit.life = Life::Idle;
             }
         }
@@ -83,7 +86,8 @@ impl Unit {
 fn find<'a>(status: &'a PodStatus, name: &str) -> Option<&'a ContainerStatus> {
     let main = status.container_statuses.iter().flatten();
     let init = status.init_container_statuses.iter().flatten();
-    main.chain(init).find(|container| container.name == name)
+    let ephemeral = status.ephemeral_container_statuses.iter().flatten();
+    main.chain(init).chain(ephemeral).find(|container| container.name == name)
 }
 
 fn ended(terminated: &ContainerStateTerminated) -> Box<Ended> {

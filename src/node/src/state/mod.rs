@@ -12,22 +12,31 @@
 //!                      Failed        Launching <─────── CrashLoop
 //! ```
 //!
+//! A running container that must end, whatever the reason, goes through the same steps:
+//!
+//! ```text
+//!   preStop hook ──> its turn (sidecars) ──> told to stop ──────> exit
+//!        └──────────────┴── grace over ──────────┘  └─ grace over ─> killed ──> exit
+//! ```
+//!
 //! A new image in the spec leads to a new launch at once from wherever a container is, unless it is over:
 //! whatever went wrong before was about the old one.
 //!
 //! The pod's frame around it: set up (network, volumes) → init containers one after the other → the
-//! main containers together → over, when no container runs and none will. A stop (deletion, deadline)
-//! ends every running container and lets nothing start any more.
+//! main containers together → over, when no container runs and none will. Ephemeral containers start as
+//! soon as the pod is set up, whenever they come. A stop (deletion, deadline, the node's own reasons) ends
+//! every running container and lets nothing start any more: main containers first, then the sidecars, the
+//! last one first, all within one grace period.
 
 mod adopt;
 #[cfg(test)]
 mod tests;
 mod unit;
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use k8s_openapi::{
-    api::core::v1::{ContainerState, Pod},
+    api::core::v1::{Container, ContainerState, EphemeralContainer, Pod, Probe},
     jiff::Timestamp,
 };
 use tokio::time::Instant;
@@ -39,6 +48,11 @@ use unit::{Unit, UnitInput};
 const SETUP_RETRY: Duration = Duration::from_millis(500);
 /// The longest wait between two attempts to set a pod up.
 const SETUP_RETRY_MAX: Duration = Duration::from_secs(122);
+
+/// What a pod's containers have to end if the spec does not say. Kubernetes' number.
+const DEFAULT_GRACE: Duration = Duration::from_secs(30);
+/// The longest grace: a century, so that instants can be computed with.
+pub(crate) const MAX_GRACE: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Both clocks at the time of a step: one to compute with, one to show.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +78,15 @@ pub(crate) enum Role {
     Sidecar,
     /// Runs together with its like.
     Main,
+    /// Joins a pod that runs; neither restarted nor waited for.
+    Ephemeral,
+}
+
+/// The two moments of a container's life at which its author may have a say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Hook {
+    PostStart,
+    PreStop,
 }
 
 /// The three kinds of probes.
@@ -82,6 +105,32 @@ pub(crate) struct UnitPlan {
     pub(crate) role: Role,
     pub(crate) startup_probe: bool,
     pub(crate) readiness_probe: bool,
+    pub(crate) post_start: bool,
+    pub(crate) pre_stop: bool,
+    /// The grace periods, in seconds, of runs that a probe ends.
+    pub(crate) startup_grace: Option<u32>,
+    pub(crate) liveness_grace: Option<u32>,
+}
+
+impl UnitPlan {
+    /// Reads a container's spec.
+    pub(crate) fn of(container: &Container, role: Role) -> UnitPlan {
+        let lifecycle = container.lifecycle.as_ref();
+        let grace = |probe: &Option<Probe>| {
+            probe.as_ref()?.termination_grace_period_seconds.and_then(|seconds| u32::try_from(seconds).ok())
+        };
+        UnitPlan {
+            name: container.name.as_str().into(),
+            image: container.image.as_deref().unwrap_or_default().into(),
+            role,
+            startup_probe: container.startup_probe.is_some(),
+            readiness_probe: container.readiness_probe.is_some(),
+            post_start: lifecycle.is_some_and(|lifecycle| lifecycle.post_start.is_some()),
+            pre_stop: lifecycle.is_some_and(|lifecycle| lifecycle.pre_stop.is_some()),
+            startup_grace: grace(&container.startup_probe),
+            liveness_grace: grace(&container.liveness_probe),
+        }
+    }
 }
 
 /// What the machine must know of a pod's spec.
@@ -90,8 +139,10 @@ pub(crate) struct Plan {
     /// `name_namespace(uid)`, as Kubernetes' messages name a pod.
     pub(crate) full_name: Box<str>,
     pub(crate) policy: RestartPolicy,
-    /// Init containers in order, then the main ones.
+    /// Init containers in order, then the main ones, then the ephemeral ones.
     pub(crate) units: Vec<UnitPlan>,
+    /// `terminationGracePeriodSeconds`.
+    pub(crate) grace: Duration,
     /// When `activeDeadlineSeconds` ends the pod.
     pub(crate) deadline: Option<Instant>,
 }
@@ -105,27 +156,53 @@ impl Plan {
             Some("OnFailure") => RestartPolicy::OnFailure,
             _ => RestartPolicy::Always,
         };
-        let init = spec.and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default();
-        let main = spec.map(|spec| spec.containers.as_slice()).unwrap_or_default();
-        let unit = |container: &k8s_openapi::api::core::v1::Container, role| UnitPlan {
-            name: container.name.as_str().into(),
-            image: container.image.as_deref().unwrap_or_default().into(),
-            role,
-            startup_probe: container.startup_probe.is_some(),
-            readiness_probe: container.readiness_probe.is_some(),
-        };
-        let units = init
-            .iter()
-            .map(|container| {
-                let sidecar = container.restart_policy.as_deref() == Some("Always");
-                unit(container, if sidecar { Role::Sidecar } else { Role::Init })
-            })
-            .chain(main.iter().map(|container| unit(container, Role::Main)))
-            .collect();
+        let units = containers(pod).map(|(container, role)| UnitPlan::of(&container, role)).collect();
+        let grace = spec.and_then(|spec| spec.termination_grace_period_seconds);
+        let grace = grace.map_or(DEFAULT_GRACE, |seconds| {
+            Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).min(MAX_GRACE)
+        });
         let meta = &pod.metadata;
         let text = |field: &Option<String>| field.clone().unwrap_or_default();
         let full_name = format!("{}_{}({})", text(&meta.name), text(&meta.namespace), text(&meta.uid));
-        Plan { full_name: full_name.into(), policy, units, deadline }
+        Plan { full_name: full_name.into(), policy, units, grace, deadline }
+    }
+}
+
+/// All containers of a pod with their roles, in the order in which the machine counts them.
+pub(crate) fn containers(pod: &Pod) -> impl Iterator<Item = (Cow<'_, Container>, Role)> {
+    let spec = pod.spec.as_ref();
+    let init = spec.and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default();
+    let main = spec.map(|spec| spec.containers.as_slice()).unwrap_or_default();
+    let ephemeral = spec.and_then(|spec| spec.ephemeral_containers.as_deref()).unwrap_or_default();
+    let init = init.iter().map(|container| {
+        let sidecar = container.restart_policy.as_deref() == Some("Always");
+        (Cow::Borrowed(container), if sidecar { Role::Sidecar } else { Role::Init })
+    });
+    init.chain(main.iter().map(|container| (Cow::Borrowed(container), Role::Main)))
+        .chain(ephemeral.iter().map(|container| (Cow::Owned(common_part(container)), Role::Ephemeral)))
+}
+
+/// What an ephemeral container has in common with others, which is all that it may use.
+fn common_part(container: &EphemeralContainer) -> Container {
+    let container = container.clone();
+    Container {
+        name: container.name,
+        image: container.image,
+        command: container.command,
+        args: container.args,
+        working_dir: container.working_dir,
+        env: container.env,
+        env_from: container.env_from,
+        image_pull_policy: container.image_pull_policy,
+        security_context: container.security_context,
+        stdin: container.stdin,
+        stdin_once: container.stdin_once,
+        tty: container.tty,
+        termination_message_path: container.termination_message_path,
+        termination_message_policy: container.termination_message_policy,
+        volume_devices: container.volume_devices,
+        volume_mounts: container.volume_mounts,
+        ..Container::default()
     }
 }
 
@@ -145,12 +222,14 @@ pub(crate) struct Exit {
 }
 
 /// Why a pod must stop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
     /// The object has a deletion timestamp, or is gone.
     Deleted,
-    /// `activeDeadlineSeconds` is over.
-    Deadline,
+    /// The node will not run it (any longer): `status.reason` and `status.message` of the failed pod.
+    Failed { reason: &'static str, message: Box<str> },
+    /// The node shuts down. The object stays as it is, and runs again when the node comes back.
+    Shutdown,
 }
 
 /// What happened.
@@ -172,8 +251,14 @@ pub(crate) enum Input {
     Probed { index: usize, run: i32, probe: ProbeKind, healthy: bool },
     /// The spec names another image for a container.
     ImageChanged { index: usize, image: Box<str> },
-    /// The pod must stop.
-    Stop(Stop),
+    /// A hook has come to its end.
+    Hooked { index: usize, hook: Hook, success: bool },
+    /// The spec has more ephemeral containers than before: the new ones.
+    Joined(Vec<UnitPlan>),
+    /// The spec has another `activeDeadlineSeconds`.
+    DeadlineChanged(Option<Instant>),
+    /// The pod must stop; what runs has `grace` to end. A later stop can only shorten that.
+    Stop { stop: Stop, grace: Duration },
     /// Time has passed; see [`Machine::next_wake`].
     Tick,
 }
@@ -190,6 +275,14 @@ pub(crate) enum Effect {
     Abandon { index: usize },
     /// Abandon every set-up and launch under way: their answers are not awaited any more.
     Abort,
+    /// A container is up: probe it.
+    Probe { index: usize },
+    /// A container begins to end: of its probes only readiness goes on, and no hook of its start.
+    Ending { index: usize },
+    /// Run a hook of a container; answered by `Hooked`, unless `Exited` comes before.
+    Hook { index: usize, hook: Hook },
+    /// Ask a container to end; answered by `Exited`.
+    Terminate { index: usize },
     /// End a container; answered by `Exited`.
     Kill { index: usize },
     /// Tell users. `index` names the container it is about.
@@ -201,7 +294,6 @@ pub(crate) enum Effect {
 /// How a container looks from outside.
 #[derive(Clone, Debug)]
 pub(crate) struct UnitView {
-    pub(crate) role: Role,
     pub(crate) state: ContainerState,
     pub(crate) last_state: Option<ContainerState>,
     pub(crate) restart_count: i32,
@@ -262,13 +354,22 @@ impl Machine {
             Input::ImageChanged { index, image } => {
                 self.one(index, UnitInput::ImageChanged(image), now, &mut effects);
             }
-            Input::Stop(stop) => self.begin_stop(stop, now, &mut effects),
-            Input::Tick => {
-                if self.plan.deadline.is_some_and(|deadline| deadline <= now.instant) && !self.over() {
-                    self.begin_stop(Stop::Deadline, now, &mut effects);
-                }
-                self.each(&UnitInput::Tick, now, &mut effects);
+            Input::Hooked { index, hook, success } => {
+                self.one(index, UnitInput::Hooked { hook, success }, now, &mut effects);
             }
+            Input::Joined(plans) => {
+                self.units.extend(plans.into_iter().map(Unit::new));
+                self.units.shrink_to_fit();
+            }
+            Input::DeadlineChanged(deadline) => self.plan.deadline = deadline,
+            Input::Stop { stop, grace } => self.begin_stop(stop, grace, now, &mut effects),
+            Input::Tick => self.each(&UnitInput::Tick, now, &mut effects),
+        }
+        if self.plan.deadline.is_some_and(|deadline| deadline <= now.instant)
+            && self.stop.is_none()
+            && !self.over()
+        {
+            self.exceed_deadline(now, &mut effects);
         }
         self.advance(now, &mut effects);
         effects
@@ -289,16 +390,28 @@ impl Machine {
 
     /// True when no container runs and none will.
     pub(crate) fn over(&self) -> bool {
-        let failed_init = self.failed_init();
-        self.units.iter().all(|unit| {
-            unit.is_over()
-                || unit.is_idle() && (self.stop.is_some() || failed_init || unit.role() == Role::Sidecar)
-        })
+        let finished = self.stop.is_some() || self.finished();
+        self.units.iter().all(|unit| unit.is_over() || unit.is_idle() && finished)
     }
 
     /// Why the pod was stopped, if it was.
-    pub(crate) fn stopped(&self) -> Option<Stop> {
-        self.stop
+    pub(crate) fn stopped(&self) -> Option<&Stop> {
+        self.stop.as_ref()
+    }
+
+    /// What a stop gives the containers if nothing else is said.
+    pub(crate) fn grace(&self) -> Duration {
+        self.plan.grace
+    }
+
+    /// How many containers there are.
+    pub(crate) fn len(&self) -> usize {
+        self.units.len()
+    }
+
+    /// When `activeDeadlineSeconds` ends the pod.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.plan.deadline
     }
 
     /// True once network and volumes stand.
@@ -318,15 +431,21 @@ impl Machine {
 
     /// How the containers look, in the order of the plan.
     pub(crate) fn views(&self) -> impl Iterator<Item = UnitView> + '_ {
-        let stopping = self.stop.is_some();
-        let has_init = self.units.iter().any(|unit| unit.role() != Role::Main);
+        let has_init = self.units.iter().any(|unit| matches!(unit.role(), Role::Init | Role::Sidecar));
         let creating = if has_init { "PodInitializing" } else { "ContainerCreating" };
-        self.units.iter().map(move |unit| unit.view(creating, stopping))
+        self.units.iter().map(move |unit| unit.view(creating))
     }
 
     /// The restart count of a container's current (or last) run.
     pub(crate) fn run_of(&self, index: usize) -> i32 {
         self.units.get(index).map_or(0, Unit::restarts)
+    }
+
+    /// Takes in that some process has begun this run of a container.
+    pub(crate) fn recall_run(&mut self, index: usize, run: i32) {
+        if let Some(unit) = self.units.get_mut(index) {
+            unit.recall_run(run);
+        }
     }
 
     /// The images that the containers are to run, in the order of the plan.
@@ -340,29 +459,31 @@ impl Machine {
         }
     }
 
-    fn begin_stop(&mut self, stop: Stop, now: Now, effects: &mut Vec<Effect>) {
-        if self.stop.is_some() {
+    fn begin_stop(&mut self, stop: Stop, grace: Duration, now: Now, effects: &mut Vec<Effect>) {
+        if self.stop.is_none() {
+            self.stop = Some(stop);
+            effects.push(Effect::Abort);
+        } else if self.torn_down {
             return;
         }
-        self.stop = Some(stop);
-        effects.push(Effect::Abort);
-        if stop == Stop::Deadline {
-            effects.push(Effect::Note {
-                index: None,
-                warning: false,
-                reason: "DeadlineExceeded",
-                message: "Pod was active on the node longer than the specified deadline".into(),
-            });
-        }
-        self.each(&UnitInput::Stop, now, effects);
+        self.each(&UnitInput::Stop { grace }, now, effects);
+    }
+
+    fn exceed_deadline(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        const REASON: &str = "DeadlineExceeded";
+        const MESSAGE: &str = "Pod was active on the node longer than the specified deadline";
+        let note = Effect::Note { index: None, warning: false, reason: REASON, message: MESSAGE.into() };
+        let stop = Stop::Failed { reason: REASON, message: MESSAGE.into() };
+        let begun = effects.len();
+        self.begin_stop(stop, self.plan.grace, now, effects);
+        // Told after what is abandoned, before what is ended.
+        effects.insert(begun + 1, note);
     }
 
     /// Starts what may start now; the only place where a container's first launch is decided.
     fn advance(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        if !self.torn_down && self.over() {
-            self.torn_down = true;
-            effects.push(Effect::TearDown);
-        }
+        self.take_turns(now, effects);
+        self.tear_down_if_over(effects);
         if self.torn_down || self.stop.is_some() {
             return;
         }
@@ -381,9 +502,14 @@ impl Machine {
     }
 
     fn start_in_order(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        if self.failed_init() {
-            self.stop_sidecars(now, effects);
+        if self.finished() {
+            self.finish(now, effects);
             return;
+        }
+        for index in 0..self.units.len() {
+            if self.units[index].role() == Role::Ephemeral && self.units[index].is_idle() {
+                self.one(index, UnitInput::Start, now, effects);
+            }
         }
         for index in 0..self.units.len() {
             if self.units[index].is_idle() {
@@ -393,26 +519,51 @@ impl Machine {
                 return;
             }
         }
-        let mains_over = self.units.iter().filter(|unit| unit.role() == Role::Main).all(Unit::is_over);
-        if mains_over {
-            self.stop_sidecars(now, effects);
-        }
     }
 
-    /// Sidecars end after the main containers, the last one first.
-    fn stop_sidecars(&mut self, now: Now, effects: &mut Vec<Effect>) {
+    /// Sidecars and ephemeral containers end after the main containers, the last one first.
+    fn finish(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let grace = self.plan.grace;
         for index in (0..self.units.len()).rev() {
-            if self.units[index].role() == Role::Sidecar {
+            if matches!(self.units[index].role(), Role::Sidecar | Role::Ephemeral) {
                 if self.units[index].is_launching() {
                     effects.push(Effect::Abandon { index });
                 }
-                self.one(index, UnitInput::Stop, now, effects);
+                self.one(index, UnitInput::Stop { grace }, now, effects);
             }
         }
+        self.take_turns(now, effects);
+        self.tear_down_if_over(effects);
+    }
+
+    fn tear_down_if_over(&mut self, effects: &mut Vec<Effect>) {
         if !self.torn_down && self.over() {
             self.torn_down = true;
             effects.push(Effect::TearDown);
         }
+    }
+
+    /// Tells a sidecar to end when the containers that it serves have ended: init and main containers, and
+    /// the sidecars behind it.
+    fn take_turns(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        for index in (0..self.units.len()).rev() {
+            if self.units[index].role() == Role::Sidecar && self.units[index].awaits_turn() {
+                let served = |(other, unit): (usize, &Unit)| match unit.role() {
+                    Role::Init | Role::Main => unit.is_running(),
+                    Role::Sidecar => other > index && unit.is_running(),
+                    Role::Ephemeral => false,
+                };
+                if !self.units.iter().enumerate().any(served) {
+                    self.one(index, UnitInput::Turn, now, effects);
+                }
+            }
+        }
+    }
+
+    /// True if no main container runs and none will.
+    fn finished(&self) -> bool {
+        let mut mains = self.units.iter().filter(|unit| unit.role() == Role::Main);
+        self.failed_init() || mains.all(Unit::is_over)
     }
 
     /// True if an init container failed for good, so that no main container will ever start.
@@ -422,11 +573,18 @@ impl Machine {
 
     /// True if containers that wait for their turn may still get it within milliseconds.
     fn turn_may_come(&self) -> bool {
-        self.units.iter().filter(|unit| unit.role() != Role::Main).any(|unit| !unit.settled(false))
+        let before = |unit: &&Unit| matches!(unit.role(), Role::Init | Role::Sidecar);
+        self.units.iter().filter(before).any(|unit| !unit.settled(false))
     }
 
     fn one(&mut self, index: usize, input: UnitInput, now: Now, effects: &mut Vec<Effect>) {
-        let context = unit::Context { index, now, policy: self.plan.policy, full_name: &self.plan.full_name };
+        let context = unit::Context {
+            index,
+            now,
+            policy: self.plan.policy,
+            grace: self.plan.grace,
+            full_name: &self.plan.full_name,
+        };
         if let Some(unit) = self.units.get_mut(index) {
             unit.step(input, &context, effects);
         }

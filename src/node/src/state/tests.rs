@@ -40,6 +40,11 @@ impl Bench {
                 Effect::Launch { index, run } => format!("launch {index}.{run}"),
                 Effect::Abandon { index } => format!("abandon {index}"),
                 Effect::Abort => "abort".into(),
+                Effect::Probe { .. } => continue,
+                Effect::Ending { .. } => continue,
+                Effect::Hook { index, hook: Hook::PostStart } => format!("postStart {index}"),
+                Effect::Hook { index, hook: Hook::PreStop } => format!("preStop {index}"),
+                Effect::Terminate { index } => format!("stop {index}"),
                 Effect::Kill { index } => format!("kill {index}"),
                 Effect::Note { reason, message, .. } => format!("{reason}: {message}"),
                 Effect::TearDown => "teardown".into(),
@@ -63,6 +68,14 @@ impl Bench {
     fn exit(&mut self, index: usize, code: i32) {
         let reason = if code == 0 { "Completed" } else { "Error" };
         self.feed(Input::Exited { index, exit: Exit { code, reason, message: None } });
+    }
+
+    fn stop(&mut self, seconds: u64) {
+        self.feed(Input::Stop { stop: Stop::Deleted, grace: Duration::from_secs(seconds) });
+    }
+
+    fn hooked(&mut self, index: usize, hook: Hook, success: bool) {
+        self.feed(Input::Hooked { index, hook, success });
     }
 
     /// Everything done since the last look.
@@ -166,10 +179,10 @@ fn deletion_kills_what_runs_and_starts_nothing() {
     bench.feed(Input::SetUp);
     bench.up(0);
     bench.expect(&["setup", "launch 0.0", "launch 1.0"]);
-    bench.feed(Input::Stop(Stop::Deleted));
-    bench.expect(&["abort", "Killing: Stopping container a", "kill 0"]);
-    bench.expect_views(&["Running x0", "ContainerCreating x0"]);
-    bench.feed(Input::Stop(Stop::Deleted));
+    bench.stop(30);
+    bench.expect(&["abort", "Killing: Stopping container a", "stop 0"]);
+    bench.expect_views(&["Running x0 ready", "ContainerCreating x0"]);
+    bench.stop(30);
     bench.expect(&[]);
     bench.exit(0, 137);
     bench.expect(&["teardown"]);
@@ -190,7 +203,7 @@ fn a_deadline_ends_the_pod() {
         "abort",
         "DeadlineExceeded: Pod was active on the node longer than the specified deadline",
         "Killing: Stopping container c",
-        "kill 0",
+        "stop 0",
     ]);
     bench.exit(0, 137);
     bench.expect(&["teardown"]);
@@ -232,8 +245,8 @@ fn init_containers_take_turns_and_sidecars_accompany() {
     bench.expect(&["launch 1.1"]);
     bench.up(1);
     bench.exit(3, 0);
-    bench.expect(&["Killing: Stopping container side", "kill 1"]);
-    bench.exit(1, 137);
+    bench.expect(&["Killing: Stopping container side", "stop 1"]);
+    bench.exit(1, 143);
     bench.expect(&["teardown"]);
 }
 
@@ -309,8 +322,8 @@ fn a_new_image_restarts_a_running_container_whatever_the_policy_says() {
             bench.up(0);
             bench.seen.clear();
             bench.feed(new_image(0));
-            bench.expect(&["Killing: Container c definition changed, will be restarted", "kill 0"]);
-            bench.expect_views(&["Running x0"]);
+            bench.expect(&["Killing: Container c definition changed, will be restarted", "stop 0"]);
+            bench.expect_views(&["Running x0 ready"]);
             assert_eq!(bench.machine.images().collect::<Vec<_>>(), ["new"]);
             bench.feed(Input::ImageChanged { index: 0, image: "newer".into() });
             bench.expect(&[]);
@@ -349,7 +362,7 @@ fn a_new_image_forgives_crashes() {
     bench.exit(0, 1);
     bench.expect(&[
         "Killing: Container c definition changed, will be restarted",
-        "kill 0",
+        "stop 0",
         "launch 0.4",
         "launch 0.5",
     ]);
@@ -407,7 +420,7 @@ fn a_new_image_starts_nothing_in_a_pod_that_ends() {
     bench.up(0);
     bench.feed(new_image(0));
     bench.seen.clear();
-    bench.feed(Input::Stop(Stop::Deleted));
+    bench.stop(30);
     bench.feed(new_image(0));
     bench.expect(&["abort"]);
     bench.exit(0, 137);
@@ -434,7 +447,7 @@ fn new_images_of_init_containers() {
     bench.feed(new_image(1));
     bench.expect(&[]);
     bench.feed(new_image(0));
-    bench.expect(&["Killing: Init container side definition changed", "kill 0"]);
+    bench.expect(&["Killing: Init container side definition changed", "stop 0"]);
     bench.exit(0, 137);
     bench.expect(&["launch 0.1"]);
     bench.exit(1, 0);
@@ -480,7 +493,7 @@ fn probes_decide() {
     bench.feed(word(0, ProbeKind::Readiness, false));
     bench.expect_views(&["Running x0"]);
     bench.feed(word(0, ProbeKind::Liveness, false));
-    bench.expect(&["Killing: Container c failed liveness probe, will be restarted", "kill 0"]);
+    bench.expect(&["Killing: Container c failed liveness probe, will be restarted", "stop 0"]);
     bench.exit(0, 137);
     bench.expect(&["launch 0.1"]);
     bench.up(0);
@@ -523,4 +536,267 @@ fn a_pod_that_was_over_stays_over() {
     let mut bench = Bench::new(&spec, &json!({"phase": "Failed", "reason": "Evicted"}));
     bench.expect(&["teardown"]);
     assert!(bench.machine.over());
+}
+
+#[test]
+fn what_does_not_end_within_its_grace_is_killed() {
+    let mut bench = Bench::simple("Always");
+    bench.feed(Input::SetUp);
+    bench.up(0);
+    bench.seen.clear();
+    bench.stop(30);
+    bench.expect(&["abort", "Killing: Stopping container c", "stop 0"]);
+    bench.pass(29);
+    bench.feed(Input::Tick);
+    bench.expect(&[]);
+    bench.pass(1);
+    assert_eq!(bench.machine.next_wake(), Some(bench.now.instant));
+    bench.feed(Input::Tick);
+    bench.expect(&["kill 0"]);
+    assert_eq!(bench.machine.next_wake(), None);
+    bench.exit(0, 137);
+    bench.expect(&["teardown"]);
+}
+
+#[test]
+fn grace_can_only_be_shortened() {
+    let mut bench = Bench::simple("Always");
+    bench.feed(Input::SetUp);
+    bench.up(0);
+    bench.stop(30);
+    bench.seen.clear();
+    bench.stop(60);
+    bench.pass(10);
+    bench.stop(5);
+    bench.expect(&[]);
+    assert_eq!(bench.machine.next_wake(), Some(bench.now.instant + Duration::from_secs(5)));
+    bench.stop(0);
+    bench.expect(&["kill 0"]);
+    bench.stop(0);
+    bench.expect(&[]);
+}
+
+#[test]
+fn no_grace_means_at_once_and_without_a_hook() {
+    let spec = json!({"containers": [{"name": "c", "image": "i", "lifecycle": {"preStop": {"sleep": {"seconds": 5}}}}]});
+    let mut bench = Bench::new(&spec, &json!({}));
+    bench.feed(Input::SetUp);
+    bench.up(0);
+    bench.seen.clear();
+    bench.stop(0);
+    bench.expect(&["abort", "Killing: Stopping container c", "kill 0"]);
+}
+
+#[test]
+fn a_container_is_told_to_stop_after_its_hook() {
+    let spec = json!({"containers": [{"name": "c", "image": "i", "lifecycle": {"preStop": {"sleep": {"seconds": 5}}}}]});
+    for (took, success, left) in [(5, true, 25), (29, false, 2)] {
+        let mut bench = Bench::new(&spec, &json!({}));
+        bench.feed(Input::SetUp);
+        bench.up(0);
+        bench.seen.clear();
+        bench.stop(30);
+        bench.expect(&["abort", "Killing: Stopping container c", "preStop 0"]);
+        bench.pass(took);
+        bench.hooked(0, Hook::PreStop, success);
+        let told =
+            if success { vec!["stop 0"] } else { vec!["FailedPreStopHook: PreStopHook failed", "stop 0"] };
+        bench.expect(&told);
+        assert_eq!(bench.machine.next_wake(), Some(bench.now.instant + Duration::from_secs(left)));
+    }
+    // A hook that takes all of the grace leaves the minimum.
+    let mut bench = Bench::new(&spec, &json!({}));
+    bench.feed(Input::SetUp);
+    bench.up(0);
+    bench.stop(30);
+    bench.seen.clear();
+    bench.pass(30);
+    bench.feed(Input::Tick);
+    bench.expect(&["stop 0"]);
+    bench.hooked(0, Hook::PreStop, true);
+    bench.expect(&[]);
+    bench.pass(2);
+    bench.feed(Input::Tick);
+    bench.expect(&["kill 0"]);
+}
+
+#[test]
+fn a_container_is_up_after_the_hook_of_its_start_and_others_wait() {
+    let spec = json!({"containers": [
+        {"name": "a", "image": "i", "lifecycle": {"postStart": {"sleep": {"seconds": 1}}}},
+        {"name": "b", "image": "i"},
+    ]});
+    let mut bench = Bench::new(&spec, &json!({}));
+    bench.feed(Input::SetUp);
+    bench.expect(&["setup", "launch 0.0"]);
+    bench.up(0);
+    bench.expect(&["postStart 0"]);
+    bench.expect_views(&["ContainerCreating x0", "ContainerCreating x0"]);
+    bench.hooked(0, Hook::PostStart, true);
+    bench.expect(&["launch 1.0"]);
+    bench.expect_views(&["Running x0 ready", "ContainerCreating x0"]);
+}
+
+#[test]
+fn a_failed_hook_of_a_start_restarts_the_container() {
+    #[track_caller]
+    fn check(policy: &str, after: &str) {
+        let spec = json!({"restartPolicy": policy, "containers": [
+            {"name": "c", "image": "i", "lifecycle": {"postStart": {"sleep": {"seconds": 1}}}},
+        ]});
+        let mut bench = Bench::new(&spec, &json!({}));
+        bench.feed(Input::SetUp);
+        bench.up(0);
+        bench.seen.clear();
+        bench.hooked(0, Hook::PostStart, false);
+        bench.expect(&[
+            "FailedPostStartHook: PostStartHook failed",
+            "Killing: FailedPostStartHook",
+            "stop 0",
+        ]);
+        bench.exit(0, 143);
+        bench.expect(&[after]);
+    }
+    check("Always", "launch 0.1");
+    check("Never", "teardown");
+}
+
+#[test]
+fn sidecars_end_after_those_they_serve_the_last_first_within_one_grace() {
+    let sidecar = |name: &str| json!({"name": name, "image": "i", "restartPolicy": "Always"});
+    let mut hooked = sidecar("two");
+    hooked["lifecycle"] = json!({"preStop": {"sleep": {"seconds": 5}}});
+    let spec = json!({
+        "initContainers": [sidecar("one"), hooked],
+        "containers": [{"name": "main", "image": "i"}],
+    });
+    let mut bench = Bench::new(&spec, &json!({}));
+    bench.feed(Input::SetUp);
+    bench.up(0);
+    bench.up(1);
+    bench.up(2);
+    bench.seen.clear();
+    bench.stop(30);
+    bench.expect(&[
+        "abort",
+        "Killing: Stopping container one",
+        "Killing: Stopping container two",
+        "preStop 1",
+        "Killing: Stopping container main",
+        "stop 2",
+    ]);
+    bench.hooked(1, Hook::PreStop, true);
+    bench.expect(&[]);
+    bench.pass(10);
+    bench.exit(2, 0);
+    bench.expect(&["stop 1"]);
+    bench.exit(1, 0);
+    bench.expect(&["stop 0"]);
+    assert_eq!(bench.machine.next_wake(), Some(bench.now.instant + Duration::from_secs(20)));
+    bench.exit(0, 0);
+    bench.expect(&["teardown"]);
+}
+
+#[test]
+fn a_sidecar_whose_turn_does_not_come_in_time_is_told_anyway() {
+    let spec = json!({
+        "initContainers": [{"name": "side", "image": "i", "restartPolicy": "Always"}],
+        "containers": [{"name": "main", "image": "i"}],
+    });
+    let mut bench = Bench::new(&spec, &json!({}));
+    bench.feed(Input::SetUp);
+    bench.up(0);
+    bench.up(1);
+    bench.stop(10);
+    bench.seen.clear();
+    bench.pass(10);
+    bench.feed(Input::Tick);
+    bench.expect(&["stop 0", "kill 1"]);
+    bench.pass(2);
+    bench.feed(Input::Tick);
+    bench.expect(&["kill 0"]);
+}
+
+#[test]
+fn probes_have_a_grace_of_their_own() {
+    let probe = |grace: i64| json!({"tcpSocket": {"port": 80}, "terminationGracePeriodSeconds": grace});
+    for (kind, grace) in [(ProbeKind::Startup, 7), (ProbeKind::Liveness, 9)] {
+        let spec = json!({"containers": [
+            {"name": "c", "image": "i", "startupProbe": probe(7), "livenessProbe": probe(9)},
+        ]});
+        let mut bench = Bench::new(&spec, &json!({}));
+        bench.feed(Input::SetUp);
+        bench.up(0);
+        bench.feed(Input::Probed { index: 0, run: 0, probe: kind, healthy: false });
+        assert_eq!(bench.machine.next_wake(), Some(bench.now.instant + Duration::from_secs(grace)));
+    }
+}
+
+#[test]
+fn ephemeral_containers_join_and_leave_without_consequences() {
+    let joined = |name: &str| {
+        let container = Container { name: name.into(), ..Container::default() };
+        Input::Joined(vec![UnitPlan::of(&container, Role::Ephemeral)])
+    };
+    let spec = json!({"restartPolicy": "OnFailure", "containers": [{"name": "main", "image": "i"}]});
+    let mut bench = Bench::new(&spec, &json!({}));
+    bench.feed(joined("early"));
+    bench.feed(Input::SetUp);
+    bench.expect(&["setup", "launch 1.0", "launch 0.0"]);
+    bench.up(0);
+    bench.up(1);
+    bench.expect_views(&["Running x0 ready", "Running x0"]);
+    bench.exit(1, 1);
+    bench.expect(&[]);
+    bench.feed(joined("late"));
+    bench.expect(&["launch 2.0"]);
+    bench.up(2);
+    bench.exit(0, 0);
+    bench.expect(&["Killing: Stopping container late", "stop 2"]);
+    bench.exit(2, 143);
+    bench.expect(&["teardown"]);
+}
+
+#[test]
+fn ephemeral_containers_do_not_come_back_after_a_restart_of_the_agent() {
+    let spec = json!({
+        "containers": [{"name": "main", "image": "i"}],
+        "ephemeralContainers": [{"name": "ran", "image": "i"}, {"name": "did not", "image": "i"}],
+    });
+    let running = json!({"running": {"startedAt": "2024-12-31T00:00:00Z"}});
+    let status = |name: &str, state: &Value| json!({"name": name, "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state});
+    let known = json!({"phase": "Running", "containerStatuses": [status("main", &running)],
+        "ephemeralContainerStatuses": [status("ran", &running)]});
+    let mut bench = Bench::new(&spec, &known);
+    bench.feed(Input::SetUp);
+    bench.expect(&["setup", "launch 2.0", "launch 0.1"]);
+    bench.expect_views(&[
+        "ContainerCreating last=ContainerStatusUnknown(137) x0",
+        "ContainerStatusUnknown(137) x0",
+        "ContainerCreating x0",
+    ]);
+}
+
+#[test]
+fn a_deadline_may_come_later() {
+    let mut bench = Bench::simple("Always");
+    bench.feed(Input::SetUp);
+    bench.up(0);
+    bench.seen.clear();
+    let deadline = bench.now.instant + Duration::from_secs(5);
+    bench.feed(Input::DeadlineChanged(Some(deadline)));
+    assert_eq!(bench.machine.next_wake(), Some(deadline));
+    bench.pass(3);
+    bench.feed(Input::DeadlineChanged(Some(bench.now.instant)));
+    assert_eq!(bench.seen[0], "abort");
+}
+
+#[test]
+fn a_run_that_only_its_log_tells_of_counts() {
+    let mut bench = Bench::simple("Always");
+    bench.machine.recall_run(0, 4);
+    bench.feed(Input::SetUp);
+    bench.expect(&["setup", "launch 0.5"]);
+    bench.up(0);
+    bench.expect_views(&["Running x5 ready"]);
 }

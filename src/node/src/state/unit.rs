@@ -9,7 +9,7 @@ use k8s_openapi::{
 };
 use tokio::time::Instant;
 
-use super::{Effect, Exit, Now, ProbeKind, RestartPolicy, Role, UnitPlan, UnitView, Waiting};
+use super::{Effect, Exit, Hook, Now, ProbeKind, RestartPolicy, Role, UnitPlan, UnitView, Waiting};
 use crate::backoff::{Backoff, go_duration};
 
 /// How long a failed pull shows `ErrImagePull` before it shows `ImagePullBackOff`.
@@ -17,6 +17,9 @@ const SHOW_PULL_ERROR: Duration = Duration::from_secs(1);
 /// How soon a container whose configuration is missing is tried again, if nothing that it may wait for
 /// changed before.
 const CONFIG_RETRY: Duration = Duration::from_secs(10);
+/// What a container that is told to stop has at least before it is killed, however much of its grace the
+/// hook and the wait for its turn took. Kubernetes' number.
+const MIN_GRACE: Duration = Duration::from_secs(2);
 
 /// A run that ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,14 +59,36 @@ pub(super) struct Run {
     since: Timestamp,
     started: bool,
     ready: bool,
+    /// What is shown while the hook of its start is under way: the container counts as up after it.
+    starting: Option<Shown>,
     killed: Killed,
+    end: Option<End>,
+}
+
+/// How far the end of a container has come.
+#[derive(Clone, Copy, Debug)]
+struct End {
+    step: Step,
+    /// When its grace is over.
+    at: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// The preStop hook is under way.
+    Hook,
+    /// A sidecar waits until those it serves have ended.
+    Turn,
+    /// It was told to stop.
+    Told,
+    Killed,
 }
 
 /// Whether, and to what end, a running container has been told to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Killed {
     No,
-    /// By a probe: it starts again if the restart policy allows.
+    /// By a probe, or since the hook of its start failed: it starts again if the restart policy allows.
     Unhealthy,
     /// To run another image: it starts again whatever the restart policy says.
     Outdated,
@@ -93,13 +118,28 @@ pub(super) struct Unit {
 #[derive(Clone, Debug)]
 pub(super) enum UnitInput {
     Start,
-    Launched { container_id: Box<str>, image_id: Box<str> },
+    Launched {
+        container_id: Box<str>,
+        image_id: Box<str>,
+    },
     Failed(Waiting),
     Exited(Exit),
-    Probed { run: i32, probe: ProbeKind, healthy: bool },
+    Probed {
+        run: i32,
+        probe: ProbeKind,
+        healthy: bool,
+    },
     ImageChanged(Box<str>),
+    Hooked {
+        hook: Hook,
+        success: bool,
+    },
     SourcesChanged,
-    Stop,
+    Stop {
+        grace: Duration,
+    },
+    /// Nobody needs this sidecar any more.
+    Turn,
     Tick,
 }
 
@@ -108,6 +148,7 @@ pub(super) struct Context<'a> {
     pub(super) index: usize,
     pub(super) now: Now,
     pub(super) policy: RestartPolicy,
+    pub(super) grace: Duration,
     pub(super) full_name: &'a str,
 }
 
@@ -115,7 +156,7 @@ pub(super) struct Context<'a> {
 pub(super) fn restarts_after(policy: RestartPolicy, role: Role, code: i32) -> bool {
     match (role, policy) {
         (Role::Sidecar, _) => true,
-        (_, RestartPolicy::Never) => false,
+        (Role::Ephemeral, _) | (_, RestartPolicy::Never) => false,
         (Role::Main, RestartPolicy::Always) => true,
         (Role::Init, _) | (Role::Main, RestartPolicy::OnFailure) => code != 0,
     }
@@ -153,25 +194,37 @@ impl Unit {
         match (life, input) {
             (Life::Idle, UnitInput::Start) => self.launch(Shown::Creating, context, effects),
 
-            (Life::Launching(_), UnitInput::Launched { container_id, image_id }) => {
+            (Life::Launching(shown), UnitInput::Launched { container_id, image_id }) => {
                 if self.has_run {
                     self.restarts += 1;
                 }
                 self.has_run = true;
                 self.image_id = Some(image_id);
                 self.failures.reset();
+                let index = context.index;
+                effects.push(if self.plan.post_start {
+                    Effect::Hook { index, hook: Hook::PostStart }
+                } else {
+                    Effect::Probe { index }
+                });
                 Life::Running(Box::new(Run {
                     container_id,
                     since: now.wall,
                     started: !self.plan.startup_probe,
                     ready: !self.plan.readiness_probe,
+                    starting: self.plan.post_start.then_some(shown),
                     killed: Killed::No,
+                    end: None,
                 }))
             }
             (Life::Launching(_), UnitInput::Failed(waiting)) => self.fail(waiting, context, effects),
             // The launch is aborted by the pod's own stop; what never ran stays as it is.
-            (Life::Launching(_) | Life::Failed { .. } | Life::CrashLoop { .. }, UnitInput::Stop) => {
-                if self.has_run { Life::Ended } else { Life::Idle }
+            (Life::Launching(_) | Life::Failed { .. } | Life::CrashLoop { .. }, UnitInput::Stop { .. }) => {
+                if self.has_run {
+                    Life::Ended
+                } else {
+                    Life::Idle
+                }
             }
 
             (Life::Failed { waiting, relabel_at: Some(at), retry_at }, UnitInput::Tick)
@@ -196,11 +249,31 @@ impl Unit {
                     Life::Running(run)
                 }
             }
-            (Life::Running(mut run), UnitInput::Stop) => {
-                if std::mem::replace(&mut run.killed, Killed::ForGood) == Killed::No {
-                    let text = format!("Stopping container {}", self.plan.name);
-                    effects.push(note(context, false, "Killing", text));
-                    effects.push(Effect::Kill { index: context.index });
+            (Life::Running(mut run), UnitInput::Stop { grace }) => {
+                let text = format!("Stopping container {}", self.plan.name);
+                self.end(&mut run, Killed::ForGood, grace, text, context, effects);
+                Life::Running(run)
+            }
+            (Life::Running(mut run), UnitInput::Hooked { hook, success }) => {
+                self.hooked(&mut run, hook, success, context, effects);
+                Life::Running(run)
+            }
+            (Life::Running(mut run), UnitInput::Turn) => {
+                if let Some(end) = run.end.as_mut().filter(|end| end.step == Step::Turn) {
+                    tell_to_stop(end, context, effects);
+                }
+                Life::Running(run)
+            }
+            (Life::Running(mut run), UnitInput::Tick) => {
+                if let Some(end) = run.end.as_mut().filter(|end| end.at <= now.instant) {
+                    match end.step {
+                        Step::Hook | Step::Turn => tell_to_stop(end, context, effects),
+                        Step::Told => {
+                            end.step = Step::Killed;
+                            effects.push(Effect::Kill { index: context.index });
+                        }
+                        Step::Killed => {}
+                    }
                 }
                 Life::Running(run)
             }
@@ -253,15 +326,13 @@ impl Unit {
             }
             // An init container finishes with the image it began with.
             Life::Running(mut run) if self.plan.role != Role::Init && run.killed == Killed::No => {
-                run.killed = Killed::Outdated;
                 let name = &self.plan.name;
                 let text = if self.plan.role == Role::Sidecar {
                     format!("Init container {name} definition changed")
                 } else {
                     format!("Container {name} definition changed, will be restarted")
                 };
-                effects.push(note(context, false, "Killing", text));
-                effects.push(Effect::Kill { index: context.index });
+                self.end(&mut run, Killed::Outdated, context.grace, text, context, effects);
                 Life::Running(run)
             }
             life @ (Life::Idle | Life::Running(_) | Life::Ended) => life,
@@ -359,16 +430,98 @@ impl Unit {
             (ProbeKind::Liveness, true) => {}
             (ProbeKind::Startup | ProbeKind::Liveness, false) => {
                 if run.killed == Killed::No {
-                    run.killed = Killed::Unhealthy;
-                    let kind = if probe == ProbeKind::Startup { "startup" } else { "liveness" };
+                    let (kind, grace) = match probe {
+                        ProbeKind::Startup => ("startup", self.plan.startup_grace),
+                        _ => ("liveness", self.plan.liveness_grace),
+                    };
                     let name = &self.plan.name;
                     let text = format!("Container {name} failed {kind} probe, will be restarted");
-                    effects.push(note(context, false, "Killing", text));
-                    effects.push(Effect::Kill { index: context.index });
+                    let grace = grace.map_or(context.grace, |seconds| Duration::from_secs(seconds.into()));
+                    self.end(&mut run, Killed::Unhealthy, grace, text, context, effects);
                 }
             }
         }
         run
+    }
+
+    fn hooked(
+        &self,
+        run: &mut Run,
+        hook: Hook,
+        success: bool,
+        context: &Context<'_>,
+        effects: &mut Vec<Effect>,
+    ) {
+        match hook {
+            Hook::PostStart => {
+                if run.starting.take().is_none() {
+                    return;
+                }
+                if success {
+                    effects.push(Effect::Probe { index: context.index });
+                } else {
+                    const REASON: &str = "FailedPostStartHook";
+                    effects.push(note(context, true, REASON, "PostStartHook failed".into()));
+                    self.end(run, Killed::Unhealthy, context.grace, REASON.into(), context, effects);
+                }
+            }
+            Hook::PreStop => {
+                if !success {
+                    effects.push(note(context, true, "FailedPreStopHook", "PreStopHook failed".into()));
+                }
+                if let Some(end) = run.end.as_mut().filter(|end| end.step == Step::Hook) {
+                    if self.plan.role == Role::Sidecar && run.killed == Killed::ForGood {
+                        end.step = Step::Turn;
+                    } else {
+                        tell_to_stop(end, context, effects);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Begins the end of a run. If it has begun already, it can only become more final and more hurried.
+    fn end(
+        &self,
+        run: &mut Run,
+        why: Killed,
+        grace: Duration,
+        text: String,
+        context: &Context<'_>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let index = context.index;
+        let at = context.now.instant + grace;
+        if run.killed != Killed::ForGood {
+            run.killed = why;
+        }
+        let end = match &mut run.end {
+            Some(end) => {
+                end.at = end.at.min(at);
+                end
+            }
+            none => {
+                run.starting = None;
+                effects.push(note(context, false, "Killing", text));
+                effects.push(Effect::Ending { index });
+                let end = none.insert(End { step: Step::Told, at });
+                if grace.is_zero() {
+                    // Killed below.
+                } else if self.plan.pre_stop {
+                    end.step = Step::Hook;
+                    effects.push(Effect::Hook { index, hook: Hook::PreStop });
+                } else if self.plan.role == Role::Sidecar && why == Killed::ForGood {
+                    end.step = Step::Turn;
+                } else {
+                    tell_to_stop(end, context, effects);
+                }
+                end
+            }
+        };
+        if grace.is_zero() && end.step != Step::Killed {
+            end.step = Step::Killed;
+            effects.push(Effect::Kill { index });
+        }
     }
 
     pub(super) fn role(&self) -> Role {
@@ -377,6 +530,14 @@ impl Unit {
 
     pub(super) fn restarts(&self) -> i32 {
         self.restarts
+    }
+
+    /// Unless more is known of it than its number.
+    pub(super) fn recall_run(&mut self, run: i32) {
+        if run > self.restarts || !self.has_run {
+            self.restarts = self.restarts.max(run);
+            self.has_run = true;
+        }
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -391,6 +552,15 @@ impl Unit {
         matches!(self.life, Life::Ended)
     }
 
+    pub(super) fn is_running(&self) -> bool {
+        matches!(self.life, Life::Running(_))
+    }
+
+    /// True for a sidecar that will be told to stop when those it serves have ended.
+    pub(super) fn awaits_turn(&self) -> bool {
+        matches!(&self.life, Life::Running(run) if run.end.is_some_and(|end| end.step == Step::Turn))
+    }
+
     /// True if the newest run ended with exit code 0.
     pub(super) fn succeeded(&self) -> bool {
         self.ended.as_ref().is_some_and(|ended| ended.code == 0)
@@ -399,11 +569,17 @@ impl Unit {
     /// True while the containers behind this one must wait for it.
     pub(super) fn blocks_next(&self) -> bool {
         match self.plan.role {
-            Role::Main => false,
+            // Containers behind a hook of a start wait for its end, as they do in Kubernetes.
+            Role::Main => match &self.life {
+                Life::Running(run) => run.starting.is_some(),
+                Life::Launching(_) => self.plan.post_start && !self.has_run,
+                _ => false,
+            },
+            Role::Ephemeral => false,
             Role::Init => !(self.is_over() && self.succeeded()),
             // Once it has started it never blocks again, even while it is being restarted.
             Role::Sidecar => match &self.life {
-                Life::Running(run) => !run.started,
+                Life::Running(run) => !run.started || run.starting.is_some(),
                 _ => !self.has_run,
             },
         }
@@ -414,7 +590,8 @@ impl Unit {
             Life::Failed { relabel_at: Some(at), .. } => Some(*at),
             Life::Failed { retry_at, .. } => Some(*retry_at),
             Life::CrashLoop { until, .. } => Some(*until),
-            Life::Idle | Life::Launching(_) | Life::Running(_) | Life::Ended => None,
+            Life::Running(run) => run.end.filter(|end| end.step != Step::Killed).map(|end| end.at),
+            Life::Idle | Life::Launching(_) | Life::Ended => None,
         }
     }
 
@@ -425,14 +602,15 @@ impl Unit {
             Life::Launching(_) => false,
             Life::Running(run) => {
                 let finishes_soon = self.plan.role == Role::Init;
-                run.killed == Killed::No && !finishes_soon && run.started && run.ready
+                let waits = run.end.is_some_and(|end| end.step == Step::Hook) || run.starting.is_some();
+                waits || run.killed == Killed::No && !finishes_soon && run.started && run.ready
             }
             Life::Failed { .. } | Life::CrashLoop { .. } | Life::Ended => true,
         }
     }
 
     /// `creating` is the reason shown before the first launch.
-    pub(super) fn view(&self, creating: &'static str, stopping: bool) -> UnitView {
+    pub(super) fn view(&self, creating: &'static str) -> UnitView {
         let ended = || self.ended.as_deref().map(terminated);
         let waiting = |waiting: &Waiting| ContainerState {
             waiting: Some(ContainerStateWaiting {
@@ -443,31 +621,37 @@ impl Unit {
         };
         let creating = Waiting { reason: creating, message: None };
         let newest = self.ended.as_ref().map(|ended| ended.container_id.clone());
-        let (state, last_state, container_id) = match &self.life {
-            Life::Idle | Life::Launching(Shown::Creating) => (waiting(&creating), ended(), newest),
-            Life::Launching(Shown::Waiting(shown)) => (waiting(shown), ended(), newest),
-            Life::Failed { waiting: shown, .. } => (waiting(shown), ended(), newest),
-            Life::CrashLoop { message, .. } => (waiting(&crash_loop(message.clone())), ended(), newest),
-            Life::Launching(Shown::Terminated) | Life::Ended => {
-                let before = self.before.as_deref().map(terminated);
-                (ended().unwrap_or_else(|| waiting(&creating)), before, newest)
-            }
-            Life::Running(run) => {
+        let shown = match &self.life {
+            Life::Launching(shown) => Some(shown),
+            Life::Running(run) => run.starting.as_ref(),
+            _ => None,
+        };
+        let (state, last_state, container_id) = match (&self.life, shown) {
+            (_, Some(Shown::Creating)) | (Life::Idle, _) => (waiting(&creating), ended(), newest),
+            (_, Some(Shown::Waiting(shown))) => (waiting(shown), ended(), newest),
+            (Life::Failed { waiting: shown, .. }, _) => (waiting(shown), ended(), newest),
+            (Life::CrashLoop { message, .. }, _) => (waiting(&crash_loop(message.clone())), ended(), newest),
+            (Life::Running(run), None) => {
                 let running = ContainerStateRunning { started_at: Some(Time(run.since)) };
                 let state = ContainerState { running: Some(running), ..ContainerState::default() };
                 (state, ended(), Some(run.container_id.clone()))
             }
+            (_, Some(Shown::Terminated)) | (Life::Ended | Life::Launching(_), _) => {
+                let before = self.before.as_deref().map(terminated);
+                (ended().unwrap_or_else(|| waiting(&creating)), before, newest)
+            }
         };
         let (started, ready) = match &self.life {
-            Life::Running(run) if self.plan.role == Role::Init => (run.started, false),
-            Life::Running(run) => {
-                (run.started, run.started && run.ready && run.killed == Killed::No && !stopping)
-            }
+            Life::Running(run) if run.starting.is_some() => (false, false),
+            Life::Running(run) => match self.plan.role {
+                Role::Init => (run.started, false),
+                Role::Ephemeral => (false, false),
+                Role::Main | Role::Sidecar => (run.started, run.started && run.ready),
+            },
             Life::Ended => (false, self.plan.role == Role::Init && self.succeeded()),
             _ => (false, false),
         };
         UnitView {
-            role: self.plan.role,
             state,
             last_state,
             restart_count: self.restarts,
@@ -481,6 +665,13 @@ impl Unit {
 
 fn crash_loop(message: Box<str>) -> Waiting {
     Waiting { reason: "CrashLoopBackOff", message: Some(message) }
+}
+
+/// The container has its say now, for what is left of its grace, but never for less than [`MIN_GRACE`].
+fn tell_to_stop(end: &mut End, context: &Context<'_>, effects: &mut Vec<Effect>) {
+    end.step = Step::Told;
+    end.at = end.at.max(context.now.instant + MIN_GRACE);
+    effects.push(Effect::Terminate { index: context.index });
 }
 
 fn note(context: &Context<'_>, warning: bool, reason: &'static str, message: String) -> Effect {

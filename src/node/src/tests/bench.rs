@@ -33,6 +33,7 @@ pub(super) struct Bench {
     runtime: Arc<Runtime>,
     images: Arc<Images>,
     node: Option<Node>,
+    pub(super) shutdown_grace: Duration,
 }
 
 impl Bench {
@@ -59,7 +60,16 @@ impl Bench {
         })
         .unwrap();
         let images = Images::open(coracle_image::Config::new(dir.path().join("images"))).unwrap();
-        let mut bench = Bench { _server: server, dir, client, informers, runtime, images, node: None };
+        let mut bench = Bench {
+            _server: server,
+            dir,
+            client,
+            informers,
+            runtime,
+            images,
+            node: None,
+            shutdown_grace: Duration::ZERO,
+        };
         bench.start_node().await;
         bench
     }
@@ -73,6 +83,8 @@ impl Bench {
                 max_pods: 10,
                 version: "v1.33.0".into(),
                 service_cidr: SERVICES,
+                static_pods: Some(self.dir.path().join("manifests")),
+                shutdown_grace: self.shutdown_grace,
                 toolbox: None,
             },
             Deps {
@@ -124,6 +136,35 @@ impl Bench {
         let map: ConfigMap =
             serde_json::from_value(json!({"metadata": {"name": name}, "data": data})).unwrap();
         Api::default_namespaced(self.client.clone()).create(&PostParams::default(), &map).await.unwrap();
+    }
+
+    /// Status and message of a condition of the node.
+    pub(super) async fn node_condition(&self, name: &str) -> (String, String) {
+        let node = Api::<NodeObject>::all(self.client.clone()).get("n").await.unwrap();
+        let conditions = node.status.unwrap().conditions.unwrap();
+        let condition = conditions.into_iter().find(|condition| condition.type_ == name).unwrap();
+        (condition.status, condition.message.unwrap_or_default())
+    }
+
+    /// Keeps a deleted pod's object until [`Bench::release`].
+    pub(super) async fn hold(&self, name: &str) {
+        self.set_finalizers(name, json!(["test.example/hold"])).await;
+    }
+
+    pub(super) async fn release(&self, name: &str) {
+        self.set_finalizers(name, json!(null)).await;
+    }
+
+    async fn set_finalizers(&self, name: &str, list: Value) {
+        let patch = json!({"metadata": {"finalizers": list}});
+        self.pods().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+    }
+
+    /// `kubectl debug`.
+    pub(super) async fn join(&self, name: &str, container: Value) {
+        let patch = json!({"spec": {"ephemeralContainers": [container]}});
+        let patch = Patch::Strategic(patch);
+        self.pods().patch_ephemeral_containers(name, &PatchParams::default(), &patch).await.unwrap();
     }
 
     pub(super) async fn delete(&self, name: &str) {

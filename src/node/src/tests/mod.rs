@@ -3,6 +3,8 @@
 mod bench;
 mod guests;
 
+use std::time::Duration;
+
 use bench::{Bench, container, is_ready, phase, waiting};
 use serde_json::json;
 
@@ -150,7 +152,7 @@ async fn a_new_image_takes_over() {
     let after = bench.pod("runs", |pod| is_ready(pod) && container(pod).restart_count == 1).await;
     let [before, after] = [before, after].map(|pod| container(&pod));
     let last = after.last_state.unwrap().terminated.unwrap();
-    assert_eq!((last.exit_code, last.container_id), (137, before.container_id));
+    assert_eq!((last.exit_code, last.container_id), (143, before.container_id));
     assert_ne!(after.image_id, before.image_id);
     assert_eq!(bench.events("runs", "Killing").await, ["Container c definition changed, will be restarted"]);
     bench.log("runs", "two\n").await;
@@ -199,4 +201,154 @@ async fn pods_survive_their_agent() {
     assert_eq!(container(&never).restart_count, 0);
     bench.gone("deleted").await;
     assert!(!bench.data_dir().join("pods/of-a-pod-that-is-gone").exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_pod_has_its_grace_and_says_how_it_ended() {
+    let bench = Bench::new().await;
+    bench.push("registry.local/sleeps:1", guests::sleeps("up\n")).await;
+    let container = |image: &str| json!([{"name": "c", "image": image}]);
+    bench.create("plain", json!({"containers": container("registry.local/sleeps:1")})).await;
+    let mut hooked = container("registry.local/sleeps:1");
+    hooked[0]["lifecycle"] = json!({"preStop": {"tcpSocket": {"port": 1}}});
+    bench.create("hooked", json!({"containers": hooked})).await;
+    for pod in ["plain", "hooked"] {
+        bench.pod(pod, is_ready).await;
+        bench.hold(pod).await;
+        let begun = tokio::time::Instant::now();
+        bench.delete(pod).await;
+        let ended = bench.pod(pod, |pod| phase(pod) == "Failed").await;
+        assert_eq!(container_end(&ended), (143, "Error".into()), "{pod}");
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(20), "nothing is waited for: {took:?}");
+        bench.release(pod).await;
+        bench.gone(pod).await;
+    }
+    assert_eq!(bench.events("hooked", "FailedPreStopHook").await, ["PreStopHook failed"]);
+}
+
+fn container_end(pod: &k8s_openapi::api::core::v1::Pod) -> (i32, String) {
+    let end = container(pod).state.unwrap().terminated.unwrap();
+    (end.exit_code, end.reason.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn static_pods_come_and_go_with_their_files() {
+    let bench = Bench::new().await;
+    bench.push("registry.local/sleeps:1", guests::sleeps("up\n")).await;
+    let dir = bench.data_dir().join("manifests");
+    std::fs::create_dir_all(&dir).unwrap();
+    let file = dir.join("web.yaml");
+    std::fs::write(
+        &file,
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: c, image: registry.local/sleeps:1}]}\n",
+    )
+    .unwrap();
+    let first = bench.pod("web-n", is_ready).await;
+    bench.delete("web-n").await;
+    let again = bench.pod("web-n", |pod| is_ready(pod) && pod.metadata.uid != first.metadata.uid).await;
+    assert!(again.metadata.annotations.unwrap().contains_key("kubernetes.io/config.mirror"));
+    std::fs::remove_file(&file).unwrap();
+    bench.gone("web-n").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_shuts_down_lets_pods_end_and_runs_them_again() {
+    let mut bench = Bench::new().await;
+    bench.push("registry.local/sleeps:1", guests::sleeps("up\n")).await;
+    bench.create("p", json!({"containers": [{"name": "c", "image": "registry.local/sleeps:1"}]})).await;
+    bench.pod("p", is_ready).await;
+    bench.stop_node().await;
+    bench.shutdown_grace = Duration::from_secs(20);
+    bench.start_node().await;
+    bench.pod("p", |pod| is_ready(pod) && container(pod).restart_count == 1).await;
+    bench.stop_node().await;
+    assert_eq!(bench.node_condition("Ready").await, ("False".into(), "node is shutting down".into()));
+    let pod = bench.pod("p", |pod| !is_ready(pod)).await;
+    assert_eq!((phase(&pod), container_end(&pod)), ("Running", (143, "Error".into())));
+    bench.start_node().await;
+    let pod = bench.pod("p", |pod| is_ready(pod) && container(pod).restart_count == 2).await;
+    let last = container(&pod).last_state.unwrap().terminated.unwrap();
+    assert_eq!(last.exit_code, 143);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn last_words_are_found_in_the_file_or_in_the_log() {
+    let bench = Bench::new().await;
+    bench.push("registry.local/fails:1", guests::prints("why\n", 3)).await;
+    bench.push("registry.local/writes:1", guests::writes("dev/termination-log", "because")).await;
+    let spec = |image: &str| {
+        json!({"restartPolicy": "Never", "containers": [
+            {"name": "c", "image": image, "terminationMessagePolicy": "FallbackToLogsOnError"},
+        ]})
+    };
+    bench.create("log", spec("registry.local/fails:1")).await;
+    bench.create("file", spec("registry.local/writes:1")).await;
+    for (name, end, words) in [("log", "Failed", "why\n"), ("file", "Succeeded", "because")] {
+        let pod = bench.pod(name, |pod| phase(pod) == end).await;
+        let message = container(&pod).state.unwrap().terminated.unwrap().message;
+        assert_eq!(message.as_deref(), Some(words));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hooks_and_probes_run_commands_beside_the_container() {
+    let bench = Bench::new().await;
+    // Started with an argument it exits with 3, otherwise it sleeps.
+    bench.push("registry.local/obeys:1", guests::fails_with_arguments("up\n", 3)).await;
+    let container = |extra: serde_json::Value| {
+        let mut container = json!({"name": "c", "image": "registry.local/obeys:1"});
+        container.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        json!({"restartPolicy": "Never", "terminationGracePeriodSeconds": 5, "containers": [container]})
+    };
+    let exec = |argv: &[&str]| json!({"exec": {"command": argv}});
+    bench.create("failing-start", container(json!({"lifecycle": {"postStart": exec(&["c", "x"])}}))).await;
+    let probe = json!({"livenessProbe": {
+        "exec": {"command": ["c", "x"]}, "periodSeconds": 1, "failureThreshold": 1,
+    }});
+    bench.create("failing-probe", container(probe)).await;
+    let pod = bench.pod("failing-start", |pod| phase(pod) == "Failed").await;
+    assert_eq!(container_end(&pod), (143, "Error".into()));
+    assert_eq!(bench.events("failing-start", "FailedPostStartHook").await, ["PostStartHook failed"]);
+    assert_eq!(bench.events("failing-start", "Killing").await, ["FailedPostStartHook"]);
+    bench.pod("failing-probe", |pod| phase(pod) == "Failed").await;
+    assert_eq!(bench.events("failing-probe", "Unhealthy").await, ["Liveness probe failed: up\n"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_only_linux_has_is_refused_and_not_feigned() {
+    let bench = Bench::new().await;
+    bench.push("registry.local/sleeps:1", guests::sleeps("")).await;
+    let container = json!({"name": "c", "image": "registry.local/sleeps:1"});
+    let mut privileged = container.clone();
+    privileged["securityContext"] = json!({"privileged": true});
+    bench.create("privileged", json!({"containers": [privileged]})).await;
+    let sysctls = json!({"sysctls": [{"name": "kernel.msgmax", "value": "1"}]});
+    bench.create("sysctls", json!({"containers": [container], "securityContext": sysctls})).await;
+    let pod = bench.pod("privileged", |pod| waiting(pod) == "CreateContainerConfigError").await;
+    assert_eq!(phase(&pod), "Pending");
+    let status = bench.pod("sysctls", |pod| phase(pod) == "Failed").await.status.unwrap();
+    assert_eq!(status.reason.as_deref(), Some("SysctlForbidden"));
+    assert_eq!(
+        status.message.as_deref(),
+        Some("Pod was rejected: forbidden sysctl: \"kernel.msgmax\" not allowlisted")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ephemeral_container_joins_a_running_pod() {
+    let bench = Bench::new().await;
+    bench.push("registry.local/sleeps:1", guests::sleeps("")).await;
+    bench.push("registry.local/hello:1", guests::prints("hello\n", 0)).await;
+    bench.create("p", json!({"containers": [{"name": "c", "image": "registry.local/sleeps:1"}]})).await;
+    bench.pod("p", is_ready).await;
+    bench.join("p", json!({"name": "debug", "image": "registry.local/hello:1"})).await;
+    let pod = bench
+        .pod("p", |pod| {
+            let status = pod.status.as_ref().and_then(|status| status.ephemeral_container_statuses.as_ref());
+            let state = status.and_then(|list| list.first()?.state.as_ref());
+            state.is_some_and(|state| state.terminated.is_some())
+        })
+        .await;
+    assert!(is_ready(&pod), "the others do not care");
 }

@@ -1,0 +1,199 @@
+//! Fields of a pod's spec that speak of Linux: processes, users, kernels, devices. A module has none of
+//! them. Where that changes nothing that the author could notice, the field is accepted; where silence
+//! would be a lie, the pod or the container is refused and says why. Pure.
+//!
+//! | field | here |
+//! | --- | --- |
+//! | `runAsUser`, `runAsGroup`, `fsGroup`, `supplementalGroups`, `hostUsers` | accepted: files have no owners, a module is no user of the host |
+//! | `runAsNonRoot` | accepted; refused with `runAsUser: 0`, as the kubelet does |
+//! | `seccompProfile`, `appArmorProfile`, `seLinuxOptions`, `procMount`, `allowPrivilegeEscalation` | accepted: a module makes no system call that could be filtered |
+//! | `capabilities.drop`, and `add` of what ordinary containers have | accepted: there is nothing to take away, and any port may be bound |
+//! | `capabilities.add` of more | refused: `NET_ADMIN` and its like give nothing here |
+//! | `privileged`, `volumeDevices` | refused: no device of the host can be reached |
+//! | `readOnlyRootFilesystem` | enforced |
+//! | `hostNetwork` | refused: a pod's network is virtual |
+//! | `hostPID` | refused: no process of the host can be seen |
+//! | `hostIPC`, `shareProcessNamespace` | accepted: there are neither processes nor means of IPC to share |
+//! | `sysctls` | accepted if Kubernetes calls them safe, else `SysctlForbidden` |
+//! | `os` | `windows` is refused with `PodOSNotSupported` |
+//! | `runtimeClassName`, `windowsOptions` | accepted: there is one runtime |
+//! | `oomScoreAdj`, cgroups | not there: a memory limit ends the container that exceeds it and no other |
+
+use k8s_openapi::api::core::v1::{Container, Pod};
+
+/// Why a pod is refused for good, in the kubelet's words: `status.reason` and the message.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+}
+
+/// Kernel settings that concern the pod alone. Kubernetes' list; they tune what the virtual network does
+/// without them.
+const SAFE_SYSCTLS: &[&str] = &[
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.tcp_wmem",
+];
+
+/// What container runtimes give by default, as far as a module does not miss it.
+const ORDINARY_CAPABILITIES: &[&str] = &[
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "NET_BIND_SERVICE",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+];
+
+/// Whether the node takes a new pod at all.
+pub(crate) fn admit(pod: &Pod) -> Result<(), Refusal> {
+    let Some(spec) = &pod.spec else { return Ok(()) };
+    if spec.os.as_ref().is_some_and(|os| os.name == "windows") {
+        let message = "Failed to admit pod as the OS field doesn't match node OS".into();
+        return Err(Refusal { reason: "PodOSNotSupported", message });
+    }
+    let sysctls = spec.security_context.as_ref().and_then(|context| context.sysctls.as_deref());
+    for sysctl in sysctls.unwrap_or_default() {
+        let name = sysctl.name.replace('/', ".");
+        if !SAFE_SYSCTLS.contains(&name.as_str()) {
+            let message = format!("forbidden sysctl: {:?} not allowlisted", sysctl.name);
+            return Err(Refusal { reason: "SysctlForbidden", message });
+        }
+    }
+    Ok(())
+}
+
+/// Whether a container gets what its pod's author believes it gets.
+pub(crate) fn check(pod: &Pod, container: &Container) -> Result<(), String> {
+    let Some(spec) = &pod.spec else { return Ok(()) };
+    if spec.host_network == Some(true) {
+        return Err(
+            "hostNetwork is not supported: the network of a pod is virtual, apart from the host's".into()
+        );
+    }
+    if spec.host_pid == Some(true) {
+        return Err("hostPID is not supported: a module sees no processes of the host".into());
+    }
+    if container.volume_devices.as_ref().is_some_and(|devices| !devices.is_empty()) {
+        return Err("volumeDevices are not supported: a module reaches no device of the host".into());
+    }
+    let own = container.security_context.as_ref();
+    if own.and_then(|own| own.privileged) == Some(true) {
+        return Err("privileged containers are not supported: a module reaches no device of the host".into());
+    }
+    let capabilities = own.and_then(|own| own.capabilities.as_ref());
+    for capability in capabilities.and_then(|list| list.add.as_deref()).unwrap_or_default() {
+        let name = capability.strip_prefix("CAP_").unwrap_or(capability);
+        if !ORDINARY_CAPABILITIES.contains(&name) {
+            return Err(format!("capability {name} is not supported: a module has no kernel to use it on"));
+        }
+    }
+    let shared = spec.security_context.as_ref();
+    let user = own.and_then(|own| own.run_as_user).or_else(|| shared.and_then(|shared| shared.run_as_user));
+    let non_root =
+        own.and_then(|own| own.run_as_non_root).or_else(|| shared.and_then(|shared| shared.run_as_non_root));
+    if non_root == Some(true) && user == Some(0) {
+        let meta = &pod.metadata;
+        let text = |field: &Option<String>| field.clone().unwrap_or_default();
+        return Err(format!(
+            "container's runAsUser breaks non-root policy (pod: \"{}_{}({})\", container: {})",
+            text(&meta.name),
+            text(&meta.namespace),
+            text(&meta.uid),
+            container.name
+        ));
+    }
+    Ok(())
+}
+
+/// `readOnlyRootFilesystem`.
+pub(crate) fn read_only_root(container: &Container) -> bool {
+    container.security_context.as_ref().and_then(|context| context.read_only_root_filesystem) == Some(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[track_caller]
+    fn check_all(spec: &Value, expected: &str) {
+        let pod: Pod = serde_json::from_value(
+            json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec}),
+        )
+        .unwrap();
+        let said = match admit(&pod) {
+            Err(refusal) => format!("{}: {}", refusal.reason, refusal.message),
+            Ok(()) => {
+                let container = &pod.spec.as_ref().unwrap().containers[0];
+                check(&pod, container).err().unwrap_or_else(|| "runs".into())
+            }
+        };
+        assert_eq!(said, expected);
+    }
+
+    #[track_caller]
+    fn check_pod(mut fields: Value, expected: &str) {
+        fields["containers"] = json!([{"name": "c"}]);
+        check_all(&fields, expected);
+    }
+
+    #[track_caller]
+    fn check_container(context: &Value, expected: &str) {
+        check_all(&json!({"containers": [{"name": "c", "securityContext": context}]}), expected);
+    }
+
+    #[test]
+    fn what_is_refused_and_why() {
+        check_pod(json!({}), "runs");
+        check_pod(json!({"hostIPC": true, "shareProcessNamespace": true, "hostUsers": false}), "runs");
+        check_pod(
+            json!({"hostNetwork": true}),
+            "hostNetwork is not supported: the network of a pod is virtual, apart from the host's",
+        );
+        check_pod(
+            json!({"hostPID": true}),
+            "hostPID is not supported: a module sees no processes of the host",
+        );
+        check_pod(json!({"os": {"name": "linux"}}), "runs");
+        check_pod(
+            json!({"os": {"name": "windows"}}),
+            "PodOSNotSupported: Failed to admit pod as the OS field doesn't match node OS",
+        );
+        let sysctl = |name: &str| json!({"securityContext": {"sysctls": [{"name": name, "value": "0"}]}});
+        check_pod(sysctl("net.ipv4.ip_unprivileged_port_start"), "runs");
+        check_pod(
+            sysctl("kernel.msgmax"),
+            "SysctlForbidden: forbidden sysctl: \"kernel.msgmax\" not allowlisted",
+        );
+        let root = json!({"securityContext": {"runAsNonRoot": true, "runAsUser": 0}});
+        check_pod(root, "container's runAsUser breaks non-root policy (pod: \"p_n(u)\", container: c)");
+
+        check_container(&json!({"runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}}), "runs");
+        check_container(&json!({"capabilities": {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]}}), "runs");
+        check_container(
+            &json!({"capabilities": {"add": ["CAP_NET_ADMIN"]}}),
+            "capability NET_ADMIN is not supported: a module has no kernel to use it on",
+        );
+        check_container(
+            &json!({"privileged": true}),
+            "privileged containers are not supported: a module reaches no device of the host",
+        );
+    }
+}
