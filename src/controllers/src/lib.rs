@@ -11,6 +11,7 @@
 mod claim;
 mod context;
 mod deployment;
+mod cronjob;
 mod discovery;
 mod disruption_target;
 mod endpoints;
@@ -43,6 +44,7 @@ mod testing;
 mod tests;
 mod volume_binder;
 mod volume_protection;
+mod ttl_after_finished;
 
 use std::time::Duration;
 
@@ -95,6 +97,8 @@ const CONTROLLERS: &[Controller] = &[
     Controller { name: replicaset::SETS, run: replicaset::run::<ReplicaSet> },
     Controller { name: job::NAME, run: job::run },
     Controller { name: deployment::NAME, run: deployment::run },
+    Controller { name: cronjob::NAME, run: cronjob::run },
+    Controller { name: ttl_after_finished::NAME, run: ttl_after_finished::run },
     Controller { name: endpoints::NAME, run: endpoints::run },
     Controller { name: endpointslice::NAME, run: endpointslice::run },
     Controller { name: endpointslice_mirroring::NAME, run: endpointslice_mirroring::run },
