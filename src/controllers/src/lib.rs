@@ -10,9 +10,10 @@
 
 mod claim;
 mod context;
-mod deployment;
 mod cronjob;
+mod deployment;
 mod discovery;
+mod disruption;
 mod disruption_target;
 mod endpoints;
 mod endpointslice;
@@ -34,6 +35,7 @@ mod podcontrol;
 mod pods;
 mod replicaset;
 mod root_ca;
+mod scale;
 mod serviceaccount;
 mod services;
 mod slow_start;
@@ -42,9 +44,9 @@ mod taint_eviction;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod ttl_after_finished;
 mod volume_binder;
 mod volume_protection;
-mod ttl_after_finished;
 
 use std::time::Duration;
 
@@ -98,6 +100,7 @@ const CONTROLLERS: &[Controller] = &[
     Controller { name: job::NAME, run: job::run },
     Controller { name: deployment::NAME, run: deployment::run },
     Controller { name: cronjob::NAME, run: cronjob::run },
+    Controller { name: disruption::NAME, run: disruption::run },
     Controller { name: ttl_after_finished::NAME, run: ttl_after_finished::run },
     Controller { name: endpoints::NAME, run: endpoints::run },
     Controller { name: endpointslice::NAME, run: endpointslice::run },

@@ -144,6 +144,8 @@ impl FakeApi {
             _ => Part::Main,
         };
         match (method, part.as_deref()) {
+            ("GET", Some("scale")) => world.scale(plural, &key).map(|value| (200, value)),
+            ("PUT", Some("scale")) => world.set_scale(plural, &key, &content).map(|value| (200, value)),
             ("GET", _) => {
                 let found = world.get(plural, &key).cloned();
                 let missing = || Refusal::new(404, "NotFound", format!("{plural} \"{name}\" not found"));

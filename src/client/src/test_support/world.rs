@@ -249,6 +249,42 @@ impl World {
         self.update(plural, key, part, new)
     }
 
+    /// The scale of an object that has replicas.
+    pub(super) fn scale(&self, plural: &str, key: &Key) -> Outcome {
+        let object = self.require(plural, key)?;
+        if object["spec"]["replicas"].is_null() {
+            return Err(Refusal::new(404, "NotFound", "the server could not find the requested resource"));
+        }
+        let labels = object["spec"]["selector"]["matchLabels"].as_object();
+        let selector: Vec<String> = labels
+            .into_iter()
+            .flatten()
+            .map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default()))
+            .collect();
+        let meta = &object["metadata"];
+        Ok(json!({
+            "kind": "Scale", "apiVersion": "autoscaling/v1",
+            "metadata": {
+                "name": meta["name"], "namespace": meta["namespace"], "uid": meta["uid"],
+                "resourceVersion": meta["resourceVersion"],
+            },
+            "spec": { "replicas": object["spec"]["replicas"] },
+            "status": {
+                "replicas": object["status"]["replicas"].as_i64().unwrap_or(0),
+                "selector": selector.join(","),
+            },
+        }))
+    }
+
+    pub(super) fn set_scale(&mut self, plural: &str, key: &Key, scale: &Value) -> Outcome {
+        self.scale(plural, key)?;
+        let mut object = self.require(plural, key)?.clone();
+        object["spec"]["replicas"] = scale["spec"]["replicas"].clone();
+        object["metadata"]["resourceVersion"] = scale["metadata"]["resourceVersion"].clone();
+        self.update(plural, key, Part::Main, object)?;
+        self.scale(plural, key)
+    }
+
     pub(super) fn bind(&mut self, key: &Key, binding: &Value) -> Outcome {
         let mut pod = self.require("pods", key)?.clone();
         if !pod["spec"]["nodeName"].is_null() {
