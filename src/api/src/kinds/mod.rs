@@ -22,17 +22,23 @@ mod deployment;
 mod endpoint_slice;
 mod endpoints;
 mod event;
+mod horizontal_pod_autoscaler;
 mod job;
 mod lease;
+mod limit_range;
 pub mod meta;
 mod namespace;
 mod node;
 mod persistent_volume;
 mod persistent_volume_claim;
 mod pod;
+mod pod_disruption_budget;
 mod pod_spec;
+mod pod_template;
+mod priority_class;
 mod replica_set;
 mod replication_controller;
+mod resource_quota;
 mod secret;
 mod service;
 mod service_account;
@@ -49,12 +55,15 @@ static BUILTIN: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
         config_map::kind(),
         endpoints::kind(),
         event::core_kind(),
+        limit_range::kind(),
         namespace::kind(),
         node::kind(),
         persistent_volume_claim::kind(),
         persistent_volume::kind(),
         pod::kind(),
+        pod_template::kind(),
         replication_controller::kind(),
+        resource_quota::kind(),
         secret::kind(),
         service_account::kind(),
         service::kind(),
@@ -63,9 +72,13 @@ static BUILTIN: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
         deployment::kind(),
         replica_set::kind(),
         stateful_set::kind(),
+        horizontal_pod_autoscaler::v2_kind(),
+        horizontal_pod_autoscaler::v1_kind(),
         cron_job::kind(),
         job::kind(),
+        pod_disruption_budget::kind(),
         storage_class::kind(),
+        priority_class::kind(),
         lease::kind(),
         endpoint_slice::kind(),
         event::events_kind(),

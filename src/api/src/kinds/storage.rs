@@ -49,10 +49,15 @@ pub(super) fn check_volume_mode(errors: &mut Vec<FieldCause>, path: &Path<'_>, m
 
 /// Requires an amount above nothing.
 pub(super) fn check_positive(errors: &mut Vec<FieldCause>, path: &Path<'_>, value: &Value) {
+    check_above_zero(errors, path, value, "must be greater than zero");
+}
+
+/// Requires an amount above nothing, if there is one, in the caller's words.
+pub(super) fn check_above_zero(errors: &mut Vec<FieldCause>, path: &Path<'_>, value: &Value, words: &str) {
     if let Some(amount) = pod_spec::amount(value)
         && amount <= Quantity::ZERO
     {
-        errors.push(field::invalid(path, &amount.to_string(), "must be greater than zero"));
+        errors.push(field::invalid(path, &amount.to_string(), words));
     }
 }
 

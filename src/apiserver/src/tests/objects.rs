@@ -180,6 +180,36 @@ async fn scale_of_a_controller() {
 }
 
 #[tokio::test]
+async fn two_versions_of_one_autoscaler() {
+    let server = Server::new().await;
+    let group = server.get("/apis/autoscaling").await.is(200);
+    assert_eq!(group["preferredVersion"]["version"], "v2");
+    let body = json!({
+        "metadata": {"name": "h"},
+        "spec": {
+            "scaleTargetRef": {"kind": "Deployment", "name": "web"}, "maxReplicas": 3,
+            "targetCPUUtilizationPercentage": 50,
+        },
+    });
+    let old = "/apis/autoscaling/v1/namespaces/default/horizontalpodautoscalers";
+    let new = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers";
+    server.post(old, body).await.is(201);
+    let stored = server.get(&format!("{new}/h")).await.is(200);
+    assert_eq!(stored["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], 50);
+    let patch =
+        json!({"status": {"desiredReplicas": 2, "conditions": [{"type": "AbleToScale", "status": "True"}]}});
+    server.patch(&format!("{new}/h/status"), MERGE, patch).await.is(200);
+    // A write in the older version leaves what it has no field for.
+    let patch = json!({"spec": {"targetCPUUtilizationPercentage": 60}});
+    server.patch(&format!("{old}/h"), MERGE, patch).await.is(200);
+    let stored = server.get(&format!("{new}/h")).await.is(200);
+    assert_eq!(stored["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], 60);
+    assert_eq!(stored["status"]["conditions"][0]["type"], "AbleToScale");
+    assert_eq!(stored["metadata"]["annotations"], Value::Null);
+    assert_eq!(stored["metadata"]["generation"], Value::Null);
+}
+
+#[tokio::test]
 async fn two_views_of_one_event() {
     let server = Server::new().await;
     let body = json!({

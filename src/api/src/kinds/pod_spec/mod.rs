@@ -20,7 +20,10 @@ mod volumes;
 
 pub(super) use containers::is_sidecar;
 pub(super) use defaults::{default_pod, default_spec, default_template, default_volume_sources};
-pub(super) use resources::{amount, check_amount, qos_class};
+pub(super) use resources::{
+    amount, check_amount, check_container_resource, check_resource_name, is_standard_resource,
+    may_overcommit, qos_class,
+};
 pub(super) use scheduling::{check_label_selector, check_node_selector, check_taints, check_tolerations};
 pub(super) use spec::{Holder, check_annotations, check_spec, check_template};
 pub(super) use volumes::{check_no_backsteps, check_source as check_volume_source};

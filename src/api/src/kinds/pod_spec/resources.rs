@@ -70,7 +70,7 @@ fn is_extended(name: &str) -> bool {
 }
 
 /// Whether requests may be lower than limits.
-fn may_overcommit(name: &str) -> bool {
+pub(in crate::kinds) fn may_overcommit(name: &str) -> bool {
     is_native(name) && !name.starts_with(HUGE_PAGES)
 }
 
@@ -90,16 +90,31 @@ pub(in crate::kinds) fn check_amount(
     }
 }
 
-/// Names of resources that a container may ask for.
-fn check_name(errors: &mut Vec<FieldCause>, path: &Path<'_>, name: &str) {
+/// Whether a name without a domain is that of a resource, in a container or a quota.
+pub(in crate::kinds) fn is_standard_resource(name: &str) -> bool {
+    let huge = name.strip_prefix("requests.").unwrap_or(name).starts_with(HUGE_PAGES);
+    STANDARD.contains(&name) || huge
+}
+
+/// Names of resources anywhere. False if the name is none.
+pub(in crate::kinds) fn check_resource_name(
+    errors: &mut Vec<FieldCause>,
+    path: &Path<'_>,
+    name: &str,
+) -> bool {
     let before = errors.len();
     check_text(errors, path, name, names::qualified_name);
-    let is_huge = name.starts_with(HUGE_PAGES);
+    if errors.len() == before && !name.contains('/') && !is_standard_resource(name) {
+        errors.push(field::invalid(path, name, "must be a standard resource type or fully qualified"));
+    }
+    errors.len() == before
+}
+
+/// Names of resources that a container may ask for.
+pub(in crate::kinds) fn check_container_resource(errors: &mut Vec<FieldCause>, path: &Path<'_>, name: &str) {
+    check_resource_name(errors, path, name);
     if !name.contains('/') {
-        if errors.len() == before && !STANDARD.contains(&name) && !is_huge {
-            errors.push(field::invalid(path, name, "must be a standard resource type or fully qualified"));
-        }
-        if !["cpu", "memory", "ephemeral-storage"].contains(&name) && !is_huge {
+        if !["cpu", "memory", "ephemeral-storage"].contains(&name) && !name.starts_with(HUGE_PAGES) {
             errors.push(field::invalid(path, name, "must be a standard resource for containers"));
         }
     } else if !is_native(name) && !is_extended(name) {
@@ -162,7 +177,7 @@ pub(super) fn check_requirements(
 }
 
 fn check_entry(errors: &mut Vec<FieldCause>, path: &Path<'_>, name: &str, value: &Value) {
-    check_name(errors, path, name);
+    check_container_resource(errors, path, name);
     check_amount(errors, path, name, value);
     if name.starts_with(HUGE_PAGES) {
         check_huge_pages(errors, path, name, value);

@@ -8,8 +8,10 @@ use serde_json::{Value, json};
 use crate::{FieldCause, Kind, schema};
 
 mod apps;
+mod autoscaling;
 mod batch;
 mod defaults;
+mod policy;
 mod properties;
 mod rules;
 mod storage;
@@ -62,6 +64,16 @@ fn valid(kind: &Kind) -> Value {
             "accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"},
             "csi": {"driver": "example.com", "volumeHandle": "web"},
         }}),
+        ("", "limitranges") => json!({"spec": {"limits": [{"type": "Container", "max": {"cpu": "2"}}]}}),
+        ("", "podtemplates") => json!({"template": template()}),
+        ("", "resourcequotas") => json!({"spec": {"hard": {"pods": "10", "limits.cpu": "4"}}}),
+        ("autoscaling", "horizontalpodautoscalers") => json!({"spec": {
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}, "maxReplicas": 5,
+        }}),
+        ("policy", "poddisruptionbudgets") => json!({"spec": {
+            "minAvailable": 1, "selector": {"matchLabels": {"app": "web"}},
+        }}),
+        ("scheduling.k8s.io", "priorityclasses") => json!({"value": 1000}),
         ("storage.k8s.io", "storageclasses") => json!({"provisioner": "coracle.dev/local"}),
         ("batch", "jobs") => json!({"spec": {"template": finite_template()}}),
         ("batch", "cronjobs") => json!({"spec": {
