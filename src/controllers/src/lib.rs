@@ -34,11 +34,13 @@ mod pod_gc;
 mod podcontrol;
 mod pods;
 mod replicaset;
+mod revisions;
 mod root_ca;
 mod scale;
 mod serviceaccount;
 mod services;
 mod slow_start;
+mod statefulset;
 mod taint_eviction;
 #[cfg(test)]
 mod testing;
@@ -102,6 +104,7 @@ const CONTROLLERS: &[Controller] = &[
     Controller { name: cronjob::NAME, run: cronjob::run },
     Controller { name: disruption::NAME, run: disruption::run },
     Controller { name: ttl_after_finished::NAME, run: ttl_after_finished::run },
+    Controller { name: statefulset::NAME, run: statefulset::run },
     Controller { name: endpoints::NAME, run: endpoints::run },
     Controller { name: endpointslice::NAME, run: endpointslice::run },
     Controller { name: endpointslice_mirroring::NAME, run: endpointslice_mirroring::run },

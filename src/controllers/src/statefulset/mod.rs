@@ -1,0 +1,381 @@
+//! StatefulSets: pods that keep their names and their volumes.
+//!
+//! ```text
+//!  set, pods, revisions ──▶ adopt, release ──▶ plan ──▶ claims, pods created ──▶ status
+//!                                               │          pods deleted
+//!                                               └── ordered: one step at a time
+//! ```
+//! A pod's name is its identity, and the API gives each name once: whatever the caches say, there are never
+//! two pods of one identity. Deletions name the uid.
+
+mod identity;
+mod plan;
+mod retention;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use coracle_api::selector::LabelSelector as Selector;
+use coracle_client::{
+    Delta, Deltas, During, EventType, Informer, Key, ReconcileError, Recorder, WorkQueue, api_message, clock,
+    is_already_exists, is_conflict, is_not_found,
+};
+use futures::{FutureExt, StreamExt, future::BoxFuture};
+use k8s_openapi::api::{
+    apps::v1::{ControllerRevision, StatefulSet, StatefulSetStatus},
+    core::v1::{PersistentVolumeClaim, Pod},
+};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+};
+use plan::{Observed, Step, Version, plan};
+
+use crate::{
+    claim::{claim, settle},
+    context::{self, Context},
+    expectations::LOOK_AGAIN,
+    namespaces,
+    pace::Pace,
+    podcontrol::reference,
+    pods,
+    revisions::{self, Ensured, Revisions},
+    slow_start::IN_FLIGHT,
+};
+
+pub(crate) const NAME: &str = "statefulset";
+
+/// Sets reconciled at the same time. Kubernetes' default.
+const WORKERS: usize = 5;
+
+/// The label of a controller revision with its hash.
+const HASH: &str = "controller.kubernetes.io/hash";
+
+pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let sets: Informer<StatefulSet> = context.informers.get();
+        let pods: Informer<Pod> = context.informers.get();
+        let claims: Informer<PersistentVolumeClaim> = context.informers.get();
+        pods::add_indexes(&pods);
+        let controller = Arc::new(Controller {
+            client: context.client.clone(),
+            recorder: context.recorder("statefulset-controller"),
+            revisions: Revisions::new(&context, HASH),
+            sets: sets.clone(),
+            pods: pods.clone(),
+            claims: claims.clone(),
+            pace: Pace::default(),
+        });
+        let queue = WorkQueue::new();
+        let feed = async {
+            sets.synced().await;
+            pods.synced().await;
+            claims.synced().await;
+            controller.revisions.synced().await;
+            let waker = Waker { sets: &sets, queue: &queue, pace: &controller.pace };
+            tokio::join!(
+                feed_sets(sets.subscribe(), &queue),
+                waker.feed(pods.subscribe()),
+                context::resync(&sets, &queue),
+            );
+        };
+        let reconcile = {
+            let controller = controller.clone();
+            move |key| {
+                let controller = controller.clone();
+                async move { Box::pin(controller.reconcile(key)).await }
+            }
+        };
+        context.run(NAME, queue.clone(), WORKERS, feed, reconcile).await;
+    })
+}
+
+async fn feed_sets(mut deltas: Deltas<StatefulSet>, queue: &WorkQueue<Key>) {
+    while let Some(delta) = deltas.next().await {
+        queue.add(Key::of(&delta.object().metadata));
+    }
+}
+
+/// Finds out whom a change of a pod concerns.
+struct Waker<'a> {
+    sets: &'a Informer<StatefulSet>,
+    queue: &'a WorkQueue<Key>,
+    pace: &'a Pace,
+}
+
+impl Waker<'_> {
+    async fn feed(&self, mut deltas: Deltas<Pod>) {
+        while let Some(delta) = deltas.next().await {
+            match &delta {
+                Delta::Updated { old, new } if pods::matters(old, new) => {
+                    self.wake(old, false);
+                    self.wake(new, true);
+                }
+                Delta::Updated { .. } => {}
+                Delta::Added(pod) => self.wake(pod, true),
+                Delta::Deleted(pod) => self.wake(pod, false),
+            }
+        }
+    }
+
+    /// Queues the set of a pod, or those that could adopt it.
+    fn wake(&self, pod: &Pod, adopt: bool) {
+        let namespace = pods::namespace(&pod.metadata);
+        match pods::controller_of(&pod.metadata) {
+            Some(owner) if owner.kind == "StatefulSet" => {
+                self.pace.wake(self.queue, Key::new(namespace, owner.name.clone()));
+            }
+            None if adopt => {
+                for set in self.sets.list_namespace(namespace) {
+                    if selector(&set).is_some_and(|selector| selects(&set, &selector, pod)) {
+                        self.pace.wake(self.queue, Key::of(&set.metadata));
+                    }
+                }
+            }
+            Some(_) | None => {}
+        }
+    }
+}
+
+fn selector(set: &StatefulSet) -> Option<Selector> {
+    pods::selector(&set.spec.as_ref()?.selector)
+}
+
+/// A pod of the set has its labels and is named like one.
+fn selects(set: &StatefulSet, selector: &Selector, pod: &Pod) -> bool {
+    identity::ordinal(set, pod).is_some() && selector.matches(&pod.metadata.labels.as_ref())
+}
+
+struct Controller {
+    client: Client,
+    recorder: Recorder,
+    revisions: Revisions,
+    sets: Informer<StatefulSet>,
+    pods: Informer<Pod>,
+    claims: Informer<PersistentVolumeClaim>,
+    pace: Pace,
+}
+
+impl Controller {
+    async fn reconcile(&self, key: Key) -> Result<Option<Duration>, ReconcileError> {
+        let Some(set) = self.sets.get(&key) else {
+            self.pace.forget(&key);
+            return Ok(None);
+        };
+        let _turn = self.pace.turn(&key);
+        let (Some(selector), Some(spec)) = (selector(&set), &set.spec) else { return Ok(None) };
+        if set.metadata.deletion_timestamp.is_some() {
+            return Ok(None);
+        }
+        let candidates = pods::candidates(&self.pods, &set.metadata);
+        let claims = claim(&set.metadata, &candidates, |pod| selects(&set, &selector, pod));
+        settle(&self.client, &*set, &claims, None).await?;
+        let known = self.revisions.claim(&*set, &selector).await?;
+        let old = set.status.clone().unwrap_or_default();
+        let collisions = old.collision_count.unwrap_or(0);
+        let update = match self.revisions.ensure(&*set, &spec.template, &known, collisions).await? {
+            Ensured::Revision(revision) => Version { name: name(&revision), template: spec.template.clone() },
+            Ensured::Collision => {
+                let status = StatefulSetStatus { collision_count: Some(collisions.saturating_add(1)), ..old };
+                self.write_status(&key, &set, status).await?;
+                return Ok(Some(LOOK_AGAIN));
+            }
+        };
+        let current = known
+            .iter()
+            .find(|revision| Some(name(revision)) == old.current_revision)
+            .and_then(|revision| {
+                Some(Version { name: name(revision), template: revisions::template(revision)? })
+            })
+            .unwrap_or_else(|| update.clone());
+        let observed = Observed { set: &set, pods: &claims.owned, current: &current, update: &update };
+        let plan = plan(&observed, clock::now());
+        let outcome = self.act(&set, &plan).await;
+        self.write_status(&key, &set, plan.status).await?;
+        outcome?;
+        let mut live: BTreeSet<String> =
+            claims.owned.iter().map(|pod| identity::revision(pod).to_owned()).collect();
+        live.extend([current.name.clone(), update.name.clone()]);
+        self.revisions.truncate(&known, &live, spec.revision_history_limit).await?;
+        Ok(plan.again)
+    }
+
+    async fn act(&self, set: &StatefulSet, plan: &plan::Plan) -> Result<(), ReconcileError> {
+        for pod in &plan.kept {
+            self.settle_claims(set, pod, false).await?;
+        }
+        for pod in &plan.surplus {
+            self.settle_claims(set, pod, true).await?;
+        }
+        // What cannot be done for one pod does not keep the others waiting; in order there is but one.
+        let calls: Vec<_> = plan.steps.iter().map(|step| self.apply(set, step).boxed()).collect();
+        let answers: Vec<_> = futures::stream::iter(calls).buffer_unordered(IN_FLIGHT).collect().await;
+        answers.into_iter().collect()
+    }
+
+    async fn apply(&self, set: &StatefulSet, step: &Step) -> Result<(), ReconcileError> {
+        match step {
+            Step::Create(pod) => self.create(set, pod).await,
+            Step::Replace(pod) => {
+                let home = format!("{}/{}", pods::namespace(&set.metadata), pods::name(&set.metadata));
+                let name = pods::name(&pod.metadata);
+                let (type_, reason, how) = if pods::phase(pod) == "Failed" {
+                    (EventType::Warning, "RecreatingFailedPod", "failed")
+                } else {
+                    (EventType::Normal, "RecreatingTerminatedPod", "terminated")
+                };
+                let message = format!("StatefulSet {home} is recreating {how} Pod {name}");
+                self.recorder.event(&reference(set), type_, reason, &message);
+                self.delete(set, pod).await
+            }
+            Step::Delete(pod) => self.delete(set, pod).await,
+            Step::Repair(pod) => {
+                let name = pods::name(&pod.metadata);
+                let api: Api<Pod> = Api::namespaced(self.client.clone(), pods::namespace(&pod.metadata));
+                let answer = api.replace(name, &PostParams::default(), pod).await;
+                self.tell_pod(set, "update", "Update", name, answer.as_ref().err());
+                answer.map(|_| ()).during(|| format!("update pod {name}"))
+            }
+        }
+    }
+
+    async fn create(&self, set: &StatefulSet, pod: &Pod) -> Result<(), ReconcileError> {
+        let name = pods::name(&pod.metadata);
+        self.make_claims(set, pod).await?;
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), pods::namespace(&pod.metadata));
+        match api.create(&PostParams::default(), pod).await {
+            // The cache will show it.
+            Err(error) if is_already_exists(&error) => Ok(()),
+            Err(error) if namespaces::is_going(&error) => Ok(()),
+            answer => {
+                self.tell_pod(set, "create", "Create", name, answer.as_ref().err());
+                answer.map(|_| ()).during(|| format!("create pod {name}"))
+            }
+        }
+    }
+
+    async fn delete(&self, set: &StatefulSet, pod: &Pod) -> Result<(), ReconcileError> {
+        let name = pods::name(&pod.metadata);
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), pods::namespace(&pod.metadata));
+        let preconditions = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
+        let options = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        match api.delete(name, &options).await {
+            Err(error) if is_not_found(&error) => Ok(()),
+            answer => {
+                let refused = answer.as_ref().err().filter(|error| !is_conflict(error));
+                if answer.is_ok() || refused.is_some() {
+                    self.tell_pod(set, "delete", "Delete", name, refused);
+                }
+                answer.map(|_| ()).during(|| format!("delete pod {name}"))
+            }
+        }
+    }
+
+    /// Tells what became of a pod. `verb` is for the message, `word` for the reason.
+    fn tell_pod(&self, set: &StatefulSet, verb: &str, word: &str, pod: &str, failed: Option<&kube::Error>) {
+        let of = pods::name(&set.metadata);
+        let (type_, reason, message) = match failed {
+            None => (
+                EventType::Normal,
+                format!("Successful{word}"),
+                format!("{verb} Pod {pod} in StatefulSet {of} successful"),
+            ),
+            Some(error) => (
+                EventType::Warning,
+                format!("Failed{word}"),
+                format!("{verb} Pod {pod} in StatefulSet {of} failed error: {}", api_message(error)),
+            ),
+        };
+        self.recorder.event(&reference(set), type_, &reason, &message);
+    }
+
+    /// Creates the claims that a pod needs. What is there is used, unless it is about to go.
+    async fn make_claims(&self, set: &StatefulSet, pod: &Pod) -> Result<(), ReconcileError> {
+        let Some(ordinal) = identity::ordinal(set, pod) else { return Ok(()) };
+        let pod_name = pods::name(&pod.metadata);
+        for mut claim in identity::claims(set, ordinal).into_values() {
+            let key = Key::of(&claim.metadata);
+            if let Some(there) = self.claims.get(&key) {
+                if retention::is_stale(&there, pod_name) {
+                    return Err(ReconcileError::NotYet(format!("claim {key} is being deleted")));
+                }
+                continue;
+            }
+            claim.metadata.owner_references = retention::owners(set, &claim, None, false);
+            let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &key.namespace);
+            let answer = api.create(&PostParams::default(), &claim).await;
+            let of = pods::name(&set.metadata);
+            let (type_, reason, message) = match &answer {
+                Err(error) if is_already_exists(error) => continue,
+                Ok(_) => (
+                    EventType::Normal,
+                    "SuccessfulCreate",
+                    format!("create Claim {} Pod {pod_name} in StatefulSet {of} success", key.name),
+                ),
+                Err(error) => (
+                    EventType::Warning,
+                    "FailedCreate",
+                    format!(
+                        "create Claim {} for Pod {pod_name} in StatefulSet {of} failed error: {}",
+                        key.name,
+                        api_message(error)
+                    ),
+                ),
+            };
+            if !answer.as_ref().is_err_and(namespaces::is_going) {
+                self.recorder.event(&reference(set), type_, reason, &message);
+            }
+            answer.during(|| format!("create claim {key}"))?;
+        }
+        Ok(())
+    }
+
+    /// A pod that waits gets the claims it lacks, and every claim belongs to whom it should go with.
+    async fn settle_claims(&self, set: &StatefulSet, pod: &Pod, surplus: bool) -> Result<(), ReconcileError> {
+        let Some(ordinal) = identity::ordinal(set, pod) else { return Ok(()) };
+        let going = pod.metadata.deletion_timestamp.is_some();
+        if !surplus && !going && pods::phase(pod) == "Pending" {
+            self.make_claims(set, pod).await?;
+        }
+        for claim in identity::claims(set, ordinal).into_values() {
+            let key = Key::of(&claim.metadata);
+            let Some(there) = self.claims.get(&key) else { continue };
+            let Some(owners) = retention::owners(set, &there, Some(pod), surplus) else { continue };
+            let patch = serde_json::json!({"metadata": {
+                "uid": there.metadata.uid,
+                "resourceVersion": there.metadata.resource_version,
+                "ownerReferences": owners,
+            }});
+            let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &key.namespace);
+            match api.patch_metadata(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await {
+                Err(error) if is_not_found(&error) => {}
+                other => drop(other.during(|| format!("change the owners of claim {key}"))?),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the status if it changed.
+    async fn write_status(
+        &self,
+        key: &Key,
+        set: &StatefulSet,
+        status: StatefulSetStatus,
+    ) -> Result<(), ReconcileError> {
+        if set.status.as_ref() == Some(&status) {
+            return Ok(());
+        }
+        let api: Api<StatefulSet> = Api::namespaced(self.client.clone(), &key.namespace);
+        let changed = StatefulSet { status: Some(status), ..set.clone() };
+        match api.replace_status(&key.name, &PostParams::default(), &changed).await {
+            Err(error) if is_not_found(&error) => Ok(()),
+            other => other.map(|_| ()).during(|| format!("write the status of {key}")),
+        }
+    }
+}
+
+fn name(revision: &ControllerRevision) -> String {
+    pods::name(&revision.metadata).to_owned()
+}
