@@ -54,7 +54,7 @@ pub(super) fn owners(
         new.extend(claim::owner_reference(set));
     }
     if by_pod {
-        new.extend(pod.and_then(|pod| claim::owner_reference(pod)));
+        new.extend(pod.and_then(claim::owner_reference));
     }
     let key = |owners: &[OwnerReference]| {
         let mut uids: Vec<_> = owners.iter().map(|owner| owner.uid.clone()).collect();

@@ -297,7 +297,8 @@ proptest! {
                 pod.metadata.deletion_timestamp.is_none() || (lazy && choices.next() == Some(true))
             });
             for pod in &mut pods {
-                if !pods::is_ready(pod) && !(lazy && choices.next() == Some(true)) {
+                let rests = lazy && choices.next() == Some(true);
+                if !rests && !pods::is_ready(pod) {
                     run_on(Arc::make_mut(pod), "n", "10.0.0.1", true);
                 }
             }
