@@ -30,7 +30,7 @@ use kube::{
 
 use super::{
     plan::{BY_CONTROLLER, COMPLETED, LOCAL_FINALIZER, Note, SELECTED_NODE},
-    rules::{self, LOCAL, annotation},
+    rules::{self, LOCAL, LOCAL_DRIVER, annotation},
 };
 use crate::{Context, pods};
 
@@ -194,7 +194,7 @@ impl Applier {
                 capacity: Some(requests.into_iter().filter(|(name, _)| name == "storage").collect()),
                 claim_ref: Some(reference(claim)),
                 csi: Some(CSIPersistentVolumeSource {
-                    driver: LOCAL.to_owned(),
+                    driver: LOCAL_DRIVER.to_owned(),
                     volume_handle: name.clone(),
                     ..CSIPersistentVolumeSource::default()
                 }),

@@ -8,7 +8,8 @@ use k8s_openapi::api::{
 };
 
 use super::rules::{
-    LOCAL, annotation, best, capacity, claim_ref, class_of, is_promised, misfit, reaches, request, uid,
+    LOCAL, LOCAL_DRIVER, annotation, best, capacity, claim_ref, class_of, is_promised, misfit, reaches,
+    request, uid,
 };
 use crate::pods;
 
@@ -191,7 +192,7 @@ pub(super) fn growth(
     class: Option<&StorageClass>,
 ) -> bool {
     let local =
-        volume.spec.as_ref().and_then(|spec| spec.csi.as_ref()).is_some_and(|csi| csi.driver == LOCAL);
+        volume.spec.as_ref().and_then(|spec| spec.csi.as_ref()).is_some_and(|csi| csi.driver == LOCAL_DRIVER);
     local
         && request(claim) > capacity(volume)
         && class.is_some_and(|class| class.allow_volume_expansion == Some(true))
@@ -251,7 +252,7 @@ pub(super) fn volume(
 fn released(volume: &PersistentVolume) -> VolumePlan {
     let spec = volume.spec.as_ref();
     let policy = spec.and_then(|spec| spec.persistent_volume_reclaim_policy.as_deref()).unwrap_or("Retain");
-    let local = spec.and_then(|spec| spec.csi.as_ref()).is_some_and(|csi| csi.driver == LOCAL);
+    let local = spec.and_then(|spec| spec.csi.as_ref()).is_some_and(|csi| csi.driver == LOCAL_DRIVER);
     let phase = volume.status.as_ref().and_then(|status| status.phase.as_deref());
     match policy {
         // First it is said that it is released, then it goes: its protection ends with the phase.

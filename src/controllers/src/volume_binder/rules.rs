@@ -13,6 +13,9 @@ use crate::pods;
 /// The provisioner that this cluster comes with: folders of a node.
 pub(crate) const LOCAL: &str = "coracle.dev/local";
 
+/// The CSI driver that its volumes name. Drivers have names like hosts, so it cannot be the provisioner's.
+pub(crate) const LOCAL_DRIVER: &str = "local.coracle.dev";
+
 /// True if the claim is what the volume is promised to: by uid, or by name alone if a user wrote it.
 pub(super) fn is_promised(reference: &ObjectReference, claim: &PersistentVolumeClaim) -> bool {
     let meta = &claim.metadata;

@@ -186,7 +186,7 @@ fn what_becomes_of_a_volume() {
     let spec = local.spec.as_mut().unwrap();
     spec.persistent_volume_reclaim_policy = Some("Delete".to_owned());
     spec.csi = Some(k8s_openapi::api::core::v1::CSIPersistentVolumeSource {
-        driver: rules::LOCAL.to_owned(),
+        driver: rules::LOCAL_DRIVER.to_owned(),
         ..Default::default()
     });
     check(&local, None, &VolumePlan::Phase("Released", None));
