@@ -35,6 +35,16 @@ pub(crate) enum Bound {
     Failed(kube::Error),
 }
 
+/// What a pod that waits is promised.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Promise {
+    /// As before, whatever it was.
+    AsBefore,
+    Nothing,
+    /// A node, when others have made room.
+    Node(String),
+}
+
 /// Assigns the pod to the node.
 pub(crate) async fn bind(client: Client, pod: &Candidate, node: &str) -> Bound {
     let key = pod.key();
@@ -94,11 +104,17 @@ async fn check(client: Client, pod: &Candidate, node: &str, error: kube::Error) 
 
 /// Says in the pod's status why it waits. Names the version that it saw without a node: a late report must not
 /// deny a binding that came meanwhile. Other failures are not worth a retry: the next attempt says it again.
-pub(crate) async fn report(client: Client, mut pod: Arc<Pod>, reason: &'static str, message: String) {
+pub(crate) async fn report(
+    client: Client,
+    mut pod: Arc<Pod>,
+    reason: &'static str,
+    message: String,
+    promise: Promise,
+) {
     let api: Api<Pod> = Api::namespaced(client, pod.metadata.namespace.as_deref().unwrap_or_default());
     let name = pod.metadata.name.clone().unwrap_or_default();
     for _ in 0..REPORTS {
-        let Some(patch) = unscheduled(&pod, reason, &message) else { return };
+        let Some(patch) = unscheduled(&pod, reason, &message, &promise) else { return };
         let Err(error) = api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(patch)).await
         else {
             return;
@@ -118,7 +134,13 @@ pub(crate) async fn report(client: Client, mut pod: Arc<Pod>, reason: &'static s
 }
 
 /// The patch that says why a pod waits, unless its status says so already.
-fn unscheduled(pod: &Pod, reason: &str, message: &str) -> Option<serde_json::Value> {
+fn unscheduled(pod: &Pod, reason: &str, message: &str, promise: &Promise) -> Option<serde_json::Value> {
+    let promised = pod.status.as_ref().and_then(|status| status.nominated_node_name.as_deref());
+    let kept = match promise {
+        Promise::AsBefore => true,
+        Promise::Nothing => promised.is_none_or(str::is_empty),
+        Promise::Node(node) => promised == Some(node),
+    };
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
     let known = conditions.into_iter().flatten().find(|condition| condition.type_ == "PodScheduled");
     let says = |condition: &PodCondition| {
@@ -126,7 +148,7 @@ fn unscheduled(pod: &Pod, reason: &str, message: &str) -> Option<serde_json::Val
             && condition.reason.as_deref() == Some(reason)
             && condition.message.as_deref() == Some(message)
     };
-    if known.is_some_and(says) {
+    if kept && known.is_some_and(says) {
         return None;
     }
     let since =
@@ -139,8 +161,14 @@ fn unscheduled(pod: &Pod, reason: &str, message: &str) -> Option<serde_json::Val
         last_transition_time: Some(since.unwrap_or_else(clock::time)),
         ..PodCondition::default()
     };
+    let mut status = serde_json::json!({"conditions": [condition]});
+    match promise {
+        Promise::AsBefore => {}
+        Promise::Nothing => status["nominatedNodeName"] = serde_json::Value::Null,
+        Promise::Node(node) => status["nominatedNodeName"] = node.as_str().into(),
+    }
     Some(serde_json::json!({
         "metadata": {"uid": pod.metadata.uid, "resourceVersion": pod.metadata.resource_version},
-        "status": {"conditions": [condition]},
+        "status": status,
     }))
 }

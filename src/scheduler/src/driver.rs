@@ -2,11 +2,18 @@
 
 use std::sync::Arc;
 
-use coracle_client::{Delta, Deltas, EventType, Informer, Informers, Recorder, api_message};
-use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod};
+use coracle_client::{Delta, Deltas, EventType, Informer, Informers, Key, Recorder, api_message};
+use k8s_openapi::api::{
+    core::v1::{
+        Namespace, Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod, Service,
+    },
+    policy::v1::PodDisruptionBudget,
+    storage::v1::StorageClass,
+};
 use kube::{Client, Resource};
 use rand::{SeedableRng, rngs::StdRng};
 use tokio::{
+    sync::watch,
     task::JoinSet,
     time::{Duration, Instant},
 };
@@ -15,87 +22,154 @@ use tracing::{debug, error, warn};
 
 use crate::{
     bind::{self, Bound},
-    placement::{Candidate, Cluster, Unplaced, place},
-    queue::{Queue, Wake},
+    claims::{self, ClaimsFailed},
+    placement::{Candidate, Cluster, Happening, Nomination, Placement, Profile, Unplaced, place},
+    preempted,
+    queue::Queue,
 };
 
 /// Bindings and reports under way at the same time. They share commits of the store.
 const IN_FLIGHT: usize = 32;
 
+/// Bindings that wait for volumes do not count among them, up to so many.
+const WAITING: usize = 1024;
+
 /// Changes taken in before deciding again, so that neither waits for the other for long.
 const BATCH: usize = 512;
+
+/// Happenings that parked pods are held against one by one; when there are more, all of them are woken.
+const HAPPENINGS: usize = 4096;
 
 /// How often it is looked whether a pod has been parked for too long.
 const TICK: Duration = Duration::from_secs(30);
 
 pub(crate) struct Driver {
     client: Client,
-    name: String,
-    recorder: Recorder,
-    pods: Informer<Pod>,
-    nodes: Informer<Node>,
+    profiles: Vec<(Profile, Recorder)>,
+    sources: Sources,
     random: StdRng,
     cluster: Cluster,
     queue: Queue,
     /// What happened since parked pods were woken last.
-    wake: Wake,
+    happenings: Vec<Happening>,
     writes: JoinSet<Written>,
+    /// How many of the writes wait for volumes.
+    waiting: usize,
+    /// Told when a claim changes.
+    claims_changed: watch::Sender<()>,
+    stop: CancellationToken,
+}
+
+/// Where the driver hears from.
+#[derive(Clone)]
+struct Sources {
+    pods: Informer<Pod>,
+    nodes: Informer<Node>,
+    namespaces: Informer<Namespace>,
+    services: Informer<Service>,
+    claims: Informer<PersistentVolumeClaim>,
+    volumes: Informer<PersistentVolume>,
+    classes: Informer<StorageClass>,
+    budgets: Informer<PodDisruptionBudget>,
+}
+
+struct Feeds {
+    pods: Deltas<Pod>,
+    nodes: Deltas<Node>,
+    namespaces: Deltas<Namespace>,
+    services: Deltas<Service>,
+    claims: Deltas<PersistentVolumeClaim>,
+    volumes: Deltas<PersistentVolume>,
+    classes: Deltas<StorageClass>,
+    budgets: Deltas<PodDisruptionBudget>,
+}
+
+/// Something that the driver heard of.
+enum Change {
+    Pod(Delta<Pod>),
+    Node(Delta<Node>),
+    Namespace(Delta<Namespace>),
+    Service(Delta<Service>),
+    Claim(Delta<PersistentVolumeClaim>),
+    Volume(Delta<PersistentVolume>),
+    Class(Delta<StorageClass>),
+    Budget(Delta<PodDisruptionBudget>),
 }
 
 /// A write that has ended.
 enum Written {
     Bound(Box<Binding>),
     Reported,
+    /// Pods were told to make room for this one; false if one of them could not be told.
+    Preempted(Arc<str>, bool),
 }
 
 struct Binding {
     pod: Candidate,
-    node: Arc<str>,
-    outcome: Bound,
+    placement: Placement,
+    outcome: Outcome,
+}
+
+enum Outcome {
+    Bind(Bound),
+    Claims(ClaimsFailed),
 }
 
 impl Driver {
     pub(crate) fn new(
         client: Client,
         informers: &Informers,
-        name: String,
-        recorder: Recorder,
+        profiles: Vec<(Profile, Recorder)>,
         seed: u64,
+        stop: CancellationToken,
     ) -> Self {
-        Driver {
-            client,
-            name,
-            recorder,
+        let sources = Sources {
             pods: informers.get(),
             nodes: informers.get(),
+            namespaces: informers.get(),
+            services: informers.get(),
+            claims: informers.get(),
+            volumes: informers.get(),
+            classes: informers.get(),
+            budgets: informers.get(),
+        };
+        Driver {
+            client,
+            profiles,
+            sources,
             random: StdRng::seed_from_u64(seed),
             cluster: Cluster::new(),
             queue: Queue::default(),
-            wake: Wake::default(),
+            happenings: Vec::new(),
             writes: JoinSet::new(),
+            waiting: 0,
+            claims_changed: watch::Sender::new(()),
+            stop,
         }
     }
 
-    pub(crate) async fn run(mut self, stop: CancellationToken) {
-        let informers = (self.pods.clone(), self.nodes.clone());
+    pub(crate) async fn run(mut self) {
+        let stop = self.stop.clone();
+        let sources = self.sources.clone();
+        // The others are waited for by the pods that need them.
         let synced = async {
-            informers.0.synced().await;
-            informers.1.synced().await;
+            sources.pods.synced().await;
+            sources.nodes.synced().await;
+            sources.namespaces.synced().await;
+            sources.services.synced().await;
         };
         if stop.run_until_cancelled(synced).await.is_none() {
             return;
         }
-        let (mut pods, mut nodes) = (self.pods.subscribe(), self.nodes.subscribe());
+        let mut feeds = self.sources.subscribe();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            self.take_in(&mut pods, &mut nodes);
+            self.take_in(&mut feeds);
             let now = Instant::now();
-            if self.wake != Wake::default() {
-                self.queue.wake(std::mem::take(&mut self.wake), now);
-            }
+            self.wake(now);
             self.place_some(now);
-            let idle = self.writes.len() >= IN_FLIGHT || !self.queue.has_active();
+            let idle = self.is_busy() || !self.queue.has_active();
             let due = self.queue.due();
             tokio::select! {
                 biased;
@@ -105,16 +179,12 @@ impl Driver {
                     // A bug: its pod stays in hand until a restart. The others go on.
                     Err(failure) => error!(%failure, "a write of the scheduler panicked"),
                 },
-                delta = nodes.next() => match delta {
-                    Some(delta) => self.node_changed(&delta),
-                    None => break,
-                },
-                delta = pods.next() => match delta {
-                    Some(delta) => self.pod_changed(&delta),
+                change = feeds.next() => match change {
+                    Some(change) => self.changed(&change),
                     None => break,
                 },
                 () = sleep_until(due), if due.is_some() => {}
-                _ = tick.tick() => self.queue.wake(Wake::default(), Instant::now()),
+                _ = tick.tick() => self.queue.wake_late(Instant::now()),
                 () = std::future::ready(()), if !idle => {}
             }
         }
@@ -126,31 +196,77 @@ impl Driver {
         }
     }
 
-    /// Takes in what has changed already: nodes first, so that pods find them.
-    fn take_in(&mut self, pods: &mut Deltas<Pod>, nodes: &mut Deltas<Node>) {
-        while let Some(delta) = nodes.try_next() {
-            self.node_changed(&delta);
-        }
+    /// Takes in what has changed already.
+    fn take_in(&mut self, feeds: &mut Feeds) {
         for _ in 0..BATCH {
-            let Some(delta) = pods.try_next() else { break };
-            self.pod_changed(&delta);
+            let Some(change) = feeds.try_next() else { break };
+            self.changed(&change);
+        }
+    }
+
+    fn changed(&mut self, change: &Change) {
+        match change {
+            Change::Node(delta) => self.node_changed(delta),
+            Change::Namespace(delta) => self.namespace_changed(delta),
+            Change::Service(delta) => self.service_changed(delta),
+            Change::Class(delta) => self.class_changed(delta),
+            Change::Volume(delta) => self.volume_changed(delta),
+            Change::Claim(delta) => self.claim_changed(delta),
+            Change::Budget(delta) => self.budget_changed(delta),
+            Change::Pod(delta) => self.pod_changed(delta),
         }
     }
 
     fn node_changed(&mut self, delta: &Delta<Node>) {
+        let name = delta.object().metadata.name.as_deref().unwrap_or_default();
         match delta {
-            Delta::Added(node) => {
-                self.cluster.set_node(node);
-                self.wake.nodes = true;
+            Delta::Added(node) | Delta::Updated { new: node, .. } => {
+                let change = self.cluster.set_node(node);
+                if change.matters() {
+                    self.happened(Happening::Node { name: name.to_owned(), change });
+                }
             }
-            Delta::Updated { old, new } => {
-                self.cluster.set_node(new);
-                self.wake.nodes |= matters(old, new);
-            }
-            Delta::Deleted(node) => {
-                self.cluster.remove_node(node.metadata.name.as_deref().unwrap_or_default());
+            Delta::Deleted(_) => {
+                self.cluster.remove_node(name);
+                self.happened(Happening::NodeRemoved);
             }
         }
+    }
+
+    fn namespace_changed(&mut self, delta: &Delta<Namespace>) {
+        let name = delta.object().metadata.name.as_deref().unwrap_or_default();
+        if self.cluster.set_namespace(name, present(delta).map(|namespace| &**namespace)) {
+            self.happened(Happening::Namespace);
+        }
+    }
+
+    fn service_changed(&mut self, delta: &Delta<Service>) {
+        let key = Key::of(&delta.object().metadata);
+        self.cluster.set_service(&key, present(delta).map(|service| &**service));
+    }
+
+    fn class_changed(&mut self, delta: &Delta<StorageClass>) {
+        let name = delta.object().metadata.name.as_deref().unwrap_or_default();
+        self.cluster.set_storage_class(name, present(delta).cloned());
+        self.happened(Happening::Volume);
+    }
+
+    fn volume_changed(&mut self, delta: &Delta<PersistentVolume>) {
+        let name = delta.object().metadata.name.as_deref().unwrap_or_default();
+        self.cluster.set_volume(name, present(delta).cloned());
+        self.happened(Happening::Volume);
+    }
+
+    fn claim_changed(&mut self, delta: &Delta<PersistentVolumeClaim>) {
+        let key = Key::of(&delta.object().metadata);
+        self.cluster.set_claim(key.clone(), present(delta).cloned());
+        self.claims_changed.send_replace(());
+        self.happened(Happening::Claim(key));
+    }
+
+    fn budget_changed(&mut self, delta: &Delta<PodDisruptionBudget>) {
+        let key = Key::of(&delta.object().metadata);
+        self.cluster.set_budget(&key, present(delta).map(|budget| &**budget));
     }
 
     fn pod_changed(&mut self, delta: &Delta<Pod>) {
@@ -160,103 +276,301 @@ impl Driver {
         let ended = matches!(phase, Some("Succeeded" | "Failed"));
         if matches!(delta, Delta::Deleted(_)) || ended {
             self.queue.remove(uid);
-            self.wake.room |= self.cluster.remove_pod(uid);
+            self.cluster.denominate(uid);
+            self.remove(uid);
             return;
         }
         let Some(spec) = &pod.spec else { return };
         if let Some(node) = spec.node_name.as_deref().filter(|node| !node.is_empty()) {
             self.queue.remove(uid);
-            let known = self.cluster.place_of(uid).is_some_and(|place| **place == *node);
-            if !known || self.cluster.is_assumed(uid) {
-                self.cluster.set_pod(Candidate::new(pod.clone()), node);
-            }
+            self.placed(pod, node);
             return;
         }
         let gated = spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty());
-        let ours = spec.scheduler_name.as_deref().unwrap_or("default-scheduler") == self.name;
+        let ours = self.profile_of(pod).is_some();
         if !ours || gated || pod.metadata.deletion_timestamp.is_some() {
             self.queue.remove(uid);
+            self.cluster.denominate(uid);
         } else if !self.cluster.is_assumed(uid) {
-            self.queue_pod(delta, uid);
+            self.queue_pod(delta);
         }
     }
 
-    fn queue_pod(&mut self, delta: &Delta<Pod>, uid: &str) {
-        let pod = Candidate::new(delta.object().clone());
-        let changed = match delta {
-            Delta::Updated { old, new } => old.spec != new.spec || old.metadata.labels != new.metadata.labels,
-            _ => false,
+    /// A pod is on a node, as the API says.
+    fn placed(&mut self, pod: &Arc<Pod>, node: &str) {
+        let new = self.cluster.candidate(pod.clone());
+        let uid = new.uid().clone();
+        let there = self.cluster.place_of(&uid) == Some(node);
+        let old = self.cluster.placed(&uid).filter(|_| there && !self.cluster.is_assumed(&uid)).cloned();
+        self.cluster.set_pod(new.clone(), node);
+        match old {
+            None => self.happened(Happening::PodAdded(new)),
+            Some(old) if old.class() != new.class() || old.is_terminating() != new.is_terminating() => {
+                self.happened(Happening::PodChanged { old, new });
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn queue_pod(&mut self, delta: &Delta<Pod>) {
+        let pod = self.cluster.candidate(delta.object().clone());
+        let uid = pod.uid().clone();
+        let promised = |pod: &Pod| pod.status.as_ref().and_then(|status| status.nominated_node_name.clone());
+        let (changed, before) = match delta {
+            Delta::Updated { old, new } => {
+                let changed = old.spec != new.spec || old.metadata.labels != new.metadata.labels;
+                (changed, promised(old))
+            }
+            _ => (false, None),
         };
-        if changed && self.queue.contains(uid) {
+        if promised(pod.pod()) != before {
+            match pod.nominated().map(str::to_owned) {
+                Some(node) => self.cluster.nominate(pod.clone(), &node),
+                None => self.cluster.denominate(&uid),
+            }
+        }
+        if changed && self.queue.contains(&uid) {
             self.queue.changed(pod, Instant::now());
         } else {
             self.queue.add(pod);
         }
     }
 
+    /// Something happened that may help parked pods.
+    fn happened(&mut self, happening: Happening) {
+        if !self.queue.is_nobody_parked() && self.happenings.len() <= HAPPENINGS {
+            self.happenings.push(happening);
+        }
+    }
+
+    fn wake(&mut self, now: Instant) {
+        if self.happenings.is_empty() {
+            return;
+        }
+        let happenings = std::mem::take(&mut self.happenings);
+        let many = happenings.len() > HAPPENINGS;
+        let cluster = &self.cluster;
+        let helps = |happening: &Happening, pod: &Candidate, failed| cluster.may_help(happening, pod, failed);
+        self.queue.wake(|pod, failed| many || happenings.iter().any(|it| helps(it, pod, failed)), now);
+    }
+
+    fn profile_of(&self, pod: &Pod) -> Option<usize> {
+        let name = pod.spec.as_ref().and_then(|spec| spec.scheduler_name.as_deref());
+        let name = name.unwrap_or("default-scheduler");
+        self.profiles.iter().position(|(profile, _)| profile.name == name)
+    }
+
+    fn recorder_of(&self, pod: &Candidate) -> &Recorder {
+        let profile = self.profile_of(pod.pod()).unwrap_or(0);
+        &self.profiles[profile].1
+    }
+
+    fn is_busy(&self) -> bool {
+        self.writes.len() - self.waiting.min(WAITING) >= IN_FLIGHT
+    }
+
     /// Places pods until the writes under way are enough.
     fn place_some(&mut self, now: Instant) {
-        while self.writes.len() < IN_FLIGHT {
+        while !self.is_busy() {
             let Some(pod) = self.queue.pop(now) else { break };
-            match place(&self.cluster, &pod, &mut self.random) {
-                Ok(node) => self.bind(pod, node),
-                Err(unplaced) => self.park(&pod, &unplaced),
+            if pod.has_claims() && !self.sources.know_volumes() {
+                self.queue.retry(pod.uid(), now);
+                continue;
+            }
+            let profile = self.profile_of(pod.pod()).unwrap_or(0);
+            match place(&mut self.cluster, &self.profiles[profile].0, &pod, &mut self.random) {
+                Ok(placement) => self.bind(pod, placement),
+                // Whom budgets protect is not known yet.
+                Err(unplaced) if unplaced.nomination.is_some() && !self.sources.budgets.is_synced() => {
+                    self.queue.retry(pod.uid(), now);
+                }
+                Err(unplaced) => self.park(&pod, unplaced),
             }
         }
     }
 
-    fn bind(&mut self, pod: Candidate, node: Arc<str>) {
-        self.cluster.assume(pod.clone(), &node);
+    fn bind(&mut self, pod: Candidate, placement: Placement) {
+        self.cluster.assume(pod.clone(), &placement);
         let client = self.client.clone();
+        if placement.volumes.is_empty() {
+            self.writes.spawn(async move {
+                let outcome = Outcome::Bind(bind::bind(client, &pod, &placement.node).await);
+                Written::Bound(Box::new(Binding { pod, placement, outcome }))
+            });
+            return;
+        }
+        self.waiting += 1;
+        let waiting = claims::Waiting {
+            client: client.clone(),
+            pods: self.sources.pods.clone(),
+            claims: self.sources.claims.clone(),
+            volumes: self.sources.volumes.clone(),
+            changed: self.claims_changed.subscribe(),
+            stop: self.stop.clone(),
+        };
         self.writes.spawn(async move {
-            let outcome = bind::bind(client, &pod, &node).await;
-            Written::Bound(Box::new(Binding { pod, node, outcome }))
+            let outcome = match waiting.until_bound(&pod, &placement.volumes).await {
+                Ok(()) => Outcome::Bind(bind::bind(client, &pod, &placement.node).await),
+                Err(failed) => Outcome::Claims(failed),
+            };
+            Written::Bound(Box::new(Binding { pod, placement, outcome }))
         });
     }
 
-    fn park(&mut self, pod: &Candidate, unplaced: &Unplaced) {
-        let message = unplaced.to_string();
+    fn park(&mut self, pod: &Candidate, unplaced: Unplaced) {
+        let Unplaced { message, plugins, nomination, clear } = unplaced;
         debug!(pod = %pod.key(), message, "no node takes a pod");
-        self.recorder.event(&reference(pod), EventType::Warning, "FailedScheduling", &message);
-        self.queue.park(pod.uid(), unplaced.is_crowded());
+        self.recorder_of(pod).event(&reference(pod), EventType::Warning, "FailedScheduling", &message);
+        self.queue.park(pod.uid(), plugins);
+        let promise = match &nomination {
+            Some(nomination) => bind::Promise::Node(nomination.node.clone()),
+            None if clear && (pod.nominated().is_some() || self.cluster.nominated(pod.uid()).is_some()) => {
+                bind::Promise::Nothing
+            }
+            None => bind::Promise::AsBefore,
+        };
+        match &promise {
+            bind::Promise::Node(node) => self.cluster.nominate(pod.clone(), node),
+            bind::Promise::Nothing => self.cluster.denominate(pod.uid()),
+            bind::Promise::AsBefore => {}
+        }
         let (client, object) = (self.client.clone(), pod.pod().clone());
         self.writes.spawn(async move {
-            bind::report(client, object, "Unschedulable", message).await;
+            bind::report(client, object, "Unschedulable", message, promise).await;
             Written::Reported
+        });
+        if let Some(nomination) = nomination {
+            self.preempt(pod, *nomination);
+        }
+    }
+
+    /// Has pods told to make room.
+    fn preempt(&mut self, pod: &Candidate, nomination: Nomination) {
+        for other in &nomination.demoted {
+            self.cluster.denominate(other.uid());
+            self.queue.changed(other.clone(), Instant::now());
+        }
+        let (client, recorder, pod) = (self.client.clone(), self.recorder_of(pod).clone(), pod.clone());
+        self.writes.spawn(async move {
+            let told = preempted::tell(&client, &recorder, &pod, &nomination).await;
+            Written::Preempted(pod.uid().clone(), told)
         });
     }
 
     fn settle(&mut self, written: Written) {
-        let Written::Bound(binding) = written else { return };
-        let Binding { pod, node, outcome } = *binding;
+        let binding = match written {
+            Written::Bound(binding) => *binding,
+            Written::Reported => return,
+            Written::Preempted(uid, told) => {
+                // Nobody leaves on whose leaving it could wait.
+                if !told && self.queue.is_parked(&uid) {
+                    self.queue.retry(&uid, Instant::now());
+                }
+                return;
+            }
+        };
+        let Binding { pod, placement, outcome } = binding;
+        if !placement.volumes.is_empty() {
+            self.waiting -= 1;
+            self.cluster.volumes_settled(&placement.volumes);
+        }
         let key = pod.key();
         match outcome {
-            Bound::Done => {
+            Outcome::Bind(Bound::Done) => {
                 self.queue.remove(pod.uid());
-                let message = format!("Successfully assigned {key} to {node}");
-                self.recorder.event(&reference(&pod), EventType::Normal, "Scheduled", &message);
+                let message = format!("Successfully assigned {key} to {}", placement.node);
+                self.recorder_of(&pod).event(&reference(&pod), EventType::Normal, "Scheduled", &message);
             }
-            Bound::Gone => {
+            Outcome::Bind(Bound::Gone) | Outcome::Claims(ClaimsFailed::Gone) => {
                 self.queue.remove(pod.uid());
                 self.forget(&pod);
             }
-            Bound::Failed(error) => {
-                let message = format!("binding rejected: {}", api_message(&error));
-                warn!(pod = %key, node = %node, message, "a pod could not be bound");
-                self.recorder.event(&reference(&pod), EventType::Warning, "FailedScheduling", &message);
-                self.forget(&pod);
-                if self.queue.get(pod.uid()).is_some() {
-                    self.queue.retry(pod.uid(), Instant::now());
-                }
+            Outcome::Claims(ClaimsFailed::Stopped) => {}
+            Outcome::Bind(Bound::Failed(error)) => {
+                self.failed(&pod, &format!("binding rejected: {}", api_message(&error)));
+            }
+            Outcome::Claims(ClaimsFailed::Because(why)) => {
+                self.failed(&pod, &format!("running PreBind plugin \"VolumeBinding\": binding volumes: {why}"));
             }
         }
+    }
+
+    /// The pod was placed but could not be bound.
+    fn failed(&mut self, pod: &Candidate, message: &str) {
+        warn!(pod = %pod.key(), message, "a pod could not be bound");
+        self.recorder_of(pod).event(&reference(pod), EventType::Warning, "FailedScheduling", message);
+        self.forget(pod);
+        self.queue.retry(pod.uid(), Instant::now());
     }
 
     /// The pod does not count where it was placed, unless the API has said meanwhile that it is there.
     fn forget(&mut self, pod: &Candidate) {
         if self.cluster.is_assumed(pod.uid()) {
-            self.wake.room |= self.cluster.remove_pod(pod.uid());
+            self.remove(pod.uid());
         }
+    }
+
+    fn remove(&mut self, uid: &str) {
+        let pod = self.cluster.placed(uid).cloned();
+        self.cluster.remove_pod(uid);
+        if let Some(pod) = pod {
+            self.happened(Happening::PodRemoved(pod));
+        }
+    }
+}
+
+impl Sources {
+    fn subscribe(&self) -> Feeds {
+        Feeds {
+            pods: self.pods.subscribe(),
+            nodes: self.nodes.subscribe(),
+            namespaces: self.namespaces.subscribe(),
+            services: self.services.subscribe(),
+            claims: self.claims.subscribe(),
+            volumes: self.volumes.subscribe(),
+            classes: self.classes.subscribe(),
+            budgets: self.budgets.subscribe(),
+        }
+    }
+
+    fn know_volumes(&self) -> bool {
+        self.claims.is_synced() && self.volumes.is_synced() && self.classes.is_synced()
+    }
+}
+
+/// Pods come last, so that they find what they need.
+impl Feeds {
+    async fn next(&mut self) -> Option<Change> {
+        tokio::select! {
+            biased;
+            delta = self.nodes.next() => delta.map(Change::Node),
+            delta = self.namespaces.next() => delta.map(Change::Namespace),
+            delta = self.services.next() => delta.map(Change::Service),
+            delta = self.classes.next() => delta.map(Change::Class),
+            delta = self.volumes.next() => delta.map(Change::Volume),
+            delta = self.claims.next() => delta.map(Change::Claim),
+            delta = self.budgets.next() => delta.map(Change::Budget),
+            delta = self.pods.next() => delta.map(Change::Pod),
+        }
+    }
+
+    fn try_next(&mut self) -> Option<Change> {
+        let node = self.nodes.try_next().map(Change::Node);
+        node.or_else(|| self.namespaces.try_next().map(Change::Namespace))
+            .or_else(|| self.services.try_next().map(Change::Service))
+            .or_else(|| self.classes.try_next().map(Change::Class))
+            .or_else(|| self.volumes.try_next().map(Change::Volume))
+            .or_else(|| self.claims.try_next().map(Change::Claim))
+            .or_else(|| self.budgets.try_next().map(Change::Budget))
+            .or_else(|| self.pods.try_next().map(Change::Pod))
+    }
+}
+
+/// The object of a change, unless it is gone.
+fn present<K>(delta: &Delta<K>) -> Option<&Arc<K>> {
+    match delta {
+        Delta::Added(object) | Delta::Updated { new: object, .. } => Some(object),
+        Delta::Deleted(_) => None,
     }
 }
 
@@ -264,25 +578,6 @@ async fn sleep_until(due: Option<Instant>) {
     if let Some(due) = due {
         tokio::time::sleep_until(due).await;
     }
-}
-
-/// True if a pod that did not fit may fit now. Heartbeats do not matter.
-fn matters(old: &Node, new: &Node) -> bool {
-    let spec = |node: &Node| {
-        let spec = node.spec.as_ref();
-        (spec.and_then(|spec| spec.unschedulable), spec.and_then(|spec| spec.taints.clone()))
-    };
-    let status = |node: &Node| {
-        let status = node.status.as_ref();
-        let conditions = status.and_then(|status| status.conditions.as_ref());
-        let ready = conditions.into_iter().flatten().find(|condition| condition.type_ == "Ready");
-        (
-            ready.map(|ready| ready.status.clone()),
-            status.and_then(|status| status.allocatable.clone()),
-            status.and_then(|status| status.capacity.clone()),
-        )
-    };
-    old.metadata.labels != new.metadata.labels || spec(old) != spec(new) || status(old) != status(new)
 }
 
 fn reference(pod: &Candidate) -> ObjectReference {

@@ -6,6 +6,9 @@
 //!                    └── parked ◀─┘                               │
 //!                    └── backoff ◀────────────────────────────────┘
 //! ```
+//! Claims that wait for their first pod are bound between placement and binding. A pod that fits nowhere may be
+//! promised a node on which less important ones are told to make room.
+//!
 //! One task owns the queue and what is known of the cluster; a pod that was placed counts from that
 //! moment, so that decisions need not wait for their writes. It never places a pod where it does not
 //! fit, and it never moves one.
@@ -13,8 +16,10 @@
 //! Read first: [`start`] and [`Config`], then [`placement`], where the decisions are made.
 
 mod bind;
+mod claims;
 mod driver;
 pub mod placement;
+mod preempted;
 mod queue;
 #[cfg(test)]
 mod tests;
@@ -23,6 +28,7 @@ use std::time::Duration;
 
 use coracle_client::{Informers, Recorder, random};
 use kube::Client;
+use placement::Profile;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, info_span, warn};
 
@@ -32,15 +38,17 @@ const SHUTDOWN: Duration = Duration::from_secs(3);
 /// What the scheduler needs to know.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Pods that name this scheduler are scheduled; the others are left alone.
-    pub name: String,
+    /// Pods that name one of these are scheduled; the others are left alone. Never empty.
+    pub profiles: Vec<Profile>,
     /// Makes the choice among equal nodes repeatable.
     pub seed: Option<u64>,
 }
 
+/// Kubernetes' own profile, and one that packs pods on few nodes.
 impl Default for Config {
     fn default() -> Self {
-        Config { name: "default-scheduler".to_owned(), seed: None }
+        let profiles = vec![Profile::new("default-scheduler"), Profile::packing("bin-packing-scheduler")];
+        Config { profiles, seed: None }
     }
 }
 
@@ -49,19 +57,26 @@ impl Default for Config {
 pub struct Handle {
     stop: CancellationToken,
     tasks: TaskTracker,
-    recorder: Recorder,
+    recorders: Vec<Recorder>,
 }
 
 /// Starts the scheduler. Must be called inside a tokio runtime.
 pub fn start(client: Client, informers: &Informers, config: Config) -> Handle {
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
-    let recorder = Recorder::new(client.clone(), &config.name, "");
+    let with_recorder = |profile: Profile| {
+        let recorder = Recorder::new(client.clone(), &profile.name, "");
+        (profile, recorder)
+    };
+    let profiles: Vec<(Profile, Recorder)> = config.profiles.into_iter().map(with_recorder).collect();
+    let recorders = profiles.iter().map(|(_, recorder)| recorder.clone()).collect();
     let seed = config.seed.unwrap_or_else(random::number);
-    let driver = driver::Driver::new(client, informers, config.name, recorder.clone(), seed);
-    tasks.spawn(driver.run(stop.clone()).instrument(info_span!("scheduler")));
+    if !profiles.is_empty() {
+        let driver = driver::Driver::new(client.clone(), informers, profiles, seed, stop.clone());
+        tasks.spawn(driver.run().instrument(info_span!("scheduler")));
+    }
     tasks.close();
-    Handle { stop, tasks, recorder }
+    Handle { stop, tasks, recorders }
 }
 
 impl Handle {
@@ -72,7 +87,12 @@ impl Handle {
         if tokio::time::timeout(SHUTDOWN, self.tasks.wait()).await.is_err() {
             warn!("the scheduler is late to end");
         }
-        if tokio::time::timeout(SHUTDOWN, self.recorder.shutdown()).await.is_err() {
+        let recorded = async {
+            for recorder in &self.recorders {
+                recorder.shutdown().await;
+            }
+        };
+        if tokio::time::timeout(SHUTDOWN, recorded).await.is_err() {
             warn!("some events could not be written before the end");
         }
     }

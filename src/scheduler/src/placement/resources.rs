@@ -20,6 +20,8 @@ pub struct Resources {
     pub cpu: i64,
     /// Bytes.
     pub memory: i64,
+    /// Bytes of ephemeral storage.
+    pub storage: i64,
     /// Everything else by name, in whole units.
     pub other: BTreeMap<String, i64>,
 }
@@ -35,6 +37,7 @@ impl Resources {
             match name.as_str() {
                 "cpu" => resources.cpu = quantity.milli(),
                 "memory" => resources.memory = quantity.value(),
+                "ephemeral-storage" => resources.storage = quantity.value(),
                 "pods" => {}
                 _ => {
                     resources.other.insert(name.clone(), quantity.value());
@@ -45,11 +48,9 @@ impl Resources {
     }
 
     /// What a pod asks for: the sum of its containers, or what its most demanding init container needs
-    /// while it runs, whichever is more; plus overhead.
+    /// while it runs, whichever is more, unless the pod as a whole says otherwise; plus overhead.
     pub fn requested_by(pod: &Pod) -> Self {
-        Self::sum(pod, |container| {
-            Resources::of(container.resources.as_ref().and_then(|resources| resources.requests.as_ref()))
-        })
+        Self::sum(pod, requests_of)
     }
 
     /// Like [`Resources::requested_by`], where containers that ask for nothing count as a little.
@@ -89,14 +90,31 @@ impl Resources {
         }
         running.add(&staying);
         running.raise_to(&most);
+        running.replace_by(spec.resources.as_ref().and_then(|resources| resources.requests.as_ref()));
         running.add(&Resources::of(spec.overhead.as_ref()));
         running
+    }
+
+    /// Requests of the pod as a whole stand for those of its containers.
+    fn replace_by(&mut self, whole: Option<&Amounts>) {
+        let Some(whole) = whole else { return };
+        let amounts = Resources::of(Some(whole));
+        if whole.contains_key("cpu") {
+            self.cpu = amounts.cpu;
+        }
+        if whole.contains_key("memory") {
+            self.memory = amounts.memory;
+        }
+        for (name, amount) in amounts.other {
+            self.other.insert(name, amount);
+        }
     }
 
     /// Adds amounts.
     pub fn add(&mut self, more: &Resources) {
         self.cpu = self.cpu.saturating_add(more.cpu);
         self.memory = self.memory.saturating_add(more.memory);
+        self.storage = self.storage.saturating_add(more.storage);
         for (name, amount) in &more.other {
             let own = self.other.entry(name.clone()).or_default();
             *own = own.saturating_add(*amount);
@@ -107,6 +125,7 @@ impl Resources {
     pub fn subtract(&mut self, less: &Resources) {
         self.cpu = self.cpu.saturating_sub(less.cpu);
         self.memory = self.memory.saturating_sub(less.memory);
+        self.storage = self.storage.saturating_sub(less.storage);
         for (name, amount) in &less.other {
             if let Some(own) = self.other.get_mut(name) {
                 *own = own.saturating_sub(*amount);
@@ -117,13 +136,30 @@ impl Resources {
         }
     }
 
+    /// True if any amount is more than in `other`.
+    pub(super) fn exceeds(&self, other: &Resources) -> bool {
+        self.cpu > other.cpu
+            || self.memory > other.memory
+            || self.storage > other.storage
+            || self.other.iter().any(|(name, amount)| *amount > other.amount(name))
+    }
+
+    pub(super) fn amount(&self, name: &str) -> i64 {
+        self.other.get(name).copied().unwrap_or(0)
+    }
+
     /// Every amount becomes at least the other's.
     fn raise_to(&mut self, least: &Resources) {
         self.cpu = self.cpu.max(least.cpu);
         self.memory = self.memory.max(least.memory);
+        self.storage = self.storage.max(least.storage);
         for (name, amount) in &least.other {
             let own = self.other.entry(name.clone()).or_default();
             *own = (*own).max(*amount);
         }
     }
+}
+
+fn requests_of(container: &Container) -> Resources {
+    Resources::of(container.resources.as_ref().and_then(|resources| resources.requests.as_ref()))
 }

@@ -1,91 +1,21 @@
-//! Decisions by tables, and that no node is ever asked for more than it has.
+//! Labels, taints, resources and the words for what is missing.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use k8s_openapi::{
-    api::core::v1::{
-        Affinity, Container, Node, NodeAffinity, NodeCondition, NodeSelector, NodeSelectorRequirement,
-        NodeSelectorTerm, NodeSpec, NodeStatus, Pod, PodSpec, ResourceRequirements, Taint, Toleration,
-    },
-    apimachinery::pkg::api::resource::Quantity,
+use k8s_openapi::api::core::v1::{
+    Affinity, Container, ContainerPort, Node, NodeAffinity, NodeSelector, NodeSelectorRequirement,
+    NodeSelectorTerm, Pod, ResourceRequirements, Toleration,
 };
 use proptest::prelude::*;
-use rand::SeedableRng;
+use rand::{SeedableRng, rngs::StdRng};
 
-use super::*;
-
-fn amounts(pairs: &[(&str, &str)]) -> BTreeMap<String, Quantity> {
-    pairs.iter().map(|(name, amount)| ((*name).to_owned(), Quantity((*amount).to_owned()))).collect()
-}
-
-fn container(requests: &[(&str, &str)]) -> Container {
-    let resources =
-        ResourceRequirements { requests: Some(amounts(requests)), ..ResourceRequirements::default() };
-    Container { resources: Some(resources), ..Container::default() }
-}
-
-fn pod(name: &str, requests: &[(&str, &str)]) -> Pod {
-    let mut pod = Pod::default();
-    pod.metadata.name = Some(name.to_owned());
-    pod.metadata.namespace = Some("ns".to_owned());
-    pod.metadata.uid = Some(name.to_owned());
-    pod.spec = Some(PodSpec { containers: vec![container(requests)], ..PodSpec::default() });
-    pod
-}
-
-fn node(name: &str, amounts_of: &[(&str, &str)]) -> Node {
-    let mut node = Node::default();
-    node.metadata.name = Some(name.to_owned());
-    node.metadata.labels = Some(BTreeMap::from([("kubernetes.io/hostname".to_owned(), name.to_owned())]));
-    node.spec = Some(NodeSpec::default());
-    node.status = Some(NodeStatus {
-        allocatable: Some(amounts(amounts_of)),
-        conditions: Some(vec![ready("True")]),
-        ..NodeStatus::default()
-    });
-    node
-}
-
-fn ready(status: &str) -> NodeCondition {
-    NodeCondition { type_: "Ready".to_owned(), status: status.to_owned(), ..NodeCondition::default() }
-}
-
-const ROOMY: &[(&str, &str)] = &[("cpu", "4"), ("memory", "8Gi"), ("pods", "110")];
-
-fn cluster(nodes: Vec<Node>) -> Cluster {
-    let mut cluster = Cluster::new();
-    for node in nodes {
-        cluster.set_node(&Arc::new(node));
-    }
-    cluster
-}
-
-fn random() -> StdRng {
-    StdRng::seed_from_u64(1)
-}
+use super::make::*;
+use crate::placement::{Candidate, Profile, Resources, place};
 
 /// Where the pod goes, or the message.
 #[track_caller]
 fn check(nodes: Vec<Node>, pod: Pod, expected: &str) {
-    let got = match place(&cluster(nodes), &Candidate::new(Arc::new(pod)), &mut random()) {
-        Ok(node) => node.to_string(),
-        Err(unplaced) => unplaced.to_string(),
-    };
-    assert_eq!(got, expected);
-}
-
-fn with(mut node: Node, change: impl FnOnce(&mut NodeSpec, &mut NodeStatus)) -> Node {
-    change(node.spec.get_or_insert_default(), node.status.get_or_insert_default());
-    node
-}
-
-fn asking(mut pod: Pod, change: impl FnOnce(&mut PodSpec)) -> Pod {
-    change(pod.spec.get_or_insert_default());
-    pod
-}
-
-fn taint(key: &str, value: &str, effect: &str) -> Taint {
-    Taint { key: key.to_owned(), value: Some(value.to_owned()), effect: effect.to_owned(), time_added: None }
+    assert_eq!(told(&mut cluster(nodes), pod), expected);
 }
 
 #[test]
@@ -121,25 +51,95 @@ fn messages_are_kubernetes() {
 
 #[test]
 fn others_in_the_way_are_told_apart() {
-    let mut cluster =
-        cluster(vec![node("a", &[("cpu", "1"), ("pods", "9")]), node("b", &[("cpu", "1"), ("pods", "9")])]);
+    let small: &[(&str, &str)] = &[("cpu", "1"), ("pods", "9")];
+    let mut cluster = cluster(vec![node("a", small), node("b", small)]);
     for (name, node) in [("p", "a"), ("q", "b")] {
-        cluster.set_pod(Candidate::new(Arc::new(pod(name, &[("cpu", "600m")]))), node);
+        put(&mut cluster, pod(name, &[("cpu", "600m")]), node);
     }
     let labelled = asking(pod("new", &[("cpu", "600m")]), |spec| {
-        spec.node_selector = Some(BTreeMap::from([("kubernetes.io/hostname".to_owned(), "a".to_owned())]));
+        spec.node_selector = Some(labels(&[("kubernetes.io/hostname", "a")]));
     });
-    let unplaced = place(&cluster, &Candidate::new(Arc::new(labelled)), &mut random()).expect_err("full");
     assert_eq!(
-        unplaced.to_string(),
+        told(&mut cluster, labelled),
         "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) didn't match Pod's node affinity/selector. \
          preemption: 0/2 nodes are available: 1 No preemption victims found for incoming pod, 1 Preemption is \
          not helpful for scheduling."
     );
-    assert!(unplaced.is_crowded());
     cluster.remove_pod("p");
-    let small = Candidate::new(Arc::new(pod("new", &[("cpu", "600m")])));
-    assert_eq!(place(&cluster, &small, &mut random()).as_deref(), Ok("a"));
+    assert_eq!(told(&mut cluster, pod("new", &[("cpu", "600m")])), "a");
+}
+
+#[test]
+fn terms_that_name_nodes_leave_the_others_out() {
+    let named = |names: &[&str]| {
+        let field = NodeSelectorRequirement {
+            key: "metadata.name".to_owned(),
+            operator: "In".to_owned(),
+            values: Some(names.iter().map(|name| (*name).to_owned()).collect()),
+        };
+        let term = NodeSelectorTerm { match_fields: Some(vec![field]), match_expressions: None };
+        let affinity = NodeAffinity {
+            required_during_scheduling_ignored_during_execution: Some(NodeSelector {
+                node_selector_terms: vec![term],
+            }),
+            ..NodeAffinity::default()
+        };
+        asking(pod("p", &[("cpu", "2")]), |spec| {
+            spec.affinity = Some(Affinity { node_affinity: Some(affinity), ..Affinity::default() });
+        })
+    };
+    let nodes = || vec![node("a", ROOMY), node("b", &[("cpu", "1"), ("pods", "9")]), node("c", ROOMY)];
+    check(nodes(), named(&["c"]), "c");
+    let text = "0/3 nodes are available: 1 Insufficient cpu, 2 node(s) didn't satisfy plugin(s) [NodeAffinity]. \
+                preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling.";
+    check(nodes(), named(&["b"]), text);
+    let text = "0/3 nodes are available: pod affinity terms conflict. preemption: 0/3 nodes are available: 3 \
+                Preemption is not helpful for scheduling.";
+    check(nodes(), named(&[]), text);
+}
+
+#[test]
+fn resources_beside_cpu_and_memory() {
+    let small = node("a", &[("pods", "9"), ("ephemeral-storage", "1Gi"), ("example.com/gpu", "1")]);
+    let wants = [("ephemeral-storage", "2Gi"), ("example.com/gpu", "2")];
+    let text = "0/1 nodes are available: 1 Insufficient ephemeral-storage, 1 Insufficient example.com/gpu. \
+                preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.";
+    check(vec![small.clone()], pod("p", &wants), text);
+    check(vec![small], pod("p", &[("ephemeral-storage", "1Gi"), ("example.com/gpu", "1")]), "a");
+    let whole = asking(pod("p", &[("cpu", "3")]), |spec| {
+        let requests = Some(amounts(&[("cpu", "1500m")]));
+        spec.resources = Some(ResourceRequirements { requests, ..ResourceRequirements::default() });
+    });
+    assert_eq!(Resources::requested_by(&whole).cpu, 1500, "the pod's own stand for its containers'");
+}
+
+#[test]
+fn ports_of_the_node_are_given_once() {
+    let wants = |name: &str, ip: &str, protocol: &str| {
+        let port = ContainerPort {
+            host_port: Some(80),
+            host_ip: Some(ip.to_owned()),
+            protocol: Some(protocol.to_owned()),
+            ..ContainerPort::default()
+        };
+        asking(pod(name, &[]), |spec| spec.containers[0].ports = Some(vec![port]))
+    };
+    let refused = "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports. \
+                   preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.";
+    let cases = [
+        (("", "TCP"), ("10.0.0.1", "TCP"), refused),
+        (("10.0.0.1", "TCP"), ("", "TCP"), refused),
+        (("10.0.0.1", "TCP"), ("10.0.0.1", "TCP"), refused),
+        (("10.0.0.1", "TCP"), ("10.0.0.2", "TCP"), "a"),
+        (("", "TCP"), ("", "UDP"), "a"),
+    ];
+    for (there, new, expected) in cases {
+        let mut cluster = cluster(vec![node("a", ROOMY)]);
+        put(&mut cluster, wants("there", there.0, there.1), "a");
+        assert_eq!(told(&mut cluster, wants("new", new.0, new.1)), expected, "{there:?} {new:?}");
+        cluster.remove_pod("there");
+        assert_eq!(told(&mut cluster, wants("new", new.0, new.1)), "a");
+    }
 }
 
 #[test]
@@ -188,7 +188,7 @@ fn required_affinity() {
         });
         let mut node = node("a", ROOMY);
         node.metadata.labels.get_or_insert_default().insert("size".to_owned(), "5".to_owned());
-        place(&cluster(vec![node]), &Candidate::new(Arc::new(pod)), &mut random()).is_ok()
+        attempt(&mut cluster(vec![node]), pod).is_ok()
     };
     let cases = [
         ("In", vec!["4", "5"], true),
@@ -233,22 +233,19 @@ fn what_a_pod_asks_for() {
 #[test]
 fn pods_of_one_controller_are_spread_and_load_is_levelled() {
     let mut cluster = cluster(vec![node("a", ROOMY), node("b", ROOMY), node("c", ROOMY)]);
-    let mut random = random();
     let mut per_node: BTreeMap<String, u32> = BTreeMap::new();
     for index in 0..30 {
-        let mut pod = pod(&format!("p{index}"), &[("cpu", "10m")]);
-        pod.metadata.labels = Some(BTreeMap::from([("app".to_owned(), "web".to_owned())]));
-        let pod = Candidate::new(Arc::new(pod));
-        let node = place(&cluster, &pod, &mut random).expect("room");
-        *per_node.entry(node.to_string()).or_default() += 1;
-        cluster.assume(pod, &node);
+        let pod = owned(pod(&format!("p{index}"), &[("cpu", "10m")]), "ReplicaSet", "web");
+        let pod = cluster.candidate(Arc::new(pod));
+        let place = place(&mut cluster, &Profile::new("x"), &pod, &mut random()).expect("room");
+        *per_node.entry(place.node.clone()).or_default() += 1;
+        cluster.assume(pod, &place);
     }
     assert_eq!(per_node.values().copied().collect::<Vec<_>>(), [10, 10, 10]);
     // Another group goes where there is more room.
-    cluster.set_pod(Candidate::new(Arc::new(pod("heavy", &[("cpu", "2"), ("memory", "4Gi")]))), "a");
-    cluster.set_pod(Candidate::new(Arc::new(pod("heavier", &[("cpu", "3"), ("memory", "6Gi")]))), "b");
-    let lone = Candidate::new(Arc::new(pod("lone", &[])));
-    assert_eq!(place(&cluster, &lone, &mut random).as_deref(), Ok("c"));
+    put(&mut cluster, pod("heavy", &[("cpu", "2"), ("memory", "4Gi")]), "a");
+    put(&mut cluster, pod("heavier", &[("cpu", "3"), ("memory", "6Gi")]), "b");
+    assert_eq!(told(&mut cluster, pod("lone", &[])), "c");
 }
 
 #[test]
@@ -258,10 +255,10 @@ fn the_same_seed_decides_the_same() {
         let mut random = StdRng::seed_from_u64(seed);
         (0..100)
             .map(|index| {
-                let pod = Candidate::new(Arc::new(pod(&format!("p{index}"), &[])));
-                let node = place(&cluster, &pod, &mut random).expect("room");
-                cluster.assume(pod, &node);
-                node.to_string()
+                let pod = cluster.candidate(Arc::new(pod(&format!("p{index}"), &[])));
+                let place = place(&mut cluster, &Profile::new("x"), &pod, &mut random).expect("room");
+                cluster.assume(pod, &place);
+                place.node
             })
             .collect::<Vec<_>>()
     };
@@ -270,10 +267,25 @@ fn the_same_seed_decides_the_same() {
 }
 
 #[test]
+fn of_many_nodes_only_some_are_looked_at_and_the_next_search_goes_on_from_there() {
+    let mut cluster = cluster((0..400).map(|index| node(&format!("n{index:03}"), ROOMY)).collect());
+    let mut used: BTreeMap<String, u32> = BTreeMap::new();
+    for index in 0..9 {
+        let pod = cluster.candidate(Arc::new(pod(&format!("p{index}"), &[])));
+        let profile = Profile { percentage_of_nodes_to_score: Some(25), ..Profile::new("x") };
+        let place = place(&mut cluster, &profile, &pod, &mut random()).expect("room");
+        *used.entry(place.node[..2].to_owned()).or_default() += 1;
+        cluster.assume(pod, &place);
+    }
+    // A quarter of the nodes each time: the fifth starts where the first did.
+    assert_eq!(used.values().copied().collect::<Vec<_>>(), [3, 2, 2, 2]);
+}
+
+#[test]
 fn a_pod_counts_once_wherever_it_is_said_to_be() {
     let mut cluster = cluster(vec![node("a", ROOMY)]);
-    let one = Candidate::new(Arc::new(pod("p", &[("cpu", "1")])));
-    cluster.assume(one.clone(), "a");
+    let one = cluster.candidate(Arc::new(pod("p", &[("cpu", "1")])));
+    assume(&mut cluster, one.clone(), "a");
     assert!(cluster.is_assumed("p"));
     cluster.set_pod(one.clone(), "a");
     assert!(!cluster.is_assumed("p"));
@@ -315,15 +327,17 @@ proptest! {
         };
         let mut cluster = cluster((0..3).map(|index| made(index, sizes[index].0)).collect());
         let mut random = StdRng::seed_from_u64(seed);
-        let mut placed: Vec<(Candidate, Arc<str>)> = Vec::new();
+        let mut placed: Vec<(Candidate, String)> = Vec::new();
         for (number, step) in steps.into_iter().enumerate() {
             match step {
                 Step::Place { cpu, memory, gpus } => {
                     let (cpu, memory, gpus) = (format!("{cpu}m"), memory.to_string(), gpus.to_string());
                     let asked = [("cpu", &*cpu), ("memory", &*memory), ("example.com/gpu", &*gpus)];
-                    let candidate = Candidate::new(Arc::new(pod(&format!("p{number}"), &asked)));
-                    if let Ok(name) = place(&cluster, &candidate, &mut random) {
-                        cluster.assume(candidate.clone(), &name);
+                    let candidate = cluster.candidate(Arc::new(pod(&format!("p{number}"), &asked)));
+                    let profile = Profile::new("x");
+                    if let Ok(placement) = place(&mut cluster, &profile, &candidate, &mut random) {
+                        cluster.assume(candidate.clone(), &placement);
+                        let name = placement.node;
                         let state = cluster.node(&name).expect("placed there");
                         let (has, used, wants) = (state.allocatable(), state.requested(), candidate.requests());
                         prop_assert!(wants.cpu == 0 || used.cpu <= has.cpu);
@@ -340,7 +354,9 @@ proptest! {
                     prop_assert!(cluster.remove_pod(candidate.uid()));
                 }
                 Step::Remove(_) => {}
-                Step::Shrink(index) => cluster.set_node(&Arc::new(made(index.index(3), "1"))),
+                Step::Shrink(index) => {
+                    cluster.set_node(&Arc::new(made(index.index(3), "1")));
+                }
             }
         }
         for state in cluster.nodes() {

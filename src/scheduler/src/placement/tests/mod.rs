@@ -1,0 +1,10 @@
+//! Decisions by tables, against a slow reference, and that no node is ever asked for more than it has.
+
+mod against_reference;
+mod basics;
+mod make;
+mod pods;
+mod preemption;
+mod reference;
+mod scores;
+mod volumes;
