@@ -142,6 +142,9 @@ pub(crate) enum Bench {
     /// Time from the creation of pods to their readiness, and their memory
     #[command(after_help = "Example:\n  coracle bench pods --count 1000")]
     Pods(BenchPods),
+    /// Decisions of the scheduler a second, without the API: a curve up to so many nodes
+    #[command(after_help = "Example:\n  coracle bench scheduler --nodes 5000 --pods 150000")]
+    Scheduler(BenchScheduler),
 }
 
 /// `coracle bench startup`.
@@ -164,4 +167,18 @@ pub(crate) struct BenchPods {
     /// How many single pods are created one after the other first
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub singles: u32,
+}
+
+/// `coracle bench scheduler`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchScheduler {
+    /// How many nodes the largest cluster has
+    #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    pub nodes: u32,
+    /// How many pods are placed on them; smaller clusters get their share
+    #[arg(long, default_value_t = 150_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub pods: u32,
+    /// Decides among equal nodes
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
 }

@@ -47,6 +47,7 @@ fn main() -> ExitCode {
             Command::Push(args) => push::run(args).await,
             Command::Bench(Bench::Startup(args)) => bench::startup::run(args).await,
             Command::Bench(Bench::Pods(args)) => bench::pods::run(args).await,
+            Command::Bench(Bench::Scheduler(args)) => bench::scheduler::measure(args).await,
             Command::Version => {
                 ui::line(&format!(
                     "coracle {}, serving the API of Kubernetes {}",

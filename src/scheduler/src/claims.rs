@@ -121,7 +121,7 @@ impl Waiting {
                 return Ok(());
             }
             let here = self.pods.get(pod.key());
-            if !here.is_some_and(|here| here.metadata.uid.as_deref() == Some(&**pod.uid())) {
+            if here.is_none_or(|here| here.metadata.uid.as_deref() != Some(&**pod.uid())) {
                 return Err(ClaimsFailed::Gone);
             }
             tokio::select! {

@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use coracle_client::{Delta, Deltas, EventType, Informer, Informers, Key, Recorder, api_message};
 use k8s_openapi::api::{
-    core::v1::{
-        Namespace, Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod, Service,
-    },
+    core::v1::{Namespace, Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod, Service},
     policy::v1::PodDisruptionBudget,
     storage::v1::StorageClass,
 };
@@ -380,11 +378,17 @@ impl Driver {
             let profile = self.profile_of(pod.pod()).unwrap_or(0);
             match place(&mut self.cluster, &self.profiles[profile].0, &pod, &mut self.random) {
                 Ok(placement) => self.bind(pod, placement),
-                // Whom budgets protect is not known yet.
-                Err(unplaced) if unplaced.nomination.is_some() && !self.sources.budgets.is_synced() => {
-                    self.queue.retry(pod.uid(), now);
+                Err(mut unplaced) => {
+                    // Nobody is told to go while it is not known whom budgets protect.
+                    let early = unplaced.nomination.is_some() && !self.sources.budgets.is_synced();
+                    if early {
+                        unplaced.nomination = None;
+                    }
+                    self.park(&pod, unplaced);
+                    if early {
+                        self.queue.retry(pod.uid(), now);
+                    }
                 }
-                Err(unplaced) => self.park(&pod, unplaced),
             }
         }
     }
@@ -490,7 +494,10 @@ impl Driver {
                 self.failed(&pod, &format!("binding rejected: {}", api_message(&error)));
             }
             Outcome::Claims(ClaimsFailed::Because(why)) => {
-                self.failed(&pod, &format!("running PreBind plugin \"VolumeBinding\": binding volumes: {why}"));
+                self.failed(
+                    &pod,
+                    &format!("running PreBind plugin \"VolumeBinding\": binding volumes: {why}"),
+                );
             }
         }
     }

@@ -15,6 +15,7 @@
 //!
 //! Read first: [`start`] and [`Config`], then [`placement`], where the decisions are made.
 
+pub mod bench;
 mod bind;
 mod claims;
 mod driver;
@@ -72,7 +73,7 @@ pub fn start(client: Client, informers: &Informers, config: Config) -> Handle {
     let recorders = profiles.iter().map(|(_, recorder)| recorder.clone()).collect();
     let seed = config.seed.unwrap_or_else(random::number);
     if !profiles.is_empty() {
-        let driver = driver::Driver::new(client.clone(), informers, profiles, seed, stop.clone());
+        let driver = driver::Driver::new(client, informers, profiles, seed, stop.clone());
         tasks.spawn(driver.run().instrument(info_span!("scheduler")));
     }
     tasks.close();

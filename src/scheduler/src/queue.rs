@@ -153,7 +153,8 @@ impl Queue {
 
     /// Pods that have been parked for too long are tried again, whatever happened.
     pub(crate) fn wake_late(&mut self, now: Instant) {
-        let late = |entry: &Entry| entry.last_attempt.is_some_and(|last| now.duration_since(last) >= PARKED_AT_MOST);
+        let late =
+            |entry: &Entry| entry.last_attempt.is_some_and(|last| now.duration_since(last) >= PARKED_AT_MOST);
         let parked = self.parked.values().flatten();
         let mut pods: Vec<(u64, Arc<str>)> = parked
             .filter(|(_, uid)| self.entries.get(*uid).is_some_and(late))
@@ -303,7 +304,8 @@ mod tests {
     async fn parked_pods_wait_for_what_may_help_and_for_their_backoff() {
         let start = Instant::now();
         let mut queue = queue(&[("crowded", 0), ("choosy", 0), ("crowded too", 0)]);
-        let parked = [("crowded", Plugins::FIT), ("choosy", Plugins::NODE_AFFINITY), ("crowded too", Plugins::FIT)];
+        let parked =
+            [("crowded", Plugins::FIT), ("choosy", Plugins::NODE_AFFINITY), ("crowded too", Plugins::FIT)];
         for (uid, failed) in parked {
             assert_eq!(pop(&mut queue, start).as_deref(), Some(uid));
             queue.park(uid, failed);

@@ -14,9 +14,13 @@ use coracle_client::{
     test_support::{FakeApi, Fault, eventually},
 };
 use k8s_openapi::{
-    api::core::v1::{
-        Container, Event, Node, NodeCondition, NodeSpec, NodeStatus, Pod, PodCondition, PodSpec,
-        ResourceRequirements,
+    api::{
+        core::v1::{
+            Container, Event, Node, NodeCondition, NodeSpec, NodeStatus, PersistentVolumeClaim,
+            PersistentVolumeClaimSpec, PersistentVolumeClaimVolumeSource, Pod, PodCondition, PodSpec,
+            ResourceRequirements, Volume,
+        },
+        storage::v1::StorageClass,
     },
     apimachinery::pkg::api::resource::Quantity,
 };
@@ -243,4 +247,125 @@ async fn under_faults_every_pod_finds_its_place() {
         eventually("a place for all that fit", settled).await;
         assert!(faults.load(Ordering::Relaxed) > 0, "seed {seed}: nothing went wrong");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_less_important_make_room() {
+    let bench = bench(FakeApi::new());
+    bench.api.create(&node("n", "1"));
+    bench.api.create(&pod("low", "800m"));
+    eventually("a node", || place_of(&bench.api, "low")).await;
+    let mut high = pod("high", "800m");
+    high.spec.as_mut().unwrap().priority = Some(10);
+    bench.api.create(&high);
+    let promised = || bench.api.get::<Pod>("ns", "high")?.status?.nominated_node_name;
+    assert_eq!(eventually("a promise", promised).await, "n");
+    let told = condition(&bench.api, "high").expect("the condition");
+    assert_eq!(told.message.as_deref(), Some("0/1 nodes are available: 1 Insufficient cpu."));
+    let event = || {
+        let events = bench.api.list::<Event>();
+        events.into_iter().find(|event| event.reason.as_deref() == Some("Preempted"))
+    };
+    let event = eventually("the event", event).await;
+    assert_eq!(event.involved_object.name.as_deref(), Some("low"));
+    let uid = bench.api.get::<Pod>("ns", "high").expect("there").metadata.uid.expect("set by the API");
+    assert_eq!(event.message, Some(format!("Preempted by pod {uid} on node n")));
+    if let Some(low) = bench.api.get::<Pod>("ns", "low") {
+        let conditions = low.status.and_then(|status| status.conditions).unwrap_or_default();
+        let target = conditions.iter().find(|condition| condition.type_ == "DisruptionTarget");
+        assert_eq!(target.and_then(|it| it.reason.as_deref()), Some("PreemptionByScheduler"));
+        assert!(low.metadata.deletion_timestamp.is_some());
+        bench.api.remove::<Pod>("ns", "low");
+    }
+    eventually("its place", || place_of(&bench.api, "high").filter(|node| node == "n")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_is_bound_after_its_claims() {
+    let bench = bench(FakeApi::new());
+    let mut class = StorageClass {
+        provisioner: "coracle.dev/local".to_owned(),
+        volume_binding_mode: Some("WaitForFirstConsumer".to_owned()),
+        ..StorageClass::default()
+    };
+    class.metadata.name = Some("local".to_owned());
+    bench.api.create(&class);
+    let mut claim = PersistentVolumeClaim::default();
+    claim.metadata.name = Some("data".to_owned());
+    claim.metadata.namespace = Some("ns".to_owned());
+    claim.spec = Some(PersistentVolumeClaimSpec {
+        storage_class_name: Some("local".to_owned()),
+        ..PersistentVolumeClaimSpec::default()
+    });
+    bench.api.create(&claim);
+    bench.api.create(&node("n", "4"));
+    let mut mounting = pod("p", "1");
+    let source = PersistentVolumeClaimVolumeSource { claim_name: "data".to_owned(), read_only: None };
+    mounting.spec.as_mut().unwrap().volumes =
+        Some(vec![Volume { persistent_volume_claim: Some(source), ..Volume::default() }]);
+    bench.api.create(&mounting);
+    let selected = || {
+        let claim = bench.api.get::<PersistentVolumeClaim>("ns", "data")?;
+        claim.metadata.annotations?.get("volume.kubernetes.io/selected-node").cloned()
+    };
+    assert_eq!(eventually("the annotation", selected).await, "n");
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(place_of(&bench.api, "p"), None);
+    // The provisioner gives it back once: it is tried again.
+    bench.api.edit("ns", "data", |claim: &mut PersistentVolumeClaim| claim.metadata.annotations = None);
+    let failed = || {
+        let events = bench.api.list::<Event>();
+        let mut messages = events.into_iter().filter_map(|event| event.message);
+        messages.find(|message| message.contains("provisioning failed for PVC \"data\""))
+    };
+    eventually("the failure", failed).await;
+    assert_eq!(eventually("the annotation", selected).await, "n");
+    bench.api.edit("ns", "data", |claim: &mut PersistentVolumeClaim| {
+        claim.spec.as_mut().unwrap().volume_name = Some("pv".to_owned());
+        claim.status.get_or_insert_default().phase = Some("Bound".to_owned());
+    });
+    eventually("a node", || place_of(&bench.api, "p")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_profile_has_its_name() {
+    let bench = bench(FakeApi::new());
+    bench.api.create(&node("full", "4"));
+    bench.api.create(&node("empty", "4"));
+    let mut first = pod("first", "1");
+    first.spec.as_mut().unwrap().node_name = Some("full".to_owned());
+    bench.api.create(&first);
+    let mut packed = pod("packed", "1");
+    packed.spec.as_mut().unwrap().scheduler_name = Some("bin-packing-scheduler".to_owned());
+    bench.api.create(&packed);
+    assert_eq!(eventually("a node", || place_of(&bench.api, "packed")).await, "full");
+    bench.handle.shutdown().await;
+    let events = bench.api.list::<Event>();
+    let source = events[0].source.as_ref().and_then(|source| source.component.as_deref());
+    assert_eq!(source, Some("bin-packing-scheduler"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_what_may_help_wakes_a_pod() {
+    let bench = bench(FakeApi::new());
+    bench.api.create(&node("n", "1"));
+    bench.api.create(&pod("other", "500m"));
+    eventually("a node", || place_of(&bench.api, "other")).await;
+    let mut choosy = pod("choosy", "100m");
+    let wanted = BTreeMap::from([("disk".to_owned(), "ssd".to_owned())]);
+    choosy.spec.as_mut().unwrap().node_selector = Some(wanted.clone());
+    bench.api.create(&choosy);
+    eventually("the condition", || condition(&bench.api, "choosy")).await;
+    let failures = || {
+        let events = bench.api.list::<Event>();
+        let failed = events.iter().filter(|event| event.reason.as_deref() == Some("FailedScheduling"));
+        failed.map(|event| event.count.unwrap_or(1)).sum::<i32>()
+    };
+    eventually("the event", || (failures() == 1).then_some(())).await;
+    bench.api.remove::<Pod>("ns", "other");
+    bench.api.create(&node("another", "1"));
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    assert_eq!(failures(), 1, "neither room nor a node without the label is what it waits for");
+    bench.api.edit("", "n", |node: &mut Node| node.metadata.labels = Some(wanted.clone()));
+    eventually("a node", || place_of(&bench.api, "choosy").filter(|node| node == "n")).await;
 }

@@ -65,11 +65,7 @@ impl Cluster {
     /// CPU time of the process so far, user and system.
     pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
         let stat = std::fs::read_to_string(self.proc("stat")?).context("cannot read the child's CPU time")?;
-        // The second field is the name in parentheses and may hold anything; count from its end.
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks = |n: usize| fields.get(n).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
-        // utime and stime in USER_HZ, which is 100 on every Linux that Rust supports.
-        Ok(Duration::from_millis((ticks(11) + ticks(12)) * 10))
+        cpu_of(&stat).context("the child's CPU time is not as expected")
     }
 
     /// Stops it in order.
@@ -98,4 +94,13 @@ impl Cluster {
     fn proc(&self, file: &str) -> anyhow::Result<String> {
         Ok(format!("/proc/{}/{file}", self.child.id().context("the child has ended")?))
     }
+}
+
+/// CPU time, user and system, in the text of a `/proc/…/stat`.
+pub(crate) fn cpu_of(stat: &str) -> Option<Duration> {
+    // The second field is the name in parentheses and may hold anything; count from its end.
+    let mut fields = stat.rsplit(')').next()?.split_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<u64>().ok();
+    // utime and stime in USER_HZ, which is 100 on every Linux that Rust supports.
+    Some(Duration::from_millis((ticks()? + ticks()?) * 10))
 }

@@ -1,10 +1,11 @@
 //! `coracle bench`: what this build does on this machine, measured from outside.
 //!
-//! Every measurement starts the real binary in a folder of its own and talks to it as a client does;
-//! times include TLS, HTTP and the disk.
+//! Every measurement but that of the scheduler starts the real binary in a folder of its own and talks to it as
+//! a client does; times include TLS, HTTP and the disk.
 
 pub(crate) mod child;
 pub(crate) mod pods;
+pub(crate) mod scheduler;
 pub(crate) mod startup;
 
 use std::time::Duration;

@@ -17,6 +17,13 @@ pub(super) struct Attempt<'a> {
     pub(super) check: &'a Check,
 }
 
+/// Why a node cannot take the pod, in words while they are true.
+#[derive(Clone, Debug)]
+pub(super) struct Refusal {
+    pub(super) fail: Fail,
+    pub(super) reasons: Vec<String>,
+}
+
 impl<'a> Attempt<'a> {
     pub(super) fn view<'b>(&self, cluster: &'b Cluster) -> View<'b>
     where
@@ -27,7 +34,7 @@ impl<'a> Attempt<'a> {
 
     /// Whether the node can take the pod as it is now, and also once those of at least its priority that were
     /// promised the node are there.
-    pub(super) fn admits(&self, cluster: &mut Cluster, node: u32) -> Result<(), Fail> {
+    pub(super) fn admits(&self, cluster: &mut Cluster, node: u32) -> Result<(), Refusal> {
         let fixed = self.fixed(cluster, node);
         if cluster.rows[node as usize].nominated > 0 {
             let name = cluster.nodes[node as usize].name().to_owned();
@@ -38,12 +45,20 @@ impl<'a> Attempt<'a> {
                 .collect();
             if !others.is_empty() {
                 others.iter().for_each(|other| cluster.account(other, node, true));
-                let outcome = self.view(cluster).check(node, &cluster.rows[node as usize], fixed);
+                let outcome = self.check(cluster, node, fixed);
                 others.iter().for_each(|other| cluster.account(other, node, false));
                 outcome?;
             }
         }
-        self.view(cluster).check(node, &cluster.rows[node as usize], fixed)
+        self.check(cluster, node, fixed)
+    }
+
+    fn check(&self, cluster: &Cluster, node: u32, fixed: Fixed) -> Result<(), Refusal> {
+        let outcome = self.view(cluster).check(node, &cluster.rows[node as usize], fixed);
+        outcome.map_err(|fail| {
+            let reasons = fail.reasons(&self.pod.class, &cluster.nodes[node as usize]);
+            Refusal { fail, reasons }
+        })
     }
 
     /// What the class finds of the node, without keeping it.

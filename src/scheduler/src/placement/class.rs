@@ -247,7 +247,8 @@ pub(super) fn write_key(pod: &Pod, key: &mut Vec<u8>) {
 fn write_container(container: &Container, key: &mut Vec<u8>) {
     text(key, container.image.as_deref());
     text(key, container.restart_policy.as_deref());
-    for (name, amount) in container.resources.iter().flat_map(|resources| resources.requests.iter().flatten()) {
+    for (name, amount) in container.resources.iter().flat_map(|resources| resources.requests.iter().flatten())
+    {
         text(key, Some(name));
         text(key, Some(&amount.0));
     }

@@ -20,8 +20,8 @@ use super::{
     class::{Candidate, Class, write_key},
     counts::{Counts, Kindred, Population, World},
     nodes::{NodeChange, NodeState, Row},
-    prepared::{Images, Prepared},
     preempt::Budget,
+    prepared::{Images, Prepared},
     profile::Profile,
     table::{Table, index},
     terms::{Namespaces, Scope},
@@ -450,6 +450,7 @@ impl Cluster {
         if self.services.get(key) == selector.as_ref() {
             return;
         }
+        self.generation += 1;
         match selector {
             Some(selector) => self.services.insert(key.clone(), selector),
             None => self.services.remove(key),
@@ -490,8 +491,7 @@ impl Cluster {
         let key = (class.index, profile.name.clone());
         let mut prepared = self.prepared.remove(&key).unwrap_or_else(|| {
             let services = self.services_of(class);
-            let world =
-                World { nodes: &self.nodes, namespaces: &self.namespaces, classes: &self.classes };
+            let world = World { nodes: &self.nodes, namespaces: &self.namespaces, classes: &self.classes };
             Box::new(Prepared::new(class, profile, services, &mut self.counts, &world))
         });
         self.uses += 1;
@@ -508,8 +508,8 @@ impl Cluster {
             used.sort_unstable();
             let limit = used[used.len() / 4];
             let old = self.prepared.iter().filter(|(_, it)| it.used <= limit);
-            let old = old.map(|(key, _)| key.clone()).collect();
-            self.forget(old);
+            let old: Vec<_> = old.map(|(key, _)| key.clone()).collect();
+            self.forget(&old);
         }
         self.prepared.insert((class.index, profile.name.clone()), prepared);
     }
@@ -517,11 +517,11 @@ impl Cluster {
     fn drop_prepared(&mut self, which: impl Fn(u32, Option<&Class>) -> bool) {
         let class = |number: u32| self.classes.get(number).map(|kindred| &*kindred.class);
         let keys = self.prepared.keys().filter(|(number, _)| which(*number, class(*number)));
-        let keys = keys.cloned().collect();
-        self.forget(keys);
+        let keys: Vec<_> = keys.cloned().collect();
+        self.forget(&keys);
     }
 
-    fn forget(&mut self, keys: Vec<(u32, String)>) {
+    fn forget(&mut self, keys: &[(u32, String)]) {
         for prepared in keys.iter().filter_map(|key| self.prepared.remove(key)) {
             for tally in prepared.tallies() {
                 self.counts.release(tally);
@@ -533,7 +533,9 @@ impl Cluster {
     fn services_of(&self, class: &Class) -> Option<Scope> {
         let mut together = Labels::new();
         let from = Key::new(class.namespace.clone(), String::new());
-        for (_, selector) in self.services.range(from..).take_while(|(key, _)| key.namespace == class.namespace) {
+        for (_, selector) in
+            self.services.range(from..).take_while(|(key, _)| key.namespace == class.namespace)
+        {
             if selector.iter().all(|(name, value)| class.labels.get(name) == Some(value)) {
                 together.extend(selector.clone());
             }
@@ -561,7 +563,8 @@ impl Cluster {
 }
 
 fn zone(labels: &Labels) -> String {
-    let label = |names: [&str; 2]| names.iter().find_map(|name| labels.get(*name)).cloned().unwrap_or_default();
+    let label =
+        |names: [&str; 2]| names.iter().find_map(|name| labels.get(*name)).cloned().unwrap_or_default();
     let region = label(["topology.kubernetes.io/region", "failure-domain.beta.kubernetes.io/region"]);
     region + ":" + &label(["topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone"])
 }

@@ -328,13 +328,7 @@ impl Counts {
         }
     }
 
-    fn query(
-        &mut self,
-        key: String,
-        scopes: &[&Scope],
-        living: bool,
-        world: &World<'_>,
-    ) -> u32 {
+    fn query(&mut self, key: String, scopes: &[&Scope], living: bool, world: &World<'_>) -> u32 {
         if let Some(number) = self.query_by_key.get(&key) {
             return *number;
         }
@@ -443,8 +437,7 @@ impl Counts {
         }
         if population.epoch != self.queries_epoch {
             population.epoch = self.queries_epoch;
-            let matches =
-                |query: &Query| query.scopes.iter().all(|scope| scope.matches(class, namespaces));
+            let matches = |query: &Query| query.scopes.iter().all(|scope| scope.matches(class, namespaces));
             let members = self.queries.iter().filter(|(_, query)| matches(query));
             population.members = members.map(|(number, _)| number).collect();
         }

@@ -275,7 +275,8 @@ impl<'a> View<'a> {
 
     fn has_room(&self, row: &Row) -> bool {
         row.pods < row.max_pods
-            && (0..3).all(|it| self.wants[it] <= 0 || self.wants[it] <= row.has[it].saturating_sub(row.used[it]))
+            && (0..3)
+                .all(|it| self.wants[it] <= 0 || self.wants[it] <= row.has[it].saturating_sub(row.used[it]))
     }
 
     #[cold]

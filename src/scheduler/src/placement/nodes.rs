@@ -198,9 +198,7 @@ impl NodeState {
 /// Two ports conflict if they are the same for one address, or if one of them is for all.
 pub(super) fn conflict(one: &Port, other: &Port) -> bool {
     let any = |port: &Port| port.ip == "0.0.0.0";
-    one.port == other.port
-        && one.protocol == other.protocol
-        && (one.ip == other.ip || any(one) || any(other))
+    one.port == other.port && one.protocol == other.protocol && (one.ip == other.ip || any(one) || any(other))
 }
 
 /// What is read of a node.

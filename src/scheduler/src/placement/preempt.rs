@@ -10,12 +10,7 @@ use coracle_api::selector::LabelSelector;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use rand::{RngExt, rngs::StdRng};
 
-use super::{
-    attempt::Attempt,
-    class::Candidate,
-    cluster::Cluster,
-    filter::Fail,
-};
+use super::{attempt::Attempt, class::Candidate, cluster::Cluster, filter::Fail};
 
 /// Of the nodes that come into question, this share, in per cent, is looked at...
 const SHARE: usize = 10;
@@ -53,7 +48,10 @@ pub struct Nomination {
 pub(super) enum Outcome {
     Nominated(Nomination),
     /// Why nobody goes. `clear`: what the pod was promised is void.
-    Nobody { message: String, clear: bool },
+    Nobody {
+        message: String,
+        clear: bool,
+    },
 }
 
 struct Victims {
@@ -172,12 +170,11 @@ fn victims(cluster: &mut Cluster, attempt: &Attempt<'_>, node: u32) -> Result<Vi
         cluster.account(pod, node, false);
     }
     let outcome = attempt.admits(cluster, node);
-    if let Err(fail) = outcome {
-        let reasons = fail.reasons(&attempt.pod.class, &cluster.nodes[node as usize]);
+    if let Err(refusal) = outcome {
         for pod in &possible {
             cluster.account(pod, node, true);
         }
-        return Err(reasons);
+        return Err(refusal.reasons);
     }
     // Whoever can stay stays: first those that a budget protects, the most important first.
     let (protected, others) = by_budgets(cluster, possible);

@@ -110,9 +110,8 @@ impl Scoring<'_> {
         const IGNORED: i64 = -1;
         let soft = &self.prepared.soft;
         let lookups: Vec<Lookup<'_>> = soft.iter().map(|soft| self.counts.lookup(soft.tally)).collect();
-        let ignored = |node: u32| {
-            self.prepared.all_labels && lookups.iter().any(|lookup| lookup.domain(node) == NONE)
-        };
+        let ignored =
+            |node: u32| self.prepared.all_labels && lookups.iter().any(|lookup| lookup.domain(node) == NONE);
         let scored = if self.prepared.all_labels {
             nodes.iter().filter(|(node, _)| !ignored(*node)).count()
         } else {

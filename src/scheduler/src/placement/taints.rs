@@ -32,9 +32,8 @@ pub(super) fn untolerated<'a>(taints: &'a [Taint], tolerations: &[Toleration]) -
 pub(super) fn disliked(taints: &[Taint], tolerations: &[Toleration]) -> usize {
     let soft = taints.iter().filter(|taint| taint.effect == "PreferNoSchedule");
     soft.filter(|taint| {
-        let of_effect = |it: &&Toleration| {
-            matches!(it.effect.as_deref(), None | Some("" | "PreferNoSchedule"))
-        };
+        let of_effect =
+            |it: &&Toleration| matches!(it.effect.as_deref(), None | Some("" | "PreferNoSchedule"));
         !tolerations.iter().filter(of_effect).any(|toleration| tolerates(toleration, taint))
     })
     .count()

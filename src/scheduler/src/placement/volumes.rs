@@ -200,7 +200,9 @@ impl Volumes {
         let selected = claim.metadata.annotations.as_ref().and_then(|all| all.get(SELECTED_NODE)).cloned();
         let decided = self.decided.get(key);
         let fitting = match decided {
-            Some(VolumeAction::Bind { volume, .. }) => self.volumes.get(volume).cloned().into_iter().collect(),
+            Some(VolumeAction::Bind { volume, .. }) => {
+                self.volumes.get(volume).cloned().into_iter().collect()
+            }
             Some(VolumeAction::Provision { .. }) => Vec::new(),
             None if selected.is_some() => Vec::new(),
             None => self.fitting(key, claim),
@@ -281,8 +283,7 @@ impl Waiting {
             return None;
         }
         let free = |volume: &&Arc<PersistentVolume>| {
-            reaches(volume, node)
-                && !volume.metadata.name.as_ref().is_some_and(|name| taken.contains(name))
+            reaches(volume, node) && !volume.metadata.name.as_ref().is_some_and(|name| taken.contains(name))
         };
         if let Some(volume) = self.fitting.iter().find(free) {
             let volume = volume.metadata.name.clone().unwrap_or_default();
@@ -312,9 +313,9 @@ pub fn is_bound(claim: &PersistentVolumeClaim) -> bool {
 fn owned_by(claim: &PersistentVolumeClaim, pod: &Pod) -> bool {
     let owners = claim.metadata.owner_references.iter().flatten();
     pod.metadata.uid.is_some()
-        && owners.into_iter().any(|owner| {
-            owner.controller == Some(true) && Some(&owner.uid) == pod.metadata.uid.as_ref()
-        })
+        && owners
+            .into_iter()
+            .any(|owner| owner.controller == Some(true) && Some(&owner.uid) == pod.metadata.uid.as_ref())
 }
 
 fn reaches(volume: &PersistentVolume, node: &NodeState) -> bool {

@@ -109,7 +109,12 @@ pub(super) fn term(pairs: &[(&str, &str)], topology: &str) -> PodAffinityTerm {
     }
 }
 
-pub(super) fn spread(pairs: &[(&str, &str)], topology: &str, skew: i32, hard: bool) -> TopologySpreadConstraint {
+pub(super) fn spread(
+    pairs: &[(&str, &str)],
+    topology: &str,
+    skew: i32,
+    hard: bool,
+) -> TopologySpreadConstraint {
     TopologySpreadConstraint {
         label_selector: Some(selector(pairs)),
         topology_key: topology.to_owned(),

@@ -172,7 +172,8 @@ impl Reference {
             Self::domain(node, key).is_some() && Self::domain(node, key) == Self::domain(on, key)
         };
         for term in anti_terms(pod) {
-            if self.there().any(|(other, on)| self.selects(pod, &term, other) && same(&term.topology_key, on)) {
+            if self.there().any(|(other, on)| self.selects(pod, &term, other) && same(&term.topology_key, on))
+            {
                 return Err("pod anti-affinity rules");
             }
         }
