@@ -99,7 +99,7 @@ enum Written {
     Bound(Box<Binding>),
     Reported,
     /// Pods were told to make room for this one; false if one of them could not be told.
-    Preempted(Arc<str>, bool),
+    Preempted(Arc<str>, Box<Nomination>, bool),
 }
 
 struct Binding {
@@ -444,12 +444,15 @@ impl Driver {
             Written::Reported
         });
         if let Some(nomination) = nomination {
-            self.preempt(pod, *nomination);
+            self.preempt(pod, nomination);
         }
     }
 
     /// Has pods told to make room.
-    fn preempt(&mut self, pod: &Candidate, nomination: Nomination) {
+    fn preempt(&mut self, pod: &Candidate, nomination: Box<Nomination>) {
+        for victim in &nomination.victims {
+            self.cluster.set_leaving(victim.uid(), true);
+        }
         for other in &nomination.demoted {
             self.cluster.denominate(other.uid());
             self.queue.changed(other.clone(), Instant::now());
@@ -457,18 +460,27 @@ impl Driver {
         let (client, recorder, pod) = (self.client.clone(), self.recorder_of(pod).clone(), pod.clone());
         self.writes.spawn(async move {
             let told = preempted::tell(&client, &recorder, &pod, &nomination).await;
-            Written::Preempted(pod.uid().clone(), told)
+            Written::Preempted(pod.uid().clone(), nomination, told)
         });
+    }
+
+    /// Not all could be told to make room: nothing may happen that the pod could wait for.
+    fn not_told(&mut self, uid: &str, nomination: &Nomination) {
+        for victim in &nomination.victims {
+            self.cluster.set_leaving(victim.uid(), false);
+        }
+        if self.queue.is_parked(uid) {
+            self.queue.retry(uid, Instant::now());
+        }
     }
 
     fn settle(&mut self, written: Written) {
         let binding = match written {
             Written::Bound(binding) => *binding,
             Written::Reported => return,
-            Written::Preempted(uid, told) => {
-                // Nobody leaves on whose leaving it could wait.
-                if !told && self.queue.is_parked(&uid) {
-                    self.queue.retry(&uid, Instant::now());
+            Written::Preempted(uid, nomination, told) => {
+                if !told {
+                    self.not_told(&uid, &nomination);
                 }
                 return;
             }

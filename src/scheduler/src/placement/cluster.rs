@@ -2,7 +2,7 @@
 //! besides. Everything that decisions count is kept up to date here.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -61,6 +61,8 @@ pub struct Cluster {
     pub(super) budgets: BTreeMap<Key, Budget>,
     /// Pods that were promised a node, by uid.
     nominated: BTreeMap<Arc<str>, (Candidate, String)>,
+    /// Pods that were told to make room, by uid, until they are gone.
+    leaving: HashSet<Arc<str>>,
     /// How many nodes have an image.
     images: HashMap<String, u32>,
     images_epoch: u64,
@@ -352,6 +354,7 @@ impl Cluster {
     /// A pod is gone, has ended, or could not be bound. True if it counted.
     pub fn remove_pod(&mut self, uid: &str) -> bool {
         let Some(placed) = self.placed.remove(uid) else { return false };
+        self.leaving.remove(uid);
         self.account(&placed.candidate, placed.node, false);
         self.nodes[placed.node as usize].placed_mut().remove(uid);
         self.forget_empty(placed.node);
@@ -392,6 +395,21 @@ impl Cluster {
             self.generation += 1;
             self.promised(&node, false);
         }
+    }
+
+    /// A pod was told to make room, or could not be told.
+    pub fn set_leaving(&mut self, uid: &Arc<str>, leaving: bool) {
+        if leaving && self.placed.contains_key(uid) {
+            self.leaving.insert(uid.clone());
+        } else {
+            self.leaving.remove(uid);
+        }
+        self.generation += 1;
+    }
+
+    /// Whether the pod goes to make room.
+    pub(super) fn makes_room(&self, pod: &Candidate) -> bool {
+        self.leaving.contains(pod.uid()) || pod.makes_room()
     }
 
     fn promised(&mut self, node: &str, up: bool) {

@@ -154,7 +154,7 @@ fn waits_for_victims(cluster: &Cluster, pod: &Candidate, fails: &[(u32, Fail)]) 
     if fails.iter().any(|(other, fail)| *other == node && !fail.is_by_others()) {
         return false;
     }
-    cluster.on_node(node).any(|other| other.priority() < pod.priority() && other.makes_room())
+    cluster.on_node(node).any(|other| other.priority() < pod.priority() && cluster.makes_room(other))
 }
 
 /// Who has to go from the node; an error is why it would not help.

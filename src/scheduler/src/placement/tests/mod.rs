@@ -2,6 +2,7 @@
 
 mod against_reference;
 mod basics;
+mod hints;
 mod make;
 mod pods;
 mod preemption;
