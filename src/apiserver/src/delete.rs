@@ -196,6 +196,11 @@ fn check_preconditions(kind: &Kind, old: &Value, options: &DeleteOptions) -> Res
     Ok(())
 }
 
+/// True for jobs, of which Kubernetes warns that they leave their pods.
+pub(crate) fn is_job(kind: &Kind) -> bool {
+    kind.group == "batch" && kind.plural == "jobs"
+}
+
 /// The finalizers an object has after a delete with these options: its own, and those that tell the
 /// garbage collector what to do with dependents.
 fn finalizers_after(kind: &Kind, old: &Value, options: &DeleteOptions) -> Vec<String> {
@@ -205,9 +210,9 @@ fn finalizers_after(kind: &Kind, old: &Value, options: &DeleteOptions) -> Vec<St
             Propagation::Orphan
         } else if existing.contains(&FOREGROUND) {
             Propagation::Foreground
-        } else if kind.group.is_empty() && kind.plural == "replicationcontrollers" {
-            // The one kind whose dependents are left alone unless asked: Kubernetes keeps it that way
-            // for clients older than garbage collection.
+        } else if is_job(kind) || (kind.group.is_empty() && kind.plural == "replicationcontrollers") {
+            // The kinds whose dependents are left alone unless asked: Kubernetes keeps it that way for
+            // clients older than garbage collection.
             Propagation::Orphan
         } else {
             Propagation::Background

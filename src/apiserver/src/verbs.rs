@@ -243,20 +243,28 @@ pub(crate) async fn delete(mut asked: Asked, body: Body) -> Result<Response, Sta
     asked.call.dry_run = options.dry_run;
     let call = &asked.call;
     let kind = call.kind();
-    match delete::delete(call, &options).await? {
+    let mut response = match delete::delete(call, &options).await? {
         Deleted::Gone(last) if RETURNED.contains(&kind.qualified_resource().as_str()) => {
-            shown(call, &asked.parameters, output, StatusCode::OK, &last)
+            shown(call, &asked.parameters, output, StatusCode::OK, &last)?
         }
         Deleted::Gone(last) => {
             let done = status::deleted(kind, &call.name, object::uid(&last));
-            Ok(respond::value_response(StatusCode::OK, output.media, &done))
+            respond::value_response(StatusCode::OK, output.media, &done)
         }
         Deleted::Pending(pending) => {
             let code = if options.cascades { StatusCode::ACCEPTED } else { StatusCode::OK };
-            saved(&asked, output, code, &pending, &[])
+            saved(&asked, output, code, &pending, &[])?
         }
+    };
+    if delete::is_job(kind) && options.propagation.is_none() {
+        respond::warn(&mut response, &[PRESERVED_PODS.to_owned()]);
     }
+    Ok(response)
 }
+
+/// Said when a job is deleted by somebody who does not say what is to become of its pods.
+const PRESERVED_PODS: &str = "child pods are preserved by default when jobs are deleted; set \
+    propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning";
 
 /// Kinds whose deletion answers with the object that went instead of a Status, as in Kubernetes.
 const RETURNED: &[&str] = &[
@@ -267,6 +275,7 @@ const RETURNED: &[&str] = &[
     "resourcequotas",
     "serviceaccounts",
     "services",
+    "storageclasses.storage.k8s.io",
 ];
 
 /// DELETE of a collection.

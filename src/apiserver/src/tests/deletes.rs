@@ -55,6 +55,24 @@ async fn the_last_finalizer_takes_the_object_with_it() {
 }
 
 #[tokio::test]
+async fn jobs_leave_their_pods_unless_asked() {
+    let server = Server::new().await;
+    let jobs = "/apis/batch/v1/namespaces/default/jobs";
+    let pod = json!({"containers": [{"name": "c", "image": "registry.local/c:1"}], "restartPolicy": "Never"});
+    let body = json!({"metadata": {"name": "j"}, "spec": {"template": {"spec": pod}}});
+    server.post(jobs, body.clone()).await.is(201);
+    let quiet = server.delete(&format!("{jobs}/j"), json!({"propagationPolicy": "Background"})).await;
+    assert_eq!(quiet.header("warning"), "");
+    quiet.is(200);
+    server.post(jobs, body).await.is(201);
+    let warned = server.delete(&format!("{jobs}/j"), json!({})).await;
+    let warning = "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove \
+        them or set propagationPolicy=Orphan to suppress this warning";
+    assert_eq!(warned.header("warning"), format!("299 - \"{warning}\""));
+    assert_eq!(warned.is(200)["metadata"]["finalizers"], json!(["orphan"]));
+}
+
+#[tokio::test]
 async fn propagation_becomes_a_finalizer() {
     let server = Server::new().await;
     for (policy, finalizer) in [("Foreground", "foregroundDeletion"), ("Orphan", "orphan")] {
