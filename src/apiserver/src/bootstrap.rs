@@ -1,4 +1,5 @@
-//! The objects that every cluster has: first namespaces, and the Service of the API server itself.
+//! The objects that every cluster has: first namespaces, priority classes, a storage class, and the Service of
+//! the API server itself.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 use thiserror::Error;
 
 use crate::{
+    admission::priority::SYSTEM,
     auth::User,
     core::Core,
     pipeline::{self, Call, Part, Update},
@@ -20,6 +22,9 @@ use crate::{
 const NAMESPACES: &[&str] = &["default", "kube-node-lease", "kube-public", "kube-system"];
 /// Name of the Service of the API server, and of its Endpoints and EndpointSlice.
 const NAME: &str = "kubernetes";
+
+/// Name of the StorageClass of volumes on a node.
+const LOCAL: &str = "local";
 
 /// An object that could not be written.
 #[derive(Debug, Error)]
@@ -42,6 +47,18 @@ pub(crate) async fn run(core: &Arc<Core>, address: SocketAddr) -> Result<(), Boo
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         ensure(core, ("", "v1", "namespaces"), "", name, namespace).await?;
     }
+    for (name, value, description) in SYSTEM {
+        let class = json!({
+            "apiVersion": "scheduling.k8s.io/v1",
+            "kind": "PriorityClass",
+            "metadata": {"name": name},
+            "value": value,
+            "description": description,
+            "preemptionPolicy": "PreemptLowerPriority",
+        });
+        ensure(core, ("scheduling.k8s.io", "v1", "priorityclasses"), "", name, class).await?;
+    }
+    local_class(core).await?;
     let labels = json!({"component": "apiserver", "provider": "kubernetes"});
     let service = json!({
         "apiVersion": "v1",
@@ -79,6 +96,29 @@ pub(crate) async fn run(core: &Arc<Core>, address: SocketAddr) -> Result<(), Boo
     }
     ensure(core, ("", "v1", "endpoints"), "default", NAME, endpoints).await?;
     ensure(core, ("discovery.k8s.io", "v1", "endpointslices"), "default", NAME, slice).await
+}
+
+/// The class of the volumes that are folders of a node. It is made once: whoever makes another class the default
+/// one keeps it so.
+async fn local_class(core: &Arc<Core>) -> Result<(), BootstrapError> {
+    const CLASSES: (&str, &str, &str) = ("storage.k8s.io", "v1", "storageclasses");
+    let catalogue = core.registry.catalogue();
+    let classes = catalogue.find(CLASSES.0, CLASSES.1, CLASSES.2);
+    if classes.is_some_and(|classes| core.store.get(&classes.key("", LOCAL)).is_some()) {
+        return Ok(());
+    }
+    let class = json!({
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {
+            "name": LOCAL,
+            "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
+        },
+        "provisioner": "coracle.dev/local",
+        "reclaimPolicy": "Delete",
+        "volumeBindingMode": "WaitForFirstConsumer",
+    });
+    ensure(core, CLASSES, "", LOCAL, class).await
 }
 
 /// Creates the object, or gives the stored one these fields.

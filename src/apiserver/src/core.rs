@@ -11,7 +11,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admission::Admission, dispatch, dispatch::Admittance, metrics::Metrics, nodes::NodeProxies,
-    registry::Registry, tokens::Tokens,
+    registry::Registry, summaries::Summaries, tokens::Tokens,
 };
 
 /// Upgraded connections at once (exec, attach, port-forward, proxied WebSockets), beyond those that the
@@ -26,6 +26,8 @@ pub(crate) struct Core {
     pub(crate) admittance: Admittance,
     pub(crate) metrics: Metrics,
     pub(crate) nodes: NodeProxies,
+    /// What the nodes measured last.
+    pub(crate) summaries: Summaries,
     /// Bounds how many connections are turned into streams.
     pub(crate) streams: Arc<Semaphore>,
     /// Where `clusterIP`s come from.
@@ -57,6 +59,7 @@ impl Core {
             admittance: Admittance::default(),
             metrics: Metrics::default(),
             nodes: NodeProxies::default(),
+            summaries: Summaries::default(),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             service_cidr,
             shutdown,

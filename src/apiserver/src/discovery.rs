@@ -181,11 +181,16 @@ fn resources(catalogue: &Catalogue, group: &str, version: &str) -> Option<Value>
         return None;
     }
     let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    let names = |found: &'static Virtual| match found.subresources {
+        [] => vec![(found, found.plural.to_owned())],
+        below => below.iter().map(|name| (found, format!("{}/{name}", found.plural))).collect(),
+    };
     let mut list: Vec<Value> = unstored
         .into_iter()
-        .map(|found| {
+        .flat_map(names)
+        .map(|(found, name)| {
             json!({
-                "name": found.plural,
+                "name": name,
                 "singularName": found.singular,
                 "namespaced": found.namespaced,
                 "kind": found.kind,
@@ -290,13 +295,22 @@ fn aggregated_kind(kind: &Kind) -> Value {
 }
 
 fn aggregated_virtual(found: &Virtual) -> Value {
-    json!({
+    let response = json!({"group": found.group, "version": found.version, "kind": found.kind});
+    let mut entry = json!({
         "resource": found.plural,
-        "responseKind": {"group": found.group, "version": found.version, "kind": found.kind},
+        "responseKind": response,
         "scope": if found.namespaced { "Namespaced" } else { "Cluster" },
         "singularResource": found.singular,
         "verbs": found.verbs,
-    })
+    });
+    if !found.subresources.is_empty() {
+        let subresources = found.subresources.iter();
+        let subresources = subresources
+            .map(|name| json!({"subresource": name, "responseKind": response, "verbs": found.verbs}));
+        entry["verbs"] = json!([]);
+        entry["subresources"] = subresources.collect();
+    }
+    entry
 }
 
 /// A subresource as discovery tells it.

@@ -12,7 +12,8 @@ use crate::{
     auth::User,
     core::Core,
     options::Parameters,
-    request_info::{RequestInfo, Verb},
+    request_info::RequestInfo,
+    resource_metrics::{self, Question},
     reviews,
 };
 
@@ -25,14 +26,27 @@ pub(crate) struct Virtual {
     pub(crate) singular: &'static str,
     pub(crate) namespaced: bool,
     pub(crate) verbs: &'static [&'static str],
+    /// If not empty, the resource itself is nothing, and these below its objects are what can be read.
+    pub(crate) subresources: &'static [&'static str],
 }
 
 const fn review(group: &'static str, kind: &'static str, plural: &'static str) -> Virtual {
-    Virtual { group, version: "v1", kind, plural, singular: "", namespaced: false, verbs: &["create"] }
+    Virtual {
+        group,
+        version: "v1",
+        kind,
+        plural,
+        singular: "",
+        namespaced: false,
+        verbs: &["create"],
+        subresources: &[],
+    }
 }
 
 const AUTHENTICATION: &str = "authentication.k8s.io";
 const AUTHORIZATION: &str = "authorization.k8s.io";
+const METRICS: &str = "metrics.k8s.io";
+const READS: &[&str] = &["get", "list"];
 
 /// All of them, in the order of discovery.
 pub(crate) static VIRTUALS: &[Virtual] = &[
@@ -45,6 +59,36 @@ pub(crate) static VIRTUALS: &[Virtual] = &[
     review(AUTHORIZATION, "SelfSubjectAccessReview", "selfsubjectaccessreviews"),
     review(AUTHORIZATION, "SelfSubjectRulesReview", "selfsubjectrulesreviews"),
     review(AUTHORIZATION, "SubjectAccessReview", "subjectaccessreviews"),
+    Virtual {
+        group: METRICS,
+        version: "v1beta1",
+        kind: "NodeMetrics",
+        plural: "nodes",
+        singular: "",
+        namespaced: false,
+        verbs: READS,
+        subresources: &[],
+    },
+    Virtual {
+        group: METRICS,
+        version: "v1beta1",
+        kind: "PodMetrics",
+        plural: "pods",
+        singular: "",
+        namespaced: true,
+        verbs: READS,
+        subresources: &[],
+    },
+    Virtual {
+        group: "custom.metrics.k8s.io",
+        version: "v1beta2",
+        kind: "MetricValueList",
+        plural: "pods",
+        singular: "",
+        namespaced: true,
+        verbs: &["get"],
+        subresources: resource_metrics::CUSTOM,
+    },
 ];
 
 /// The resource that a request is about.
@@ -77,19 +121,26 @@ pub(crate) async fn respond(
     user: &User,
     found: &Virtual,
     info: &RequestInfo,
-    _parameters: &Parameters,
+    parameters: &Parameters,
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Response, Status> {
     if !found.namespaced && !info.namespace.is_empty() {
         return Err(Status::unknown_path());
     }
-    if !found.verbs.contains(&info.verb.as_str()) || !info.subresource.is_empty() {
+    let below = !found.subresources.is_empty();
+    if below == info.subresource.is_empty() {
+        return Err(Status::unknown_path());
+    }
+    if !found.verbs.contains(&info.verb.as_str()) {
         return Err(Status::method_not_allowed_path());
     }
-    match info.verb {
-        Verb::Create => reviews::create(core, user, found.kind, &info.namespace, headers, body).await,
-        _ => Err(Status::unknown_path()),
+    let question = Question { core, info, parameters, headers };
+    match found.kind {
+        "PodMetrics" => resource_metrics::pods(&question).await,
+        "NodeMetrics" => resource_metrics::nodes(&question).await,
+        "MetricValueList" => resource_metrics::custom(&question).await,
+        review => reviews::create(core, user, review, &info.namespace, headers, body).await,
     }
 }
 

@@ -5,19 +5,26 @@ use std::ops::RangeInclusive;
 
 use async_trait::async_trait;
 use coracle_api::status::Status;
-use coracle_store::Store;
+use coracle_store::{ListOptions, Store};
 use ipnet::Ipv4Net;
 use serde_json::Value;
 
-use crate::pipeline::Call;
+use crate::{object, pipeline::Call};
 
+mod amounts;
+mod limit_ranger;
 mod namespace_lifecycle;
 mod pod_tolerations;
 mod pool;
-mod priority;
+pub(crate) mod priority;
+mod quota;
 mod service_account;
 mod service_addresses;
+mod storage;
 
+pub(crate) use quota::Charges;
+
+use quota::Quotas;
 use service_addresses::ServiceAddresses;
 
 /// What is being done to an object.
@@ -76,6 +83,7 @@ pub(crate) struct Holds(Vec<pool::Hold>);
 pub(crate) struct Admission {
     plugins: Vec<Box<dyn Plugin>>,
     addresses: ServiceAddresses,
+    quotas: Quotas,
 }
 
 impl Admission {
@@ -88,10 +96,14 @@ impl Admission {
         Admission {
             plugins: vec![
                 Box::new(namespace_lifecycle::NamespaceLifecycle),
+                Box::new(limit_ranger::LimitRanger),
                 Box::new(service_account::ServiceAccount),
                 Box::new(pod_tolerations::PodTolerations),
                 Box::new(priority::Priority),
+                Box::new(storage::DefaultStorageClass),
+                Box::new(storage::StorageObjectInUseProtection),
             ],
+            quotas: Quotas::default(),
             addresses: ServiceAddresses::new(service_cidr, node_ports, store),
         }
     }
@@ -122,6 +134,21 @@ impl Admission {
         Ok(())
     }
 
+    /// Charges quotas for an object that is about to be stored: the last that can refuse it.
+    pub(crate) async fn charge(
+        &self,
+        request: &Attributes<'_>,
+        object: &Value,
+        old: Option<&Value>,
+    ) -> Result<Charges, Status> {
+        self.quotas.charge(request, object, old).await
+    }
+
+    /// Gives back what was charged for an object that was not stored.
+    pub(crate) async fn refund(&self, charges: Charges) {
+        quota::refund(charges).await;
+    }
+
     /// Takes addresses and ports for a service that is about to be stored.
     pub(crate) fn allocate(&self, request: &Attributes<'_>, object: &mut Value) -> Result<Holds, Status> {
         self.addresses.allocate(request, object).map(Holds)
@@ -138,4 +165,12 @@ impl Admission {
     ) {
         self.addresses.committed(request, holds.0, old, new);
     }
+}
+
+/// The stored objects of a kind, of one namespace or (if that is empty) of all. None if the kind is not served.
+fn stored(call: &Call, (group, version, plural): (&str, &str, &str), namespace: &str) -> Vec<Value> {
+    let Some(resource) = call.catalogue.find(group, version, plural) else { return Vec::new() };
+    let listing = call.core.store.list(&resource.prefix(namespace), ListOptions::default());
+    let entries = listing.map(|listing| listing.entries).unwrap_or_default();
+    entries.iter().map(|entry| object::parse_stored(entry.value())).collect()
 }

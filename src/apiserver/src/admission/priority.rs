@@ -1,17 +1,37 @@
-//! The number behind a pod's priority class.
+//! Priority classes: the number behind a pod's class, and at most one default class.
 
 use async_trait::async_trait;
 use coracle_api::status::Status;
 use serde_json::{Value, json};
 
-use super::{Attributes, Operation, Plugin};
+use super::{Attributes, Operation, Plugin, stored};
 use crate::object;
 
-/// The classes that every cluster has.
-const SYSTEM: &[(&str, i64)] =
-    &[("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
+/// The classes that every cluster has, with what they are for.
+pub(crate) const SYSTEM: &[(&str, i64, &str)] = &[
+    (
+        "system-cluster-critical",
+        2_000_000_000,
+        "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+    ),
+    (
+        "system-node-critical",
+        2_000_001_000,
+        "Used for system critical pods that must not be moved from their current node.",
+    ),
+];
+/// What pods without a class do if nobody says otherwise.
+const PREEMPTS: &str = "PreemptLowerPriority";
 
 pub(super) struct Priority;
+
+/// What a pod gets from its class.
+struct Given {
+    /// Empty if there is none.
+    class: String,
+    priority: i64,
+    policy: String,
+}
 
 #[async_trait]
 impl Plugin for Priority {
@@ -28,30 +48,88 @@ impl Plugin for Priority {
             keep(pod, old);
             return Ok(());
         }
-        let class = object::text(pod, "/spec/priorityClassName");
-        let priority = if class.is_empty() {
-            0
-        } else if let Some((_, priority)) = SYSTEM.iter().find(|(name, _)| *name == class) {
-            *priority
-        } else {
-            let why = format!("no PriorityClass with name {class} was found");
-            return Err(Status::forbidden(request.call.kind(), &request.call.name, &why));
-        };
-        let given = object::integer(pod, "/spec/priority");
-        if given.is_some_and(|given| given != priority) {
-            let why = format!(
-                "the integer value of priority ({}) must not be provided in pod spec; priority admission controller computed {priority} from the given PriorityClass name",
-                given.unwrap_or_default()
-            );
-            return Err(Status::forbidden(request.call.kind(), &request.call.name, &why));
+        let forbid = |why: String| Status::forbidden(request.call.kind(), &request.call.name, &why);
+        let given = given(request, object::text(pod, "/spec/priorityClassName")).map_err(forbid)?;
+        let priority = object::integer(pod, "/spec/priority");
+        if let Some(asked) = priority.filter(|asked| *asked != given.priority) {
+            return Err(forbid(format!(
+                "the integer value of priority ({asked}) must not be provided in pod spec; priority admission controller computed {} from the given PriorityClass name",
+                given.priority
+            )));
+        }
+        let policy = object::text(pod, "/spec/preemptionPolicy");
+        if !policy.is_empty() && policy != given.policy {
+            return Err(forbid(format!(
+                "the string value of PreemptionPolicy ({policy}) must not be provided in pod spec; priority admission controller computed {} from the given PriorityClass name",
+                given.policy
+            )));
         }
         let spec = object::child_mut(pod, "spec");
-        spec.insert("priority".into(), json!(priority));
-        if !spec.get("preemptionPolicy").is_some_and(Value::is_string) {
-            spec.insert("preemptionPolicy".into(), json!("PreemptLowerPriority"));
+        spec.insert("priority".into(), json!(given.priority));
+        spec.insert("preemptionPolicy".into(), json!(given.policy));
+        if !given.class.is_empty() {
+            spec.insert("priorityClassName".into(), json!(given.class));
         }
         Ok(())
     }
+
+    async fn validate(
+        &self,
+        request: &Attributes<'_>,
+        class: Option<&Value>,
+        _: Option<&Value>,
+    ) -> Result<(), Status> {
+        let call = request.call;
+        let is_class = call.kind().group == "scheduling.k8s.io" && call.kind().plural == "priorityclasses";
+        let Some(class) = class.filter(|class| is_class && is_default(class)) else { return Ok(()) };
+        match default_class(request) {
+            Some(other) if object::name(&other) != object::name(class) => {
+                let name = object::name(&other);
+                let why =
+                    format!("PriorityClass {name} is already marked as default. Only one default can exist");
+                Err(Status::forbidden(call.kind(), &call.name, &why))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What the class of that name gives; without a name, the default class.
+fn given(request: &Attributes<'_>, name: &str) -> Result<Given, String> {
+    let found = if name.is_empty() {
+        default_class(request)
+    } else {
+        let call = request.call;
+        let classes = call.catalogue.find("scheduling.k8s.io", "v1", "priorityclasses");
+        let entry = classes.and_then(|classes| call.core.store.get(&classes.key("", name)));
+        entry.map(|entry| object::parse_stored(entry.value()))
+    };
+    if let Some(class) = found {
+        let policy = object::text(&class, "/preemptionPolicy");
+        return Ok(Given {
+            class: object::name(&class).to_owned(),
+            priority: object::integer(&class, "/value").unwrap_or(0),
+            policy: if policy.is_empty() { PREEMPTS.to_owned() } else { policy.to_owned() },
+        });
+    }
+    let system = SYSTEM.iter().find(|(system, ..)| *system == name);
+    let priority = match system {
+        Some((_, priority, _)) => *priority,
+        None if name.is_empty() => 0,
+        None => return Err(format!("no PriorityClass with name {name} was found")),
+    };
+    Ok(Given { class: name.to_owned(), priority, policy: PREEMPTS.to_owned() })
+}
+
+fn is_default(class: &Value) -> bool {
+    class.get("globalDefault").and_then(Value::as_bool) == Some(true)
+}
+
+/// The default class; of several, which only a race can make, the lowest.
+fn default_class(request: &Attributes<'_>) -> Option<Value> {
+    let classes = stored(request.call, ("scheduling.k8s.io", "v1", "priorityclasses"), "");
+    let defaults = classes.into_iter().filter(is_default);
+    defaults.min_by_key(|class| object::integer(class, "/value").unwrap_or(0))
 }
 
 /// What a pod was given at its creation stays when an update leaves it out.

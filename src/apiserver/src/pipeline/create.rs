@@ -82,6 +82,7 @@ async fn attempt(call: &Call, mut object: Value) -> Result<Saved, Refused> {
     }
     core.admission.validate(&attributes, Some(&object), None).await?;
     let holds = core.admission.allocate(&attributes, &mut object)?;
+    let charges = core.admission.charge(&attributes, &object, None).await?;
     if call.dry_run {
         if let Some(current) = core.store.get(&call.key()) {
             return Err(exists(call, &current));
@@ -89,7 +90,11 @@ async fn attempt(call: &Call, mut object: Value) -> Result<Saved, Refused> {
         return Ok(Saved::DryRun(object));
     }
     let op = Op::Create { key: call.key(), payload: call.payload(&object) };
-    match core.store.write(op).await {
+    let written = core.store.write(op).await;
+    if written.is_err() {
+        core.admission.refund(charges).await;
+    }
+    match written {
         Ok(entry) => {
             core.admission.committed(&attributes, holds, None, Some(&object));
             Ok(Saved::Stored(entry))

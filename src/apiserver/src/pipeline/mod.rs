@@ -3,11 +3,12 @@
 //! ```text
 //!  dispatch      decode                this module                                     store
 //!  authorize ──► body, schema ──► default ─► mutating admission ─► prepare ─► validate
-//!                                  ─► validating admission ─► allocate ──────────────► write ─► respond
+//!                                  ─► validating admission ─► allocate ─► charge ────► write ─► respond
 //! ```
 //!
 //! *Prepare* is what the server owns (uid, times, generation) and the kind's `prepare_*` hooks.
-//! *Allocate* comes last, as in Kubernetes, so that an object that is refused costs no address.
+//! *Allocate* and *charge* (addresses, quotas) come last, so that an object that is refused costs nothing; what
+//! they took is given back if the write fails.
 //! Updates run the whole order again on the newest version when somebody else wrote in between.
 
 use std::sync::Arc;

@@ -107,6 +107,7 @@ async fn attempt(
     if !removed && object == old {
         return Ok(Attempt::Done(Saved::Stored(entry.clone())));
     }
+    let charges = core.admission.charge(&attributes, &object, Some(&old)).await?;
     if call.dry_run {
         return Ok(Attempt::Done(Saved::DryRun(object)));
     }
@@ -114,7 +115,11 @@ async fn attempt(
     let (key, expect) = (call.key(), entry.revision());
     let op =
         if removed { Op::Delete { key, expect, last: payload } } else { Op::Update { key, payload, expect } };
-    match core.store.write(op).await {
+    let written = core.store.write(op).await;
+    if written.is_err() {
+        core.admission.refund(charges).await;
+    }
+    match written {
         Ok(entry) => {
             core.admission.committed(&attributes, holds, Some(&old), (!removed).then_some(&object));
             Ok(Attempt::Done(Saved::Stored(entry)))

@@ -222,3 +222,96 @@ async fn a_pod_without_a_budget_is_evicted() {
         (&json!("True"), &json!("EvictionByEvictionAPI"), &json!("Eviction API: evicting"))
     );
 }
+
+/// A ready pod `p` of which a budget says how many may go.
+async fn with_budget(status: Value) -> Server {
+    let server = Server::new().await;
+    let body = json!({
+        "metadata": {"name": "p", "labels": {"app": "web"}},
+        "spec": {"containers": [{"name": "a", "image": "i"}]},
+    });
+    server.post("/api/v1/namespaces/default/pods", body).await.is(201);
+    server.bind("p", "n").await.is(201);
+    run(&server, &["a"]).await;
+    budget(&server, "one", status).await;
+    server
+}
+
+const BUDGETS: &str = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+
+async fn budget(server: &Server, name: &str, status: Value) {
+    let spec = json!({"minAvailable": 1, "selector": {"matchLabels": {"app": "web"}}});
+    server.post(BUDGETS, json!({"metadata": {"name": name}, "spec": spec})).await.is(201);
+    server.patch(&format!("{BUDGETS}/{name}/status"), MERGE, json!({"status": status})).await.is(200);
+}
+
+async fn ready(server: &Server) {
+    let condition = json!({"type": "Ready", "status": "True"});
+    let patch = json!({"status": {"conditions": [condition]}});
+    server.patch(&format!("{POD}/status"), STRATEGIC, patch).await.is(200);
+}
+
+fn status(allowed: i64, healthy: i64, observed: i64) -> Value {
+    json!({
+        "disruptionsAllowed": allowed, "currentHealthy": healthy, "desiredHealthy": 1, "expectedPods": 1,
+        "observedGeneration": observed,
+    })
+}
+
+async fn evict(server: &Server) -> super::harness::Answer {
+    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}});
+    server.post(&format!("{POD}/eviction"), eviction).await
+}
+
+#[tokio::test]
+async fn a_budget_is_charged_before_its_pod_goes() {
+    let server = with_budget(status(1, 2, 1)).await;
+    ready(&server).await;
+    evict(&server).await.is(201);
+    let budget = server.get(&format!("{BUDGETS}/one")).await.is(200);
+    assert_eq!(budget["status"]["disruptionsAllowed"], 0);
+    assert!(budget["status"]["disruptedPods"]["p"].is_string());
+    assert_eq!(budget["status"]["conditions"][0]["reason"], "InsufficientPods");
+    assert!(server.get(POD).await.is(200)["metadata"]["deletionTimestamp"].is_string());
+}
+
+#[tokio::test]
+async fn a_budget_protects_its_pods() {
+    let server = with_budget(status(0, 1, 1)).await;
+    ready(&server).await;
+    let refused = evict(&server).await;
+    let message = "Cannot evict pod as it would violate the pod's disruption budget.";
+    refused.fails(429, "TooManyRequests", message);
+    let cause = &refused.json()["details"]["causes"][0];
+    assert_eq!(cause["reason"], "DisruptionBudget");
+    assert_eq!(cause["message"], "The disruption budget one needs 1 healthy pods and has 1 currently");
+    assert!(server.get(POD).await.is(200)["metadata"].get("deletionTimestamp").is_none());
+
+    budget(&server, "two", status(1, 1, 1)).await;
+    let why =
+        "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
+    evict(&server).await.fails(500, "", why);
+}
+
+#[tokio::test]
+async fn a_budget_that_nobody_has_looked_at_protects_too() {
+    let server = with_budget(status(1, 2, 0)).await;
+    ready(&server).await;
+    let refused = evict(&server).await;
+    refused.fails(429, "TooManyRequests", "");
+    assert_eq!(refused.header("retry-after"), "10");
+    let why = "The disruption budget one is still being processed by the server.";
+    assert_eq!(refused.json()["details"]["causes"][0]["message"], why);
+}
+
+#[tokio::test]
+async fn a_pod_that_is_not_ready_is_spare_if_enough_others_are() {
+    let server = with_budget(status(0, 1, 1)).await;
+    evict(&server).await.is(201);
+    assert_eq!(server.get(&format!("{BUDGETS}/one")).await.is(200)["status"]["disruptionsAllowed"], 0);
+    let server = with_budget(status(0, 0, 1)).await;
+    evict(&server).await.fails(429, "TooManyRequests", "");
+    let always = json!({"spec": {"unhealthyPodEvictionPolicy": "AlwaysAllow"}});
+    server.patch(&format!("{BUDGETS}/one"), MERGE, always).await.is(200);
+    evict(&server).await.is(201);
+}
