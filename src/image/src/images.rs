@@ -1,6 +1,6 @@
 //! The door of the room: find, pull, list and push images.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::BufReader;
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ use crate::index::Index;
 use crate::manifest::{MAX_CONFIG, MAX_MANIFEST, OCI_MANIFEST};
 use crate::registry::{self, uploads::Uploads};
 use crate::remote;
-use crate::{Credentials, FormatError, ImageError, PullError, Reference, manifest_for, wasm};
+use crate::{Credentials, FormatError, ImageError, LOCAL_REGISTRY, PullError, Reference, manifest_for, wasm};
 
 /// Pulls from other registries that run at the same time; more wait. Two would fill most uplinks, a
 /// few more hide the round trips of small images.
@@ -185,6 +185,23 @@ impl Images {
         listed
     }
 
+    /// Forgets an image that was pulled, and removes what no other image needs of it. Images of the embedded
+    /// registry stay: they may be nowhere else. Gives the bytes of the module, or 0 if there was no such image.
+    pub async fn remove_pulled(&self, digest: &str) -> Result<u64, ImageError> {
+        let Some(digest) = Digest::parse(digest) else { return Ok(0) };
+        let remove = move |shared: &Shared| {
+            let mut freed = 0;
+            for (name, manifest, _) in shared.index.manifests() {
+                if manifest == digest && !is_embedded(&name) {
+                    freed = shared.describe(&name, &manifest).map_or(freed, |image| image.size);
+                    shared.remove(&name, &manifest)?;
+                }
+            }
+            Ok(freed)
+        };
+        self.shared.blocking(remove).await
+    }
+
     /// Puts a module into the embedded registry.
     pub async fn push_local(&self, reference: &Reference, module: Vec<u8>) -> Result<Image, ImageError> {
         if !reference.is_local() {
@@ -239,6 +256,28 @@ async fn pull_alone(shared: &Arc<Shared>, slots: &Semaphore, limit: Duration, wa
 }
 
 impl Shared {
+    /// Removes a manifest of a repository with the blobs that no other manifest of it names.
+    fn remove(&self, name: &str, manifest: &Digest) -> Result<(), ImageError> {
+        let blobs = self.blobs_of(manifest);
+        self.index.remove_manifest(&self.content, name, manifest)?;
+        self.forget(manifest);
+        let others = self.index.manifests().into_iter().filter(|(other, ..)| other == name);
+        let kept: BTreeSet<Digest> = others.flat_map(|(_, digest, _)| self.blobs_of(&digest)).collect();
+        for blob in blobs.difference(&kept) {
+            self.index.remove_blob(&self.content, name, blob)?;
+        }
+        Ok(())
+    }
+
+    /// The digests of the config and the layers that a manifest names; none if it cannot be read.
+    fn blobs_of(&self, manifest: &Digest) -> BTreeSet<Digest> {
+        let bytes = self.content.read(manifest, MAX_MANIFEST).unwrap_or_default();
+        let manifest: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        let layers = manifest["layers"].as_array().into_iter().flatten();
+        let all = layers.chain(std::iter::once(&manifest["config"]));
+        all.filter_map(|part| Digest::parse(part["digest"].as_str()?)).collect()
+    }
+
     /// Does work on files outside the runtime's threads.
     pub(crate) async fn blocking<T: Send + 'static>(
         self: &Arc<Shared>,
@@ -318,6 +357,11 @@ impl Shared {
     pub(crate) fn forget(&self, digest: &Digest) {
         self.described.write().remove(digest);
     }
+}
+
+/// True for a repository of the embedded registry.
+fn is_embedded(repository: &str) -> bool {
+    repository.split_once('/').is_some_and(|(registry, _)| registry == LOCAL_REGISTRY)
 }
 
 fn variable(pair: &str) -> Option<(String, String)> {

@@ -32,6 +32,7 @@ use crate::{
     host::Capacity,
     images::Puller,
     kubelet_api,
+    local_volumes::LocalVolumes,
     logs::LogBook,
     network_feed,
     probes::{Commands, Prober},
@@ -41,6 +42,7 @@ use crate::{
     static_pods,
     status_writer::StatusWriter,
     table::PodTable,
+    tokens::Tokens,
     worker,
 };
 
@@ -55,7 +57,7 @@ pub struct Config {
     pub name: String,
     /// The node's address: what its InternalIP says, and where NodePorts listen.
     pub address: IpAddr,
-    /// The data folder: `pods/` and `logs/` in it are the node's.
+    /// The data folder: `pods/`, `volumes/` and `logs/` in it are the node's.
     pub data_dir: PathBuf,
     /// How many pods the node offers to run.
     pub max_pods: u32,
@@ -119,6 +121,8 @@ impl Node {
         };
         let pods_dir = folder("pods")?;
         let logs_dir = folder("logs")?;
+        let local_volumes = Arc::new(LocalVolumes::new(folder("volumes")?));
+        let tokens = Arc::new(Tokens::new(deps.client.clone()));
         let capacity = Capacity::measure(&config.data_dir);
         let recorder = Recorder::new(deps.client.clone(), "kubelet", &config.name);
         let context = Arc::new(Context {
@@ -128,7 +132,14 @@ impl Node {
             allocatable: capacity.allocatable(),
             pods: deps.informers.get::<Pod>(),
             services: deps.informers.get::<Service>(),
-            sources: Arc::new(Sources::new(&deps.informers)),
+            sources: Arc::new(Sources::new(
+                &deps.informers,
+                &config.name,
+                local_volumes.clone(),
+                tokens.clone(),
+                deps.images.clone(),
+            )),
+            tokens,
             runtime: deps.runtime,
             puller: Puller::new(deps.images.clone()),
             toolbox: Toolbox::new(config.toolbox.clone()),
@@ -166,6 +177,7 @@ impl Node {
             client,
             informers: deps.informers,
             registration: registration.clone(),
+            local_volumes,
             ready: tell_ready,
         };
         let stop = context.stop.clone();
@@ -223,12 +235,13 @@ struct Agent {
     client: Client,
     informers: Informers,
     registration: Arc<Registration>,
+    local_volumes: Arc<LocalVolumes>,
     ready: watch::Sender<bool>,
 }
 
 impl Agent {
     async fn run(self) {
-        let Agent { context, config, client, informers, registration, ready } = self;
+        let Agent { context, config, client, informers, registration, local_volumes, ready } = self;
         let node = registration.register().await;
         let lease = registration.clone();
         let registered = node.clone();
@@ -247,6 +260,10 @@ impl Agent {
             let stop = stop.clone();
             context.tasks.spawn(async move { stop.run_until_cancelled_owned(future).await });
         };
+        let volumes = informers.get();
+        let (node_name, stopped) = (config.name.clone(), stop.clone());
+        context.tasks.spawn(local_volumes.run(client.clone(), volumes, node_name, stopped));
+        task(Box::pin(context.tokens.clone().run()));
         task(Box::pin(network_feed::run(informers, fabric.clone())));
         task(Box::pin(context.sources.clone().run()));
         let prober = context.prober.clone();

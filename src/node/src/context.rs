@@ -11,21 +11,23 @@ use std::{
 use coracle_client::{EventType, Informer, Key, Recorder, clock};
 use coracle_network::Fabric;
 use coracle_runtime::Runtime;
-use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod, Service};
+use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod, Secret, Service};
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     dirs,
-    env::{self, Allocatable, PodFacts},
+    env::{self, Allocatable, PodFacts, Sources as _},
     exec::Toolbox,
-    images::Puller,
+    handle::PodHandle,
+    images::{Puller, Tell},
     logs::LogBook,
     probes::Prober,
     sources::Sources,
     state::{self, Now, Role},
     status_writer::StatusWriter,
     table::PodTable,
+    tokens::Tokens,
     volumes,
 };
 
@@ -38,6 +40,7 @@ pub(crate) struct Context {
     pub(crate) pods: Informer<Pod>,
     pub(crate) services: Informer<Service>,
     pub(crate) sources: Arc<Sources>,
+    pub(crate) tokens: Arc<Tokens>,
     pub(crate) runtime: Arc<Runtime>,
     pub(crate) puller: Puller,
     pub(crate) toolbox: Toolbox,
@@ -69,6 +72,44 @@ impl Context {
             services.extend(self.services.get(&Key::new("default", "kubernetes")));
         }
         env::service_variables(namespace, links, services.iter().map(Arc::as_ref))
+    }
+
+    /// The secrets that the pod's images may be pulled with, as far as they exist.
+    pub(crate) fn pull_secrets(&self, pod: &Pod, tell: Tell<'_>) -> Vec<Arc<Secret>> {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let named = pod.spec.iter().flat_map(|spec| spec.image_pull_secrets.iter().flatten());
+        let (mut found, mut missing) = (Vec::new(), Vec::new());
+        for reference in named {
+            match self.sources.secret(namespace, &reference.name) {
+                Some(secret) => found.push(secret),
+                None => missing.push(reference.name.as_str()),
+            }
+        }
+        if !missing.is_empty() {
+            let message = format!(
+                "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+                missing.join(", ")
+            );
+            tell(true, "FailedToRetrieveImagePullSecret", message);
+        }
+        found
+    }
+
+    /// What a pod's volumes show and takes time to get: tokens and images.
+    pub(crate) async fn fetch_for_volumes(&self, handle: &Arc<PodHandle>, pod: &Pod) -> Result<(), String> {
+        self.tokens.obtain(handle, pod).await?;
+        let tell = |warning: bool, reason: &'static str, message: String| {
+            self.tell(pod, None, warning, reason, &message);
+        };
+        for (image, policy) in volumes::images(pod) {
+            let secrets = self.pull_secrets(pod, &tell);
+            let pulled = self.puller.find_or_pull(image, policy, &secrets, &tell).await;
+            pulled.map_err(|waiting| match waiting.message {
+                Some(message) => format!("{}: {message}", waiting.reason),
+                None => waiting.reason.to_owned(),
+            })?;
+        }
+        Ok(())
     }
 
     /// Removes what a pod has left on disk.

@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use coracle_image::{Image, Images, Reference};
-use k8s_openapi::api::core::v1::{Container, ContainerImage};
+use coracle_image::{Image, Images, PullError, Reference};
+use k8s_openapi::api::core::v1::{Container, ContainerImage, Secret};
 use tokio::time::Instant;
 
-use crate::{backoff::go_duration, state::Waiting};
+use crate::{backoff::go_duration, pull_secrets, state::Waiting};
 
 /// `imagePullPolicy`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,8 +18,8 @@ enum Policy {
 }
 
 impl Policy {
-    fn of(container: &Container, image: &str) -> Policy {
-        match container.image_pull_policy.as_deref() {
+    fn of(policy: Option<&str>, image: &str) -> Policy {
+        match policy {
             Some("Always") => Policy::Always,
             Some("Never") => Policy::Never,
             Some("IfNotPresent") => Policy::IfNotPresent,
@@ -49,15 +49,31 @@ impl Puller {
         Puller { images }
     }
 
-    /// The image of a container, pulled if its policy says so.
-    pub(crate) async fn image(&self, container: &Container, tell: Tell<'_>) -> Result<Image, Waiting> {
+    /// The image of a container, pulled if its policy says so, with the accounts that `secrets` hold.
+    pub(crate) async fn image(
+        &self,
+        container: &Container,
+        secrets: &[Arc<Secret>],
+        tell: Tell<'_>,
+    ) -> Result<Image, Waiting> {
         let name = container.image.as_deref().unwrap_or_default();
+        self.find_or_pull(name, container.image_pull_policy.as_deref(), secrets, tell).await
+    }
+
+    /// An image by name, pulled if the policy says so.
+    pub(crate) async fn find_or_pull(
+        &self,
+        name: &str,
+        policy: Option<&str>,
+        secrets: &[Arc<Secret>],
+        tell: Tell<'_>,
+    ) -> Result<Image, Waiting> {
         let reference = Reference::parse(name).map_err(|error| {
             let message = format!("Failed to apply default image tag \"{name}\": {}", chain(&error));
             tell(true, "InspectFailed", message.clone());
             Waiting { reason: "InvalidImageName", message: Some(message.into()) }
         })?;
-        let policy = Policy::of(container, name);
+        let policy = Policy::of(policy, name);
         let present = if policy == Policy::Always { None } else { self.images.find(&reference) };
         match (present, policy) {
             (Some(image), _) => {
@@ -69,14 +85,20 @@ impl Puller {
                 tell(true, "ErrImageNeverPull", message.clone());
                 Err(Waiting { reason: "ErrImageNeverPull", message: Some(message.into()) })
             }
-            (None, Policy::Always | Policy::IfNotPresent) => self.pull(name, &reference, tell).await,
+            (None, Policy::Always | Policy::IfNotPresent) => self.pull(name, &reference, secrets, tell).await,
         }
     }
 
-    async fn pull(&self, name: &str, reference: &Reference, tell: Tell<'_>) -> Result<Image, Waiting> {
+    async fn pull(
+        &self,
+        name: &str,
+        reference: &Reference,
+        secrets: &[Arc<Secret>],
+        tell: Tell<'_>,
+    ) -> Result<Image, Waiting> {
         tell(false, "Pulling", format!("Pulling image \"{name}\""));
         let begun = Instant::now();
-        match self.images.pull(reference, None).await {
+        match self.pull_as_somebody(reference, secrets).await {
             Ok(image) => {
                 let took = go_duration(begun.elapsed());
                 tell(
@@ -94,6 +116,27 @@ impl Puller {
                 tell(true, "Failed", format!("Failed to pull image \"{name}\": {message}"));
                 Err(Waiting { reason: "ErrImagePull", message: Some(message.into()) })
             }
+        }
+    }
+}
+
+impl Puller {
+    /// Pulls with one account after the other, the most specific first; as nobody if there is none.
+    async fn pull_as_somebody(
+        &self,
+        reference: &Reference,
+        secrets: &[Arc<Secret>],
+    ) -> Result<Image, PullError> {
+        let mut outcome = None;
+        for account in pull_secrets::accounts(secrets.iter().map(Arc::as_ref), reference) {
+            match self.images.pull(reference, Some(account)).await {
+                Ok(image) => return Ok(image),
+                Err(error) => outcome = Some(error),
+            }
+        }
+        match outcome {
+            Some(error) => Err(error),
+            None => self.images.pull(reference, None).await,
         }
     }
 }

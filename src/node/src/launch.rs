@@ -52,7 +52,8 @@ impl Launch {
         };
         let spec = &*spec;
         platform::check(&pod, spec).map_err(|problem| waiting("CreateContainerConfigError", &problem))?;
-        let image = context.puller.image(spec, &tell).await?;
+        let secrets = context.pull_secrets(&pod, &tell);
+        let image = context.puller.image(spec, &secrets, &tell).await?;
         let program = context
             .runtime
             .prepare(&image.module_digest, &image.path)

@@ -30,10 +30,12 @@ mod host;
 mod images;
 mod kubelet_api;
 mod launch;
+mod local_volumes;
 mod logs;
 mod network_feed;
 mod platform;
 mod probes;
+mod pull_secrets;
 mod registration;
 mod shutdown;
 mod sources;
@@ -45,6 +47,7 @@ mod table;
 mod termination;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod volumes;
 mod worker;
 

@@ -1,22 +1,39 @@
-//! The ConfigMaps and Secrets that pods refer to: read from the shared informers, with a word to the
-//! pods that use one when it changes.
+//! The objects that pods refer to (ConfigMaps, Secrets, claims and their volumes, tokens, images of volumes): read
+//! from the shared informers, with a word to the pods that use one when it changes.
 
 use std::{
     collections::{BTreeSet, HashMap},
+    path::PathBuf,
     sync::{Arc, Weak},
 };
 
+use bytes::Bytes;
 use coracle_client::{Delta, Deltas, Informer, Informers, Key};
-use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, PodSpec, Secret};
+use coracle_image::{Images, Reference as ImageReference};
+use coracle_vfs::{VfsError, Volume};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, PersistentVolume, PersistentVolumeClaim, Pod, PodSpec, Secret,
+    ServiceAccountTokenProjection,
+};
 use parking_lot::Mutex;
 
-use crate::{env, handle::PodHandle};
+use crate::{
+    env,
+    handle::PodHandle,
+    local_volumes::{self, LocalVolumes},
+    tokens::Tokens,
+    volumes::{self, VolumeSources},
+};
+
+/// What the module of an image is called in an image volume, if the image gives it no name.
+const MODULE: &str = "module.wasm";
 
 /// The kind of a referenced object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum SourceKind {
     ConfigMap,
     Secret,
+    Claim,
 }
 
 /// An object that a pod refers to, in the pod's namespace.
@@ -26,6 +43,13 @@ pub(crate) type Reference = (SourceKind, String);
 pub(crate) struct Sources {
     config_maps: Informer<ConfigMap>,
     secrets: Informer<Secret>,
+    claims: Informer<PersistentVolumeClaim>,
+    volumes: Informer<PersistentVolume>,
+    local: Arc<LocalVolumes>,
+    tokens: Arc<Tokens>,
+    images: Arc<Images>,
+    /// The name of this node.
+    node: String,
     users: Mutex<Users>,
 }
 
@@ -33,14 +57,34 @@ pub(crate) struct Sources {
 type Users = HashMap<(SourceKind, Key), Vec<Weak<PodHandle>>>;
 
 impl Sources {
-    pub(crate) fn new(informers: &Informers) -> Sources {
-        Sources { config_maps: informers.get(), secrets: informers.get(), users: Mutex::default() }
+    pub(crate) fn new(
+        informers: &Informers,
+        node: &str,
+        local: Arc<LocalVolumes>,
+        tokens: Arc<Tokens>,
+        images: Arc<Images>,
+    ) -> Sources {
+        Sources {
+            config_maps: informers.get(),
+            secrets: informers.get(),
+            claims: informers.get(),
+            volumes: informers.get(),
+            local,
+            tokens,
+            images,
+            node: node.to_owned(),
+            users: Mutex::default(),
+        }
     }
 
     /// Waits until the copies are complete: before that, "not found" means nothing.
     pub(crate) async fn synced(&self) {
-        self.config_maps.synced().await;
-        self.secrets.synced().await;
+        tokio::join!(
+            self.config_maps.synced(),
+            self.secrets.synced(),
+            self.claims.synced(),
+            self.volumes.synced(),
+        );
     }
 
     /// Tells `handle` from now on when an object it refers to changes.
@@ -61,6 +105,7 @@ impl Sources {
     pub(crate) async fn run(self: Arc<Self>) {
         let mut maps = self.config_maps.subscribe();
         let mut secrets = self.secrets.subscribe();
+        let mut claims = self.claims.subscribe();
         loop {
             let (kind, key) = tokio::select! {
                 change = changed(&mut maps) => match change {
@@ -69,6 +114,10 @@ impl Sources {
                 },
                 change = changed(&mut secrets) => match change {
                     Some(key) => (SourceKind::Secret, key),
+                    None => return,
+                },
+                change = changed(&mut claims) => match change {
+                    Some(key) => (SourceKind::Claim, key),
                     None => return,
                 },
             };
@@ -107,25 +156,59 @@ impl env::Sources for Sources {
     }
 }
 
+impl VolumeSources for Sources {
+    fn claim(&self, namespace: &str, name: &str) -> Option<Arc<PersistentVolumeClaim>> {
+        self.claims.get(&Key::new(namespace, name))
+    }
+
+    fn volume(&self, name: &str) -> Option<Arc<PersistentVolume>> {
+        self.volumes.get(&Key::cluster(name))
+    }
+
+    fn local_volume(&self, volume: &PersistentVolume, handle: &str) -> Result<Volume, VfsError> {
+        self.local.open(volume, handle)
+    }
+
+    fn is_here(&self, volume: &PersistentVolume) -> bool {
+        local_volumes::is_here(volume, &self.node)
+    }
+
+    fn token(&self, pod_uid: &str, projection: &ServiceAccountTokenProjection) -> Option<Bytes> {
+        self.tokens.get(pod_uid, projection)
+    }
+
+    fn image(&self, reference: &str) -> Option<(PathBuf, String)> {
+        let image = self.images.find(&ImageReference::parse(reference).ok()?)?;
+        let named = image.entrypoint.first().and_then(|path| path.rsplit('/').next());
+        let named = named.filter(|name| !name.is_empty() && *name != "." && *name != "..");
+        Some((image.path, named.unwrap_or(MODULE).to_owned()))
+    }
+}
+
 /// Everything that a pod's volumes and environments refer to.
 pub(crate) fn references(pod: &Pod) -> BTreeSet<Reference> {
     let mut out = BTreeSet::new();
     let Some(spec) = &pod.spec else { return out };
-    of_volumes(spec, &mut out);
+    of_volumes(pod, spec, &mut out);
     for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
         of_container(container, &mut out);
     }
+    let pull = spec.image_pull_secrets.iter().flatten();
+    out.extend(pull.map(|reference| (SourceKind::Secret, reference.name.clone())));
     out.retain(|(_, name)| !name.is_empty());
     out
 }
 
-fn of_volumes(spec: &PodSpec, out: &mut BTreeSet<Reference>) {
+fn of_volumes(pod: &Pod, spec: &PodSpec, out: &mut BTreeSet<Reference>) {
     for volume in spec.volumes.iter().flatten() {
         if let Some(source) = &volume.config_map {
             out.insert((SourceKind::ConfigMap, source.name.clone()));
         }
         if let Some(name) = volume.secret.as_ref().and_then(|source| source.secret_name.clone()) {
             out.insert((SourceKind::Secret, name));
+        }
+        if let Some(name) = volumes::claim_name(pod, volume) {
+            out.insert((SourceKind::Claim, name));
         }
         let parts = volume.projected.as_ref().and_then(|source| source.sources.as_ref());
         for part in parts.into_iter().flatten() {
@@ -166,13 +249,16 @@ mod tests {
 
     #[test]
     fn every_way_to_refer_is_found() {
-        let pod: Pod = serde_json::from_value(json!({"spec": {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {
             "volumes": [
                 {"name": "a", "configMap": {"name": "m1"}},
                 {"name": "b", "secret": {"secretName": "s1"}},
                 {"name": "c", "projected": {"sources": [{"configMap": {"name": "m2"}}, {"secret": {"name": "s2"}}]}},
                 {"name": "d", "emptyDir": {}},
+                {"name": "e", "persistentVolumeClaim": {"claimName": "c1"}},
+                {"name": "f", "ephemeral": {"volumeClaimTemplate": {"spec": {}}}},
             ],
+            "imagePullSecrets": [{"name": "s0"}],
             "initContainers": [{"name": "i", "envFrom": [{"configMapRef": {"name": "m3"}}]}],
             "containers": [{"name": "c", "envFrom": [{"secretRef": {"name": "s3"}}], "env": [
                 {"name": "X", "valueFrom": {"configMapKeyRef": {"name": "m1", "key": "k"}}},
@@ -188,10 +274,13 @@ mod tests {
                 "ConfigMap m1",
                 "ConfigMap m2",
                 "ConfigMap m3",
+                "Secret s0",
                 "Secret s1",
                 "Secret s2",
                 "Secret s3",
-                "Secret s4"
+                "Secret s4",
+                "Claim c1",
+                "Claim p-f"
             ]
         );
     }

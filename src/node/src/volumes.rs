@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -12,12 +13,16 @@ use coracle_vfs::{MountOptions, Mounts, ProjectedFile, VfsError, Volume};
 use k8s_openapi::{
     api::core::v1::{
         ConfigMap, Container, DownwardAPIVolumeFile, EmptyDirVolumeSource, HostPathVolumeSource, KeyToPath,
-        Pod, Secret, Volume as VolumeSpec,
+        PersistentVolume, PersistentVolumeClaim, Pod, Secret, ServiceAccountTokenProjection,
+        Volume as VolumeSpec,
     },
     apimachinery::pkg::api::resource::Quantity as QuantityText,
 };
 
-use crate::env::{EnvError, Environment, PodFacts, Sources, field_value, resource_value};
+use crate::{
+    env::{EnvError, Environment, PodFacts, Sources, field_value, resource_value},
+    local_volumes,
+};
 
 /// Permission bits of projected files unless the volume says otherwise. Kubernetes' default.
 const DEFAULT_MODE: i32 = 0o644;
@@ -39,6 +44,24 @@ pub(crate) enum VolumeError {
     HostPath { path: String, wanted: &'static str },
     #[error("hostPath {0} holds the cluster's own data, which no pod may see")]
     OwnData(String),
+    #[error("persistentvolumeclaim \"{0}\" not found")]
+    NoClaim(String),
+    #[error("PVC {0} was not created for the pod (the pod is not owner)")]
+    NotOwner(String),
+    #[error("PVC {0} is being deleted")]
+    ClaimGoing(String),
+    #[error("PVC {0} is not bound")]
+    NotBound(String),
+    #[error("persistentvolume \"{0}\" is not bound to the claim or is gone")]
+    NoVolume(String),
+    #[error("persistentvolume \"{0}\" cannot be reached from this node (node affinity)")]
+    NotHere(String),
+    #[error("the token of the service account is not there yet")]
+    NoToken,
+    #[error("image \"{0}\" is not there yet")]
+    NoImage(String),
+    #[error("a hostPath of type {0} is nothing that a guest could use")]
+    Device(String),
     #[error("volumes of type {0} are not supported by this node")]
     Unsupported(&'static str),
     #[error("no volume of this name in the pod")]
@@ -59,10 +82,42 @@ pub(crate) struct SetUpError {
     problem: VolumeError,
 }
 
+/// Where the objects behind volumes are looked up.
+pub(crate) trait VolumeSources: Sources {
+    /// A PersistentVolumeClaim, if it exists.
+    fn claim(&self, namespace: &str, name: &str) -> Option<Arc<PersistentVolumeClaim>>;
+    /// A PersistentVolume, if it exists.
+    fn volume(&self, name: &str) -> Option<Arc<PersistentVolume>>;
+    /// True if the volume can be reached from this node.
+    fn is_here(&self, volume: &PersistentVolume) -> bool;
+    /// Opens a volume that is a folder of this node. Blocking.
+    fn local_volume(&self, volume: &PersistentVolume, handle: &str) -> Result<Volume, VfsError>;
+    /// A service account token that was obtained for a pod before.
+    fn token(&self, pod_uid: &str, projection: &ServiceAccountTokenProjection) -> Option<Bytes>;
+    /// The file of an image that was pulled for an image volume before, and its name in there.
+    fn image(&self, reference: &str) -> Option<(PathBuf, String)>;
+}
+
 /// The volumes of one pod.
 #[derive(Debug, Default)]
 pub(crate) struct PodVolumes {
-    list: Vec<(Box<str>, Volume)>,
+    list: Vec<(Box<str>, Source)>,
+}
+
+/// What a volume of a pod is.
+#[derive(Debug)]
+struct Source {
+    volume: Volume,
+    /// However it is mounted.
+    read_only: bool,
+    /// Only this file of it.
+    file: Option<Box<str>>,
+}
+
+impl From<Volume> for Source {
+    fn from(volume: Volume) -> Source {
+        Source { volume, read_only: false, file: None }
+    }
 }
 
 /// The folder of a pod's volumes on the node's disk.
@@ -73,7 +128,30 @@ pub(crate) fn pod_dir(pods: &Path, uid: &str) -> PathBuf {
 /// True if setting up the pod's volumes touches the node's disk.
 pub(crate) fn on_disk(pod: &Pod) -> bool {
     specs(pod).iter().any(|volume| {
-        volume.host_path.is_some() || volume.empty_dir.as_ref().is_some_and(|source| !in_memory(source))
+        volume.host_path.is_some()
+            || volume.image.is_some()
+            || claim_name(pod, volume).is_some()
+            || volume.empty_dir.as_ref().is_some_and(|source| !in_memory(source))
+    })
+}
+
+/// The claim behind a volume: the one that it names, or the one that was made for it.
+pub(crate) fn claim_name(pod: &Pod, volume: &VolumeSpec) -> Option<String> {
+    match &volume.persistent_volume_claim {
+        Some(source) => Some(source.claim_name.clone()),
+        None => {
+            volume.ephemeral.as_ref()?;
+            let pod = pod.metadata.name.as_deref().unwrap_or_default();
+            Some(format!("{pod}-{}", volume.name))
+        }
+    }
+}
+
+/// The images that the pod's volumes show, with their pull policies.
+pub(crate) fn images(pod: &Pod) -> impl Iterator<Item = (&str, Option<&str>)> {
+    specs(pod).iter().filter_map(|volume| {
+        let source = volume.image.as_ref()?;
+        Some((source.reference.as_deref()?, source.pull_policy.as_deref()))
     })
 }
 
@@ -83,16 +161,16 @@ impl PodVolumes {
     pub(crate) fn set_up(
         facts: &PodFacts<'_>,
         pod_dir: &Path,
-        sources: &dyn Sources,
+        sources: &dyn VolumeSources,
     ) -> Result<PodVolumes, SetUpError> {
         let mut list = Vec::new();
         for spec in specs(facts.pod) {
-            let volume = match make(facts, spec, pod_dir) {
+            let volume = match make(facts, spec, pod_dir, sources) {
                 Ok(Some(volume)) => Ok(volume),
                 Ok(None) => projection(facts, spec, sources).and_then(|files| {
                     let volume = Volume::memory(None);
                     volume.project(files).map_err(VolumeError::Files)?;
-                    Ok(volume)
+                    Ok(volume.into())
                 }),
                 Err(error) => Err(error),
             };
@@ -104,9 +182,9 @@ impl PodVolumes {
 
     /// Shows what the sources hold now. A volume whose source is gone keeps showing the last it held, as
     /// Kubernetes has it.
-    pub(crate) fn refresh(&self, facts: &PodFacts<'_>, sources: &dyn Sources) {
+    pub(crate) fn refresh(&self, facts: &PodFacts<'_>, sources: &dyn VolumeSources) {
         for spec in specs(facts.pod).iter().filter(|spec| is_projection(spec)) {
-            let Some(volume) = self.find(&spec.name) else { continue };
+            let Some(Source { volume, .. }) = self.find(&spec.name) else { continue };
             let result = projection(facts, spec, sources)
                 .and_then(|files| volume.project(files).map_err(VolumeError::Files));
             if let Err(error) = result {
@@ -120,25 +198,26 @@ impl PodVolumes {
         let mut mounts = Mounts::new();
         for mount in container.volume_mounts.iter().flatten() {
             let failed = |problem| SetUpError { volume: mount.name.clone(), problem };
-            let volume = self.find(&mount.name).ok_or_else(|| failed(VolumeError::Unknown))?;
+            let source = self.find(&mount.name).ok_or_else(|| failed(VolumeError::Unknown))?;
             let sub_path = match (&mount.sub_path, &mount.sub_path_expr) {
                 (Some(path), _) => Some(path.clone()),
                 (None, Some(text)) => Some(env.expand(text).map_err(|error| failed(error.into()))?),
                 (None, None) => None,
             };
+            let sub_path = sub_path.filter(|path| !path.is_empty());
             let options = MountOptions {
-                read_only: mount.read_only == Some(true),
-                sub_path: sub_path.filter(|path| !path.is_empty()),
+                read_only: source.read_only || mount.read_only == Some(true),
+                sub_path: source.file.as_deref().map(str::to_owned).or(sub_path),
             };
             mounts
-                .add(&mount.mount_path, volume, &options)
+                .add(&mount.mount_path, &source.volume, &options)
                 .map_err(|error| failed(VolumeError::Files(error)))?;
         }
         Ok(mounts)
     }
 
-    fn find(&self, name: &str) -> Option<&Volume> {
-        self.list.iter().find(|(known, _)| &**known == name).map(|(_, volume)| volume)
+    fn find(&self, name: &str) -> Option<&Source> {
+        self.list.iter().find(|(known, _)| &**known == name).map(|(_, source)| source)
     }
 }
 
@@ -158,26 +237,113 @@ fn is_projection(spec: &VolumeSpec) -> bool {
 }
 
 /// The volume itself; `None` for those that show other objects.
-fn make(facts: &PodFacts<'_>, spec: &VolumeSpec, pod_dir: &Path) -> Result<Option<Volume>, VolumeError> {
+fn make(
+    facts: &PodFacts<'_>,
+    spec: &VolumeSpec,
+    pod_dir: &Path,
+    sources: &dyn VolumeSources,
+) -> Result<Option<Source>, VolumeError> {
     if is_projection(spec) {
         return Ok(None);
     }
+    let own_dir = pod_dir.join("volumes").join(&spec.name);
     if let Some(source) = &spec.empty_dir {
-        return empty_dir(facts, source, &pod_dir.join("volumes").join(&spec.name)).map(Some);
+        return empty_dir(facts, source, &own_dir).map(|volume| Some(volume.into()));
     }
     if let Some(source) = &spec.host_path {
         return host_path(source, pod_dir).map(Some);
     }
+    if let Some(name) = claim_name(facts.pod, spec) {
+        return claim(facts.pod, spec, &name, pod_dir, sources).map(Some);
+    }
+    if let Some(source) = &spec.image {
+        return image(source.reference.as_deref().unwrap_or_default(), &own_dir, sources).map(Some);
+    }
     Err(VolumeError::Unsupported(type_name(spec)))
+}
+
+/// The volume that a claim is bound to.
+fn claim(
+    pod: &Pod,
+    spec: &VolumeSpec,
+    name: &str,
+    pod_dir: &Path,
+    sources: &dyn VolumeSources,
+) -> Result<Source, VolumeError> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let claim = sources.claim(namespace, name).ok_or_else(|| VolumeError::NoClaim(name.to_owned()))?;
+    let full = format!("{namespace}/{name}");
+    let owned =
+        |uid: &String| claim.metadata.owner_references.iter().flatten().any(|owner| owner.uid == *uid);
+    if spec.ephemeral.is_some() && !pod.metadata.uid.as_ref().is_some_and(owned) {
+        return Err(VolumeError::NotOwner(full));
+    }
+    if claim.metadata.deletion_timestamp.is_some() {
+        return Err(VolumeError::ClaimGoing(full));
+    }
+    let bound = claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound");
+    let volume = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref()).filter(|_| bound);
+    let Some(volume_name) = volume else { return Err(VolumeError::NotBound(full)) };
+    let volume = sources.volume(volume_name).filter(|volume| {
+        let reference = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
+        reference.and_then(|reference| reference.uid.as_ref()) == claim.metadata.uid.as_ref()
+    });
+    let volume = volume.ok_or_else(|| VolumeError::NoVolume(volume_name.to_owned()))?;
+    if !sources.is_here(&volume) {
+        return Err(VolumeError::NotHere(volume_name.to_owned()));
+    }
+    let read_only = spec.persistent_volume_claim.as_ref().and_then(|source| source.read_only) == Some(true);
+    let source = persistent_volume(&volume, pod_dir, sources)?;
+    Ok(Source { read_only: read_only || source.read_only, ..source })
+}
+
+fn persistent_volume(
+    volume: &PersistentVolume,
+    pod_dir: &Path,
+    sources: &dyn VolumeSources,
+) -> Result<Source, VolumeError> {
+    let spec = volume.spec.as_ref();
+    if let Some(source) = spec.and_then(|spec| spec.host_path.as_ref()) {
+        return host_path(source, pod_dir);
+    }
+    if let Some(source) = spec.and_then(|spec| spec.local.as_ref()) {
+        return host_path(&HostPathVolumeSource { path: source.path.clone(), type_: None }, pod_dir);
+    }
+    match spec.and_then(|spec| spec.csi.as_ref()) {
+        Some(source) if source.driver == local_volumes::DRIVER => {
+            let opened = sources.local_volume(volume, &source.volume_handle).map_err(VolumeError::Files)?;
+            Ok(Source { read_only: source.read_only == Some(true), ..opened.into() })
+        }
+        Some(_) => Err(VolumeError::Unsupported("csi with a driver other than local.coracle.dev")),
+        None => Err(VolumeError::Unsupported("of this persistent volume")),
+    }
+}
+
+/// A folder with the module of an image in it, for reading.
+fn image(reference: &str, dir: &Path, sources: &dyn VolumeSources) -> Result<Source, VolumeError> {
+    let (module, name) =
+        sources.image(reference).ok_or_else(|| VolumeError::NoImage(reference.to_owned()))?;
+    make_folder(dir)?;
+    let path = dir.join(name);
+    let failed =
+        |error: std::io::Error| VolumeError::Folder { path: path.clone(), reason: error.to_string() };
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    // The same bytes under another name where the disk allows it.
+    if std::fs::hard_link(&module, &path).is_err() {
+        std::fs::copy(&module, &path).map_err(failed)?;
+    }
+    let volume = Volume::host(dir, None).map_err(VolumeError::Files)?;
+    Ok(Source { read_only: true, ..volume.into() })
 }
 
 fn type_name(spec: &VolumeSpec) -> &'static str {
     let known = [
-        (spec.persistent_volume_claim.is_some(), "persistentVolumeClaim"),
         (spec.csi.is_some(), "csi"),
         (spec.nfs.is_some(), "nfs"),
-        (spec.ephemeral.is_some(), "ephemeral"),
-        (spec.image.is_some(), "image"),
+        (spec.git_repo.is_some(), "gitRepo"),
         (spec.iscsi.is_some(), "iscsi"),
     ];
     known.into_iter().find(|(there, _)| *there).map_or("unknown", |(_, name)| name)
@@ -217,7 +383,7 @@ fn bytes(amount: Option<&QuantityText>) -> Option<u64> {
 
 /// A folder of the host, but never one with the cluster's data folder in it or inside that: the keys, the
 /// store and the compiled code of all pods are there.
-fn host_path(source: &HostPathVolumeSource, pod_dir: &Path) -> Result<Volume, VolumeError> {
+fn host_path(source: &HostPathVolumeSource, pod_dir: &Path) -> Result<Source, VolumeError> {
     let path = Path::new(&source.path);
     // `<data>/pods/<uid>`, which may not exist yet.
     let data = pod_dir.ancestors().nth(2).unwrap_or(pod_dir);
@@ -227,15 +393,27 @@ fn host_path(source: &HostPathVolumeSource, pod_dir: &Path) -> Result<Volume, Vo
     if there.is_some_and(|there| there.starts_with(&data) || (path.exists() && data.starts_with(&there))) {
         return Err(VolumeError::OwnData(source.path.clone()));
     }
+    let wrong = |wanted| Err(VolumeError::HostPath { path: source.path.clone(), wanted });
     match source.type_.as_deref().unwrap_or_default() {
         "DirectoryOrCreate" => make_folder(path)?,
-        "" | "Directory" if path.is_dir() => {}
-        "" | "Directory" => {
-            return Err(VolumeError::HostPath { path: source.path.clone(), wanted: "a directory" });
+        "Directory" if !path.is_dir() => return wrong("a directory"),
+        "FileOrCreate" if !path.exists() => {
+            let made = std::fs::File::create(path);
+            made.map_err(|error| VolumeError::Folder { path: path.to_owned(), reason: error.to_string() })?;
         }
-        _ => return Err(VolumeError::Unsupported("hostPath other than a directory")),
+        "File" | "FileOrCreate" if !path.is_file() => return wrong("a file"),
+        "" if !path.is_dir() && !path.is_file() => return wrong("a file or a directory"),
+        "" | "Directory" | "File" | "FileOrCreate" => {}
+        other => return Err(VolumeError::Device(other.to_owned())),
     }
-    Volume::host(path, None).map_err(VolumeError::Files)
+    if path.is_dir() {
+        return Volume::host(path, None).map(Source::from).map_err(VolumeError::Files);
+    }
+    // The folder is opened, but nothing of it is shown but the file.
+    let name = path.file_name().and_then(|name| name.to_str());
+    let (Some(parent), Some(name)) = (path.parent(), name) else { return wrong("a file with a plain name") };
+    let volume = Volume::host(parent, None).map_err(VolumeError::Files)?;
+    Ok(Source { file: Some(name.into()), ..volume.into() })
 }
 
 fn make_folder(dir: &Path) -> Result<(), VolumeError> {
@@ -246,7 +424,11 @@ fn make_folder(dir: &Path) -> Result<(), VolumeError> {
 type Files = BTreeMap<String, ProjectedFile>;
 
 /// What a configMap, secret, downwardAPI or projected volume shows.
-fn projection(facts: &PodFacts<'_>, spec: &VolumeSpec, sources: &dyn Sources) -> Result<Files, VolumeError> {
+fn projection(
+    facts: &PodFacts<'_>,
+    spec: &VolumeSpec,
+    sources: &dyn VolumeSources,
+) -> Result<Files, VolumeError> {
     let mut files = Files::new();
     let namespace = facts.pod.metadata.namespace.as_deref().unwrap_or_default();
     if let Some(source) = &spec.config_map {
@@ -279,8 +461,10 @@ fn projection(facts: &PodFacts<'_>, spec: &VolumeSpec, sources: &dyn Sources) ->
             if let Some(part) = &part.downward_api {
                 downward_files(&mut files, facts, part.items.as_deref(), mode)?;
             }
-            if part.service_account_token.is_some() {
-                return Err(VolumeError::Unsupported("serviceAccountToken"));
+            if let Some(part) = &part.service_account_token {
+                let uid = facts.pod.metadata.uid.as_deref().unwrap_or_default();
+                let token = sources.token(uid, part).ok_or(VolumeError::NoToken)?;
+                files.insert(part.path.clone(), file(&token, mode));
             }
             if part.cluster_trust_bundle.is_some() {
                 return Err(VolumeError::Unsupported("clusterTrustBundle"));

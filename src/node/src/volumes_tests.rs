@@ -27,6 +27,35 @@ impl Sources for Objects {
     }
 }
 
+/// The folder that local volumes are in stands under the name `dir`.
+impl VolumeSources for Objects {
+    fn claim(&self, _: &str, name: &str) -> Option<Arc<PersistentVolumeClaim>> {
+        self.get(name)
+    }
+
+    fn volume(&self, name: &str) -> Option<Arc<PersistentVolume>> {
+        self.get(name)
+    }
+
+    fn is_here(&self, volume: &PersistentVolume) -> bool {
+        local_volumes::is_here(volume, "n")
+    }
+
+    fn local_volume(&self, _: &PersistentVolume, handle: &str) -> Result<Volume, VfsError> {
+        let dir: Arc<PathBuf> = self.get("dir").ok_or(VfsError::NoEntry)?;
+        std::fs::create_dir_all(dir.join(handle)).unwrap();
+        Volume::host(&dir.join(handle), None)
+    }
+
+    fn token(&self, pod_uid: &str, _: &ServiceAccountTokenProjection) -> Option<Bytes> {
+        self.get::<String>("token").map(|token| format!("{token} for {pod_uid}").into())
+    }
+
+    fn image(&self, reference: &str) -> Option<(PathBuf, String)> {
+        self.get::<PathBuf>(reference).map(|path| (path.to_path_buf(), "tool.wasm".to_owned()))
+    }
+}
+
 fn objects() -> Objects {
     Objects(Mutex::new(BTreeMap::from([
         ("map", json!({"data": {"a": "1", "b": "2"}, "binaryData": {"c": "Aw=="}})),
@@ -61,7 +90,7 @@ fn facts(pod: &Pod) -> PodFacts<'_> {
 
 #[track_caller]
 fn content(volumes: &PodVolumes, path: &str) -> Option<String> {
-    let bytes = volumes.find("v").unwrap().root().read(path, 1 << 20).ok()?;
+    let bytes = volumes.find("v").unwrap().volume.root().read(path, 1 << 20).ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -123,8 +152,8 @@ fn obstacles_are_named() {
         "references non-existent config key: k",
     );
     refused(
-        &json!({"persistentVolumeClaim": {"claimName": "x"}}),
-        "volumes of type persistentVolumeClaim are not supported by this node",
+        &json!({"nfs": {"server": "s", "path": "/"}}),
+        "volumes of type nfs are not supported by this node",
     );
     refused(
         &json!({"hostPath": {"path": "/no/such/folder", "type": "Directory"}}),
@@ -176,14 +205,14 @@ fn a_projection_follows_its_source_and_outlives_it() {
 fn empty_dirs_lie_where_they_are_told() {
     let dir = tempfile::tempdir().unwrap();
     let disk = set_up(&json!({"emptyDir": {}}), &objects(), dir.path()).unwrap();
-    disk.find("v").unwrap().root().write("f", b"kept").unwrap();
+    disk.find("v").unwrap().volume.root().write("f", b"kept").unwrap();
     assert!(dir.path().join("volumes/v/f").exists());
     let again = set_up(&json!({"emptyDir": {}}), &objects(), dir.path()).unwrap();
     assert_eq!(content(&again, "f").as_deref(), Some("kept"));
 
     let memory = json!({"emptyDir": {"medium": "Memory", "sizeLimit": "4"}});
     let memory = set_up(&memory, &objects(), Path::new("/nowhere")).unwrap();
-    let root = memory.find("v").unwrap().root();
+    let root = memory.find("v").unwrap().volume.root();
     assert!(root.write("f", b"four").is_ok());
     assert!(matches!(root.write("g", b"five."), Err(VfsError::NoSpace)));
 }
@@ -202,7 +231,7 @@ fn volumes_in_memory_have_a_size() {
         let mut pod = pod(&json!({"emptyDir": {"medium": "Memory", "sizeLimit": size_limit}}));
         pod.spec.as_mut().unwrap().containers = serde_json::from_value(containers.into()).unwrap();
         let volumes = PodVolumes::set_up(&facts(&pod), Path::new("/nowhere"), &objects()).unwrap();
-        assert_eq!(volumes.find("v").unwrap().usage().limit, Some(expected));
+        assert_eq!(volumes.find("v").unwrap().volume.usage().limit, Some(expected));
     }
     check(None, &[None], MEMORY_VOLUME_DEFAULT);
     check(None, &[Some("1Mi"), None], MEMORY_VOLUME_DEFAULT);
@@ -234,4 +263,117 @@ fn mounts_expand_and_protect() {
     let stranger = json!({"name": "c", "volumeMounts": [{"name": "w", "mountPath": "/w"}]});
     let stranger = serde_json::from_value(stranger).unwrap();
     assert!(volumes.mounts(&stranger, &env).is_err());
+}
+
+/// What is in the folder of a claim `c` that is bound to a volume `pv`, or why it cannot be had.
+#[track_caller]
+fn check_claim(change: impl FnOnce(&mut Value, &mut Value), expected: Result<(), &str>) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut claim = json!({
+        "metadata": {"name": "c", "uid": "uid-c"},
+        "spec": {"volumeName": "pv"}, "status": {"phase": "Bound"},
+    });
+    let mut volume = json!({
+        "metadata": {"name": "pv"},
+        "spec": {"claimRef": {"uid": "uid-c"}, "csi": {"driver": "local.coracle.dev", "volumeHandle": "pv"}},
+    });
+    change(&mut claim, &mut volume);
+    let objects = Objects(Mutex::new(BTreeMap::from([
+        ("dir", json!(dir.path().join("volumes"))),
+        ("c", claim),
+        ("pv", volume),
+    ])));
+    let made =
+        set_up(&json!({"persistentVolumeClaim": {"claimName": "c"}}), &objects, &dir.path().join("pods/u"));
+    let made = made.map(|_| ()).map_err(|error| error.to_string());
+    let prefix = "MountVolume.SetUp failed for volume \"v\" : ";
+    assert_eq!(made, expected.map_err(|text| format!("{prefix}{text}")));
+}
+
+#[test]
+fn claims_lead_to_volumes() {
+    check_claim(|_, _| {}, Ok(()));
+    check_claim(|claim, _| claim["status"]["phase"] = "Pending".into(), Err("PVC n/c is not bound"));
+    check_claim(
+        |claim, _| claim["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into(),
+        Err("PVC n/c is being deleted"),
+    );
+    let other = "persistentvolume \"pv\" is not bound to the claim or is gone";
+    check_claim(|_, volume| volume["spec"]["claimRef"]["uid"] = "other".into(), Err(other));
+    let elsewhere = json!({"required": {"nodeSelectorTerms": [{"matchExpressions": [
+        {"key": "kubernetes.io/hostname", "operator": "In", "values": ["other"]},
+    ]}]}});
+    check_claim(
+        |_, volume| volume["spec"]["nodeAffinity"] = elsewhere,
+        Err("persistentvolume \"pv\" cannot be reached from this node (node affinity)"),
+    );
+    check_claim(
+        |_, volume| volume["spec"]["csi"]["driver"] = "x".into(),
+        Err("volumes of type csi with a driver other than local.coracle.dev are not supported by this node"),
+    );
+    let missing =
+        set_up(&json!({"persistentVolumeClaim": {"claimName": "none"}}), &objects(), Path::new("/d/pods/u"));
+    assert!(missing.unwrap_err().to_string().ends_with("persistentvolumeclaim \"none\" not found"));
+}
+
+#[test]
+fn a_claim_that_is_not_the_pods_own_is_not_its_ephemeral_volume() {
+    let objects = Objects(Mutex::new(BTreeMap::from([("p-v", json!({"metadata": {"name": "p-v"}}))])));
+    let volume = json!({"ephemeral": {"volumeClaimTemplate": {"spec": {}}}});
+    let error = set_up(&volume, &objects, Path::new("/d/pods/u")).unwrap_err().to_string();
+    assert!(error.ends_with("PVC n/p-v was not created for the pod (the pod is not owner)"), "{error}");
+}
+
+#[test]
+fn tokens_are_projected_when_they_are_there() {
+    let volume = json!({"projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}});
+    let objects = Objects::default();
+    let error = set_up(&volume, &objects, Path::new("/d/pods/u")).unwrap_err().to_string();
+    assert!(error.ends_with("the token of the service account is not there yet"), "{error}");
+    objects.0.lock().unwrap().insert("token", json!("word"));
+    let made = set_up(&volume, &objects, Path::new("/d/pods/u")).unwrap();
+    assert_eq!(made.list[0].1.volume.usage().bytes, "word for u".len() as u64);
+}
+
+#[test]
+fn images_are_folders_to_read() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("blob"), "module").unwrap();
+    let objects = Objects(Mutex::new(BTreeMap::from([("tools:1", json!(dir.path().join("blob")))])));
+    let own = dir.path().join("pods/u");
+    for _ in 0..2 {
+        let made = set_up(&json!({"image": {"reference": "tools:1"}}), &objects, &own).unwrap();
+        assert!(made.list[0].1.read_only);
+        assert_eq!(std::fs::read(own.join("volumes/v/tool.wasm")).unwrap(), b"module");
+    }
+    let error = set_up(&json!({"image": {"reference": "none:1"}}), &objects, &own).unwrap_err().to_string();
+    assert!(error.ends_with("image \"none:1\" is not there yet"), "{error}");
+}
+
+#[test]
+fn host_paths_are_what_their_type_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let own = dir.path().join("data/pods/u");
+    let file = dir.path().join("file");
+    std::fs::write(&file, "x").unwrap();
+    let check = |name: &str, type_: &str, expected: Result<Option<&str>, &str>| {
+        let path = dir.path().join(name);
+        let volume = json!({"hostPath": {"path": path, "type": type_}});
+        let made = set_up(&volume, &objects(), &own);
+        let seen = made.as_ref().map(|made| made.list[0].1.file.as_deref());
+        match (seen, expected) {
+            (Ok(seen), Ok(expected)) => assert_eq!(seen, expected, "{name} {type_}"),
+            (Err(error), Err(text)) => assert!(error.to_string().ends_with(text), "{name} {type_}: {error}"),
+            (seen, _) => panic!("{name} {type_}: {seen:?}"),
+        }
+    };
+    check("file", "File", Ok(Some("file")));
+    check("file", "", Ok(Some("file")));
+    check("new", "FileOrCreate", Ok(Some("new")));
+    check("folder", "DirectoryOrCreate", Ok(None));
+    check("folder", "", Ok(None));
+    check("folder", "File", Err("is not a file"));
+    check("file", "Directory", Err("is not a directory"));
+    check("none", "", Err("is not a file or a directory"));
+    check("file", "Socket", Err("a hostPath of type Socket is nothing that a guest could use"));
 }

@@ -486,7 +486,12 @@ impl Worker {
             }
             volumes.map_err(|error| error.to_string())
         };
+        let fetch = (self.context.clone(), self.handle.clone(), self.pod.clone());
         let job = async move {
+            let (context, handle, pod) = fetch;
+            if let Err(message) = context.fetch_for_volumes(&handle, &pod).await {
+                return Done::SetUp(Err(message));
+            }
             if !on_disk {
                 return Done::SetUp(make());
             }

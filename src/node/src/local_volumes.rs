@@ -1,0 +1,218 @@
+//! Persistent volumes that are folders of this node: `<data>/volumes/<volume handle>`, made when a pod uses one
+//! first, removed when the object is deleted.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+
+use coracle_api::quantity::Quantity;
+use coracle_client::{Delta, During, Informer, Key, ReconcileError, WorkQueue, is_not_found, run_workers};
+use coracle_vfs::{VfsError, Volume};
+use k8s_openapi::api::core::v1::PersistentVolume;
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams},
+};
+use parking_lot::Mutex;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+/// Who provides such volumes.
+pub(crate) const DRIVER: &str = "local.coracle.dev";
+/// What keeps the object until the folder is gone.
+const FINALIZER: &str = "coracle.dev/local-volume";
+const HOST_NAME: &str = "kubernetes.io/hostname";
+
+/// The folders of this node that are volumes.
+pub(crate) struct LocalVolumes {
+    dir: PathBuf,
+    /// Pods that use the same volume share one tree, so that they see the same files, locks and limit.
+    open: Mutex<BTreeMap<String, (Option<u64>, Volume)>>,
+}
+
+impl LocalVolumes {
+    pub(crate) fn new(dir: PathBuf) -> LocalVolumes {
+        LocalVolumes { dir, open: Mutex::default() }
+    }
+
+    /// The volume with this handle, made if it is not there. It holds at most what the object says. Blocking.
+    pub(crate) fn open(&self, volume: &PersistentVolume, handle: &str) -> Result<Volume, VfsError> {
+        let dir = self.folder(handle).ok_or(VfsError::Invalid)?;
+        let limit = capacity(volume);
+        let mut open = self.open.lock();
+        if let Some((known, volume)) = open.get(handle)
+            && *known == limit
+        {
+            return Ok(volume.clone());
+        }
+        std::fs::create_dir_all(&dir).map_err(VfsError::Io)?;
+        let volume = Volume::host(&dir, limit)?;
+        open.insert(handle.to_owned(), (limit, volume.clone()));
+        Ok(volume)
+    }
+
+    /// Removes folders whose objects are deleted, until the informer ends.
+    pub(crate) async fn run(
+        self: Arc<Self>,
+        client: Client,
+        volumes: Informer<PersistentVolume>,
+        node: String,
+        stop: CancellationToken,
+    ) {
+        let queue: WorkQueue<Key> = WorkQueue::new();
+        let feed = async {
+            let mut deltas = volumes.subscribe();
+            while let Some(delta) = deltas.next().await {
+                let (Delta::Added(volume) | Delta::Updated { new: volume, .. }) = &delta else { continue };
+                if waits(volume) && is_here(volume, &node) {
+                    queue.add(Key::of(&volume.metadata));
+                }
+            }
+        };
+        let feeding = async {
+            stop.run_until_cancelled(feed).await;
+            queue.shutdown();
+        };
+        let (this, known) = (self.clone(), volumes.clone());
+        let reconcile = move |key: Key| {
+            let (this, known, client) = (this.clone(), known.clone(), client.clone());
+            async move { Box::pin(this.reclaim(&client, &known, &key)).await }
+        };
+        tokio::join!(feeding, run_workers("local-volumes", queue.clone(), 1, reconcile));
+    }
+
+    async fn reclaim(
+        &self,
+        client: &Client,
+        volumes: &Informer<PersistentVolume>,
+        key: &Key,
+    ) -> Result<Option<Duration>, ReconcileError> {
+        let Some(volume) = volumes.get(key).filter(|volume| waits(volume)) else { return Ok(None) };
+        let handle =
+            volume.spec.as_ref().and_then(|spec| spec.csi.as_ref()).map(|csi| csi.volume_handle.clone());
+        if let Some(dir) = handle.as_deref().and_then(|handle| self.folder(handle)) {
+            self.open.lock().remove(handle.as_deref().unwrap_or_default());
+            let removed = tokio::task::spawn_blocking(move || match std::fs::remove_dir_all(&dir) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(format!("cannot remove the folder {}: {error}", dir.display()))
+                }
+                _ => Ok(()),
+            });
+            removed.await.unwrap_or_else(|error| Err(error.to_string())).map_err(ReconcileError::NotYet)?;
+        }
+        let finalizers: Vec<&String> =
+            volume.metadata.finalizers.iter().flatten().filter(|name| *name != FINALIZER).collect();
+        let patch = json!({ "metadata": {
+            "uid": volume.metadata.uid,
+            "resourceVersion": volume.metadata.resource_version,
+            "finalizers": finalizers,
+        } });
+        let api: Api<PersistentVolume> = Api::all(client.clone());
+        match api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await {
+            Err(error) if is_not_found(&error) => Ok(None),
+            other => other.map(|_| None).during(|| format!("let volume {} go", key.name)),
+        }
+    }
+
+    /// The folder of a handle; `None` for what is no name of a volume.
+    fn folder(&self, handle: &str) -> Option<PathBuf> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+        let good = !handle.is_empty() && !handle.starts_with('.') && handle.chars().all(plain);
+        good.then(|| self.dir.join(handle))
+    }
+}
+
+fn capacity(volume: &PersistentVolume) -> Option<u64> {
+    let storage = volume.spec.as_ref()?.capacity.as_ref()?.get("storage")?;
+    u64::try_from(Quantity::parse(&storage.0).ok()?.value()).ok().filter(|bytes| *bytes > 0)
+}
+
+/// True for an object that only waits for its folder to be removed... or for others, too.
+fn waits(volume: &PersistentVolume) -> bool {
+    let local =
+        volume.spec.as_ref().and_then(|spec| spec.csi.as_ref()).is_some_and(|csi| csi.driver == DRIVER);
+    let ours = volume.metadata.finalizers.iter().flatten().any(|name| name == FINALIZER);
+    // Whoever still protects it has to let go first: the data may be in use.
+    let protected =
+        volume.metadata.finalizers.iter().flatten().any(|name| name == "kubernetes.io/pv-protection");
+    local && ours && !protected && volume.metadata.deletion_timestamp.is_some()
+}
+
+/// True if the volume's node affinity names this node.
+pub(crate) fn is_here(volume: &PersistentVolume, node: &str) -> bool {
+    let affinity = volume.spec.as_ref().and_then(|spec| spec.node_affinity.as_ref());
+    let Some(required) = affinity.and_then(|affinity| affinity.required.as_ref()) else { return true };
+    required.node_selector_terms.iter().any(|term| {
+        let expressions = term.match_expressions.as_deref().unwrap_or_default();
+        !expressions.is_empty()
+            && expressions.iter().all(|expression| {
+                let named = expression.values.iter().flatten().any(|value| value == node);
+                expression.key != HOST_NAME || expression.operator != "In" || named
+            })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn volume(size: &str) -> PersistentVolume {
+        let value = json!({
+            "metadata": { "name": "v" },
+            "spec": {
+                "capacity": { "storage": size },
+                "csi": { "driver": DRIVER, "volumeHandle": "v" },
+                "nodeAffinity": { "required": { "nodeSelectorTerms": [{ "matchExpressions": [
+                    { "key": HOST_NAME, "operator": "In", "values": ["n"] },
+                ] }] } },
+            },
+        });
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn handles_name_folders_and_nothing_else() {
+        let volumes = LocalVolumes::new("/data/volumes".into());
+        for (handle, folder) in [
+            ("pvc-1", Some("/data/volumes/pvc-1")),
+            ("", None),
+            (".", None),
+            ("..", None),
+            ("a/b", None),
+            ("../x", None),
+        ] {
+            assert_eq!(volumes.folder(handle), folder.map(PathBuf::from), "{handle:?}");
+        }
+    }
+
+    #[test]
+    fn pods_share_a_volume_and_its_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let volumes = LocalVolumes::new(dir.path().join("volumes"));
+        let one = volumes.open(&volume("1Ki"), "v").unwrap();
+        let two = volumes.open(&volume("1Ki"), "v").unwrap();
+        one.root().create_directory("made").unwrap();
+        assert_eq!(two.usage().entries, one.usage().entries);
+        assert_eq!(two.usage().limit, Some(1024));
+        assert_eq!(volumes.open(&volume("2Ki"), "v").unwrap().usage().limit, Some(2048), "it has grown");
+        assert!(dir.path().join("volumes/v/made").is_dir());
+    }
+
+    #[test]
+    fn a_volume_is_here_if_its_affinity_says_so() {
+        assert!(is_here(&volume("1Ki"), "n"));
+        assert!(!is_here(&volume("1Ki"), "other"));
+        let mut anywhere = volume("1Ki");
+        anywhere.spec.as_mut().unwrap().node_affinity = None;
+        assert!(is_here(&anywhere, "other"));
+    }
+
+    #[test]
+    fn it_waits_until_nobody_protects_the_data() {
+        let mut going = volume("1Ki");
+        going.metadata.finalizers = Some(vec![FINALIZER.into()]);
+        assert!(!waits(&going));
+        going.metadata.deletion_timestamp = Some(coracle_client::clock::time());
+        assert!(waits(&going));
+        going.metadata.finalizers = Some(vec!["kubernetes.io/pv-protection".into(), FINALIZER.into()]);
+        assert!(!waits(&going));
+    }
+}
