@@ -277,8 +277,8 @@ impl Agent {
         sweep(&context).await;
 
         registration.report().await;
-        let status = registration.clone();
-        context.tasks.spawn(async move { status.keep_status().await });
+        let (status, recorder) = (registration.clone(), context.recorder.clone());
+        context.tasks.spawn(async move { status.keep_status(&recorder).await });
         let message = format!("Node {} status is now: NodeReady", config.name);
         context.recorder.event(&registration.reference(), EventType::Normal, "NodeReady", &message);
         tracing::info!(node = config.name, %pod_cidr, "the node is ready");

@@ -127,7 +127,8 @@ fn waiting(reason: &'static str, message: &str) -> Waiting {
     Waiting { reason, message: Some(shorten(message, MAX_MESSAGE).into()) }
 }
 
-fn memory_limit(spec: &Spec) -> Option<u64> {
+/// The memory limit of a container in bytes, if it has one.
+pub(crate) fn memory_limit(spec: &Spec) -> Option<u64> {
     let limits = spec.resources.as_ref()?.limits.as_ref()?;
     let bytes = Quantity::parse(&limits.get("memory")?.0).ok()?.value();
     u64::try_from(bytes).ok().filter(|bytes| *bytes > 0)

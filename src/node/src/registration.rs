@@ -9,7 +9,9 @@ use std::{
     time::Duration,
 };
 
-use coracle_client::{Delta, Informer, Key, api_message, clock, is_already_exists, is_not_found};
+use coracle_client::{
+    Delta, EventType, Informer, Key, Recorder, api_message, clock, is_already_exists, is_not_found,
+};
 use ipnet::Ipv4Net;
 use k8s_openapi::{
     api::{
@@ -180,7 +182,8 @@ impl Registration {
 
     /// Keeps the status current: at once when the object was lost, soon when something changed, rarely
     /// otherwise. Until stopped.
-    pub(crate) async fn keep_status(&self) {
+    pub(crate) async fn keep_status(&self, recorder: &Recorder) {
+        let mut unschedulable = None;
         let mut deltas = self.informer.subscribe();
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -201,7 +204,7 @@ impl Registration {
                             return;
                         }
                     }
-                    Some(_) => {}
+                    Some(delta) => self.tell_if_cordoned(delta.object(), &mut unschedulable, recorder),
                 },
                 _ = looks.tick() => {
                     let seen = Pressure::measure(&self.identity.data_dir);
@@ -213,6 +216,19 @@ impl Registration {
                     }
                 }
             }
+        }
+    }
+
+    /// An event for each turn of `spec.unschedulable`.
+    fn tell_if_cordoned(&self, node: &Node, known: &mut Option<bool>, recorder: &Recorder) {
+        if node.metadata.name.as_deref() != Some(&self.identity.name) {
+            return;
+        }
+        let now = node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false);
+        if known.replace(now).is_some_and(|before| before != now) {
+            let reason = if now { "NodeNotSchedulable" } else { "NodeSchedulable" };
+            let message = format!("Node {} status is now: {reason}", self.identity.name);
+            recorder.event(&self.reference(), EventType::Normal, reason, &message);
         }
     }
 

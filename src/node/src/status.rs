@@ -4,13 +4,22 @@
 use std::net::IpAddr;
 
 use k8s_openapi::{
-    api::core::v1::{Container, ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus},
-    apimachinery::pkg::apis::meta::v1::Time,
+    api::core::v1::{
+        Container, ContainerState, ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus,
+    },
+    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::Time},
     jiff::Timestamp,
 };
 use serde_json::{Value, json};
 
 use crate::state::{self, RestartPolicy, Role, Stop, UnitView};
+
+/// A container, and the memory limit with which it runs although its spec has another.
+pub(crate) type PendingResize = (usize, Option<u64>);
+pub(crate) type PendingResizes = Vec<PendingResize>;
+
+/// The condition of a pod whose new resources it does not have yet.
+const RESIZE_PENDING: &str = "PodResizePending";
 
 /// Where the status is computed from.
 pub(crate) struct Facts<'a> {
@@ -19,6 +28,7 @@ pub(crate) struct Facts<'a> {
     /// In the order of the spec: init containers, then the main ones, then the ephemeral ones.
     pub(crate) views: Vec<UnitView>,
     pub(crate) stop: Option<&'a Stop>,
+    pub(crate) pending: &'a [PendingResize],
     /// No container runs and none will.
     pub(crate) over: bool,
     /// Network and volumes stand.
@@ -62,7 +72,8 @@ impl Transitions {
 pub(crate) fn pod_status(facts: &Facts<'_>, transitions: &mut Transitions) -> PodStatus {
     let statuses = container_statuses(facts);
     let phase = phase(facts, &statuses);
-    let conditions = conditions(facts, &statuses, phase, transitions);
+    let mut conditions = conditions(facts, &statuses, phase, transitions);
+    conditions.extend(resize_pending(facts));
     let [mut init, mut main, mut ephemeral] = [const { Vec::new() }; 3];
     for (role, status) in statuses {
         match role {
@@ -73,7 +84,7 @@ pub(crate) fn pod_status(facts: &Facts<'_>, transitions: &mut Transitions) -> Po
     }
     main.sort_by(|a, b| a.name.cmp(&b.name));
     let failed = match facts.stop {
-        Some(Stop::Failed { reason, message }) => Some((*reason, &**message)),
+        Some(Stop::Failed { reason, message }) if phase == "Failed" => Some((*reason, &**message)),
         _ => None,
     };
     // After a restart of the agent a pod that is over gets no network again, but keeps showing its past.
@@ -101,13 +112,20 @@ pub(crate) fn pod_status(facts: &Facts<'_>, transitions: &mut Transitions) -> Po
 ///
 /// Reasons and messages of conditions are always named, as null where there is none, and addresses
 /// replace those before: a merge would otherwise keep the old ones.
-pub(crate) fn status_patch(uid: &str, status: &PodStatus) -> Value {
+pub(crate) fn status_patch(pod: &Pod, uid: &str, status: &PodStatus) -> Value {
     let mut value = serde_json::to_value(status).unwrap_or_default();
     if let Some(Value::Array(conditions)) = value.get_mut("conditions") {
         for condition in conditions.iter_mut().filter_map(Value::as_object_mut) {
             for field in ["reason", "message"] {
                 condition.entry(field).or_insert(Value::Null);
             }
+        }
+        let has = |list: Option<&[PodCondition]>| {
+            list.unwrap_or_default().iter().any(|condition| condition.type_ == RESIZE_PENDING)
+        };
+        let known = pod.status.as_ref().and_then(|status| status.conditions.as_deref());
+        if has(known) && !has(status.conditions.as_deref()) {
+            conditions.push(json!({ "type": RESIZE_PENDING, "$patch": "delete" }));
         }
     }
     for field in ["hostIPs", "podIPs"] {
@@ -119,10 +137,20 @@ pub(crate) fn status_patch(uid: &str, status: &PodStatus) -> Value {
 }
 
 fn container_statuses(facts: &Facts<'_>) -> Vec<(Role, ContainerStatus)> {
-    state::containers(facts.pod)
+    let mut statuses: Vec<_> = state::containers(facts.pod)
         .zip(&facts.views)
         .map(|((container, role), view)| (role, container_status(&container, view)))
-        .collect()
+        .collect();
+    for (index, limit) in facts.pending {
+        if let Some((_, status)) = statuses.get_mut(*index) {
+            let limits = status.resources.get_or_insert_default().limits.get_or_insert_default();
+            match limit {
+                Some(bytes) => limits.insert("memory".into(), Quantity(bytes.to_string())),
+                None => limits.remove("memory"),
+            };
+        }
+    }
+    statuses
 }
 
 fn container_status(container: &Container, view: &UnitView) -> ContainerStatus {
@@ -136,12 +164,31 @@ fn container_status(container: &Container, view: &UnitView) -> ContainerStatus {
         ready: view.ready,
         started: Some(view.started),
         restart_count: view.restart_count,
+        resources: container.resources.clone().filter(|resources| *resources != Default::default()),
+        allocated_resources: container.resources.as_ref().and_then(|resources| resources.requests.clone()),
         ..ContainerStatus::default()
     }
 }
 
-/// The kubelet's rule: init containers first, then what the main containers do together.
+/// The kubelet's rule: a pod is not over while anything of it runs, whatever decided that it must end.
 fn phase(facts: &Facts<'_>, statuses: &[(Role, ContainerStatus)]) -> &'static str {
+    let phase = phase_in_the_end(facts, statuses);
+    let runs = |status: &ContainerStatus| status.state.as_ref().is_some_and(|state| state.running.is_some());
+    if !matches!(phase, "Succeeded" | "Failed") || !statuses.iter().any(|(_, status)| runs(status)) {
+        return phase;
+    }
+    // What it was until now: no main container runs before all init containers are through.
+    let began = |status: &ContainerStatus| {
+        let ended =
+            |state: &Option<ContainerState>| state.as_ref().is_some_and(|state| state.terminated.is_some());
+        runs(status) || ended(&status.state) || ended(&status.last_state)
+    };
+    let began = statuses.iter().any(|(role, status)| *role == Role::Main && began(status));
+    if began { "Running" } else { "Pending" }
+}
+
+/// Init containers first, then what the main containers do together.
+fn phase_in_the_end(facts: &Facts<'_>, statuses: &[(Role, ContainerStatus)]) -> &'static str {
     if let Some(Stop::Failed { .. }) = facts.stop {
         return "Failed";
     }
@@ -248,6 +295,26 @@ fn conditions(
             ..PodCondition::default()
         })
         .collect()
+}
+
+/// The condition that says so while a resize is not done.
+fn resize_pending(facts: &Facts<'_>) -> Option<PodCondition> {
+    if facts.pending.is_empty() {
+        return None;
+    }
+    let message =
+        "the memory limit of a module that runs cannot change; resizePolicy RestartContainer lets it restart";
+    let known = facts.pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let before = known.iter().find(|condition| condition.type_ == RESIZE_PENDING);
+    let since = before.and_then(|condition| condition.last_transition_time.clone());
+    Some(PodCondition {
+        type_: RESIZE_PENDING.into(),
+        status: "True".into(),
+        reason: Some("Infeasible".into()),
+        message: Some(message.into()),
+        last_transition_time: Some(since.unwrap_or(Time(facts.now))),
+        ..PodCondition::default()
+    })
 }
 
 #[derive(Clone, Debug)]

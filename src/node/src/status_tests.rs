@@ -9,6 +9,7 @@ struct Case {
     statuses: Vec<(Role, Value)>,
     over: bool,
     stop: Option<Stop>,
+    pending: PendingResizes,
 }
 
 fn running(ready: bool) -> (Role, Value) {
@@ -31,12 +32,15 @@ fn case(policy: &str, statuses: Vec<(Role, Value)>) -> Case {
     let names = ["a", "b", "c"];
     let containers = |init: bool| -> Vec<Value> {
         let of_kind = statuses.iter().enumerate().filter(|(_, (role, _))| (*role != Role::Main) == init);
-        of_kind.map(|(index, _)| json!({"name": names[index]})).collect()
+        let policy = |role: Role| (role == Role::Sidecar).then_some("Always");
+        of_kind
+            .map(|(index, (role, _))| json!({"name": names[index], "restartPolicy": policy(*role)}))
+            .collect()
     };
     let spec = json!({
         "restartPolicy": policy, "initContainers": containers(true), "containers": containers(false),
     });
-    Case { spec, statuses, over: false, stop: None }
+    Case { spec, statuses, over: false, stop: None, pending: Vec::new() }
 }
 
 impl Case {
@@ -66,6 +70,7 @@ impl Case {
             policy,
             views: views.collect(),
             stop: self.stop.as_ref(),
+            pending: &self.pending,
             over: self.over,
             set_up: true,
             pod_ip: Some("10.128.0.2".parse().unwrap()),
@@ -125,9 +130,14 @@ fn phases_of_main_containers() {
     case("Never", vec![crash_loop()]).over().phase("Failed");
     Case {
         stop: Some(Stop::Failed { reason: "DeadlineExceeded", message: "".into() }),
-        ..case("Always", vec![running(true)])
+        ..case("Always", vec![ended(main, 143)])
     }
     .phase("Failed");
+    Case {
+        stop: Some(Stop::Failed { reason: "DeadlineExceeded", message: "".into() }),
+        ..case("Always", vec![running(true)])
+    }
+    .phase("Running");
 }
 
 #[test]
@@ -138,6 +148,9 @@ fn phases_of_init_containers() {
     case("Never", vec![ended(init, 1), waiting(main)]).phase("Failed");
     case("Always", vec![ended(init, 0), running(true)]).phase("Running");
     case("Always", vec![waiting(side), waiting(main)]).phase("Pending");
+    let sidecar = || (side, running(true).1);
+    case("OnFailure", vec![sidecar(), ended(main, 0)]).phase("Running");
+    case("Never", vec![sidecar(), ended(init, 1), waiting(main)]).phase("Pending");
     case("OnFailure", vec![ended(side, 137), ended(main, 0)]).over().phase("Succeeded");
 }
 
@@ -183,8 +196,30 @@ fn transition_times_move_only_with_the_value() {
 }
 
 #[test]
+fn a_memory_limit_that_cannot_change_is_named() {
+    let mut case = case("Always", vec![running(true)]);
+    let resources = json!({"limits": {"memory": "2Mi", "cpu": "1"}, "requests": {"memory": "1Mi"}});
+    case.spec["containers"][0]["resources"] = resources;
+    case.pending = vec![(0, Some(1 << 20))];
+    let status = case.status();
+    let limits = status.container_statuses.as_ref().unwrap()[0].resources.clone().unwrap().limits.unwrap();
+    assert_eq!((limits["memory"].0.as_str(), limits["cpu"].0.as_str()), ("1048576", "1"));
+    let condition = status.conditions.as_ref().unwrap().last().unwrap();
+    assert_eq!(
+        (condition.type_.as_str(), condition.reason.as_deref()),
+        ("PodResizePending", Some("Infeasible"))
+    );
+
+    case.pending.clear();
+    let pod = Pod { status: Some(status), ..Pod::default() };
+    let patch = status_patch(&pod, "u", &case.status());
+    let last = patch["status"]["conditions"].as_array().unwrap().last().unwrap().clone();
+    assert_eq!(last, json!({"type": "PodResizePending", "$patch": "delete"}));
+}
+
+#[test]
 fn patches_leave_nothing_of_before() {
-    let patch = status_patch("u", &case("Always", vec![running(true)]).status());
+    let patch = status_patch(&Pod::default(), "u", &case("Always", vec![running(true)]).status());
     assert_eq!(patch["metadata"]["uid"], "u");
     assert_eq!(patch["status"]["conditions"][2]["type"], "Ready");
     assert!(patch["status"]["conditions"][2].as_object().unwrap()["reason"].is_null());

@@ -36,7 +36,7 @@ use crate::{
     exec::Running,
     handle::{Mail, PodHandle},
     hooks,
-    launch::{Launch, Launched},
+    launch::{Launch, Launched, memory_limit},
     platform,
     probes::{ProbeGuard, Target},
     sources,
@@ -126,6 +126,8 @@ struct Worker {
     runs: FuturesUnordered<BoxFuture<'static, News>>,
     /// How many containers run.
     up: usize,
+    /// Containers that keep the memory limit they began with, against their spec.
+    pending: Option<Box<status::PendingResizes>>,
     /// Hash of the status that was handed to the writer last.
     published: u64,
     /// What a deleted pod's containers were last given to end.
@@ -165,6 +167,7 @@ impl Worker {
             jobs: FuturesUnordered::new(),
             runs: FuturesUnordered::new(),
             up: 0,
+            pending: None,
             published: 0,
             deleted: None,
             gone: false,
@@ -293,6 +296,9 @@ impl Worker {
             ended.job.iter().for_each(AbortHandle::abort);
         }
         self.feed(Input::Exited { index, exit });
+        if self.pending.is_some() {
+            self.look_at_resources();
+        }
     }
 
     /// The containers that run.
@@ -353,6 +359,7 @@ impl Worker {
         };
         let changes: Vec<_> = self.machine.images().enumerate().filter_map(changed).collect();
         changes.into_iter().for_each(|change| self.feed(change));
+        self.look_at_resources();
         let joined: Vec<_> = state::containers(&self.pod)
             .skip(self.machine.len())
             .filter(|(_, role)| *role == Role::Ephemeral)
@@ -372,6 +379,30 @@ impl Worker {
         if !same {
             self.feed(Input::DeadlineChanged(deadline));
         }
+    }
+
+    /// CPU is shared by need, so requests and limits of it may change at any time. The memory limit of a guest
+    /// that runs cannot: it restarts with the new one if its author allows, else it keeps the old one.
+    fn look_at_resources(&mut self) {
+        let mut restart = Vec::new();
+        let mut pending = Vec::new();
+        for (index, running) in self.slots.iter().map(|slot| slot.running.as_ref()).enumerate() {
+            let (Some(running), Some(spec)) = (running, container_at(&self.pod, index)) else { continue };
+            if memory_limit(&spec) == running.memory_limit {
+                continue;
+            }
+            let mut policies = spec.resize_policy.iter().flatten();
+            let restarts = policies.any(|policy| {
+                policy.resource_name == "memory" && policy.restart_policy == "RestartContainer"
+            });
+            if restarts {
+                restart.push(index);
+            } else {
+                pending.push((index, running.memory_limit));
+            }
+        }
+        self.pending = (!pending.is_empty()).then(|| Box::new(pending));
+        restart.into_iter().for_each(|index| self.feed(Input::Resized { index }));
     }
 
     /// True when the worker has nothing left to do, and no news has arrived at the last moment.
@@ -607,6 +638,7 @@ impl Worker {
             policy: self.policy,
             views: self.machine.views().collect(),
             stop: self.machine.stopped(),
+            pending: self.pending.as_ref().map(|pending| pending.as_slice()).unwrap_or_default(),
             over: self.machine.over(),
             set_up: self.machine.is_set_up(),
             pod_ip: self.ip,
@@ -615,7 +647,7 @@ impl Worker {
             now: clock::seconds(clock::now()),
         };
         let status = status::pod_status(&facts, &mut self.transitions);
-        let patch = status::status_patch(self.handle.uid(), &status).to_string();
+        let patch = status::status_patch(&self.pod, self.handle.uid(), &status).to_string();
         let mut hasher = DefaultHasher::new();
         patch.hash(&mut hasher);
         let hash = hasher.finish();

@@ -251,6 +251,8 @@ pub(crate) enum Input {
     Probed { index: usize, run: i32, probe: ProbeKind, healthy: bool },
     /// The spec names another image for a container.
     ImageChanged { index: usize, image: Box<str> },
+    /// The spec gives a container other resources, which only its next run can have.
+    Resized { index: usize },
     /// A hook has come to its end.
     Hooked { index: usize, hook: Hook, success: bool },
     /// The spec has more ephemeral containers than before: the new ones.
@@ -354,6 +356,7 @@ impl Machine {
             Input::ImageChanged { index, image } => {
                 self.one(index, UnitInput::ImageChanged(image), now, &mut effects);
             }
+            Input::Resized { index } => self.one(index, UnitInput::Resized, now, &mut effects),
             Input::Hooked { index, hook, success } => {
                 self.one(index, UnitInput::Hooked { hook, success }, now, &mut effects);
             }

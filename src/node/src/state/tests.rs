@@ -800,3 +800,15 @@ fn a_run_that_only_its_log_tells_of_counts() {
     bench.up(0);
     bench.expect_views(&["Running x5 ready"]);
 }
+
+#[test]
+fn other_resources_may_need_a_restart() {
+    let mut bench = Bench::simple("Never");
+    bench.feed(Input::SetUp);
+    bench.up(0);
+    bench.seen.clear();
+    bench.feed(Input::Resized { index: 0 });
+    bench.expect(&["Killing: Container c resize requires restart", "stop 0"]);
+    bench.exit(0, 143);
+    bench.expect(&["launch 0.1"]);
+}

@@ -90,7 +90,7 @@ enum Killed {
     No,
     /// By a probe, or since the hook of its start failed: it starts again if the restart policy allows.
     Unhealthy,
-    /// To run another image: it starts again whatever the restart policy says.
+    /// To run another image, or with other resources: it starts again whatever the restart policy says.
     Outdated,
     /// With its pod, or as a sidecar after the main containers: it stays down.
     ForGood,
@@ -130,6 +130,7 @@ pub(super) enum UnitInput {
         healthy: bool,
     },
     ImageChanged(Box<str>),
+    Resized,
     Hooked {
         hook: Hook,
         success: bool,
@@ -278,6 +279,13 @@ impl Unit {
                 Life::Running(run)
             }
 
+            (Life::Running(mut run), UnitInput::Resized) => {
+                if run.killed == Killed::No {
+                    let text = format!("Container {} resize requires restart", self.plan.name);
+                    self.end(&mut run, Killed::Outdated, context.grace, text, context, effects);
+                }
+                Life::Running(run)
+            }
             (life, UnitInput::ImageChanged(image)) => self.image_changed(life, image, context, effects),
 
             (Life::CrashLoop { until, message }, UnitInput::Tick) if until <= now.instant => {
