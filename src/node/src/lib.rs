@@ -3,17 +3,19 @@
 //! It is a client of the API like any other: it reads pods, services and what they refer to from shared
 //! informers, and writes statuses, events, its Node and its Lease. It runs guests through
 //! `coracle-runtime`, gives them files from `coracle-vfs`, a network from `coracle-network` and modules
-//! from `coracle-image`. It must never decide where a pod runs, change a pod's spec, or poll.
+//! from `coracle-image`. It must never decide where a pod runs, change a pod's spec, or poll the API.
 //!
 //! Read first: [`Node`] (build, router, ready, shutdown), then `state` (a pod's life as a pure machine),
-//! `worker` (the task that lives it) and `status` (what is said of it).
+//! `worker` (the task that lives it) and `status` (what is said of it). `platform` is the table of what only
+//! Linux could do.
 //!
 //! ```text
 //!  informers ── dispatch ──> worker (one task per pod) ── status_writer ──> API
 //!                              │ machine: input → effects      recorder ──> events
 //!                              ├─ volumes, images, launch → runtime
 //!                              ├─ logs  <── guests             kubelet_api <── API server
-//!                              └─ probes (one task for all)
+//!                              ├─ hooks, probes (one task for all) ── command ──> exec
+//!                              └─ termination: how a run ended, and its last words
 //! ```
 
 mod agent;
