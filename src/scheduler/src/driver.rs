@@ -326,6 +326,8 @@ impl Driver {
                 Some(node) => self.cluster.nominate(pod.clone(), &node),
                 None => self.cluster.denominate(&uid),
             }
+        } else if changed && let Some(node) = self.cluster.nominated(&uid).map(str::to_owned) {
+            self.cluster.nominate(pod.clone(), &node);
         }
         if changed && self.queue.contains(&uid) {
             self.queue.changed(pod, Instant::now());
@@ -455,7 +457,9 @@ impl Driver {
         }
         for other in &nomination.demoted {
             self.cluster.denominate(other.uid());
-            self.queue.changed(other.clone(), Instant::now());
+            if self.queue.is_parked(other.uid()) {
+                self.queue.retry(other.uid(), Instant::now());
+            }
         }
         let (client, recorder, pod) = (self.client.clone(), self.recorder_of(pod).clone(), pod.clone());
         self.writes.spawn(async move {
