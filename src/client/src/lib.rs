@@ -5,10 +5,11 @@
 //! machine; this crate never touches the store or the API server's insides.
 //!
 //! Read first: [`Informers`] and [`Informer`] (what is known), [`WorkQueue`] and [`run_workers`] (what
-//! is to be done), [`Recorder`] (what is told to people). Time and randomness come from [`clock`] and
+//! is to be done), [`Recorder`] (what is told to people), [`LeaderElection`] (who does it). Time and randomness come from [`clock`] and
 //! [`random`], so that everything runs under tokio's paused clock with a seed.
 
 mod connect;
+mod election;
 mod error;
 mod informer;
 mod key;
@@ -23,6 +24,7 @@ pub mod random;
 pub mod test_support;
 
 pub use connect::in_process;
+pub use election::{Election, LeaderElection};
 pub use error::{During, ReconcileError, api_message, is_already_exists, is_conflict, is_not_found};
 pub use informer::{Delta, Deltas, Informer, Informers, Metadata, Object};
 pub use key::Key;

@@ -22,6 +22,7 @@ mod ephemeral_volume;
 mod expectations;
 mod gc;
 mod hash;
+mod hpa;
 mod intstr;
 mod job;
 mod namespace;
@@ -52,11 +53,12 @@ mod volume_protection;
 
 use std::time::Duration;
 
-use coracle_client::Informers;
+use coracle_client::{Election, Informers, LeaderElection};
 use futures::future::BoxFuture;
 use ipnet::Ipv4Net;
 use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::ReplicationController};
 use kube::Client;
+use tokio::task::JoinSet;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, info_span, warn};
 
@@ -77,16 +79,19 @@ pub struct Config {
     /// A node that did not renew its Lease for so long is no longer trusted to be alive. Kubernetes
     /// waits 40 s.
     pub node_grace: Duration,
+    /// With a lease the controllers run only while this process holds it; without one always.
+    pub lease: Option<Election>,
 }
 
 impl Config {
     /// The usual settings: a /18 per node, 40 s of grace.
     pub fn new(cluster_cidr: Ipv4Net, ca_pem: String) -> Self {
-        Config { cluster_cidr, node_mask: 18, ca_pem, node_grace: Duration::from_secs(40) }
+        Config { cluster_cidr, node_mask: 18, ca_pem, node_grace: Duration::from_secs(40), lease: None }
     }
 }
 
 /// A control loop: its name and what runs it until the context's shutdown.
+#[derive(Clone, Copy)]
 struct Controller {
     name: &'static str,
     run: fn(Context) -> BoxFuture<'static, ()>,
@@ -103,6 +108,7 @@ const CONTROLLERS: &[Controller] = &[
     Controller { name: deployment::NAME, run: deployment::run },
     Controller { name: cronjob::NAME, run: cronjob::run },
     Controller { name: disruption::NAME, run: disruption::run },
+    Controller { name: hpa::NAME, run: hpa::run },
     Controller { name: ttl_after_finished::NAME, run: ttl_after_finished::run },
     Controller { name: statefulset::NAME, run: statefulset::run },
     Controller { name: endpoints::NAME, run: endpoints::run },
@@ -136,12 +142,36 @@ fn start_some(controllers: &[Controller], client: Client, informers: &Informers,
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
     let context = Context::new(client, informers.clone(), config, stop.clone());
-    for controller in controllers {
-        let span = info_span!("controller", name = controller.name);
-        tasks.spawn((controller.run)(context.clone()).instrument(span));
+    match context.config.lease.clone() {
+        None => {
+            for controller in controllers {
+                tasks.spawn(controller.start(context.clone()));
+            }
+        }
+        Some(election) => {
+            let election = LeaderElection::new(context.client.clone(), election);
+            let (all, context) = (controllers.to_vec(), context.clone());
+            let work = move |stop| run_all(all.clone(), Context { stop, ..context.clone() });
+            tasks.spawn(election.lead(stop.clone(), work).instrument(info_span!("election")));
+        }
     }
     tasks.close();
     Handle { stop, tasks, recorders: context.recorders }
+}
+
+/// Runs controllers until the context's shutdown; dropping the future ends them at once.
+async fn run_all(controllers: Vec<Controller>, context: Context) {
+    let mut running = JoinSet::new();
+    for controller in controllers {
+        running.spawn(controller.start(context.clone()));
+    }
+    while running.join_next().await.is_some() {}
+}
+
+impl Controller {
+    fn start(&self, context: Context) -> impl Future<Output = ()> + Send + use<> {
+        (self.run)(context).instrument(info_span!("controller", name = self.name))
+    }
 }
 
 impl Handle {

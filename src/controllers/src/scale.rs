@@ -6,6 +6,7 @@ use coracle_client::is_not_found;
 use k8s_openapi::api::autoscaling::v1::Scale;
 use kube::{
     Client,
+    api::PostParams,
     core::{ApiResource, Request},
 };
 use parking_lot::Mutex;
@@ -85,6 +86,21 @@ impl Scales {
             Err(error) if is_not_found(&error) => Ok(None),
             other => other.map(Some),
         }
+    }
+
+    /// Changes the scale of an object. A scale that is not the newest is a conflict.
+    pub(crate) async fn set(
+        &self,
+        resource: &ApiResource,
+        namespace: &str,
+        name: &str,
+        scale: &Scale,
+    ) -> Result<Scale, kube::Error> {
+        let body = serde_json::to_vec(scale).expect("a scale is serialisable");
+        let request = Request::new(path(resource, namespace))
+            .replace_subresource("scale", name, &PostParams::default(), body)
+            .map_err(kube::Error::BuildRequest)?;
+        self.client.request(request).await
     }
 }
 

@@ -3,20 +3,22 @@
 use std::time::Duration;
 
 use coracle_client::{
-    random,
+    Election, Informers, random,
     test_support::{FakeApi, eventually},
 };
 use k8s_openapi::{
     api::{
+        coordination::v1::Lease,
         core::v1::{Endpoints, Namespace, Pod, ReplicationController, Service, ServiceAccount},
         discovery::v1::EndpointSlice,
     },
     apimachinery::pkg::util::intstr::IntOrString,
 };
 use kube::{Api, ResourceExt, api::DeleteParams};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    CONTROLLERS, pods,
+    CONTROLLERS, Config, pods, start_some,
     testing::{Bench, chaos, namespace, replication_controller, run_on, service},
 };
 
@@ -99,4 +101,34 @@ async fn under_faults_a_namespace_lives_and_goes() {
         tokio::time::sleep(Duration::from_mins(2)).await;
         assert_eq!(bench.api.writes().len(), before, "seed {seed}: nothing is written after the end");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_servers_one_runs_the_controllers() {
+    let api = FakeApi::new();
+    let start = |identity: &str| {
+        let end = CancellationToken::new();
+        let informers = Informers::new(api.client(), end.clone());
+        let mut config = Config::new("10.128.0.0/9".parse().expect("a network"), "the CA".to_owned());
+        config.lease = Some(Election::new("kube-controller-manager", identity));
+        (start_some(CONTROLLERS, api.client(), &informers, config), end.drop_guard())
+    };
+    let (first, _end) = start("first");
+    api.create(&namespace("ns"));
+    api.create(&replication_controller("web", 3));
+    let pods = |count: usize| {
+        let api = api.clone();
+        move || (api.list::<Pod>().len() == count).then_some(())
+    };
+    eventually("pods", pods(3)).await;
+    let (second, _end) = start("second");
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    let holder = || api.get::<Lease>("kube-system", "kube-controller-manager")?.spec?.holder_identity;
+    assert_eq!(holder().as_deref(), Some("first"));
+    first.shutdown().await;
+    eventually("the second leads", || holder().filter(|holder| holder == "second")).await;
+    api.remove::<Pod>("ns", &api.list::<Pod>()[0].name_any());
+    eventually("a replacement", pods(3)).await;
+    second.shutdown().await;
+    assert_eq!(holder().as_deref(), Some(""), "given back");
 }

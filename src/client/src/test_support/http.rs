@@ -66,6 +66,9 @@ impl FakeApi {
             Some(Fault::CutAfter(events)) => cut = events,
             None => {}
         }
+        if let Some(value) = self.shared.answers.lock().get(parts.uri.path()) {
+            return Ok(answer(200, value));
+        }
         let bytes = body.collect().await?.to_bytes();
         let content: Value = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes)? };
         let strategic = parts

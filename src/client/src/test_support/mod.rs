@@ -7,7 +7,7 @@ mod http;
 mod patch;
 mod world;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use kube::{Client, Resource};
 use parking_lot::Mutex;
@@ -54,6 +54,8 @@ struct Shared {
     world: Mutex<World>,
     faults: Mutex<Option<Faults>>,
     calls: Mutex<Vec<Call>>,
+    /// What is answered to reads of these paths, before anything else is looked at.
+    answers: Mutex<BTreeMap<String, Value>>,
     /// Raised at every change; the second number counts cuts of all watches.
     changed: tokio::sync::watch::Sender<(u64, u64)>,
 }
@@ -65,6 +67,7 @@ impl FakeApi {
             world: Mutex::new(World::new()),
             faults: Mutex::new(None),
             calls: Mutex::default(),
+            answers: Mutex::default(),
             changed: tokio::sync::watch::Sender::new((0, 0)),
         };
         FakeApi { shared: Arc::new(shared) }
@@ -83,6 +86,11 @@ impl FakeApi {
     /// Nothing goes wrong any more.
     pub fn clear_faults(&self) {
         *self.shared.faults.lock() = None;
+    }
+
+    /// Answers reads of `path` with `value`, for APIs that are not objects (metrics).
+    pub fn answer(&self, path: &str, value: Value) {
+        self.shared.answers.lock().insert(path.to_owned(), value);
     }
 
     /// The answers of the next `count` writes are lost.
