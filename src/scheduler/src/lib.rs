@@ -27,7 +27,7 @@ mod tests;
 
 use std::time::Duration;
 
-use coracle_client::{Informers, Recorder, random};
+use coracle_client::{Election, Informers, LeaderElection, Recorder, random};
 use kube::Client;
 use placement::Profile;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -43,13 +43,15 @@ pub struct Config {
     pub profiles: Vec<Profile>,
     /// Makes the choice among equal nodes repeatable.
     pub seed: Option<u64>,
+    /// With a lease the scheduler runs only while this process holds it; without one always.
+    pub lease: Option<Election>,
 }
 
 /// Kubernetes' own profile, and one that packs pods on few nodes.
 impl Default for Config {
     fn default() -> Self {
         let profiles = vec![Profile::new("default-scheduler"), Profile::packing("bin-packing-scheduler")];
-        Config { profiles, seed: None }
+        Config { profiles, seed: None, lease: None }
     }
 }
 
@@ -73,8 +75,15 @@ pub fn start(client: Client, informers: &Informers, config: Config) -> Handle {
     let recorders = profiles.iter().map(|(_, recorder)| recorder.clone()).collect();
     let seed = config.seed.unwrap_or_else(random::number);
     if !profiles.is_empty() {
-        let driver = driver::Driver::new(client, informers, profiles, seed, stop.clone());
-        tasks.spawn(driver.run().instrument(info_span!("scheduler")));
+        let (span, election) = (info_span!("scheduler"), config.lease);
+        let election = election.map(|election| LeaderElection::new(client.clone(), election));
+        let informers = informers.clone();
+        let drive =
+            move |stop| driver::Driver::new(client.clone(), &informers, profiles.clone(), seed, stop).run();
+        match election {
+            None => tasks.spawn(drive(stop.clone()).instrument(span)),
+            Some(election) => tasks.spawn(election.lead(stop.clone(), drive).instrument(span)),
+        };
     }
     tasks.close();
     Handle { stop, tasks, recorders }

@@ -38,8 +38,8 @@ fn held(by: &str, transitions: i32) -> LeaseSpec {
 #[test]
 fn decisions() {
     #[track_caller]
-    fn check(spec: Option<LeaseSpec>, unchanged: u64, expected: &str) {
-        let seen = Seen { spec: spec.as_ref(), unchanged: Duration::from_secs(unchanged) };
+    fn check(spec: Option<&LeaseSpec>, unchanged: u64, expected: &str) {
+        let seen = Seen { spec, unchanged: Duration::from_secs(unchanged) };
         let said = match decide("me", Duration::from_secs(15), seen, now()) {
             Step::Wait(left) => format!("wait {}", left.as_secs()),
             Step::Write(spec) => {
@@ -56,13 +56,13 @@ fn decisions() {
         assert_eq!(said, expected);
     }
     check(None, 0, "me since 0 after 0");
-    check(Some(held("me", 3)), 0, "me since 3600 after 3");
-    check(Some(held("", 3)), 0, "me since 0 after 4");
-    check(Some(LeaseSpec::default()), 0, "me since 0 after 1");
-    check(Some(held("other", 3)), 0, "wait 15");
-    check(Some(held("other", 3)), 14, "wait 1");
-    check(Some(held("other", 3)), 15, "me since 0 after 4");
-    check(Some(LeaseSpec { lease_duration_seconds: Some(-5), ..held("other", 3) }), 0, "me since 0 after 4");
+    check(Some(&held("me", 3)), 0, "me since 3600 after 3");
+    check(Some(&held("", 3)), 0, "me since 0 after 4");
+    check(Some(&LeaseSpec::default()), 0, "me since 0 after 1");
+    check(Some(&held("other", 3)), 0, "wait 15");
+    check(Some(&held("other", 3)), 14, "wait 1");
+    check(Some(&held("other", 3)), 15, "me since 0 after 4");
+    check(Some(&LeaseSpec { lease_duration_seconds: Some(-5), ..held("other", 3) }), 0, "me since 0 after 4");
 }
 
 /// A candidate whose connection can be cut.
