@@ -7,7 +7,8 @@
 //! What every kind has in common stands in [`meta`] (rules of `metadata`, and the entry points
 //! [`Kind::validate_create`], [`Kind::validate_update`] and [`Kind::validate_status`] that combine them with the
 //! kind's own) and in `pod_spec` (defaults and validation of pod specs, for pods and for everything
-//! that carries a pod template).
+//! that carries a pod template), in `workload` (selectors, templates and counts of what makes pods) and in
+//! `storage` (access modes and sizes of claims and volumes).
 
 use std::sync::{Arc, LazyLock};
 
