@@ -18,4 +18,5 @@ mod hostile;
 mod kubectl;
 mod process;
 mod registry;
+mod streams;
 mod support;

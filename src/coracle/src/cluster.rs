@@ -149,6 +149,7 @@ impl Cluster {
                 toolbox: Some(Bytes::from_static(guests::TOOLBOX.wasm)),
                 static_pods: Some(data.join("manifests")),
                 shutdown_grace: SHUTDOWN_GRACE,
+                log_limits: coracle_node::LogLimits::default(),
             },
             coracle_node::Deps {
                 client: coracle_client::in_process(server.service_as(user)),

@@ -33,7 +33,7 @@ use crate::{
     images::Puller,
     kubelet_api,
     local_volumes::LocalVolumes,
-    logs::LogBook,
+    logs::{LogBook, LogLimits},
     network_feed,
     probes::{Commands, Prober},
     registration::{Identity, Registration},
@@ -71,6 +71,8 @@ pub struct Config {
     pub shutdown_grace: Duration,
     /// The module of commands that `exec` and ephemeral containers find on every node; `None` for none.
     pub toolbox: Option<Bytes>,
+    /// How much of containers' output is kept.
+    pub log_limits: LogLimits,
 }
 
 /// What a node works with.
@@ -146,7 +148,7 @@ impl Node {
             prober: Prober::new(recorder.clone()),
             recorder,
             statuses: StatusWriter::new(deps.client.clone()),
-            logs: LogBook::new(logs_dir),
+            logs: LogBook::new(logs_dir, config.log_limits),
             table: PodTable::default(),
             fabric: OnceLock::new(),
             tasks: TaskTracker::new(),

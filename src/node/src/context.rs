@@ -185,7 +185,14 @@ mod tests {
             pod.metadata.name = Some("p".into());
             pod.metadata.uid = uid.map(Into::into);
             let expected: Vec<_> = expected.iter().map(PathBuf::from).collect();
-            assert_eq!(leftovers(Path::new("/pods"), &LogBook::new("/logs".into()), &pod), expected);
+            assert_eq!(
+                leftovers(
+                    Path::new("/pods"),
+                    &LogBook::new("/logs".into(), crate::LogLimits::default()),
+                    &pod
+                ),
+                expected
+            );
         }
         check(Some("u"), &["/pods/u", "/logs/n_p_u"]);
         check(Some(""), &[]);

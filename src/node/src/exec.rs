@@ -107,6 +107,11 @@ impl Guests {
         self.0.lock().get(name).map(|guest| guest.running.clone())
     }
 
+    /// The pod's network, while a container runs.
+    pub(crate) fn stack(&self) -> Option<PodStack> {
+        self.0.lock().values().next().map(|guest| guest.running.stack.clone())
+    }
+
     /// Starts an instance beside a container that still runs, and keeps it until [`Guests::ended`].
     fn begin(
         &self,

@@ -17,6 +17,7 @@ use serde_json::json;
 use crate::{
     context::Context,
     logs::{self, LogOptions, LogQuery, Source},
+    streams,
 };
 
 /// The routes of a node.
@@ -26,6 +27,7 @@ pub(crate) fn router(context: Arc<Context>) -> Router {
         .route("/pods", get(pods))
         .route("/metrics/probes", get(probe_metrics))
         .route("/containerLogs/{namespace}/{pod}/{container}", get(container_logs))
+        .merge(streams::routes())
         .with_state(context)
 }
 
@@ -66,19 +68,23 @@ async fn container_logs(
 /// Where the log of a container's current (or previous) run is.
 fn find(context: &Context, pod: &Pod, container: &str, previous: bool) -> Result<Source, Refusal> {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
-    let containers =
-        pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
-    let index = containers.into_iter().position(|known| known.name == container).ok_or_else(|| {
+    let index = container_names(pod).position(|known| known == container).ok_or_else(|| {
         (StatusCode::NOT_FOUND, format!("container \"{container}\" not found in pod \"{name}\""))
     })?;
-    let live = pod.metadata.uid.as_deref().and_then(|uid| context.table.get(uid)?.log(index));
+    let handle = pod.metadata.uid.as_deref().and_then(|uid| context.table.get(uid));
+    let live = handle.and_then(|handle| {
+        let running = handle.running(container).map(|running| running.log.clone());
+        running.or_else(|| handle.log(index))
+    });
     let files = context.logs.pod(pod);
     let refuse = |what: &str| {
         Err((StatusCode::BAD_REQUEST, format!("container \"{container}\" in pod \"{name}\" {what}")))
     };
     let status = pod.status.as_ref().and_then(|status| {
         let main = status.container_statuses.iter().flatten();
-        main.chain(status.init_container_statuses.iter().flatten()).find(|status| status.name == container)
+        let init = status.init_container_statuses.iter().flatten();
+        let debug = status.ephemeral_container_statuses.iter().flatten();
+        main.chain(init).chain(debug).find(|status| status.name == container)
     });
     if previous {
         // Between two runs the one that ended last is the previous one; otherwise the one before it.
@@ -106,6 +112,16 @@ fn find(context: &Context, pod: &Pod, container: &str, previous: bool) -> Result
         Some(reason) => refuse(&format!("is waiting to start: {reason}")),
         None => refuse("is waiting to start - no logs yet"),
     }
+}
+
+/// The names of all containers in the order of the machine's plan.
+fn container_names(pod: &Pod) -> impl Iterator<Item = &str> {
+    pod.spec.iter().flat_map(|spec| {
+        let init = spec.init_containers.iter().flatten().map(|container| container.name.as_str());
+        let main = spec.containers.iter().map(|container| container.name.as_str());
+        let debug = spec.ephemeral_containers.iter().flatten().map(|container| container.name.as_str());
+        init.chain(main).chain(debug)
+    })
 }
 
 fn is_waiting(status: &ContainerStatus) -> bool {

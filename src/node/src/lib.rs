@@ -15,6 +15,7 @@
 //!                              ├─ volumes, images, launch → runtime
 //!                              ├─ logs  <── guests             kubelet_api <── API server
 //!                              ├─ hooks, probes (one task for all) ── command ──> exec
+//!                              ├─ streams (exec, attach, port-forward, proxy) ──> exec, network
 //!                              └─ termination: how a run ended, and its last words
 //! ```
 
@@ -24,7 +25,6 @@ mod command;
 mod context;
 mod dirs;
 mod env;
-#[allow(dead_code, reason = "the exec stream uses the rest of it next")]
 mod exec;
 mod handle;
 mod hooks;
@@ -45,6 +45,7 @@ mod state;
 mod static_pods;
 mod status;
 mod status_writer;
+mod streams;
 mod table;
 mod termination;
 #[cfg(test)]
@@ -54,3 +55,4 @@ mod volumes;
 mod worker;
 
 pub use agent::{Config, Deps, Node, NodeError};
+pub use logs::LogLimits;

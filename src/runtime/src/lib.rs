@@ -24,6 +24,7 @@ pub mod limits;
 mod linker;
 mod meter;
 mod output;
+mod pipe;
 mod poll;
 mod program;
 mod run;
@@ -37,7 +38,7 @@ mod ticker;
 
 pub use container::{Container, ContainerSpec, Exit, TERMINATED, Usage};
 pub use error::{PrepareError, RuntimeError, StartError};
-pub use output::Output;
+pub use output::{Output, OutputReader, PipedOutput, output_pipe};
 pub use program::{Program, digest};
 pub use runtime::{Config, Runtime};
 pub use stdin::{Stdin, StdinReader, StdinWriter, stdin_pipe};

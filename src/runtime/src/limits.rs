@@ -20,6 +20,9 @@ pub const CHUNK: usize = 64 << 10;
 /// Bytes that wait in a container's stdin: a pipe's usual capacity on Linux. Who writes more waits.
 pub const STDIN_BYTES: usize = 64 << 10;
 
+/// Bytes that wait for whoever reads a guest's output as it comes. A guest that prints faster waits.
+pub const OUTPUT_BYTES: usize = 256 << 10;
+
 /// Random bytes in one call. `getrandom` users ask for tens of bytes.
 pub const RANDOM_BYTES: u64 = 1 << 20;
 

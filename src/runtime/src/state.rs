@@ -9,7 +9,7 @@ use crate::container::ContainerSpec;
 use crate::files::{Files, FilesView};
 use crate::limiter::Limiter;
 use crate::limits::{RANDOM_BYTES, RESOURCES};
-use crate::output::OutputPipe;
+use crate::output::GuestOutput;
 use crate::run::Control;
 use crate::sockets::{NetView, Sockets};
 use crate::stdin::GuestStdin;
@@ -29,8 +29,8 @@ impl State {
         wasi.args(&spec.args)
             .envs(&spec.env)
             .stdin(GuestStdin::new(spec.stdin, spec.tty))
-            .stdout(OutputPipe::new(spec.stdout, spec.tty))
-            .stderr(OutputPipe::new(spec.stderr, spec.tty))
+            .stdout(GuestOutput::new(spec.stdout, spec.tty))
+            .stderr(GuestOutput::new(spec.stderr, spec.tty))
             .max_random_size(RANDOM_BYTES);
         if let Some(dir) = &spec.working_dir {
             wasi.initial_cwd(dir);

@@ -1,20 +1,19 @@
 //! What a guest reads as its stdin: nothing, or a pipe that somebody of the node writes into.
 
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use tokio::io::{AsyncRead, ReadBuf};
 use wasmtime_wasi::cli::{IsTerminal, StdinStream};
 use wasmtime_wasi_io::poll::Pollable;
 use wasmtime_wasi_io::streams::{InputStream, StreamError, StreamResult};
 
 use crate::limits::{CHUNK, STDIN_BYTES};
+use crate::pipe::Pipe;
 
 /// What a container gets as stdin.
 #[derive(Debug, Default)]
@@ -29,7 +28,7 @@ pub enum Stdin {
 /// A new pipe. It holds at most [`STDIN_BYTES`]; writers wait while it is full.
 #[must_use]
 pub fn stdin_pipe() -> (StdinWriter, StdinReader) {
-    let pipe = Arc::new(Pipe::default());
+    let pipe = Arc::new(Pipe::new(STDIN_BYTES));
     (StdinWriter(Arc::new(Open(Arc::clone(&pipe)))), StdinReader(Arc::new(Read(pipe))))
 }
 
@@ -49,21 +48,6 @@ struct Open(Arc<Pipe>);
 /// The reader, for as long as the guest has it.
 #[derive(Debug)]
 struct Read(Arc<Pipe>);
-
-#[derive(Debug, Default)]
-struct Pipe(Mutex<State>);
-
-#[derive(Debug, Default)]
-struct State {
-    chunks: VecDeque<Bytes>,
-    length: usize,
-    /// Nothing will follow.
-    ended: bool,
-    /// Nobody reads any more.
-    abandoned: bool,
-    readers: Vec<Waker>,
-    writers: Vec<Waker>,
-}
 
 impl StdinWriter {
     /// Writes all of `data`, waiting while the pipe is full.
@@ -92,12 +76,7 @@ impl Drop for Open {
 
 impl Drop for Read {
     fn drop(&mut self) {
-        let mut state = self.0.0.lock();
-        state.abandoned = true;
-        state.chunks = VecDeque::new();
-        let writers = std::mem::take(&mut state.writers);
-        drop(state);
-        writers.into_iter().for_each(Waker::wake);
+        self.0.abandon();
     }
 }
 
@@ -115,76 +94,6 @@ impl StdinCloser {
     /// Ends the stream; false if it has ended before.
     pub(crate) fn close(&self) -> bool {
         self.0.end()
-    }
-}
-
-impl Pipe {
-    fn poll_write(&self, cx: &Context<'_>, data: &mut Bytes) -> Poll<io::Result<()>> {
-        let mut state = self.0.lock();
-        if state.abandoned || state.ended {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-        }
-        let room = STDIN_BYTES - state.length;
-        if room == 0 {
-            register(&mut state.writers, cx);
-            return Poll::Pending;
-        }
-        let part = data.split_to(room.min(data.len()));
-        state.length += part.len();
-        // Many small writes would cost more than they hold.
-        match state.chunks.back_mut() {
-            Some(last) if last.len() + part.len() <= CHUNK / 16 => {
-                *last = [&last[..], &part[..]].concat().into();
-            }
-            _ => state.chunks.push_back(Bytes::copy_from_slice(&part)),
-        }
-        let readers = std::mem::take(&mut state.readers);
-        drop(state);
-        readers.into_iter().for_each(Waker::wake);
-        Poll::Ready(Ok(()))
-    }
-
-    /// What is there, at most `max` bytes: `None` if nothing is there yet, empty at the end.
-    fn read(&self, max: usize) -> Option<Bytes> {
-        let mut state = self.0.lock();
-        let Some(first) = state.chunks.front_mut() else { return state.ended.then(Bytes::new) };
-        let part = first.split_to(max.min(first.len()));
-        if first.is_empty() {
-            state.chunks.pop_front();
-        }
-        state.length -= part.len();
-        let writers = std::mem::take(&mut state.writers);
-        drop(state);
-        writers.into_iter().for_each(Waker::wake);
-        Some(part)
-    }
-
-    fn poll_readable(&self, cx: &Context<'_>) -> Poll<()> {
-        let mut state = self.0.lock();
-        if state.ended || !state.chunks.is_empty() {
-            return Poll::Ready(());
-        }
-        register(&mut state.readers, cx);
-        Poll::Pending
-    }
-
-    fn end(&self) -> bool {
-        let mut state = self.0.lock();
-        let first = !std::mem::replace(&mut state.ended, true);
-        let wakers: Vec<Waker> = std::mem::take(&mut state.readers)
-            .into_iter()
-            .chain(std::mem::take(&mut state.writers))
-            .collect();
-        drop(state);
-        wakers.into_iter().for_each(Waker::wake);
-        first
-    }
-}
-
-/// Guests and sessions are one task each, so the lists stay short.
-fn register(wakers: &mut Vec<Waker>, cx: &Context<'_>) {
-    if !wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
-        wakers.push(cx.waker().clone());
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 
-use super::writer::{ContainerLog, OpenLog};
+use super::writer::{ContainerLog, LogLimits, OpenLog};
 
 /// How many log files may be open. Enough for the containers that write in the same second;
 /// beyond it the one opened longest ago is closed and reopened with its next line.
@@ -23,6 +23,7 @@ const MAX_NAME: usize = 255;
 #[derive(Clone, Debug)]
 pub(crate) struct LogBook {
     dir: PathBuf,
+    limits: LogLimits,
     open_files: Arc<OpenFiles>,
 }
 
@@ -30,17 +31,18 @@ pub(crate) struct LogBook {
 #[derive(Clone, Debug)]
 pub(crate) struct PodLogs {
     dir: PathBuf,
+    limits: LogLimits,
     open_files: Arc<OpenFiles>,
 }
 
 impl LogBook {
-    pub(crate) fn new(dir: PathBuf) -> LogBook {
-        LogBook { dir, open_files: Arc::default() }
+    pub(crate) fn new(dir: PathBuf, limits: LogLimits) -> LogBook {
+        LogBook { dir, limits, open_files: Arc::default() }
     }
 
     /// The logs of a pod; no folder is made before something is written.
     pub(crate) fn pod(&self, pod: &Pod) -> PodLogs {
-        PodLogs { dir: self.dir.join(folder(pod)), open_files: self.open_files.clone() }
+        PodLogs { dir: self.dir.join(folder(pod)), limits: self.limits, open_files: self.open_files.clone() }
     }
 
     /// Removes the logs of pods that are gone: folders whose uid `keep` does not know. Blocking.
@@ -60,14 +62,14 @@ impl PodLogs {
     pub(crate) fn begin(&self, container: &str, run: i32) -> Arc<ContainerLog> {
         if run >= 2 {
             let old = self.path(container, run - 2);
-            for number in 0..super::writer::MAX_FILES {
+            for number in 0..self.limits.max_files.max(1) {
                 let file = if number == 0 { old.clone() } else { super::writer::rotated(&old, number) };
                 if std::fs::remove_file(file).is_err() {
                     break;
                 }
             }
         }
-        Arc::new(ContainerLog::new(self.path(container, run), run, self.open_files.clone()))
+        Arc::new(ContainerLog::new(self.path(container, run), run, self.limits, self.open_files.clone()))
     }
 
     /// The newest run of a container that has written something. Blocking, but a matter of microseconds.
@@ -145,7 +147,7 @@ mod tests {
     #[test]
     fn a_long_name_keeps_its_logs_and_loses_them_with_its_pod() {
         let dir = tempfile::tempdir().unwrap();
-        let book = LogBook::new(dir.path().into());
+        let book = LogBook::new(dir.path().into(), LogLimits::default());
         let logs = book.pod(&pod(&"n".repeat(63), &"p".repeat(253), UID));
         std::fs::create_dir_all(logs.dir()).unwrap();
         book.sweep(&|uid| uid == UID).unwrap();

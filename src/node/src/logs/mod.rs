@@ -14,4 +14,5 @@ mod writer;
 pub(crate) use book::LogBook;
 pub(crate) use options::{LogOptions, LogQuery};
 pub(crate) use read::{Source, stream};
+pub use writer::LogLimits;
 pub(crate) use writer::{ContainerLog, LogOutput};

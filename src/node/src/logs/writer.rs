@@ -5,9 +5,11 @@ use std::{
     io::{self, Write},
     path::{Path, PathBuf},
     sync::{Arc, Weak},
+    task::{Context, Poll, ready},
 };
 
 use coracle_client::clock;
+use coracle_runtime::{OutputReader, PipedOutput, output_pipe};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -16,10 +18,20 @@ use super::{
     format::{self, StreamName},
 };
 
-/// A log file is rotated when it has grown past this. Kubernetes' default for `containerLogMaxSize`.
-const MAX_SIZE: u64 = 10 * 1024 * 1024;
-/// How many files of one run are kept, the current one included. Kubernetes' default is 5.
-pub(super) const MAX_FILES: u32 = 5;
+/// How much of a container's output is kept. The defaults are Kubernetes'.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogLimits {
+    /// A log file is rotated when it would grow past this many bytes (`containerLogMaxSize`).
+    pub max_size: u64,
+    /// How many files of one run are kept, the current one included; at least 1 (`containerLogMaxFiles`).
+    pub max_files: u32,
+}
+
+impl Default for LogLimits {
+    fn default() -> LogLimits {
+        LogLimits { max_size: 10 << 20, max_files: 5 }
+    }
+}
 
 /// The log of one run of one container. Both outputs share one file, as in the CRI.
 #[derive(Debug)]
@@ -29,7 +41,9 @@ pub(crate) struct ContainerLog {
     open_files: Arc<OpenFiles>,
     inner: Mutex<Inner>,
     changed: Notify,
-    max_size: u64,
+    limits: LogLimits,
+    /// Who reads the output as it comes.
+    attached: Mutex<Vec<(StreamName, Arc<PipedOutput>)>>,
 }
 
 #[derive(Debug, Default)]
@@ -53,20 +67,26 @@ pub(super) struct Position {
 }
 
 impl ContainerLog {
-    pub(super) fn new(path: PathBuf, run: i32, open_files: Arc<OpenFiles>) -> ContainerLog {
+    pub(super) fn new(
+        path: PathBuf,
+        run: i32,
+        limits: LogLimits,
+        open_files: Arc<OpenFiles>,
+    ) -> ContainerLog {
         ContainerLog {
             path,
             run,
             open_files,
             inner: Mutex::default(),
             changed: Notify::new(),
-            max_size: MAX_SIZE,
+            limits,
+            attached: Mutex::default(),
         }
     }
 
     #[cfg(test)]
     pub(super) fn with_max_size(path: PathBuf, max_size: u64) -> ContainerLog {
-        ContainerLog { max_size, ..ContainerLog::new(path, 0, Arc::default()) }
+        ContainerLog::new(path, 0, LogLimits { max_size, ..LogLimits::default() }, Arc::default())
     }
 
     /// Where the newest entries are; the file may not exist yet.
@@ -106,6 +126,33 @@ impl ContainerLog {
         inner.closed = true;
         drop(inner);
         self.changed.notify_waiters();
+        self.attached.lock().clear();
+    }
+
+    /// The output from now on, as it comes: stdout and stderr as far as they are wanted. The container waits for
+    /// whoever reads them, for as long as they are not dropped; they end with the container.
+    pub(crate) fn attach(&self, stdout: bool, stderr: bool) -> (Option<OutputReader>, Option<OutputReader>) {
+        let inner = self.inner.lock();
+        let mut attached = self.attached.lock();
+        attached.retain(|(_, output)| output.is_read());
+        let mut open = |wanted: bool, stream| {
+            let (output, reader) = output_pipe();
+            if wanted && !inner.closed {
+                attached.push((stream, output));
+            }
+            wanted.then_some(reader)
+        };
+        (open(stdout, StreamName::Stdout), open(stderr, StreamName::Stderr))
+    }
+
+    /// Everybody who reads an output as it comes.
+    fn readers(&self, stream: StreamName) -> Vec<Arc<PipedOutput>> {
+        let mut attached = self.attached.lock();
+        if attached.is_empty() {
+            return Vec::new();
+        }
+        attached.retain(|(_, output)| output.is_read());
+        attached.iter().filter(|(of, _)| *of == stream).map(|(_, output)| output.clone()).collect()
     }
 
     pub(super) fn position(&self) -> Position {
@@ -137,9 +184,9 @@ impl ContainerLog {
     }
 
     fn try_store(self: &Arc<Self>, inner: &mut Inner, entries: &[u8]) -> io::Result<()> {
-        if inner.size > 0 && inner.size + entries.len() as u64 > self.max_size {
+        if inner.size > 0 && inner.size + entries.len() as u64 > self.limits.max_size {
             inner.file = None;
-            rotate(&self.path)?;
+            rotate(&self.path, self.limits.max_files)?;
             inner.size = 0;
             inner.rotations += 1;
         }
@@ -177,6 +224,19 @@ impl LogOutput {
 impl coracle_runtime::Output for LogOutput {
     fn write(&self, bytes: &[u8]) {
         self.log.write(self.stream, bytes);
+        self.log.readers(self.stream).iter().for_each(|reader| reader.write(bytes));
+    }
+
+    fn room(&self) -> usize {
+        let readers = self.log.readers(self.stream);
+        readers.iter().map(|reader| reader.room()).min().unwrap_or(usize::MAX)
+    }
+
+    fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        for reader in self.log.readers(self.stream) {
+            ready!(reader.poll_room(cx));
+        }
+        Poll::Ready(())
     }
 }
 
@@ -187,8 +247,11 @@ pub(super) fn rotated(path: &Path, number: u32) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn rotate(path: &Path) -> io::Result<()> {
-    for number in (1..MAX_FILES - 1).rev() {
+fn rotate(path: &Path, max_files: u32) -> io::Result<()> {
+    if max_files <= 1 {
+        return std::fs::remove_file(path);
+    }
+    for number in (1..max_files - 1).rev() {
         match std::fs::rename(rotated(path, number), rotated(path, number + 1)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -213,3 +276,71 @@ fn open(path: &Path) -> io::Result<File> {
 
 /// What [`OpenFiles`] remembers of a log.
 pub(super) type OpenLog = Weak<ContainerLog>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_files_go_when_there_are_enough() {
+        #[track_caller]
+        fn check(max_files: u32, kept: &[&str]) {
+            let dir = tempfile::tempdir().unwrap();
+            let limits = LogLimits { max_size: 50, max_files };
+            let log = Arc::new(ContainerLog::new(dir.path().join("0.log"), 0, limits, Arc::default()));
+            for line in 1..=6 {
+                log.write(StreamName::Stdout, format!("line {line}\n").as_bytes());
+            }
+            let mut files: Vec<_> =
+                std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap()).collect();
+            files.sort_by_key(|file| file.file_name());
+            let last = |file: &std::fs::DirEntry| {
+                let text = std::fs::read_to_string(file.path()).unwrap();
+                format!("{}: {}", file.file_name().display(), text.trim_end().rsplit(' ').next().unwrap())
+            };
+            assert_eq!(files.iter().map(last).collect::<Vec<_>>(), kept);
+        }
+        check(1, &["0.log: 6"]);
+        check(2, &["0.log: 6", "0.log.1: 5"]);
+        check(4, &["0.log: 6", "0.log.1: 5", "0.log.2: 4", "0.log.3: 3"]);
+    }
+
+    #[tokio::test]
+    async fn who_is_attached_sees_what_comes_and_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Arc::new(ContainerLog::with_max_size(dir.path().join("0.log"), 1000));
+        let (stdout, stderr) = LogOutput::both(&log);
+        let print = |output: &LogOutput, text: &str| coracle_runtime::Output::write(output, text.as_bytes());
+        print(&stdout, "before");
+        let (out, none) = log.attach(true, false);
+        let (_, err) = log.attach(false, true);
+        assert!(none.is_none());
+        print(&stdout, "out");
+        print(&stderr, "err");
+        let (mut out, mut err) = (out.unwrap(), err.unwrap());
+        assert_eq!(out.read().await.as_deref(), Some(&b"out"[..]));
+        assert_eq!(err.read().await.as_deref(), Some(&b"err"[..]));
+        drop(err);
+        print(&stderr, "nobody");
+        log.finish();
+        assert_eq!(out.read().await, None);
+        assert_eq!(log.attach(true, true).0.unwrap().read().await, None, "it has ended");
+    }
+
+    #[test]
+    fn the_container_waits_for_who_is_attached() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Arc::new(ContainerLog::with_max_size(dir.path().join("0.log"), 1 << 30));
+        let (stdout, _) = LogOutput::both(&log);
+        let output: &dyn coracle_runtime::Output = &*stdout;
+        let (reader, _) = log.attach(true, false);
+        let mut written = 0;
+        while output.room() > 0 && written < 1 << 30 {
+            output.write(&[b'x'; 1000]);
+            written += 1000;
+        }
+        assert!(written < 1 << 20, "{written}");
+        drop(reader);
+        assert!(output.room() > 0);
+    }
+}

@@ -86,6 +86,7 @@ impl Bench {
                 static_pods: Some(self.dir.path().join("manifests")),
                 shutdown_grace: self.shutdown_grace,
                 toolbox: None,
+                log_limits: crate::LogLimits::default(),
             },
             Deps {
                 client: self.client.clone(),

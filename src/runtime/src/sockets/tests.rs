@@ -209,6 +209,24 @@ async fn guests_do_not_reach_the_host() {
     assert_eq!(pod.usage().connections, 0);
 }
 
+/// Asked to end, a server serves what has reached it, then learns of it by its accept, and ends by itself.
+#[tokio::test]
+async fn a_server_that_is_asked_to_end_ends_by_itself() {
+    let node = Node::new();
+    let pod = node.pod("shop");
+    let (container, output) = node.start(&pod, "shop", &[], &[], Mounts::new()).await;
+    let address = SocketAddr::new(pod.ip().into(), 8081);
+    let answer = node.get(address, "/").await;
+    assert!(answer.starts_with("HTTP/1.1"), "{answer}");
+    let usage = container.usage();
+    assert!(usage.received > 0 && usage.sent > 0, "{usage:?}");
+    container.stop();
+    let exit = tokio::time::timeout(PATIENCE, container.wait()).await.expect("it ends");
+    assert!(matches!(exit, Exit::Code(code) if code != crate::TERMINATED), "{exit:?}: {}", output.text());
+    assert!(node.fabric.connect(address).await.is_err());
+    assert_eq!((container.usage().connections, pod.usage().tcp_bound), (0, 0));
+}
+
 /// A guest that waits in accept is woken when its pod is closed, and nothing it held is left after its end.
 #[tokio::test]
 async fn closing_the_pod_wakes_its_guests() {

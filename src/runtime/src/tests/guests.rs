@@ -125,3 +125,19 @@ pub(super) const OPEN_ALL: &str = r#"(module
                 (i32.const 1) (i64.const 64) (i64.const 0) (i32.const 0) (i32.const 64)))
             (br_if $again (i32.eqz (local.get $errno))))
         (call $exit (local.get $errno))))"#;
+
+/// Copies stdin to stdout until its end, then exits with 3.
+pub(super) const CAT: &str = r#"(module
+    (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+    (memory (export "memory") 1)
+    (func (export "_start")
+        (loop $again
+            (i32.store (i32.const 0) (i32.const 1024))
+            (i32.store (i32.const 4) (i32.const 4096))
+            (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+            (if (i32.eqz (i32.load (i32.const 8))) (then (call $exit (i32.const 3))))
+            (i32.store (i32.const 4) (i32.load (i32.const 8)))
+            (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+            (br $again))))"#;

@@ -150,3 +150,64 @@ async fn the_runtime_ends_its_containers() {
     };
     tokio::time::timeout(PATIENCE, freed).await.expect("the engine's address space is given back");
 }
+
+/// The end of its stdin is how a guest that reads learns that it is to end.
+#[tokio::test]
+async fn stdin_is_read_and_ends_when_the_guest_is_asked_to() {
+    let bench = Bench::new();
+    let (writer, reader) = crate::stdin_pipe();
+    let (container, output) = bench.start(guests::CAT, |spec| spec.stdin = crate::Stdin::Pipe(reader)).await;
+    let text = "all of it\n".repeat(20_000);
+    writer.write(text.clone().into()).await.unwrap();
+    container.stop();
+    assert_eq!(ended(&container).await, Exit::Code(3));
+    assert!(output.text() == text);
+    assert!(writer.write("more".into()).await.is_err(), "nobody reads any more");
+}
+
+/// Without stdin and listeners there is nothing to learn it by.
+#[tokio::test]
+async fn a_guest_that_cannot_notice_is_ended_at_once() {
+    let bench = Bench::new();
+    for guest in [guests::SPIN, guests::SLEEP] {
+        let (container, _) = bench.start(guest, |_| {}).await;
+        container.stop();
+        assert_eq!(ended(&container).await, Exit::Code(crate::TERMINATED));
+    }
+    let (writer, reader) = crate::stdin_pipe();
+    writer.close();
+    let (container, _) = bench.start(guests::SLEEP, |spec| spec.stdin = crate::Stdin::Pipe(reader)).await;
+    container.stop();
+    container.kill();
+    assert_eq!(ended(&container).await, Exit::Code(crate::TERMINATED), "its stdin had ended before");
+}
+
+/// Who reads a guest's output slowly makes it wait, not the host remember.
+#[tokio::test]
+async fn a_guest_waits_for_whoever_reads_its_output() {
+    let bench = Bench::new();
+    let (writer, stdin) = crate::stdin_pipe();
+    let (stdout, mut reader) = crate::output_pipe();
+    let (container, _) = bench
+        .start(guests::CAT, |spec| {
+            spec.stdin = crate::Stdin::Pipe(stdin);
+            spec.stdout = stdout;
+        })
+        .await;
+    let (size, part) = (2 << 20, vec![b'x'; 1 << 16]);
+    let write = async {
+        for _ in 0..size / part.len() {
+            writer.write(part.clone().into()).await.unwrap();
+        }
+        writer.close();
+    };
+    let read = async {
+        let mut count = 0;
+        while let Some(data) = reader.read().await {
+            count += data.len();
+        }
+        count
+    };
+    let ((), count) = tokio::time::timeout(PATIENCE, async { tokio::join!(write, read) }).await.unwrap();
+    assert_eq!((count, ended(&container).await), (size, Exit::Code(3)));
+}
