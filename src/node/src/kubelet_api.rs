@@ -17,6 +17,7 @@ use serde_json::json;
 use crate::{
     context::Context,
     logs::{self, LogOptions, LogQuery, Source},
+    state::containers,
     streams,
 };
 
@@ -68,7 +69,7 @@ async fn container_logs(
 /// Where the log of a container's current (or previous) run is.
 fn find(context: &Context, pod: &Pod, container: &str, previous: bool) -> Result<Source, Refusal> {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
-    let index = container_names(pod).position(|known| known == container).ok_or_else(|| {
+    let index = containers(pod).position(|(known, _)| known.name == container).ok_or_else(|| {
         (StatusCode::NOT_FOUND, format!("container \"{container}\" not found in pod \"{name}\""))
     })?;
     let handle = pod.metadata.uid.as_deref().and_then(|uid| context.table.get(uid));
@@ -112,16 +113,6 @@ fn find(context: &Context, pod: &Pod, container: &str, previous: bool) -> Result
         Some(reason) => refuse(&format!("is waiting to start: {reason}")),
         None => refuse("is waiting to start - no logs yet"),
     }
-}
-
-/// The names of all containers in the order of the machine's plan.
-fn container_names(pod: &Pod) -> impl Iterator<Item = &str> {
-    pod.spec.iter().flat_map(|spec| {
-        let init = spec.init_containers.iter().flatten().map(|container| container.name.as_str());
-        let main = spec.containers.iter().map(|container| container.name.as_str());
-        let debug = spec.ephemeral_containers.iter().flatten().map(|container| container.name.as_str());
-        init.chain(main).chain(debug)
-    })
 }
 
 fn is_waiting(status: &ContainerStatus) -> bool {

@@ -24,7 +24,7 @@ async fn a_draining_listener_hands_out_its_queue_fails_once_and_then_waits() {
     assert!(drain.drain() && drain.drain());
     assert_eq!(client.connect(address).await.expect_err("no more"), NetworkError::Refused(address));
     let mut accepted = listener.accept().await.expect("it was in the queue");
-    early.shutdown().await.expect("still open");
+    AsyncWriteExt::shutdown(&mut early).await.expect("still open");
     let mut text = String::new();
     soon("the rest", accepted.read_to_string(&mut text)).await.expect("an orderly end");
     assert_eq!(text, "early");

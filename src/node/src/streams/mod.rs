@@ -11,7 +11,7 @@
 mod forward;
 mod proxy;
 mod remote;
-mod spdy;
+pub(crate) mod spdy;
 mod terminal;
 mod websocket;
 

@@ -28,7 +28,8 @@ use crate::{
     context::Context,
     exec::{self, ExecError, ExecIo, Running},
     handle::PodHandle,
-    launch::exit_of,
+    state::containers,
+    termination::exit_of,
 };
 
 const STDIN: u8 = 0;
@@ -99,12 +100,8 @@ fn running(handle: &PodHandle, container: &str) -> Result<Arc<Running>, Refusal>
 
 /// Whether the container's stdin ends with the first session.
 fn stdin_once(pod: &Pod, container: &str) -> bool {
-    let spec = pod.spec.iter();
-    let containers = spec.flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
-    let mut once = containers.filter(|known| known.name == container).map(|known| known.stdin_once);
-    let debug = pod.spec.iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten());
-    let mut once_in_debug = debug.filter(|known| known.name == container).map(|known| known.stdin_once);
-    once.next().or_else(|| once_in_debug.next()).flatten().unwrap_or(false)
+    let found = containers(pod).find(|(known, _)| known.name == container);
+    found.and_then(|(known, _)| known.stdin_once).unwrap_or(false)
 }
 
 /// What a client asks for.

@@ -200,9 +200,14 @@ impl Bench {
         .await
     }
 
+    /// The kubelet API.
+    pub(super) fn router(&self) -> axum::Router {
+        self.node.as_ref().unwrap().router()
+    }
+
     /// What the kubelet API answers, up to its end.
     pub(super) async fn get(&self, path: &str) -> (u16, String) {
-        let router = self.node.as_ref().unwrap().router();
+        let router = self.router();
         let request = http::Request::get(path).body(axum::body::Body::empty()).unwrap();
         let answer = router.oneshot(request).await.unwrap();
         let code = answer.status().as_u16();

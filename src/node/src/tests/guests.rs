@@ -101,6 +101,25 @@ pub(super) fn traps() -> Vec<u8> {
     compile(r#"(module (memory (export "memory") 1) (func (export "_start") unreachable))"#)
 }
 
+/// Copies stdin to stdout until its end.
+pub(super) fn echoes() -> Vec<u8> {
+    compile(
+        r#"(module
+            (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 1)
+            (func (export "_start")
+                (loop $again
+                    (i32.store (i32.const 0) (i32.const 1024))
+                    (i32.store (i32.const 4) (i32.const 4096))
+                    (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+                    (if (i32.load (i32.const 8)) (then
+                        (i32.store (i32.const 4) (i32.load (i32.const 8)))
+                        (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+                        (br $again))))))"#,
+    )
+}
+
 fn compile(text: &str) -> Vec<u8> {
     wat::parse_str(text).expect("the guest's text is valid")
 }

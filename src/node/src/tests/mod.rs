@@ -2,6 +2,7 @@
 
 mod bench;
 mod guests;
+mod streams;
 
 use std::time::Duration;
 

@@ -19,8 +19,9 @@ pub(super) fn error_code(error: &NetworkError) -> ErrorCode {
         NetworkError::Limit(_) => ErrorCode::NewSocketLimit,
         NetworkError::DatagramTooLarge(_) => ErrorCode::DatagramTooLarge,
         NetworkError::WouldBlock => ErrorCode::WouldBlock,
-        // What Linux says after `shutdown(2)` on a listener. `connection-aborted` is an error that servers ignore.
-        NetworkError::Draining => ErrorCode::InvalidState,
+        // What Linux says after `shutdown(2)` on a listener. `connection-aborted` is an error that servers ignore,
+        // and `invalid-state` one at which wasi-libc aborts.
+        NetworkError::Draining => ErrorCode::InvalidArgument,
         NetworkError::Closed => ErrorCode::ConnectionAborted,
         NetworkError::Kernel { kind, .. } => ErrorCode::from(io::Error::from(*kind)),
     }

@@ -18,7 +18,7 @@ const STREAM: u32 = 0x7fff_ffff;
 
 /// One frame. Frames of other types are skipped.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Frame {
+pub(crate) enum Frame {
     SynStream {
         stream: u32,
         headers: Headers,
@@ -57,14 +57,14 @@ pub(super) enum Frame {
 }
 
 /// Makes bytes of frames.
-pub(super) struct Encoder(Packer);
+pub(crate) struct Encoder(Packer);
 
 impl Encoder {
-    pub(super) fn new() -> Encoder {
+    pub(crate) fn new() -> Encoder {
         Encoder(Packer::new())
     }
 
-    pub(super) fn encode(&mut self, frame: &Frame) -> Bytes {
+    pub(crate) fn encode(&mut self, frame: &Frame) -> Bytes {
         let mut out = BytesMut::new();
         match frame {
             Frame::SynStream { stream, headers, fin } => {
@@ -125,7 +125,7 @@ fn pair(out: &mut BytesMut, kind: u16, first: u32, second: u32) {
 }
 
 /// Makes frames of bytes, however they are cut.
-pub(super) struct Decoder {
+pub(crate) struct Decoder {
     unpacker: Unpacker,
     buffer: BytesMut,
     /// The data frame that is being passed on: its stream, its flag, and what is still to come.
@@ -133,13 +133,13 @@ pub(super) struct Decoder {
 }
 
 impl Decoder {
-    pub(super) fn new() -> Decoder {
+    pub(crate) fn new() -> Decoder {
         Decoder { unpacker: Unpacker::new(), buffer: BytesMut::new(), data: None }
     }
 
     /// Takes in bytes; to be followed by [`Decoder::next`] until that says `None`, so that only the beginning of
     /// one frame is kept.
-    pub(super) fn push(&mut self, bytes: &[u8]) {
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
@@ -147,7 +147,7 @@ impl Decoder {
     ///
     /// # Errors
     /// If that is not SPDY/3. The connection is of no more use then.
-    pub(super) fn next(&mut self) -> Result<Option<Frame>, SpdyError> {
+    pub(crate) fn next(&mut self) -> Result<Option<Frame>, SpdyError> {
         loop {
             if let Some((stream, fin, left)) = self.data.take() {
                 if left > 0 && self.buffer.is_empty() {

@@ -9,7 +9,7 @@ use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, 
 use super::SpdyError;
 
 /// Names and values, in order. Names are in lower case.
-pub(in crate::streams) type Headers = Vec<(String, String)>;
+pub(crate) type Headers = Vec<(String, String)>;
 
 /// Longest header block, unpacked. Those of Kubernetes' clients have about 100 bytes.
 const BLOCK_BYTES: usize = 16 << 10;

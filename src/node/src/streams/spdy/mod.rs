@@ -16,10 +16,13 @@ mod headers;
 
 pub(super) use connection::{Inbound, Incoming, Outbound, Stream, connect};
 
+#[cfg(test)]
+pub(crate) use frame::{Decoder, Encoder, Frame};
+
 /// The name in `Upgrade` headers.
 pub(super) const PROTOCOL: &str = "SPDY/3.1";
 
 /// The other side does not speak SPDY/3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-struct SpdyError(&'static str);
+pub(crate) struct SpdyError(&'static str);
