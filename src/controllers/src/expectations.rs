@@ -10,12 +10,14 @@ use std::{
     time::Duration,
 };
 
-use coracle_client::Key;
+use coracle_api::selector::LabelSelector as Selector;
+use coracle_client::{During, Informer, Key, ReconcileError};
 use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, Client, api::ListParams};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::pods;
+use crate::{claim::Namespaced, pods};
 
 /// A safety net: should something expected never show, counting goes on after this. Kubernetes' number.
 const EXPIRY: Duration = Duration::from_mins(5);
@@ -99,4 +101,28 @@ impl Memory {
     pub(crate) fn forget(&self, key: &Key) {
         self.0.lock().remove(key);
     }
+}
+
+/// The pods that are or could be the owner's: from the cache, or from the API itself if an answer was lost,
+/// because the cache may then lack a pod that nobody can name.
+pub(crate) async fn candidates<O: Namespaced>(
+    client: &Client,
+    informer: &Informer<Pod>,
+    owner: &O,
+    selector: Option<&Selector>,
+    expectations: &mut Expectations,
+) -> Result<Vec<Arc<Pod>>, ReconcileError> {
+    let selector = match selector {
+        Some(selector) if expectations.is_uncertain() => selector,
+        _ => return Ok(pods::candidates(informer, owner.meta())),
+    };
+    let namespace = pods::namespace(owner.meta());
+    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let list = api
+        .list(&ListParams::default().labels(&selector.to_string()))
+        .await
+        .during(|| format!("list pods of {namespace}"))?;
+    let found: Vec<_> = list.items.into_iter().map(Arc::new).collect();
+    expectations.certain(&found);
+    Ok(found)
 }

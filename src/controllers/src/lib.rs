@@ -11,6 +11,7 @@
 mod claim;
 mod context;
 mod cronjob;
+mod daemonset;
 mod deployment;
 mod discovery;
 mod disruption;
@@ -31,6 +32,7 @@ mod node_ipam;
 mod node_lifecycle;
 mod node_ttl;
 mod pace;
+mod placement;
 mod pod_gc;
 mod podcontrol;
 mod pods;
@@ -111,6 +113,7 @@ const CONTROLLERS: &[Controller] = &[
     Controller { name: hpa::NAME, run: hpa::run },
     Controller { name: ttl_after_finished::NAME, run: ttl_after_finished::run },
     Controller { name: statefulset::NAME, run: statefulset::run },
+    Controller { name: daemonset::NAME, run: daemonset::run },
     Controller { name: endpoints::NAME, run: endpoints::run },
     Controller { name: endpointslice::NAME, run: endpointslice::run },
     Controller { name: endpointslice_mirroring::NAME, run: endpointslice_mirroring::run },

@@ -71,7 +71,6 @@ pub(crate) fn template(revision: &ControllerRevision) -> Option<PodTemplateSpec>
 }
 
 /// What a revision adds to the labels of its template: it tells it from others by a glance.
-#[cfg(test)]
 pub(crate) fn label<'a>(revision: &'a ControllerRevision, name: &str) -> &'a str {
     revision.metadata.labels.as_ref().and_then(|labels| labels.get(name)).map_or("", String::as_str)
 }

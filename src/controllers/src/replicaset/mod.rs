@@ -24,10 +24,7 @@ use coracle_client::{
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use k8s_openapi::api::core::v1::Pod;
 use kinds::Replicated;
-use kube::{
-    Api, Client,
-    api::{ListParams, PostParams},
-};
+use kube::{Api, Client, api::PostParams};
 use plan::{Observed, Plan, plan};
 
 use crate::{
@@ -169,7 +166,9 @@ impl<S: Replicated> Controller<S> {
         expectations: &mut Expectations,
     ) -> Result<Option<Duration>, ReconcileError> {
         let seen = self.pods.seen();
-        let candidates = self.candidates(set, expectations).await?;
+        let selector = set.selector();
+        let candidates =
+            expectations::candidates(&self.client, &self.pods, set, selector.as_ref(), expectations).await?;
         let met = expectations.met(seen, &candidates);
         let related = || self.related(set);
         let observed = Observed { set, pods: &candidates, related: &related, caught_up: met };
@@ -189,28 +188,6 @@ impl<S: Replicated> Controller<S> {
             _ if !met || expectations.is_uncertain() => Ok(Some(expectations::LOOK_AGAIN)),
             _ => Ok(plan.again),
         }
-    }
-
-    /// The pods that are or could be the set's.
-    async fn candidates(
-        &self,
-        set: &S,
-        expectations: &mut Expectations,
-    ) -> Result<Vec<Arc<Pod>>, ReconcileError> {
-        let selector = match set.selector() {
-            // An answer was lost, so the cache may lack a pod nobody can name: ask the API itself.
-            Some(selector) if expectations.is_uncertain() => selector,
-            _ => return Ok(pods::candidates(&self.pods, set.meta())),
-        };
-        let namespace = pods::namespace(set.meta());
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
-        let list = api
-            .list(&ListParams::default().labels(&selector.to_string()))
-            .await
-            .during(|| format!("list pods of {namespace}"))?;
-        let found: Vec<_> = list.items.into_iter().map(Arc::new).collect();
-        expectations.certain(&found);
-        Ok(found)
     }
 
     /// The pods of all sets of the set's own controller.

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Pod, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Pod, Taint};
 
-use crate::pods;
+use crate::{placement::tolerates, pods};
 
 /// What becomes of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,24 +41,5 @@ pub(super) fn plan(pod: &Pod, taints: &[Taint], now: Timestamp) -> Plan {
         None => Plan::Stay,
         Some(deadline) if deadline <= now => Plan::Now,
         Some(deadline) => Plan::Later(deadline.duration_since(now).unsigned_abs()),
-    }
-}
-
-/// Kubernetes' rule: effect and key match or are left out, and the operator fits.
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let unset_or = |field: &Option<String>, value: &str| {
-        field.as_deref().filter(|field| !field.is_empty()).is_none_or(|field| field == value)
-    };
-    if !unset_or(&toleration.effect, &taint.effect) || !unset_or(&toleration.key, &taint.key) {
-        return false;
-    }
-    match toleration.operator.as_deref() {
-        Some("Exists") => true,
-        _ => {
-            let keyed = toleration.key.as_deref().is_some_and(|key| !key.is_empty());
-            keyed
-                && toleration.value.as_deref().unwrap_or_default()
-                    == taint.value.as_deref().unwrap_or_default()
-        }
     }
 }

@@ -8,7 +8,7 @@ use k8s_openapi::{
     apimachinery::pkg::api::resource::Quantity as ApiQuantity,
 };
 
-use crate::pods;
+use crate::{placement, pods};
 
 /// The provisioner that this cluster comes with: folders of a node.
 pub(crate) const LOCAL: &str = "coracle.dev/local";
@@ -126,27 +126,9 @@ pub(super) fn reaches(volume: &PersistentVolume, node: &BTreeMap<String, String>
 fn matches(term: &NodeSelectorTerm, node: &BTreeMap<String, String>) -> bool {
     let expressions = term.match_expressions.as_deref().unwrap_or_default();
     !expressions.is_empty()
-        && expressions.iter().all(|expression| {
-            let value = node.get(&expression.key);
-            let values = expression.values.as_deref().unwrap_or_default();
-            let is_one = value.is_some_and(|value| values.contains(value));
-            let compare = |holds: fn(i64, i64) -> bool| {
-                let number = |text: &String| text.parse::<i64>().ok();
-                match (value.and_then(number), values.first().and_then(number)) {
-                    (Some(value), Some(limit)) => holds(value, limit),
-                    _ => false,
-                }
-            };
-            match expression.operator.as_str() {
-                "In" => is_one,
-                "NotIn" => !is_one,
-                "Exists" => value.is_some(),
-                "DoesNotExist" => value.is_none(),
-                "Gt" => compare(|value, limit| value > limit),
-                "Lt" => compare(|value, limit| value < limit),
-                _ => false,
-            }
-        })
+        && expressions
+            .iter()
+            .all(|expression| placement::meets(expression, node.get(&expression.key).map(String::as_str)))
 }
 
 /// The value of an annotation.
