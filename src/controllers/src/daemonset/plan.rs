@@ -206,10 +206,10 @@ impl Planner<'_> {
         let mut candidates = Vec::new();
         for place in self.places.iter().filter(|place| place.fit.run || !place.pods.is_empty()) {
             match one_each(place, self.observed.hash) {
-                Some((None, Some(old))) if self.is_available(old) => candidates.push(old),
+                Some(Pair { new: None, old: Some(old) }) if self.is_available(old) => candidates.push(old),
                 // It is missed by nobody.
-                Some((None, Some(old))) => broken.push(old),
-                Some((Some(new), None)) if self.is_available(new) => {}
+                Some(Pair { new: None, old: Some(old) }) => broken.push(old),
+                Some(Pair { new: Some(new), old: None }) if self.is_available(new) => {}
                 _ => missing += 1,
             }
         }
@@ -225,12 +225,14 @@ impl Planner<'_> {
         let places = self.places;
         for place in places {
             match one_each(place, self.observed.hash) {
-                Some((None, Some(_))) if !place.fit.run => {}
-                Some((None, Some(old))) if self.is_available(old) => candidates.push(place.name),
-                Some((None, Some(_))) => broken.push(place.name),
-                Some((_, None)) => {}
+                Some(Pair { new: None, old: Some(_) }) if !place.fit.run => {}
+                Some(Pair { new: None, old: Some(old) }) if self.is_available(old) => {
+                    candidates.push(place.name)
+                }
+                Some(Pair { new: None, old: Some(_) }) => broken.push(place.name),
+                Some(Pair { old: None, .. }) => {}
                 // The old one goes when the new one is available, which `manage` sees to.
-                Some((Some(_), Some(_))) | None => surging += 1,
+                Some(Pair { .. }) | None => surging += 1,
             }
         }
         let left = self.bounds.surge.saturating_sub(surging);
@@ -238,16 +240,22 @@ impl Planner<'_> {
     }
 }
 
+/// The pods of a place that count while the template changes.
+struct Pair<'a> {
+    new: Option<&'a Arc<Pod>>,
+    old: Option<&'a Arc<Pod>>,
+}
+
 /// The new and the old pod of a place; `None` if there are several of a sort.
-fn one_each<'a>(place: &Place<'a>, hash: &str) -> Option<(Option<&'a Arc<Pod>>, Option<&'a Arc<Pod>>)> {
-    let (mut new, mut old) = (None, None);
+fn one_each<'a>(place: &Place<'a>, hash: &str) -> Option<Pair<'a>> {
+    let mut pair = Pair { new: None, old: None };
     for pod in place.pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
-        let slot = if pod::is_updated(pod, hash) { &mut new } else { &mut old };
+        let slot = if pod::is_updated(pod, hash) { &mut pair.new } else { &mut pair.old };
         if slot.replace(*pod).is_some() {
             return None;
         }
     }
-    Some((new, old))
+    Some(pair)
 }
 
 fn bounds(set: &DaemonSet, desired: usize) -> Bounds {

@@ -30,7 +30,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, Client,
-    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
 };
 use parking_lot::Mutex;
 use plan::{Change, Observed, plan};
@@ -41,7 +41,7 @@ use crate::{
     expectations::LOOK_AGAIN,
     namespaces,
     pace::Pace,
-    podcontrol::reference,
+    podcontrol::{is_ambiguous, reference},
     pods,
 };
 
@@ -161,9 +161,17 @@ struct Controller {
     deployments: Informer<Deployment>,
     sets: Informer<ReplicaSet>,
     pods: Informer<Pod>,
-    /// The newest revision of a replica set that was written for each deployment.
-    written: Mutex<HashMap<Key, u64>>,
+    written: Mutex<HashMap<Key, Written>>,
     pace: Pace,
+}
+
+/// What was written for a deployment and must show in the cache before the next step.
+#[derive(Clone, Copy, Debug, Default)]
+struct Written {
+    /// The newest revision of a replica set.
+    revision: u64,
+    /// An answer was lost: the revision must be asked for.
+    uncertain: bool,
 }
 
 impl Controller {
@@ -174,8 +182,7 @@ impl Controller {
             return Ok(None);
         };
         let _turn = self.pace.turn(&key);
-        let written = self.written.lock().get(&key).copied();
-        if written.is_some_and(|revision| self.sets.seen() < revision) {
+        if !self.is_caught_up(&key).await? {
             return Ok(Some(LOOK_AGAIN));
         }
         if deployment.spec.as_ref().is_none_or(|spec| pods::selector(&spec.selector).is_none()) {
@@ -205,6 +212,22 @@ impl Controller {
         Ok(plan.again)
     }
 
+    /// True if the cache shows what was written.
+    async fn is_caught_up(&self, key: &Key) -> Result<bool, ReconcileError> {
+        let Some(mut written) = self.written.lock().get(key).copied() else { return Ok(true) };
+        if written.uncertain {
+            let api: Api<ReplicaSet> = Api::namespaced(self.client.clone(), &key.namespace);
+            let list = api
+                .list_metadata(&ListParams::default())
+                .await
+                .during(|| format!("list replica sets of {}", key.namespace))?;
+            let newest = list.items.iter().map(|set| pods::revision(&set.metadata)).max().unwrap_or(0);
+            written = Written { revision: written.revision.max(newest), uncertain: false };
+            self.written.lock().insert(key.clone(), written);
+        }
+        Ok(self.sets.seen() >= written.revision)
+    }
+
     async fn apply(
         &self,
         key: &Key,
@@ -220,13 +243,16 @@ impl Controller {
                     self.tell_scaled(deployment, &created, 0);
                     Ok(())
                 }
-                Err(error) => self.not_created(deployment, &set, error, status).await,
+                Err(error) => {
+                    self.may_have_written(key, &error);
+                    self.not_created(deployment, &set, error, status).await
+                }
             },
             Change::Update { set, from } => {
                 let name = pods::name(&set.metadata);
-                let updated = api
-                    .replace(name, &PostParams::default(), &set)
-                    .await
+                let answer = api.replace(name, &PostParams::default(), &set).await;
+                let updated = answer
+                    .inspect_err(|error| self.may_have_written(key, error))
                     .during(|| format!("update replica set {}/{name}", key.namespace))?;
                 self.wrote(key, &updated);
                 self.tell_scaled(deployment, &updated, from);
@@ -275,10 +301,15 @@ impl Controller {
     }
 
     fn wrote(&self, key: &Key, set: &ReplicaSet) {
-        let revision = pods::revision(&set.metadata);
         let mut written = self.written.lock();
-        let newest = written.entry(key.clone()).or_default();
-        *newest = revision.max(*newest);
+        let known = written.entry(key.clone()).or_default();
+        known.revision = known.revision.max(pods::revision(&set.metadata));
+    }
+
+    fn may_have_written(&self, key: &Key, error: &kube::Error) {
+        if is_ambiguous(error) {
+            self.written.lock().entry(key.clone()).or_default().uncertain = true;
+        }
     }
 
     fn tell_scaled(&self, deployment: &Deployment, set: &ReplicaSet, from: i32) {

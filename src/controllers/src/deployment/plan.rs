@@ -101,7 +101,7 @@ fn recreate(observed: &Observed<'_>, rollout: &mut Rollout, new: &mut New, newes
     }
     let runs = |draft: &Draft| {
         let pods = (observed.pods)(pods::uid(&draft.set.metadata));
-        draft.actual() > 0 || pods.iter().any(|pod| !pods::is_terminal(pod))
+        draft.is_behind() || draft.actual() > 0 || pods.iter().any(|pod| !pods::is_terminal(pod))
     };
     if rollout.old.iter().any(runs) {
         return;

@@ -44,6 +44,15 @@ impl Draft {
         self.available().min(self.replicas())
     }
 
+    /// True if the replica set has been asked for something else since it told its status, which then says
+    /// little: it may have acted on what it was asked before.
+    pub(super) fn is_behind(&self) -> bool {
+        self.before.as_ref().is_some_and(|set| {
+            let observed = set.status.as_ref().and_then(|status| status.observed_generation);
+            observed < set.metadata.generation
+        })
+    }
+
     fn scale(&mut self, to: i32, bounds: &Bounds) {
         revision::note_size(&mut self.set, bounds);
         self.set.spec.get_or_insert_default().replicas = Some(to.max(0));
@@ -92,8 +101,12 @@ impl Rollout {
         })
     }
 
-    /// One step of a rolling update: up first, then down.
+    /// One step of a rolling update: up first, then down. None before every replica set has told what the
+    /// last one came to.
     pub(super) fn roll(&mut self) {
+        if self.all().any(Draft::is_behind) {
+            return;
+        }
         self.scale_new_up();
         self.scale_old_down();
     }

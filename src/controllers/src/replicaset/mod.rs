@@ -180,7 +180,10 @@ impl<S: Replicated> Controller<S> {
             self.delete(set, &plan.delete, expectations).await
         };
         let reason = failure.as_ref().map(|failure| (failure.reason, api_message(&failure.source)));
-        self.write_status(key, set, &plan, reason.as_ref()).await?;
+        // Whoever reads the status relies on it: it counts what the set did for this generation.
+        if met {
+            self.write_status(key, set, &plan, reason.as_ref()).await?;
+        }
         match failure {
             Some(failure) if !failure.expected => {
                 Err(failure.source).during(|| format!("reach the number of pods of {key}"))
