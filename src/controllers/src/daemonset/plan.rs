@@ -227,7 +227,7 @@ impl Planner<'_> {
             match one_each(place, self.observed.hash) {
                 Some(Pair { new: None, old: Some(_) }) if !place.fit.run => {}
                 Some(Pair { new: None, old: Some(old) }) if self.is_available(old) => {
-                    candidates.push(place.name)
+                    candidates.push(place.name);
                 }
                 Some(Pair { new: None, old: Some(_) }) => broken.push(place.name),
                 Some(Pair { old: None, .. }) => {}
