@@ -12,6 +12,7 @@
 //! | `privileged`, `volumeDevices` | refused: no device of the host can be reached |
 //! | `readOnlyRootFilesystem` | enforced |
 //! | `hostNetwork` | refused: a pod's network is virtual |
+//! | `hostPort` | accepted for the scheduler's sake; no port of the host is opened yet |
 //! | `hostPID` | refused: no process of the host can be seen |
 //! | `hostIPC`, `shareProcessNamespace` | accepted: there are neither processes nor means of IPC to share |
 //! | `sysctls` | accepted if Kubernetes calls them safe, else `SysctlForbidden` |
