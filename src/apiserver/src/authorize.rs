@@ -38,7 +38,7 @@ const HIDDEN: &[&str] = &["secrets"];
 /// Subresources that are read and nothing else. Others connect to somewhere.
 const READABLE: &[&str] = &["", "log", "scale", "status"];
 /// Questions about oneself.
-const ABOUT_SELF: &[(&str, &str)] = &[
+pub(crate) const ABOUT_SELF: &[(&str, &str)] = &[
     ("authentication.k8s.io", "selfsubjectreviews"),
     ("authorization.k8s.io", "selfsubjectaccessreviews"),
     ("authorization.k8s.io", "selfsubjectrulesreviews"),

@@ -7,11 +7,19 @@
 //! kind by name except where Kubernetes itself has an endpoint of that kind's own (`pods/binding`,
 //! `pods/log`, `pods/exec`, `services/proxy`, `namespaces/finalize`) or an admission plugin that is about it.
 //!
+//! Beside the pipeline stand what is not stored: streams and proxies to the nodes (`connect`,
+//! `subresources`), reviews, and the metrics of nodes and pods (`virtuals`).
+//!
+//! Until there are roles, `authorize` says who may do what: whoever has a certificate of the cluster,
+//! everything; a service account, discovery and reading its own namespace but for its secrets. Tokens of
+//! service accounts are mounted into pods that ask for it (`automountServiceAccountToken: true` in the pod or
+//! its account), not into all.
+//!
 //! It must never write to the store past the pipeline, keep truth of its own that a restart would
 //! lose, or trust an object from the wire before the schema has checked it.
 //!
 //! Read first: [`ApiServer`] (the handle), `request_info` (what a path means),
-//! `pipeline` (the order of things).
+//! `pipeline` (the order of things), `admission` (what is filled in and refused).
 
 mod admission;
 mod auth;

@@ -125,22 +125,25 @@ fn rules(user: &User, namespace: &str) -> Result<Value, Status> {
             "incomplete": false,
         }));
     };
-    let mut resources = vec![json!({
-        "verbs": ["create"],
-        "apiGroups": ["authentication.k8s.io", "authorization.k8s.io"],
-        "resources": ["selfsubjectreviews", "selfsubjectaccessreviews", "selfsubjectrulesreviews"],
-    })];
+    let about_self = authorize::ABOUT_SELF.iter();
+    let mut resources: Vec<Value> = about_self
+        .map(|(group, name)| json!({"verbs": ["create"], "apiGroups": [group], "resources": [name]}))
+        .collect();
     if namespace == own {
         resources.push(json!({"verbs": ["get", "list", "watch"], "apiGroups": ["*"], "resources": ["*"]}));
     }
     let paths: Vec<String> =
         authorize::DISCOVERY.iter().flat_map(|path| [(*path).to_owned(), format!("{path}/*")]).collect();
-    // Secrets are left out of what the second rule says, which a rule cannot express.
-    Ok(json!({
+    let mut rules = json!({
         "resourceRules": resources,
         "nonResourceRules": [{"verbs": ["get"], "nonResourceURLs": paths}],
         "incomplete": namespace == own,
-    }))
+    });
+    if namespace == own {
+        // A rule cannot say so.
+        rules["evaluationError"] = json!("secrets cannot be read");
+    }
+    Ok(rules)
 }
 
 /// `/openid/v1/jwks`.

@@ -13,7 +13,7 @@ const POD: &str = "/api/v1/namespaces/default/pods/p";
 
 /// A node that says what it was asked, and echoes in capitals what comes over an upgraded connection until
 /// the line `end`.
-async fn node(mut request: Request) -> Response {
+pub(super) async fn node(mut request: Request) -> Response {
     let asked = format!("{} {}", request.method(), request.uri());
     let told: Vec<String> = ["authorization", "x-forwarded-uri", "x-stream-protocol-version", "connection"]
         .iter()

@@ -74,7 +74,7 @@ async fn an_account_can_ask_about_itself() {
     assert_eq!(may["status"]["allowed"], false);
     let path = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews";
     let rules = post(&server, &token, path, &json!({"spec": {"namespace": "default"}})).await.is(201);
-    assert_eq!(rules["status"]["resourceRules"].as_array().unwrap().len(), 2);
+    assert_eq!(rules["status"]["resourceRules"].as_array().unwrap().len(), 4);
     let all = server.post(path, json!({"spec": {"namespace": "default"}})).await.is(201);
     assert_eq!(all["status"]["resourceRules"][0]["verbs"], json!(["*"]));
     let groups = server.get("/apis").await.is(200);
