@@ -23,6 +23,10 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::random;
 
+/// The longest delay. What is due later is handed out early, and finds that it has to wait on: times that
+/// users write may be further away than a clock can count.
+const LONGEST_DELAY: Duration = Duration::from_hours(30 * 24);
+
 /// How long a key that keeps failing waits between tries.
 #[derive(Clone, Copy, Debug)]
 pub struct Backoff {
@@ -123,7 +127,7 @@ impl<K: Eq + Hash + Clone> WorkQueue<K> {
         if state.closed {
             return;
         }
-        let at = Instant::now() + delay;
+        let at = Instant::now() + delay.min(LONGEST_DELAY);
         if state.due.get(&key).is_some_and(|(due, _)| *due <= at) {
             return;
         }

@@ -115,6 +115,10 @@ enum Direction {
 impl Fields {
     /// The nearest time from `start`, a whole minute, on.
     fn search(&self, start: Timestamp, zone: &TimeZone, direction: Direction) -> Option<Timestamp> {
+        if [self.minutes, self.hours, self.days | self.weekdays, self.months].contains(&0) {
+            // A field of commas alone: the server lets it through, and it never comes.
+            return None;
+        }
         let mut day = zone.to_datetime(start).date();
         for _ in 0..HORIZON_DAYS {
             if self.has_day(day)

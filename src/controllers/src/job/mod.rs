@@ -142,6 +142,9 @@ impl Waker<'_> {
     async fn feed_pods(&self, mut deltas: Deltas<Pod>) {
         while let Some(delta) = deltas.next().await {
             match &delta {
+                // Pods of nobody are many, and what they do is no job's business.
+                Delta::Updated { old, new }
+                    if pods::controller_of(&new.metadata).is_none() && !pods::matters(old, new) => {}
                 Delta::Updated { old, new } => {
                     self.wake(old, false);
                     self.wake(new, true);

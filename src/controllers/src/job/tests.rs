@@ -559,6 +559,18 @@ async fn a_job_is_suspended_and_resumed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_deadline_beyond_all_time_does_no_harm() {
+    let bench = Bench::start(ONLY);
+    let mut job = fresh("completions=1");
+    job.spec.as_mut().expect("has one").active_deadline_seconds = Some(i64::MAX);
+    bench.api.create(&job);
+    let pod = eventually("a pod", || created(&bench).pop()).await;
+    bench.quiet().await;
+    end(&bench.api, &pod.name_any(), 0);
+    eventually("the end", || is(&bench.api, "Complete")).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn pods_of_a_job_that_is_gone_are_let_go() {
     let bench = Bench::start(ONLY);
     bench.api.create(&fresh("completions=5 parallelism=5"));
