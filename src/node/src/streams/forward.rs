@@ -28,7 +28,7 @@ use tokio::{
 };
 
 use super::{
-    Refusal, Upgrade, bad, find, halves,
+    Refusal, Upgrade, bad, choose, find, halves,
     spdy::{self, Inbound, Outbound},
     upgrade_spdy, upgrade_websocket,
     websocket::{self, Arrived, Coding},
@@ -85,7 +85,7 @@ pub(super) async fn port_forward(
                 })
             } else {
                 let ports = ports(&parts.uri).map_err(bad)?;
-                let upgrade = upgrade.protocols(CHANNELS);
+                let upgrade = choose(upgrade, &CHANNELS)?;
                 let protocol = upgrade.selected_protocol().map(|name| name.as_bytes().to_vec());
                 let base64 = protocol.is_some_and(|name| name.starts_with(b"v4.base64"));
                 let coding = if base64 { Coding::Base64 } else { Coding::Binary };

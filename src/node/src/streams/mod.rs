@@ -97,6 +97,20 @@ impl Upgrade {
     }
 }
 
+/// Picks the subprotocol of a WebSocket. Clients that name none get the oldest.
+fn choose(upgrade: WebSocketUpgrade, offered: &[&'static str]) -> Result<WebSocketUpgrade, Refusal> {
+    let wanted: Vec<String> = upgrade
+        .requested_protocols()
+        .map(|name| String::from_utf8_lossy(name.as_bytes()).into_owned())
+        .collect();
+    let upgrade = upgrade.protocols(offered.iter().copied());
+    if upgrade.selected_protocol().is_some() || wanted.is_empty() {
+        return Ok(upgrade);
+    }
+    let (wanted, offered) = (wanted.join(" "), offered.join(" "));
+    Err(bad(format!("requested protocol(s) are not supported: [{wanted}]; supports [{offered}]")))
+}
+
 /// Starts a session on a WebSocket. It belongs to the node.
 fn upgrade_websocket<F>(
     context: &Arc<Context>,

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::{
-    Refusal, Upgrade, bad, find, halves, spdy,
+    Refusal, Upgrade, bad, choose, find, halves, spdy,
     terminal::{self, Terminal},
     upgrade_spdy, upgrade_websocket,
     websocket::{self, Arrived, Coding},
@@ -175,7 +175,7 @@ async fn serve(
 ) -> Result<Response, Refusal> {
     Ok(match Upgrade::of(request).await?.1 {
         Upgrade::WebSocket(upgrade) => {
-            let upgrade = upgrade.protocols(WEBSOCKET);
+            let upgrade = choose(upgrade, &WEBSOCKET)?;
             let protocol = upgrade.selected_protocol().and_then(|name| name.to_str().ok());
             let json = protocol.is_some_and(|name| name.starts_with('v'));
             let base64 = protocol.is_some_and(|name| name.contains("base64"));
