@@ -5,15 +5,14 @@
 //! What is remembered is lost with the process, and not missed: a new process starts from a fresh list.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
 
-use coracle_api::selector::LabelSelector as Selector;
 use coracle_client::{During, Informer, Key, ReconcileError};
 use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, Client, api::ListParams};
+use kube::{Api, Client, api::ListParams, core::PartialObjectMeta};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -60,11 +59,19 @@ impl Expectations {
         self.uncertain
     }
 
-    /// The pods were read from the API itself: the cache must become at least as new as they are.
-    pub(crate) fn certain(&mut self, pods: &[Arc<Pod>]) {
+    /// What there is was read from the API itself (`listed`, the whole namespace) after `cached` was read from
+    /// the cache, which must become as new as that.
+    fn certain(&mut self, cached: &[Arc<Pod>], listed: &[PartialObjectMeta<Pod>]) {
         self.uncertain = false;
-        let newest = pods.iter().map(|pod| pods::revision(&pod.metadata)).max().unwrap_or(0);
-        self.created(newest);
+        self.created(listed.iter().map(|pod| pods::revision(&pod.metadata)).max().unwrap_or(0));
+        let lives = listed.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
+        let alive: HashSet<&str> = lives.map(|pod| pods::uid(&pod.metadata)).collect();
+        for pod in cached.iter().filter(|pod| pods::is_active(pod)) {
+            let uid = pods::uid(&pod.metadata);
+            if !alive.contains(uid) {
+                self.deleted(uid);
+            }
+        }
     }
 
     /// True if pods may be counted: the cache, which includes `seen`, shows everything that was written.
@@ -103,26 +110,21 @@ impl Memory {
     }
 }
 
-/// The pods that are or could be the owner's: from the cache, or from the API itself if an answer was lost,
-/// because the cache may then lack a pod that nobody can name.
+/// The pods that are or could be the owner's, as the cache has them. If an answer was lost, the cache may lack
+/// what nobody can name, so the API itself is asked what the cache must show first.
 pub(crate) async fn candidates<O: Namespaced>(
     client: &Client,
     informer: &Informer<Pod>,
     owner: &O,
-    selector: Option<&Selector>,
     expectations: &mut Expectations,
 ) -> Result<Vec<Arc<Pod>>, ReconcileError> {
-    let selector = match selector {
-        Some(selector) if expectations.is_uncertain() => selector,
-        _ => return Ok(pods::candidates(informer, owner.meta())),
-    };
-    let namespace = pods::namespace(owner.meta());
-    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let list = api
-        .list(&ListParams::default().labels(&selector.to_string()))
-        .await
-        .during(|| format!("list pods of {namespace}"))?;
-    let found: Vec<_> = list.items.into_iter().map(Arc::new).collect();
-    expectations.certain(&found);
-    Ok(found)
+    let cached = pods::candidates(informer, owner.meta());
+    if expectations.is_uncertain() {
+        let namespace = pods::namespace(owner.meta());
+        let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+        let list =
+            api.list_metadata(&ListParams::default()).await.during(|| format!("list pods of {namespace}"))?;
+        expectations.certain(&cached, &list.items);
+    }
+    Ok(cached)
 }

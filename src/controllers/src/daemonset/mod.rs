@@ -212,8 +212,7 @@ impl Controller {
             }
         };
         let seen = self.pods.seen();
-        let candidates =
-            expectations::candidates(&self.client, &self.pods, set, Some(selector), expectations).await?;
+        let candidates = expectations::candidates(&self.client, &self.pods, set, expectations).await?;
         let met = expectations.met(seen, &candidates);
         let claims =
             claim(&set.metadata, &candidates, |pod: &Pod| selector.matches(&pod.metadata.labels.as_ref()));

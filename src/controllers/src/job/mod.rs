@@ -37,10 +37,7 @@ use k8s_openapi::api::{
     batch::v1::{Job, JobStatus},
     core::v1::Pod,
 };
-use kube::{
-    Api, Client,
-    api::{ListParams, PostParams},
-};
+use kube::{Api, Client, api::PostParams};
 use parking_lot::Mutex;
 use plan::Verdict;
 use view::View;
@@ -317,19 +314,8 @@ impl Controller {
         expectations: &mut Expectations,
     ) -> Result<Option<Vec<Arc<Pod>>>, ReconcileError> {
         let Some(selector) = selector(job) else { return Ok(None) };
-        let namespace = pods::namespace(&job.metadata);
         let seen = self.pods.seen();
-        let candidates = if expectations.is_uncertain() {
-            // An answer was lost, so the cache may lack a pod nobody can name: ask the API itself.
-            let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
-            let options = ListParams::default().labels(&selector.to_string());
-            let list = api.list(&options).await.during(|| format!("list pods of {namespace}"))?;
-            let found: Vec<_> = list.items.into_iter().map(Arc::new).collect();
-            expectations.certain(&found);
-            return Ok(None);
-        } else {
-            pods::candidates(&self.pods, &job.metadata)
-        };
+        let candidates = expectations::candidates(&self.client, &self.pods, job, expectations).await?;
         let claims: Claims<Pod> =
             claim::claim(&job.metadata, &candidates, |pod| selector.matches(&pod.metadata.labels.as_ref()));
         if !expectations.met(seen, &claims.owned) {

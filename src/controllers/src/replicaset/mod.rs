@@ -166,9 +166,7 @@ impl<S: Replicated> Controller<S> {
         expectations: &mut Expectations,
     ) -> Result<Option<Duration>, ReconcileError> {
         let seen = self.pods.seen();
-        let selector = set.selector();
-        let candidates =
-            expectations::candidates(&self.client, &self.pods, set, selector.as_ref(), expectations).await?;
+        let candidates = expectations::candidates(&self.client, &self.pods, set, expectations).await?;
         let met = expectations.met(seen, &candidates);
         let related = || self.related(set);
         let observed = Observed { set, pods: &candidates, related: &related, caught_up: met };
