@@ -28,6 +28,7 @@ use crate::{
     command,
     context::Context,
     dirs,
+    eviction::Evictor,
     exec::Toolbox,
     host::Capacity,
     images::Puller,
@@ -40,6 +41,7 @@ use crate::{
     shutdown,
     sources::Sources,
     static_pods,
+    stats::Stats,
     status_writer::StatusWriter,
     table::PodTable,
     tokens::Tokens,
@@ -146,6 +148,8 @@ impl Node {
             puller: Puller::new(deps.images.clone()),
             toolbox: Toolbox::new(config.toolbox.clone()),
             prober: Prober::new(recorder.clone()),
+            stats: Stats::default(),
+            evictor: Evictor::new(deps.images.clone()),
             recorder,
             statuses: StatusWriter::new(deps.client.clone()),
             logs: LogBook::new(logs_dir, config.log_limits),
@@ -170,6 +174,7 @@ impl Node {
             deps.client,
             deps.informers.get::<NodeObject>(),
             deps.images,
+            context.runtime.clone(),
             context.stop.clone(),
         ));
         let (tell_ready, ready) = watch::channel(false);
@@ -293,6 +298,10 @@ impl Agent {
                 sweep(&sweeper).await;
             }
         }));
+        let measured = context.clone();
+        task(Box::pin(async move { measured.stats.run(&measured).await }));
+        let (watched, own) = (context.clone(), registration.reference());
+        task(Box::pin(async move { watched.evictor.run(&watched, &watched.stats, &own).await }));
         if let Some(dir) = config.static_pods {
             task(Box::pin(static_pods::run(context.clone(), client, node, dir)));
         }

@@ -18,6 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     dirs,
     env::{self, Allocatable, PodFacts, Sources as _},
+    eviction::Evictor,
     exec::Toolbox,
     handle::PodHandle,
     images::{Puller, Tell},
@@ -25,6 +26,7 @@ use crate::{
     probes::Prober,
     sources::Sources,
     state::{self, Now, Role},
+    stats::Stats,
     status_writer::StatusWriter,
     table::PodTable,
     tokens::Tokens,
@@ -47,6 +49,8 @@ pub(crate) struct Context {
     pub(crate) recorder: Recorder,
     pub(crate) statuses: Arc<StatusWriter>,
     pub(crate) prober: Prober,
+    pub(crate) stats: Stats,
+    pub(crate) evictor: Evictor,
     pub(crate) logs: LogBook,
     pub(crate) table: PodTable,
     /// Set once the node knows its pod addresses; no worker runs before.

@@ -102,6 +102,13 @@ impl Guests {
         std::mem::take(&mut *self.0.lock()).into_values().for_each(|guest| guest.end());
     }
 
+    /// Every running container, with the instances beside it.
+    pub(crate) fn all(&self) -> Vec<(Box<str>, Arc<Running>, Vec<Container>)> {
+        let guests = self.0.lock();
+        let beside = |guest: &Guest| guest.execs.iter().map(|(_, container)| container.clone()).collect();
+        guests.iter().map(|(name, guest)| (name.clone(), guest.running.clone(), beside(guest))).collect()
+    }
+
     /// What a running container was given.
     pub(crate) fn get(&self, name: &str) -> Option<Arc<Running>> {
         self.0.lock().get(name).map(|guest| guest.running.clone())

@@ -109,7 +109,6 @@ impl PodHandle {
     }
 
     /// Fails the pod and ends its containers. The first reason counts.
-    #[allow(dead_code, reason = "evictions for want of memory or disk come next")]
     pub(crate) fn evict(&self, eviction: Eviction) {
         self.post(|mail| {
             mail.eviction.get_or_insert(Box::new(eviction));

@@ -1,15 +1,17 @@
 //! What the machine has and how it is doing, read from the kernel.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use k8s_openapi::api::core::v1::NodeSystemInfo;
 
 use crate::env::Allocatable;
 
 /// Memory that must be left before pods are told to stay away. The kubelet's default hard threshold.
-const MEMORY_RESERVE: u64 = 100 << 20;
+pub(crate) const MEMORY_RESERVE: u64 = 100 << 20;
 /// The part of the disk that must be free. The kubelet's default hard threshold is 10 %.
-const DISK_RESERVE_PERCENT: u64 = 10;
+pub(crate) const DISK_RESERVE_PERCENT: u64 = 10;
+/// The part of the runtime's places for containers from which on no more pods should come.
+const INSTANCES_PERCENT: u64 = 95;
 /// The version of Wasmtime, as containerd's stands in other nodes' `containerRuntimeVersion`.
 const WASMTIME_VERSION: &str = "48.0.8";
 
@@ -40,19 +42,88 @@ impl Capacity {
     }
 }
 
+/// Memory of the machine in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct MemoryUse {
+    pub(crate) total: u64,
+    pub(crate) available: u64,
+}
+
+impl MemoryUse {
+    pub(crate) fn used(&self) -> u64 {
+        self.total.saturating_sub(self.available)
+    }
+}
+
+/// How much memory the machine has left, within the limit that this process lives under.
+pub(crate) fn memory_use() -> MemoryUse {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let field = |name| memory_field(&text, name).unwrap_or(0);
+    let (total, available) = (field("MemTotal"), field("MemAvailable"));
+    match cgroup_limit() {
+        Some(limit) if limit < total => {
+            let used = read("/sys/fs/cgroup/memory.current").parse().unwrap_or(0);
+            MemoryUse { total: limit, available: available.min(limit.saturating_sub(used)) }
+        }
+        _ => MemoryUse { total, available },
+    }
+}
+
+/// The disk of the machine in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DiskUse {
+    pub(crate) total: u64,
+    pub(crate) free: u64,
+}
+
+impl DiskUse {
+    /// The part that is not free; 0 for a disk that could not be measured.
+    pub(crate) fn used_percent(&self) -> u64 {
+        match self.total / 100 {
+            0 => 0,
+            percent => 100 - (self.free / percent).min(100),
+        }
+    }
+}
+
+/// The disk that `dir` is on.
+pub(crate) fn disk_use(dir: &Path) -> DiskUse {
+    let (total, free) = disk(dir);
+    DiskUse { total, free }
+}
+
+/// The CPU time that all of the machine has spent on anything since it was started.
+pub(crate) fn cpu_time() -> Duration {
+    busy_time(&fs::read_to_string("/proc/stat").unwrap_or_default())
+}
+
+/// The busy columns of the first line of `/proc/stat` (all but idle and waiting for disks), in hundredths of a second.
+fn busy_time(text: &str) -> Duration {
+    let first = text.lines().next().unwrap_or_default();
+    let columns: Vec<u64> =
+        first.split_whitespace().skip(1).map(|column| column.parse().unwrap_or(0)).collect();
+    let busy: u64 =
+        columns.iter().take(8).enumerate().filter(|(at, _)| !matches!(at, 3 | 4)).map(|(_, time)| time).sum();
+    Duration::from_millis(busy * 10)
+}
+
 /// Whether the machine runs short of something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Pressure {
     pub(crate) memory: bool,
     pub(crate) disk: bool,
+    /// The runtime has hardly any place left for another container.
+    pub(crate) instances: bool,
 }
 
 impl Pressure {
-    pub(crate) fn measure(dir: &Path) -> Pressure {
-        let (total, free) = disk(dir);
+    /// Measures the machine, and how many of `capacity` containers run.
+    pub(crate) fn measure(dir: &Path, (running, capacity): (u32, u32)) -> Pressure {
+        let (memory, disk) = (memory_use(), disk_use(dir));
         Pressure {
-            memory: meminfo("MemAvailable").is_some_and(|bytes| bytes < MEMORY_RESERVE),
-            disk: total > 0 && free / (total / 100).max(1) < DISK_RESERVE_PERCENT,
+            memory: memory.total > 0 && memory.available < MEMORY_RESERVE,
+            disk: disk.total > 0 && 100 - disk.used_percent() < DISK_RESERVE_PERCENT,
+            instances: u64::from(running) * 100 >= u64::from(capacity) * INSTANCES_PERCENT,
         }
     }
 }
@@ -128,6 +199,19 @@ mod tests {
         assert_eq!(memory_field(text, "MemTotal"), Some(16 << 20));
         assert_eq!(memory_field(text, "Mem"), None);
         assert_eq!(memory_field("MemTotal: many kB", "MemTotal"), None);
+    }
+
+    #[test]
+    fn idle_time_is_not_used() {
+        let text = "cpu  100 20 30 4000 500 6 7 8 0 0\ncpu0 1 1 1 1\n";
+        assert_eq!(busy_time(text), Duration::from_millis(1_710));
+        assert_eq!(busy_time(""), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_disk_is_used_in_percent() {
+        let used = |total, free| DiskUse { total, free }.used_percent();
+        assert_eq!([used(1000, 1000), used(1000, 250), used(1000, 0), used(0, 0)], [0, 75, 100, 0]);
     }
 
     #[test]

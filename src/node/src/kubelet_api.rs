@@ -18,7 +18,7 @@ use crate::{
     context::Context,
     logs::{self, LogOptions, LogQuery, Source},
     state::containers,
-    streams,
+    stats, streams,
 };
 
 /// The routes of a node.
@@ -26,7 +26,36 @@ pub(crate) fn router(context: Arc<Context>) -> Router {
     Router::new()
         .route("/healthz", get(async || "ok"))
         .route("/pods", get(pods))
-        .route("/metrics/probes", get(probe_metrics))
+        .route(
+            "/metrics",
+            get(async |State(context): State<Arc<Context>>| {
+                let usage = context.stats.measure(&context);
+                page(stats::kubelet(&context.node_name, &usage, &context.evictor.counts()))
+            }),
+        )
+        .route(
+            "/metrics/probes",
+            get(async |State(context): State<Arc<Context>>| page(context.prober.metrics())),
+        )
+        .route(
+            "/metrics/resource",
+            get(async |State(context): State<Arc<Context>>| {
+                page(stats::resource(&context.stats.measure(&context)))
+            }),
+        )
+        .route(
+            "/metrics/cadvisor",
+            get(async |State(context): State<Arc<Context>>| {
+                let cores = context.allocatable.cpu_milli.unsigned_abs() / 1000;
+                page(stats::cadvisor(cores, &context.stats.measure(&context)))
+            }),
+        )
+        .route(
+            "/stats/summary",
+            get(async |State(context): State<Arc<Context>>| {
+                Json(stats::summary(&context.node_name, &context.stats.measure(&context)))
+            }),
+        )
         .route("/containerLogs/{namespace}/{pod}/{container}", get(container_logs))
         .merge(streams::routes())
         .with_state(context)
@@ -41,9 +70,9 @@ async fn pods(State(context): State<Arc<Context>>) -> Response {
     Json(json!({ "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items })).into_response()
 }
 
-async fn probe_metrics(State(context): State<Arc<Context>>) -> Response {
-    let text = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    (text, context.prober.metrics()).into_response()
+/// A page for Prometheus.
+fn page(text: String) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
 /// An answer that is no log, in the kubelet's words.

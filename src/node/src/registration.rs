@@ -12,6 +12,7 @@ use std::{
 use coracle_client::{
     Delta, EventType, Informer, Key, Recorder, api_message, clock, is_already_exists, is_not_found,
 };
+use coracle_runtime::Runtime;
 use ipnet::Ipv4Net;
 use k8s_openapi::{
     api::{
@@ -81,6 +82,7 @@ pub(crate) struct Registration {
     leases: Api<Lease>,
     informer: Informer<Node>,
     images: Arc<coracle_image::Images>,
+    runtime: Arc<Runtime>,
     shutting_down: AtomicBool,
     stop: CancellationToken,
 }
@@ -91,12 +93,13 @@ impl Registration {
         client: Client,
         informer: Informer<Node>,
         images: Arc<coracle_image::Images>,
+        runtime: Arc<Runtime>,
         stop: CancellationToken,
     ) -> Registration {
         let nodes = Api::all(client.clone());
         let leases = Api::namespaced(client, LEASES);
         let shutting_down = AtomicBool::new(false);
-        Registration { identity, nodes, leases, informer, images, shutting_down, stop }
+        Registration { identity, nodes, leases, informer, images, runtime, shutting_down, stop }
     }
 
     /// How events refer to the node.
@@ -153,7 +156,7 @@ impl Registration {
 
     /// Writes the status until that succeeds.
     pub(crate) async fn report(&self) {
-        while let Err(error) = self.try_report(Pressure::measure(&self.identity.data_dir)).await {
+        while let Err(error) = self.try_report(self.pressure()).await {
             tracing::debug!(error = api_message(&error), "the node's status is not written yet");
             tokio::time::sleep(RETRY).await;
         }
@@ -162,7 +165,7 @@ impl Registration {
     /// Says that the node shuts down. It is tried once: nobody waits for a node that goes.
     pub(crate) async fn report_shutdown(&self) {
         self.shutting_down.store(true, Ordering::Relaxed);
-        if let Err(error) = self.try_report(Pressure::measure(&self.identity.data_dir)).await {
+        if let Err(error) = self.try_report(self.pressure()).await {
             tracing::warn!(error = api_message(&error), "the node could not say that it shuts down");
         }
     }
@@ -176,6 +179,11 @@ impl Registration {
         self.nodes.patch_status(&self.identity.name, &PatchParams::default(), &patch).await.map(|_| ())
     }
 
+    fn pressure(&self) -> Pressure {
+        let instances = (self.runtime.running(), self.runtime.capacity());
+        Pressure::measure(&self.identity.data_dir, instances)
+    }
+
     fn image_list(&self) -> Vec<ContainerImage> {
         crate::images::node_images(&self.images, MAX_IMAGES)
     }
@@ -187,7 +195,7 @@ impl Registration {
         let mut deltas = self.informer.subscribe();
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut written = Pressure::measure(&self.identity.data_dir);
+        let mut written = self.pressure();
         let mut reported = tokio::time::Instant::now();
         loop {
             tokio::select! {
@@ -207,7 +215,7 @@ impl Registration {
                     Some(delta) => self.tell_if_cordoned(delta.object(), &mut unschedulable, recorder),
                 },
                 _ = looks.tick() => {
-                    let seen = Pressure::measure(&self.identity.data_dir);
+                    let seen = self.pressure();
                     if seen != written || reported.elapsed() >= REPORT {
                         match self.try_report(seen).await {
                             Ok(()) => (written, reported) = (seen, tokio::time::Instant::now()),
@@ -376,7 +384,15 @@ fn conditions(
                 ("KubeletHasNoDiskPressure", "kubelet has no disk pressure")
             },
         ),
-        ("PIDPressure", false, ("KubeletHasSufficientPID", "kubelet has sufficient PID available")),
+        (
+            "PIDPressure",
+            pressure.instances,
+            if pressure.instances {
+                ("KubeletHasInsufficientPID", "the runtime has hardly any place left for another container")
+            } else {
+                ("KubeletHasSufficientPID", "kubelet has sufficient PID available")
+            },
+        ),
         (
             "Ready",
             ready,
@@ -422,7 +438,7 @@ mod tests {
 
     #[test]
     fn a_status_says_what_the_machine_has() {
-        let none = Pressure { memory: false, disk: false };
+        let none = Pressure { memory: false, disk: false, instances: false };
         let status = node_status(&identity(), None, (true, none), Vec::new(), Timestamp::UNIX_EPOCH);
         let amount = |list: &Option<std::collections::BTreeMap<String, Quantity>>, name: &str| {
             list.as_ref().unwrap()[name].0.clone()
@@ -437,7 +453,7 @@ mod tests {
 
     #[test]
     fn conditions_keep_the_time_of_their_last_change() {
-        let none = Pressure { memory: false, disk: false };
+        let none = Pressure { memory: false, disk: false, instances: false };
         let [early, late] =
             ["2025-01-01T00:00:00Z", "2025-01-02T00:00:00Z"].map(|time| time.parse().unwrap());
         let first =

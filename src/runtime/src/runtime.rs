@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
@@ -149,6 +149,11 @@ impl Runtime {
     /// How many containers can run at once here.
     pub fn capacity(&self) -> u32 {
         self.capacity
+    }
+
+    /// How many containers run now.
+    pub fn running(&self) -> u32 {
+        self.running.load(Ordering::Relaxed)
     }
 
     #[cfg(test)]

@@ -1,0 +1,171 @@
+//! What pods and the node use: measured now and then, told as the kubelet's `/stats/summary` and to Prometheus.
+//!
+//! A container's rate of CPU is what it used since it was measured last, a few seconds ago; the measuring itself
+//! reads a handful of counters per container.
+
+mod prometheus;
+mod summary;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::HashMap, time::Duration};
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::{context::Context, host};
+
+/// How often everything is measured. The kubelet's is 10 s; ours costs less, and autoscalers see more with it.
+const PERIOD: Duration = Duration::from_secs(5);
+/// A rate over less than this says more about the moment than about the container.
+const SHORTEST: Duration = Duration::from_secs(1);
+
+/// A counter of CPU time with the rate at which it grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Meter {
+    used: Duration,
+    at: Instant,
+    /// Billionths of a core; `None` until it was measured twice.
+    rate: Option<u64>,
+}
+
+impl Meter {
+    fn first(used: Duration, at: Instant) -> Meter {
+        Meter { used, at, rate: None }
+    }
+
+    /// The meter with a newer reading. A counter that has gone back is that of another run.
+    fn next(self, used: Duration, at: Instant) -> Meter {
+        let passed = at.saturating_duration_since(self.at);
+        if used < self.used {
+            return Meter::first(used, at);
+        }
+        if passed < SHORTEST {
+            return self;
+        }
+        let rate = (used - self.used).as_nanos() * 1_000_000_000 / passed.as_nanos().max(1);
+        Meter { used, at, rate: Some(u64::try_from(rate).unwrap_or(u64::MAX)) }
+    }
+}
+
+/// What is remembered between measurements.
+#[derive(Debug, Default)]
+pub(crate) struct Stats {
+    seen: Mutex<Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    node: Option<Meter>,
+    /// By the pod's uid and the container's name.
+    containers: HashMap<(Box<str>, Box<str>), Meter>,
+}
+
+/// What a container uses.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ContainerUsage {
+    pub(crate) name: Box<str>,
+    pub(crate) cpu: Duration,
+    /// Billionths of a core.
+    pub(crate) cpu_rate: Option<u64>,
+    /// Bytes of linear memory, those of instances started beside it included, and what it wrote into its root.
+    pub(crate) memory: u64,
+    pub(crate) memory_limit: Option<u64>,
+    /// Bytes that it wrote outside of its volumes.
+    pub(crate) root_bytes: u64,
+    pub(crate) connections: u64,
+}
+
+/// What a pod uses.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PodUsage {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) uid: Box<str>,
+    pub(crate) containers: Vec<ContainerUsage>,
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+}
+
+impl PodUsage {
+    pub(crate) fn memory(&self) -> u64 {
+        self.containers.iter().map(|container| container.memory).sum()
+    }
+}
+
+/// What the machine uses.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct NodeUsage {
+    pub(crate) cpu: Duration,
+    pub(crate) cpu_rate: Option<u64>,
+    pub(crate) memory: host::MemoryUse,
+    pub(crate) disk: host::DiskUse,
+}
+
+/// A measurement of everything.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Usage {
+    pub(crate) node: NodeUsage,
+    /// In the order of their names.
+    pub(crate) pods: Vec<PodUsage>,
+}
+
+impl Stats {
+    /// Measures everything that runs now.
+    pub(crate) fn measure(&self, context: &Context) -> Usage {
+        let now = Instant::now();
+        let mut seen = self.seen.lock();
+        let mut meters = HashMap::with_capacity(seen.containers.len());
+        let mut pods = Vec::new();
+        for handle in context.table.all() {
+            let mut pod = PodUsage {
+                namespace: handle.key().namespace.clone(),
+                name: handle.key().name.clone(),
+                uid: handle.uid().into(),
+                ..PodUsage::default()
+            };
+            for (name, running, beside) in handle.guests.all() {
+                let own = running.container.usage();
+                let all = beside.iter().map(coracle_runtime::Container::usage).chain([own]);
+                let (memory, connections) =
+                    all.fold((0, 0), |sum, one| (sum.0 + one.memory, sum.1 + one.connections));
+                let key = (Box::from(handle.uid()), name.clone());
+                let known = seen.containers.get(&key).copied();
+                let meter = known.map_or(Meter::first(own.cpu, now), |meter| meter.next(own.cpu, now));
+                meters.insert(key, meter);
+                let network = running.stack.usage();
+                (pod.sent, pod.received) = (network.sent, network.received);
+                let root_bytes = running.mounts.root_usage().bytes;
+                pod.containers.push(ContainerUsage {
+                    name,
+                    cpu: own.cpu,
+                    cpu_rate: meter.rate,
+                    memory: memory + root_bytes,
+                    memory_limit: running.memory_limit,
+                    root_bytes,
+                    connections,
+                });
+            }
+            pods.push(pod);
+        }
+        seen.containers = meters;
+        let cpu = host::cpu_time();
+        let meter = seen.node.map_or(Meter::first(cpu, now), |meter| meter.next(cpu, now));
+        seen.node = Some(meter);
+        drop(seen);
+        pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        let (memory, disk) = (host::memory_use(), host::disk_use(&context.pods_dir));
+        Usage { node: NodeUsage { cpu, cpu_rate: meter.rate, memory, disk }, pods }
+    }
+
+    /// Measures again and again, so that rates are known when somebody asks.
+    pub(crate) async fn run(&self, context: &Context) {
+        loop {
+            self.measure(context);
+            tokio::time::sleep(PERIOD).await;
+        }
+    }
+}
+
+pub(crate) use prometheus::{cadvisor, kubelet, resource};
+pub(crate) use summary::summary;

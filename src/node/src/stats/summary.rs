@@ -1,0 +1,67 @@
+//! The kubelet's `/stats/summary` (`stats/v1alpha1`).
+
+use coracle_client::clock;
+use k8s_openapi::jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::{ContainerUsage, PodUsage, Usage};
+
+/// The summary as JSON. Containers carry the metric `tcp_connections`, which autoscalers can use.
+pub(crate) fn summary(node: &str, usage: &Usage) -> Value {
+    let now = clock::now();
+    let machine = &usage.node;
+    let nanos = u64::try_from(machine.cpu.as_nanos()).unwrap_or(u64::MAX);
+    json!({
+        "node": {
+            "nodeName": node,
+            "cpu": { "time": now, "usageNanoCores": machine.cpu_rate, "usageCoreNanoSeconds": nanos },
+            "memory": {
+                "time": now,
+                "availableBytes": machine.memory.available,
+                "usageBytes": machine.memory.used(),
+                "workingSetBytes": machine.memory.used(),
+            },
+            "fs": {
+                "time": now,
+                "capacityBytes": machine.disk.total,
+                "availableBytes": machine.disk.free,
+                "usedBytes": machine.disk.total.saturating_sub(machine.disk.free),
+            },
+        },
+        "pods": usage.pods.iter().map(|pod| pod_stats(pod, now)).collect::<Vec<_>>(),
+    })
+}
+
+fn pod_stats(pod: &PodUsage, now: Timestamp) -> Value {
+    let nanos = |container: &ContainerUsage| u64::try_from(container.cpu.as_nanos()).unwrap_or(u64::MAX);
+    let rates: Option<u64> = pod.containers.iter().map(|container| container.cpu_rate).sum();
+    json!({
+        "podRef": { "name": pod.name, "namespace": pod.namespace, "uid": pod.uid },
+        "containers": pod.containers.iter().map(|container| container_stats(container, now)).collect::<Vec<_>>(),
+        "cpu": {
+            "time": now,
+            "usageNanoCores": rates,
+            "usageCoreNanoSeconds": pod.containers.iter().map(nanos).sum::<u64>(),
+        },
+        "memory": { "time": now, "usageBytes": pod.memory(), "workingSetBytes": pod.memory() },
+        "network": { "time": now, "name": "eth0", "rxBytes": pod.received, "txBytes": pod.sent },
+    })
+}
+
+fn container_stats(container: &ContainerUsage, now: Timestamp) -> Value {
+    let nanos = u64::try_from(container.cpu.as_nanos()).unwrap_or(u64::MAX);
+    json!({
+        "name": container.name,
+        "cpu": { "time": now, "usageNanoCores": container.cpu_rate, "usageCoreNanoSeconds": nanos },
+        "memory": {
+            "time": now,
+            "usageBytes": container.memory,
+            "workingSetBytes": container.memory,
+            "rssBytes": container.memory,
+        },
+        "rootfs": { "time": now, "usedBytes": container.root_bytes },
+        "userDefinedMetrics": [
+            { "name": "tcp_connections", "type": "gauge", "time": now, "value": container.connections },
+        ],
+    })
+}
