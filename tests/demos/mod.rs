@@ -5,6 +5,9 @@ mod cron_report;
 mod guestbook;
 mod hello10k;
 mod prometheus_adapter;
+mod rolling_update;
+mod stateful_counter;
+mod toolbox;
 mod worker_queue;
 
 use crate::support::{Cluster, have_kubectl, http_get, manifest};
