@@ -69,7 +69,7 @@ pub fn sh(call: &mut Call) -> Outcome {
 
 /// Reads commands until the input ends; asks with a prompt where a person types.
 fn interact(call: &mut Call, shell: &mut Shell, streams: &Streams) -> Outcome {
-    let prompts = call.stdin.is_own && (std::io::stdin().is_terminal() || call.env.get("TERM").is_some());
+    let prompts = call.stdin.is_own && std::io::stdin().is_terminal();
     shell.parameters.push("sh".to_owned());
     let mut pending = String::new();
     loop {
