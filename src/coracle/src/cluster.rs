@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use coracle_apiserver::{ApiServer, User};
-use coracle_client::Informers;
+use coracle_client::{Election, Informers};
 use coracle_dashboard::Dashboard;
 use coracle_image::{Images, Reference, manifest_for};
 use coracle_node::Node;
@@ -110,17 +110,24 @@ impl Cluster {
         let system = server.service_as(User::new("system:coracle", &["system:masters"]));
         let informers = Informers::new(coracle_client::in_process(system), informers_stop.clone());
 
+        let identity = data.identity(&name)?;
         let user = User::new("system:kube-controller-manager", &[]);
         let controllers = coracle_controllers::start(
             coracle_client::in_process(server.service_as(user)),
             &informers,
-            coracle_controllers::Config::new(CLUSTER_CIDR, server.admin().ca_pem.clone()),
+            coracle_controllers::Config {
+                lease: Some(Election::new("kube-controller-manager", &identity)),
+                ..coracle_controllers::Config::new(CLUSTER_CIDR, server.admin().ca_pem.clone())
+            },
         );
         let user = User::new("system:kube-scheduler", &[]);
         let scheduler = coracle_scheduler::start(
             coracle_client::in_process(server.service_as(user)),
             &informers,
-            coracle_scheduler::Config::default(),
+            coracle_scheduler::Config {
+                lease: Some(Election::new("kube-scheduler", &identity)),
+                ..coracle_scheduler::Config::default()
+            },
         );
 
         let dashboard = match config.dashboard {

@@ -3,12 +3,13 @@
 use std::{
     env,
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
-    io::Write,
+    io::{ErrorKind, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, bail};
+use coracle_client::random;
 
 /// A data folder that this process has to itself until the value is dropped.
 pub(crate) struct DataDir {
@@ -68,10 +69,32 @@ impl DataDir {
         self.root.join(name)
     }
 
+    /// Who serves this folder, in elections: the host's name and a random number, made once and kept, so
+    /// that a process that starts again takes its leases back at once.
+    ///
+    /// # Errors
+    /// If it cannot be read or written.
+    pub(crate) fn identity(&self, host: &str) -> anyhow::Result<String> {
+        let path = self.join("identity");
+        match fs::read_to_string(&path) {
+            Ok(known) if !known.trim().is_empty() => return Ok(known.trim().to_owned()),
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        }
+        let identity = format!("{host}_{:016x}", random::number());
+        self.write_whole("identity", &identity)?;
+        Ok(identity)
+    }
+
     /// Writes the kubeconfig, readable by its owner alone, whole or not at all.
     pub(crate) fn write_kubeconfig(&self, text: &str) -> anyhow::Result<PathBuf> {
-        let path = self.join("kubeconfig");
-        let temporary = self.join("kubeconfig.tmp");
+        self.write_whole("kubeconfig", text)
+    }
+
+    fn write_whole(&self, name: &str, text: &str) -> anyhow::Result<PathBuf> {
+        let path = self.join(name);
+        let temporary = self.join(&format!("{name}.tmp"));
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(0o600);
         options
@@ -111,6 +134,17 @@ mod tests {
         );
         drop(first);
         DataDir::lock(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn who_serves_a_folder_keeps_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::lock(dir.path()).unwrap();
+        let first = data.identity("edge-1").unwrap();
+        assert!(first.starts_with("edge-1_"), "{first}");
+        assert_eq!(data.identity("edge-2").unwrap(), first, "a host that is renamed is no other server");
+        fs::write(dir.path().join("identity"), "\n").unwrap();
+        assert_ne!(data.identity("edge-1").unwrap(), first);
     }
 
     #[test]
