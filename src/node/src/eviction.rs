@@ -28,7 +28,7 @@ use tokio::time::Instant;
 use crate::{
     context::Context,
     handle::Eviction,
-    host::{self, DISK_RESERVE_PERCENT, MEMORY_RESERVE},
+    host::{self, MEMORY_RESERVE},
     stats::{PodUsage, Stats},
 };
 
@@ -162,9 +162,9 @@ impl Evictor {
             self.remove_images(&context.pods_dir).await;
         }
         let disk = host::disk_use(&context.pods_dir);
-        if disk.total > 0 && 100 - disk.used_percent() < DISK_RESERVE_PERCENT {
+        if disk.short() {
             self.announce(context, node, "ephemeral-storage");
-            let threshold = kibi(disk.total / 100 * DISK_RESERVE_PERCENT);
+            let threshold = kibi(host::disk_reserve(disk.total));
             let pods = stats.measure(context).pods;
             let folder = context.pods_dir.clone();
             let measured = tokio::task::spawn_blocking(move || {

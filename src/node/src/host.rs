@@ -8,8 +8,9 @@ use crate::env::Allocatable;
 
 /// Memory that must be left before pods are told to stay away. The kubelet's default hard threshold.
 pub(crate) const MEMORY_RESERVE: u64 = 100 << 20;
-/// The part of the disk that must be free. The kubelet's default hard threshold is 10 %.
-pub(crate) const DISK_RESERVE_PERCENT: u64 = 10;
+/// The disk that must be free, if a tenth of it is not less. The kubelet's default hard threshold is 10 %, of a
+/// disk that nobody else uses: here it would end all pods of a notebook whose large disk is nine tenths full.
+const DISK_RESERVE: u64 = 2 << 30;
 /// The part of the runtime's places for containers from which on no more pods should come.
 const INSTANCES_PERCENT: u64 = 95;
 /// The version of Wasmtime, as containerd's stands in other nodes' `containerRuntimeVersion`.
@@ -37,7 +38,7 @@ impl Capacity {
         Allocatable {
             cpu_milli: signed(self.cpus * 1000),
             memory: signed(self.memory.saturating_sub(MEMORY_RESERVE)),
-            ephemeral_storage: signed(self.disk / 100 * (100 - DISK_RESERVE_PERCENT)),
+            ephemeral_storage: signed(self.disk - disk_reserve(self.disk)),
         }
     }
 }
@@ -84,6 +85,16 @@ impl DiskUse {
             percent => 100 - (self.free / percent).min(100),
         }
     }
+
+    /// Whether too little is free.
+    pub(crate) fn short(&self) -> bool {
+        self.total > 0 && self.free < disk_reserve(self.total)
+    }
+}
+
+/// What of a disk of so many bytes must be free.
+pub(crate) fn disk_reserve(total: u64) -> u64 {
+    (total / 10).min(DISK_RESERVE)
 }
 
 /// The disk that `dir` is on.
@@ -122,7 +133,7 @@ impl Pressure {
         let (memory, disk) = (memory_use(), disk_use(dir));
         Pressure {
             memory: memory.total > 0 && memory.available < MEMORY_RESERVE,
-            disk: disk.total > 0 && 100 - disk.used_percent() < DISK_RESERVE_PERCENT,
+            disk: disk.short(),
             instances: u64::from(running) * 100 >= u64::from(capacity) * INSTANCES_PERCENT,
         }
     }
@@ -212,6 +223,16 @@ mod tests {
     fn a_disk_is_used_in_percent() {
         let used = |total, free| DiskUse { total, free }.used_percent();
         assert_eq!([used(1000, 1000), used(1000, 250), used(1000, 0), used(0, 0)], [0, 75, 100, 0]);
+    }
+
+    #[test]
+    fn a_large_disk_may_be_fuller_than_a_small_one() {
+        let short = |total: u64, free: u64| DiskUse { total: total << 20, free: free << 20 }.short();
+        assert_eq!(
+            [short(1_000, 99), short(1_000, 101), short(250_000, 2_000), short(250_000, 2_100)],
+            [true, false, true, false]
+        );
+        assert!(!short(0, 0), "a disk that could not be measured");
     }
 
     #[test]
