@@ -10,6 +10,7 @@
 //! Nothing here panics on hostile input, and every recursion is bounded: by the depth that
 //! [`schema::parse_json`] and [`protobuf::decode`] let through, or by the depth of the schema.
 
+pub mod amounts;
 pub mod field;
 pub mod kind;
 pub mod kinds;
@@ -18,6 +19,7 @@ pub mod openapi;
 pub mod patch;
 pub mod protobuf;
 pub mod quantity;
+pub mod quota;
 mod quote;
 pub mod schema;
 pub mod selector;

@@ -37,6 +37,7 @@ mod pod_gc;
 mod podcontrol;
 mod pods;
 mod replicaset;
+mod resource_quota;
 mod revisions;
 mod root_ca;
 mod scale;
@@ -121,6 +122,7 @@ const CONTROLLERS: &[Controller] = &[
     Controller { name: node_ttl::NAME, run: node_ttl::run },
     Controller { name: taint_eviction::NAME, run: taint_eviction::run },
     Controller { name: pod_gc::NAME, run: pod_gc::run },
+    Controller { name: resource_quota::NAME, run: resource_quota::run },
     Controller { name: ephemeral_volume::NAME, run: ephemeral_volume::run },
     Controller { name: volume_binder::NAME, run: volume_binder::run },
     Controller { name: volume_protection::NAME, run: volume_protection::run },

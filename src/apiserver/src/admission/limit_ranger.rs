@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use coracle_api::{Quantity, status::Status};
+use coracle_api::{
+    Quantity,
+    amounts::{self, Amounts},
+    status::Status,
+};
 use serde_json::{Value, json};
 
-use super::{
-    Attributes, Operation, Plugin,
-    amounts::{self, Amounts},
-    stored,
-};
+use super::{Attributes, Operation, Plugin, stored};
 use crate::object;
 
 /// Where the pod says what was filled in.

@@ -11,7 +11,6 @@ use serde_json::Value;
 
 use crate::{object, pipeline::Call};
 
-mod amounts;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod pod_tolerations;

@@ -9,15 +9,16 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
 };
 
-use coracle_api::{Kind, Quantity, quantity::Format, status::Status};
+use coracle_api::{
+    Kind, Quantity,
+    amounts::{self, Amounts},
+    quota::{covers, usage},
+    status::Status,
+};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
-use super::{
-    Attributes, Operation,
-    amounts::{self, Amounts},
-    stored,
-};
+use super::{Attributes, Operation, stored};
 use crate::{
     object,
     pipeline::{self, Call, Part, Update},
@@ -64,8 +65,9 @@ impl Quotas {
             return Ok(Charges::default());
         }
         let kind = call.kind();
-        let mut delta = usage(kind, object);
-        for (name, before) in old.map(|old| usage(kind, old)).unwrap_or_default() {
+        let (group, plural) = (&*kind.group, &*kind.plural);
+        let mut delta = usage(group, plural, object);
+        for (name, before) in old.map(|old| usage(group, plural, old)).unwrap_or_default() {
             let entry = delta.entry(name).or_insert(Quantity::ZERO);
             *entry = *entry - before;
         }
@@ -77,7 +79,7 @@ impl Quotas {
 
         let creates = request.operation == Operation::Create;
         let mut planned = Vec::new();
-        for quota in listed().iter().filter(|quota| covers(quota, kind, object)) {
+        for quota in listed().iter().filter(|quota| covers(quota, group, plural, object)) {
             let asked = asked_of(quota, &delta);
             if creates && is_pods(kind) {
                 check_constraints(quota, object).map_err(forbid)?;
@@ -147,145 +149,6 @@ fn handles(request: &Attributes<'_>) -> bool {
         (Operation::Update, "resize") => is_pods(call.kind()),
         _ => false,
     }
-}
-
-fn one(name: impl Into<String>) -> (String, Quantity) {
-    (name.into(), count(1))
-}
-
-fn count(number: usize) -> Quantity {
-    Quantity::units(i64::try_from(number).unwrap_or(i64::MAX), Format::DecimalSi)
-}
-
-/// What an object counts for, by the names that quotas know.
-fn usage(kind: &Kind, object: &Value) -> Amounts {
-    let mut usage = Amounts::from([one(format!("count/{}", kind.qualified_resource()))]);
-    if !kind.group.is_empty() {
-        return usage;
-    }
-    match &*kind.plural {
-        "pods" => usage.extend(pod_usage(object)),
-        "services" => usage.extend(service_usage(object)),
-        "persistentvolumeclaims" => usage.extend(claim_usage(object)),
-        plural @ ("configmaps" | "replicationcontrollers" | "resourcequotas" | "secrets") => {
-            usage.extend([one(plural)]);
-        }
-        _ => {}
-    }
-    usage
-}
-
-fn pod_usage(pod: &Value) -> Amounts {
-    if matches!(object::text(pod, "/status/phase"), "Succeeded" | "Failed") {
-        return Amounts::new();
-    }
-    let mut usage = Amounts::from([one("pods")]);
-    for (name, amount) in amounts::of_pod(pod, "requests") {
-        let plain =
-            matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
-        if plain {
-            usage.insert(name.clone(), amount);
-        }
-        usage.insert(format!("requests.{name}"), amount);
-    }
-    for (name, amount) in amounts::of_pod(pod, "limits") {
-        usage.insert(format!("limits.{name}"), amount);
-    }
-    usage
-}
-
-fn service_usage(service: &Value) -> Amounts {
-    let mut usage = Amounts::from([one("services")]);
-    let ports = service.pointer("/spec/ports").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    let given = ports.iter().filter(|port| object::integer(port, "/nodePort").unwrap_or(0) != 0).count();
-    let allocates = service.pointer("/spec/allocateLoadBalancerNodePorts").and_then(Value::as_bool);
-    let node_ports = match object::text(service, "/spec/type") {
-        "NodePort" => ports.len(),
-        "LoadBalancer" if allocates != Some(false) => ports.len(),
-        "LoadBalancer" => given,
-        _ => 0,
-    };
-    let balancers = usize::from(object::text(service, "/spec/type") == "LoadBalancer");
-    usage.insert("services.nodeports".into(), count(node_ports));
-    usage.insert("services.loadbalancers".into(), count(balancers));
-    usage
-}
-
-fn claim_usage(claim: &Value) -> Amounts {
-    const SUFFIX: &str = "storageclass.storage.k8s.io";
-    let mut usage = Amounts::from([one("persistentvolumeclaims")]);
-    let class = object::text(claim, "/spec/storageClassName");
-    if !class.is_empty() {
-        usage.extend([one(format!("{class}.{SUFFIX}/persistentvolumeclaims"))]);
-    }
-    if let Some(storage) = claim.pointer("/spec/resources/requests/storage").and_then(amounts::amount) {
-        usage.insert("requests.storage".into(), storage);
-        if !class.is_empty() {
-            usage.insert(format!("{class}.{SUFFIX}/requests.storage"), storage);
-        }
-    }
-    usage
-}
-
-/// The scopes of a quota: scope, operator, values.
-fn scopes(quota: &Value) -> Vec<(&str, &str, Vec<&str>)> {
-    let plain = quota.pointer("/spec/scopes").and_then(Value::as_array).into_iter().flatten();
-    let plain = plain.filter_map(Value::as_str).map(|scope| (scope, "Exists", Vec::new()));
-    let selected = quota.pointer("/spec/scopeSelector/matchExpressions").and_then(Value::as_array);
-    let selected = selected.into_iter().flatten().map(|expression| {
-        let values = expression.get("values").and_then(Value::as_array).into_iter().flatten();
-        let values = values.filter_map(Value::as_str).collect();
-        (object::text(expression, "/scopeName"), object::text(expression, "/operator"), values)
-    });
-    plain.chain(selected).collect()
-}
-
-/// True if the quota is about this object. Scopes are about pods.
-fn covers(quota: &Value, kind: &Kind, object: &Value) -> bool {
-    scopes(quota)
-        .iter()
-        .all(|(scope, operator, values)| is_pods(kind) && in_scope(object, scope, operator, values))
-}
-
-fn in_scope(pod: &Value, scope: &str, operator: &str, values: &[&str]) -> bool {
-    let deadline = object::integer(pod, "/spec/activeDeadlineSeconds").is_some_and(|seconds| seconds >= 0);
-    let best_effort = object::text(pod, "/status/qosClass") == "BestEffort";
-    match scope {
-        "Terminating" => deadline,
-        "NotTerminating" => !deadline,
-        "BestEffort" => best_effort,
-        "NotBestEffort" => !best_effort,
-        "CrossNamespacePodAffinity" => crosses_namespaces(pod),
-        "PriorityClass" => {
-            let class = object::text(pod, "/spec/priorityClassName");
-            match operator {
-                "In" => values.contains(&class),
-                "NotIn" => !values.contains(&class),
-                "DoesNotExist" => class.is_empty(),
-                _ => !class.is_empty(),
-            }
-        }
-        _ => false,
-    }
-}
-
-/// True if a term of the pod's affinity looks at other namespaces.
-fn crosses_namespaces(pod: &Value) -> bool {
-    const LISTS: &[&str] = &[
-        "requiredDuringSchedulingIgnoredDuringExecution",
-        "preferredDuringSchedulingIgnoredDuringExecution",
-    ];
-    ["podAffinity", "podAntiAffinity"].iter().any(|sort| {
-        LISTS.iter().any(|list| {
-            let terms = pod.pointer(&format!("/spec/affinity/{sort}/{list}")).and_then(Value::as_array);
-            terms.into_iter().flatten().any(|term| {
-                let term = term.get("podAffinityTerm").unwrap_or(term);
-                let named = term.get("namespaces").and_then(Value::as_array);
-                named.is_some_and(|list| !list.is_empty())
-                    || term.get("namespaceSelector").is_some_and(|selector| !selector.is_null())
-            })
-        })
-    })
 }
 
 /// What of a change the quota is about.
@@ -385,45 +248,11 @@ mod tests {
         json!({"spec": {"containers": [{"name": "a", "resources": resources}]}, "status": {"qosClass": "Burstable"}})
     }
 
-    fn kind(plural: &str) -> &'static Kind {
-        coracle_api::kinds::find("", "v1", plural).expect("a kind of the core group")
-    }
-
-    #[test]
-    fn objects_count_by_the_names_of_quotas() {
-        let text = |plural: &str, object: Value| amounts::text(usage(kind(plural), &object).iter());
-        assert_eq!(
-            text("pods", pod()),
-            "count/pods=1,cpu=500m,limits.memory=1Gi,pods=1,requests.cpu=500m,requests.x.io/gpu=2"
-        );
-        let mut over = pod();
-        over["status"]["phase"] = json!("Succeeded");
-        assert_eq!(text("pods", over), "count/pods=1");
-        let service = |spec: Value| text("services", json!({"spec": spec}));
-        let ports = json!([{"port": 1}, {"port": 2}]);
-        assert_eq!(
-            service(json!({"type": "LoadBalancer", "ports": ports})),
-            "count/services=1,services=1,services.loadbalancers=1,services.nodeports=2"
-        );
-        assert_eq!(
-            service(json!({"type": "ClusterIP", "ports": ports})),
-            "count/services=1,services=1,services.loadbalancers=0,services.nodeports=0"
-        );
-        let claim =
-            json!({"spec": {"storageClassName": "local", "resources": {"requests": {"storage": "1Gi"}}}});
-        assert_eq!(
-            text("persistentvolumeclaims", claim),
-            "count/persistentvolumeclaims=1,local.storageclass.storage.k8s.io/persistentvolumeclaims=1,\
-             local.storageclass.storage.k8s.io/requests.storage=1Gi,persistentvolumeclaims=1,requests.storage=1Gi"
-        );
-        assert_eq!(text("configmaps", json!({})), "configmaps=1,count/configmaps=1");
-    }
-
     #[test]
     fn what_does_not_fit_is_named() {
         let quota =
             quota(&json!({"pods": "2", "cpu": "1", "memory": "1Gi"}), &json!({"pods": "1", "cpu": "600m"}));
-        let asked = asked_of(&quota, &usage(kind("pods"), &pod()));
+        let asked = asked_of(&quota, &usage("", "pods", &pod()));
         assert_eq!(amounts::text(asked.iter()), "cpu=500m,pods=1");
         assert_eq!(
             check(&quota, &asked),
@@ -445,19 +274,5 @@ mod tests {
             check_constraints(&quota, &pod()),
             Err("failed quota: q: must specify limits.cpu for: a; requests.memory for: a".into())
         );
-    }
-
-    #[test]
-    fn scopes_choose_pods() {
-        let check = |spec: Value| covers(&json!({"spec": spec}), kind("pods"), &pod());
-        assert!(check(json!({})));
-        assert!(check(json!({"scopes": ["NotTerminating", "NotBestEffort"]})));
-        assert!(!check(json!({"scopes": ["BestEffort"]})));
-        let class = |operator: &str| {
-            let expression = json!({"scopeName": "PriorityClass", "operator": operator, "values": ["high"]});
-            check(json!({"scopeSelector": {"matchExpressions": [expression]}}))
-        };
-        assert!(!class("In") && class("NotIn") && !class("Exists") && class("DoesNotExist"));
-        assert!(!covers(&json!({"spec": {"scopes": ["NotTerminating"]}}), kind("secrets"), &json!({})));
     }
 }

@@ -1,21 +1,22 @@
-//! What pods ask for, summed as the scheduler sums it.
+//! Lists of amounts, and what pods ask for, summed as the scheduler sums it.
 
 use std::collections::BTreeMap;
 
-use coracle_api::Quantity;
 use serde_json::Value;
 
+use crate::Quantity;
+
 /// Amounts by the name of their resource.
-pub(super) type Amounts = BTreeMap<String, Quantity>;
+pub type Amounts = BTreeMap<String, Quantity>;
 
 /// A list of amounts, e.g. `resources.requests`. What is no amount counts as none.
-pub(super) fn amounts(value: Option<&Value>) -> Amounts {
+pub fn amounts(value: Option<&Value>) -> Amounts {
     let map = value.and_then(Value::as_object).into_iter().flatten();
     map.filter_map(|(name, value)| Some((name.clone(), amount(value)?))).collect()
 }
 
 /// One amount, as text or as a number.
-pub(super) fn amount(value: &Value) -> Option<Quantity> {
+pub fn amount(value: &Value) -> Option<Quantity> {
     match value {
         Value::String(text) => text.parse().ok(),
         Value::Number(number) => number.to_string().parse().ok(),
@@ -24,7 +25,7 @@ pub(super) fn amount(value: &Value) -> Option<Quantity> {
 }
 
 /// Adds `more` to `sum`.
-pub(super) fn add(sum: &mut Amounts, more: &Amounts) {
+pub fn add(sum: &mut Amounts, more: &Amounts) {
     for (name, amount) in more {
         let entry = sum.entry(name.clone()).or_insert(Quantity::ZERO);
         *entry = *entry + *amount;
@@ -40,13 +41,13 @@ fn raise(highest: &mut Amounts, other: &Amounts) {
 }
 
 /// The containers of one list of a pod's spec.
-pub(super) fn containers<'a>(pod: &'a Value, list: &str) -> impl Iterator<Item = &'a Value> {
+pub fn containers<'a>(pod: &'a Value, list: &str) -> impl Iterator<Item = &'a Value> {
     pod.pointer(&format!("/spec/{list}")).and_then(Value::as_array).into_iter().flatten()
 }
 
 /// What a pod needs of everything in `list` (`requests` or `limits`): its containers and sidecars together, or
 /// what its most demanding init container needs beside the sidecars that run by then, and its overhead.
-pub(super) fn of_pod(pod: &Value, list: &str) -> Amounts {
+pub fn of_pod(pod: &Value, list: &str) -> Amounts {
     let of = |container: &Value| amounts(container.pointer(&format!("/resources/{list}")));
     let mut sum = Amounts::new();
     for container in containers(pod, "containers") {
@@ -73,7 +74,7 @@ pub(super) fn of_pod(pod: &Value, list: &str) -> Amounts {
 }
 
 /// `cpu=1,memory=2Gi`.
-pub(super) fn text<'a>(amounts: impl Iterator<Item = (&'a String, &'a Quantity)>) -> String {
+pub fn text<'a>(amounts: impl Iterator<Item = (&'a String, &'a Quantity)>) -> String {
     amounts.map(|(name, amount)| format!("{name}={amount}")).collect::<Vec<_>>().join(",")
 }
 
