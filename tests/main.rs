@@ -12,6 +12,7 @@
 
 mod api_errors;
 mod applications;
+mod autoscale;
 mod crash;
 mod demos;
 mod hostile;

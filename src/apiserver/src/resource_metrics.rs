@@ -29,9 +29,9 @@ use crate::{
     table,
 };
 
-/// The time over which nodes average what they report.
-const WINDOW: &str = "10s";
-const WINDOW_SECONDS: i64 = 10;
+/// The time over which nodes average what they report, at the most.
+const WINDOW: &str = "5s";
+const WINDOW_SECONDS: i64 = 5;
 /// Metrics of pods that nodes know besides CPU and memory.
 pub(crate) const CUSTOM: &[&str] = &["http_requests_per_second", "tcp_connections"];
 

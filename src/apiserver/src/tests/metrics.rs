@@ -75,7 +75,7 @@ async fn pods_and_nodes_use_what_their_node_says() {
     assert_eq!(names(&list), ["a"], "what has not been measured is left out");
     let one = server.get(&format!("{PODS}/a")).await.is(200);
     assert_eq!((&one["kind"], &one["apiVersion"]), (&json!("PodMetrics"), &json!("metrics.k8s.io/v1beta1")));
-    assert_eq!((&one["timestamp"], &one["window"]), (&json!(TIME), &json!("10s")));
+    assert_eq!((&one["timestamp"], &one["window"]), (&json!(TIME), &json!("5s")));
     assert_eq!(one["containers"][0]["usage"], json!({"cpu": "1500000n", "memory": "2Ki"}));
     let gone = server.get(&format!("{PODS}/c")).await;
     gone.fails(404, "NotFound", "podmetrics.metrics.k8s.io \"default/c\" not found");
@@ -85,7 +85,7 @@ async fn pods_and_nodes_use_what_their_node_says() {
     assert_eq!(asked.load(Ordering::Relaxed), 1, "one answer serves for a moment");
     tokio::time::advance(std::time::Duration::from_secs(2)).await;
     let table = server.get_as("/apis/metrics.k8s.io/v1beta1/pods", TABLE).await.is(200);
-    assert_eq!(table["rows"][0]["cells"], json!(["a", "3m", "3073", "10s"]));
+    assert_eq!(table["rows"][0]["cells"], json!(["a", "3m", "3073", "5s"]));
     assert_eq!(asked.load(Ordering::Relaxed), 2);
 
     let patch = json!({"metadata": {"labels": {"app": "web"}}});

@@ -58,14 +58,14 @@ fn told(api: &coracle_client::test_support::FakeApi) -> String {
 #[test]
 fn kinds_are_counted_by_what_is_limited() {
     #[track_caller]
-    fn check(spec: serde_json::Value, plural: &str, found: Found, expected: &str) {
+    fn check(spec: &serde_json::Value, plural: &str, found: &Found, expected: &str) {
         let value = json!({"spec": spec});
         let quota: ResourceQuota = serde_json::from_value(value.clone()).expect("a quota");
         let kind = (String::new(), plural.to_owned());
         let names = plan::wanted(&quota).remove(&kind).expect("limited");
         let by_number = matches!(found, Found::Count(_));
         assert!(!by_number || plural != "pods" || !plan::needs_objects(&quota, &names), "{expected}");
-        let used = plan::used(&value, &kind, &names, &found);
+        let used = plan::used(&value, &kind, &names, found);
         assert_eq!(coracle_api::amounts::text(used.iter()), expected);
     }
     let pods = || {
@@ -75,18 +75,18 @@ fn kinds_are_counted_by_what_is_limited() {
         all[0]["status"]["qosClass"] = json!("BestEffort");
         Found::Objects(all.to_vec())
     };
-    check(json!({"hard": {"count/pods": "1"}}), "pods", Found::Count(3), "count/pods=3");
+    check(&json!({"hard": {"count/pods": "1"}}), "pods", &Found::Count(3), "count/pods=3");
     check(
-        json!({"hard": {"pods": "9", "requests.cpu": "2", "limits.memory": "1Gi", "count/pods": "1", "secrets": "1"}}),
+        &json!({"hard": {"pods": "9", "requests.cpu": "2", "limits.memory": "1Gi", "count/pods": "1", "secrets": "1"}}),
         "pods",
-        pods(),
+        &pods(),
         "count/pods=3,limits.memory=0,pods=2,requests.cpu=1500m",
     );
-    check(json!({"hard": {"pods": "9"}, "scopes": ["BestEffort"]}), "pods", pods(), "pods=1");
-    check(json!({"hard": {"secrets": "9"}}), "secrets", Found::Count(2), "secrets=2");
+    check(&json!({"hard": {"pods": "9"}, "scopes": ["BestEffort"]}), "pods", &pods(), "pods=1");
+    check(&json!({"hard": {"secrets": "9"}}), "secrets", &Found::Count(2), "secrets=2");
     // No scope has a secret in it.
     let scoped = json!({"hard": {"count/secrets": "9"}, "scopes": ["BestEffort"]});
-    check(scoped, "secrets", Found::Count(2), "count/secrets=0");
+    check(&scoped, "secrets", &Found::Count(2), "count/secrets=0");
 }
 
 #[test]
