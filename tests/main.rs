@@ -19,5 +19,6 @@ mod hostile;
 mod kubectl;
 mod process;
 mod registry;
+mod soak;
 mod streams;
 mod support;
