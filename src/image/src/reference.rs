@@ -30,6 +30,8 @@ pub struct ReferenceError {
 enum ReferenceProblem {
     #[error("{0}")]
     Syntax(String),
+    #[error("invalid reference format: repository name ({0}) must be lowercase")]
+    UpperCase(String),
     #[error("only sha256 digests in lower case are supported")]
     Digest,
 }
@@ -40,6 +42,9 @@ impl Reference {
         let error = |source| ReferenceError { input: input.to_owned(), source };
         let parsed = oci_client::Reference::try_from(input)
             .map_err(|problem| error(ReferenceProblem::Syntax(problem.to_string())))?;
+        if parsed.repository().bytes().any(|byte| byte.is_ascii_uppercase()) {
+            return Err(error(ReferenceProblem::UpperCase(parsed.repository().to_owned())));
+        }
         if parsed.digest().is_some_and(|digest| Digest::parse(digest).is_none()) {
             return Err(error(ReferenceProblem::Digest));
         }

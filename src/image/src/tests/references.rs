@@ -35,8 +35,18 @@ fn only_registry_local_is_local() {
 
 #[test]
 fn what_is_no_name_is_refused() {
-    for input in ["", "Web", "web:", "web:a b", "a//b", "../b", "web@sha256:12", "http://host/web", "web:-x"]
-    {
+    for input in [
+        "",
+        "Web",
+        "web:",
+        "web:a b",
+        "a//b",
+        "../b",
+        "web@sha256:12",
+        "http://host/web",
+        "web:-x",
+        "UPPER/x",
+    ] {
         let error = Reference::parse(input).unwrap_err();
         assert_eq!(error.to_string(), format!("couldn't parse image name {input:?}"));
     }
