@@ -1,5 +1,5 @@
 //! Persistent volumes that are folders of this node: `<data>/volumes/<volume handle>`, made when a pod uses one
-//! first, removed when the object is deleted.
+//! first, removed with the object unless that says that its data is to be retained.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
@@ -90,13 +90,9 @@ impl LocalVolumes {
             volume.spec.as_ref().and_then(|spec| spec.csi.as_ref()).map(|csi| csi.volume_handle.clone());
         if let Some(dir) = handle.as_deref().and_then(|handle| self.folder(handle)) {
             self.open.lock().remove(handle.as_deref().unwrap_or_default());
-            let removed = tokio::task::spawn_blocking(move || match std::fs::remove_dir_all(&dir) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    Err(format!("cannot remove the folder {}: {error}", dir.display()))
-                }
-                _ => Ok(()),
-            });
-            removed.await.unwrap_or_else(|error| Err(error.to_string())).map_err(ReconcileError::NotYet)?;
+            if !retains(&volume) {
+                remove(dir).await.map_err(ReconcileError::NotYet)?;
+            }
         }
         let finalizers: Vec<&String> =
             volume.metadata.finalizers.iter().flatten().filter(|name| *name != FINALIZER).collect();
@@ -118,6 +114,22 @@ impl LocalVolumes {
         let good = !handle.is_empty() && !handle.starts_with('.') && handle.chars().all(plain);
         good.then(|| self.dir.join(handle))
     }
+}
+
+/// Whether the data outlives the object: whoever makes another with the same handle has it again.
+fn retains(volume: &PersistentVolume) -> bool {
+    let policy = volume.spec.as_ref().and_then(|spec| spec.persistent_volume_reclaim_policy.as_deref());
+    policy.is_none_or(|policy| policy == "Retain")
+}
+
+async fn remove(dir: PathBuf) -> Result<(), String> {
+    let removed = tokio::task::spawn_blocking(move || match std::fs::remove_dir_all(&dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(format!("cannot remove the folder {}: {error}", dir.display()))
+        }
+        _ => Ok(()),
+    });
+    removed.await.unwrap_or_else(|error| Err(error.to_string()))
 }
 
 fn capacity(volume: &PersistentVolume) -> Option<u64> {
@@ -152,6 +164,8 @@ pub(crate) fn is_here(volume: &PersistentVolume, node: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use coracle_client::{Informers, test_support::FakeApi};
+
     use super::*;
 
     fn volume(size: &str) -> PersistentVolume {
@@ -203,6 +217,30 @@ mod tests {
         let mut anywhere = volume("1Ki");
         anywhere.spec.as_mut().unwrap().node_affinity = None;
         assert!(is_here(&anywhere, "other"));
+    }
+
+    #[tokio::test]
+    async fn the_folder_goes_with_the_object_unless_it_is_retained() {
+        for (policy, stays) in [(None, true), (Some("Retain"), true), (Some("Delete"), false)] {
+            let mut going = volume("1Ki");
+            going.metadata.finalizers = Some(vec![FINALIZER.into()]);
+            going.metadata.deletion_timestamp = Some(coracle_client::clock::time());
+            going.spec.as_mut().unwrap().persistent_volume_reclaim_policy = policy.map(str::to_owned);
+            let api = FakeApi::new();
+            api.create(&going);
+            let stop = CancellationToken::new();
+            let informers = Informers::new(api.client(), stop.clone());
+            let known = informers.get::<PersistentVolume>();
+            known.synced().await;
+            let dir = tempfile::tempdir().unwrap();
+            let volumes = LocalVolumes::new(dir.path().to_owned());
+            volumes.open(&going, "v").unwrap();
+            volumes.reclaim(&api.client(), &known, &Key::new("", "v")).await.unwrap();
+            assert_eq!(dir.path().join("v").exists(), stays, "{policy:?}");
+            let held = api.get::<PersistentVolume>("", "v").and_then(|left| left.metadata.finalizers);
+            assert!(held.is_none_or(|held| held.is_empty()), "{policy:?}: the object stays");
+            stop.cancel();
+        }
     }
 
     #[test]

@@ -334,7 +334,10 @@ impl Machine {
                 if let Setup::Running { attempt } = self.setup {
                     let wait = (SETUP_RETRY * 2_u32.saturating_pow(attempt.min(16))).min(SETUP_RETRY_MAX);
                     self.setup = Setup::Failed { attempt: attempt + 1, retry_at: now.instant + wait };
-                    effects.push(Effect::Note { index: None, warning: true, reason, message });
+                    // What the pod needs may be there and this node have not heard of it yet: nobody is told at once.
+                    if attempt > 0 {
+                        effects.push(Effect::Note { index: None, warning: true, reason, message });
+                    }
                 }
             }
             Input::SourcesChanged => {
