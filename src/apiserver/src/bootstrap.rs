@@ -4,6 +4,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use coracle_api::status::Status;
@@ -41,6 +42,22 @@ pub(crate) fn first_address(cidr: Ipv4Net) -> Ipv4Addr {
     cidr.hosts().next().unwrap_or(cidr.network())
 }
 
+/// How often the Service of the API server is looked after. Kubernetes' number.
+const EVERY: Duration = Duration::from_secs(10);
+
+/// Writes the Service again that `kubectl delete all --all` has deleted, until shutdown.
+pub(crate) async fn keep(core: Arc<Core>, address: SocketAddr) {
+    loop {
+        tokio::select! {
+            () = core.shutdown.cancelled() => return,
+            () = tokio::time::sleep(EVERY) => {}
+        }
+        if let Err(error) = own_service(&core, address).await {
+            tracing::debug!(error = %error.source, "{error}");
+        }
+    }
+}
+
 /// Writes what is missing and what changed since the last start.
 pub(crate) async fn run(core: &Arc<Core>, address: SocketAddr) -> Result<(), BootstrapError> {
     for name in NAMESPACES {
@@ -59,6 +76,11 @@ pub(crate) async fn run(core: &Arc<Core>, address: SocketAddr) -> Result<(), Boo
         ensure(core, ("scheduling.k8s.io", "v1", "priorityclasses"), "", name, class).await?;
     }
     local_class(core).await?;
+    own_service(core, address).await
+}
+
+/// The Service of the API server and where it leads to.
+async fn own_service(core: &Arc<Core>, address: SocketAddr) -> Result<(), BootstrapError> {
     let labels = json!({"component": "apiserver", "provider": "kubernetes"});
     let service = json!({
         "apiVersion": "v1",

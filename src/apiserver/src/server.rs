@@ -112,6 +112,7 @@ impl ApiServer {
         };
         core.tasks.spawn(listener.run());
         core.tasks.spawn(events::expire(core.clone()));
+        core.tasks.spawn(bootstrap::keep(core.clone(), address));
         core.tasks.close();
         let ca_pem = pki.ca_pem().to_owned();
         Ok(ApiServer { address, ca_pem, admin, core, router, shutdown })

@@ -160,3 +160,19 @@ async fn parallel_changes_of_services_never_share_a_port() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_service_of_the_server_comes_back() {
+    let server = Server::new().await;
+    let path = format!("{SERVICES}/kubernetes");
+    let first = server.get(&path).await.is(200);
+    tokio::spawn(crate::bootstrap::keep(server.core.clone(), "127.0.0.1:6443".parse().unwrap()));
+    let soon = std::time::Duration::from_secs(11);
+    tokio::time::sleep(soon).await;
+    assert_eq!(server.get(&path).await.is(200), first, "what is there is left alone");
+    server.delete(&path, json!({})).await.is(200);
+    tokio::time::sleep(soon).await;
+    let again = server.get(&path).await.is(200);
+    assert_eq!(again["spec"]["clusterIP"], first["spec"]["clusterIP"]);
+    server.core.shutdown.cancel();
+}
