@@ -1,6 +1,6 @@
 //! Pods of several modules: shared volumes, localhost, services, node ports.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::TcpListener};
 
 use crate::support::{Cluster, eventually, have_kubectl, http_get, manifest};
 
@@ -90,4 +90,45 @@ fn a_config_map_is_served_and_its_change_arrives() {
     served("Hello from a ConfigMap");
     cluster.kubectl_input("apply -f -", &page.replace("Hello from a ConfigMap", "Another page"));
     served("Another page");
+}
+
+#[test]
+fn a_host_port_leads_to_its_pod_once_it_is_free() {
+    if !have_kubectl() {
+        return;
+    }
+    let cluster = Cluster::start();
+    cluster.push(&["web"]);
+    let squatter = TcpListener::bind((cluster.host(), 0)).unwrap();
+    let address = squatter.local_addr().unwrap();
+    let port = format!("\"hostPort\": {}", address.port());
+    let pod = |name: &str| {
+        format!(
+            r#"{{"apiVersion": "v1", "kind": "Pod", "metadata": {{"name": "{name}"}}, "spec": {{"containers": [
+                {{"name": "web", "image": "registry.local/web:1", "ports": [{{"containerPort": 8080, {port}}}]}}]}}}}"#
+        )
+    };
+    cluster.kubectl_input("create -f -", &pod("first"));
+    let told =
+        format!("cannot open hostport {} for pod first_default: address already in use", address.port());
+    let describes = |pod: &str, what: &str| {
+        eventually(what, || match cluster.kubectl(&format!("describe pod {pod}")) {
+            text if text.contains(what) => Ok(()),
+            text => Err(text),
+        });
+    };
+    describes("first", &told);
+    drop(squatter);
+    let answers = |name: &str| {
+        eventually("an answer through the host", || match http_get(&address.to_string(), "/")? {
+            (head, _) if head.contains(&format!("x-pod: {name}")) => Ok(()),
+            (head, _) => Err(head),
+        });
+    };
+    answers("first");
+    // Another pod has to wait for it.
+    cluster.kubectl_input("create -f -", &pod("second"));
+    describes("second", "1 node(s) didn't have free ports for the requested pod ports");
+    cluster.kubectl("delete pod first --now");
+    answers("second");
 }

@@ -385,6 +385,11 @@ impl Fabric {
     }
 
     /// Runs something that watches the fabric's [`Fabric::stop`] itself.
+    /// The runtime that carries the kernel sockets.
+    pub(crate) fn enter(&self) -> tokio::runtime::EnterGuard<'_> {
+        self.handle.enter()
+    }
+
     pub(crate) fn spawn_detached(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn_on(task, &self.handle);
     }

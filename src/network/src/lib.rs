@@ -16,6 +16,7 @@
 mod config;
 mod error;
 mod fabric;
+mod hostport;
 mod idset;
 mod kernel;
 pub mod limits;
@@ -35,6 +36,7 @@ mod wakers;
 pub use config::{Config, PodConfig};
 pub use error::{NetworkError, ResolveError};
 pub use fabric::Fabric;
+pub use hostport::HostPort;
 /// The types that the fabric is fed with.
 pub use k8s_openapi as k8s;
 pub use nodeport::NodePortProblem;

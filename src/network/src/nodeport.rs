@@ -17,9 +17,10 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::fabric::{Route, Way};
 use crate::limits::{NODE_PORT_CONNECTIONS, NODE_PORT_RETRY_MAX};
 use crate::services::{Name, WantedPorts};
-use crate::stack::Protocol;
+use crate::stack::{Protocol, Stack};
 use crate::{Fabric, NetworkError};
 
 /// What waits in the kernel until a proxy takes it.
@@ -96,7 +97,7 @@ async fn run(fabric: Arc<Fabric>, port: u16, stop: CancellationToken, problem: A
     let work = async {
         let listener = open(address, &problem).await;
         tracing::debug!(%address, "NodePort open");
-        serve(&fabric, &listener, port).await;
+        serve(&fabric, &listener, &Target::Service(port)).await;
     };
     stop.run_until_cancelled(work).await;
 }
@@ -121,38 +122,65 @@ async fn open(address: SocketAddr, problem: &Mutex<Option<String>>) -> TcpListen
     }
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+/// Listens on an address of the host. Must be called inside a Tokio runtime.
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(KERNEL_BACKLOG)
 }
 
-async fn serve(fabric: &Arc<Fabric>, listener: &TcpListener, port: u16) {
+/// Where the connections of a listener on the host go.
+#[derive(Clone, Debug)]
+pub(crate) enum Target {
+    /// To the backends of the service with this NodePort.
+    Service(u16),
+    /// To a port of one pod.
+    Pod(Arc<Stack>, u16),
+}
+
+impl Target {
+    /// The way for a client, and the address that it is taken to have dialled.
+    fn route(&self, fabric: &Fabric, client: SocketAddr) -> Result<(Route, SocketAddr), NetworkError> {
+        match self {
+            Target::Service(port) => {
+                let frontend =
+                    fabric.services().node_port(*port, Protocol::Tcp).ok_or(NetworkError::Closed)?;
+                let to = SocketAddr::new(fabric.config().node_port_bind, *port);
+                Ok((fabric.route_to_backend(&frontend, client.ip(), to, None)?, to))
+            }
+            Target::Pod(stack, port) => {
+                let to = SocketAddr::new(stack.ip.into(), *port);
+                Ok((Route::Direct(Way::Pod(Arc::clone(stack), to)), to))
+            }
+        }
+    }
+}
+
+/// Carries what a listener on the host accepts to its target, for ever.
+pub(crate) async fn serve(fabric: &Arc<Fabric>, listener: &TcpListener, target: &Target) {
     let places = Arc::new(Semaphore::new(NODE_PORT_CONNECTIONS));
     loop {
         let place = Arc::clone(&places).acquire_owned().await.expect("never closed");
         match listener.accept().await {
             Ok((client, from)) => {
-                let fabric_of_task = Arc::clone(fabric);
+                let (fabric_of_task, target) = (Arc::clone(fabric), target.clone());
                 fabric.spawn_detached(async move {
-                    proxy(&fabric_of_task, client, from, port).await;
+                    proxy(&fabric_of_task, client, from, &target).await;
                     drop(place);
                 });
             }
             Err(error) => {
-                tracing::warn!(port, %error, "NodePort cannot accept");
+                tracing::warn!(address = ?listener.local_addr().ok(), %error, "a port of the host cannot accept");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 }
 
-async fn proxy(fabric: &Arc<Fabric>, client: TcpStream, from: SocketAddr, port: u16) {
+async fn proxy(fabric: &Arc<Fabric>, client: TcpStream, from: SocketAddr, target: &Target) {
     let dial = async {
-        let frontend = fabric.services().node_port(port, Protocol::Tcp).ok_or(NetworkError::Closed)?;
-        let to = SocketAddr::new(fabric.config().node_port_bind, port);
-        let route = fabric.route_to_backend(&frontend, from.ip(), to, None)?;
+        let (route, to) = target.route(fabric, from)?;
         crate::tcp::dial(fabric, route, fabric.visitor(Some(from), to)).await
     };
     let result = tokio::select! {
@@ -162,12 +190,12 @@ async fn proxy(fabric: &Arc<Fabric>, client: TcpStream, from: SocketAddr, port: 
     match result {
         Ok(stream) => {
             if let Err(error) = crate::kernel::pump(client, stream, fabric.stop()).await {
-                tracing::debug!(port, %from, %error, "NodePort connection ended early");
+                tracing::debug!(%from, %error, "a connection through the host ended early");
             }
         }
         Err(error) => {
             // What a client of a real NodePort sees when no endpoint takes the connection.
-            tracing::debug!(port, %from, %error, "NodePort connection refused");
+            tracing::debug!(%from, %error, "a connection through the host was refused");
             let _ = client.set_zero_linger();
         }
     }

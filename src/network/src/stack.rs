@@ -10,6 +10,7 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use crate::limits::{
     CONNECTIONS_PER_POD, EGRESS_CONNECTIONS_PER_POD, LISTENERS_PER_POD, LOOKUPS_PER_POD, UDP_SOCKETS_PER_POD,
@@ -51,6 +52,10 @@ pub struct NetworkUsage {
 impl PodStack {
     pub(crate) fn new(stack: Arc<Stack>) -> PodStack {
         PodStack { stack }
+    }
+
+    pub(crate) fn stack(&self) -> &Arc<Stack> {
+        &self.stack
     }
 
     /// The pod's address.
@@ -143,6 +148,8 @@ struct Tables {
     tcp: Ports<Backlog>,
     udp: Ports<Mailbox>,
     connections: Connections,
+    /// Ends the pod's host ports, if it ever had one.
+    host_ports: Option<CancellationToken>,
 }
 
 /// The live connections of a pod, so that closing it can reset them.
@@ -172,7 +179,9 @@ impl Stack {
         tables.closed = true;
         let connections = std::mem::take(&mut tables.connections.slots);
         let (listeners, mailboxes) = (tables.tcp.targets(), tables.udp.targets());
+        let host_ports = tables.host_ports.take();
         drop(tables);
+        host_ports.iter().for_each(CancellationToken::cancel);
         for connection in connections.into_iter().flatten() {
             if let Some(connection) = connection.upgrade() {
                 connection.reset();
@@ -184,6 +193,12 @@ impl Stack {
         for mailbox in mailboxes {
             mailbox.close();
         }
+    }
+
+    /// What ends with the stack, for its host ports; `None` if it has closed.
+    pub(crate) fn host_ports(&self) -> Option<CancellationToken> {
+        let mut tables = self.tables.lock();
+        (!tables.closed).then(|| tables.host_ports.get_or_insert_default().clone())
     }
 
     /// Counts a connection in, before it exists.

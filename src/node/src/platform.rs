@@ -12,7 +12,7 @@
 //! | `privileged`, `volumeDevices` | refused: no device of the host can be reached |
 //! | `readOnlyRootFilesystem` | enforced |
 //! | `hostNetwork` | refused: a pod's network is virtual |
-//! | `hostPort` | accepted for the scheduler's sake; no port of the host is opened yet |
+//! | `hostPort` | opened for TCP, on the address of node ports or on loopback; for UDP accepted for the scheduler's sake |
 //! | `hostPID` | refused: no process of the host can be seen |
 //! | `hostIPC`, `shareProcessNamespace` | accepted: there are neither processes nor means of IPC to share |
 //! | `sysctls` | accepted if Kubernetes calls them safe, else `SysctlForbidden` |
@@ -20,7 +20,12 @@
 //! | `runtimeClassName`, `windowsOptions` | accepted: there is one runtime |
 //! | `oomScoreAdj`, cgroups | not there: a memory limit ends the container that exceeds it and no other |
 
+use std::collections::BTreeMap;
+
+use coracle_network::HostPort;
 use k8s_openapi::api::core::v1::{Container, Pod};
+
+use crate::state::{self, Role};
 
 /// Why a pod is refused for good, in the kubelet's words: `status.reason` and the message.
 #[derive(Debug, PartialEq, Eq)]
@@ -127,6 +132,25 @@ pub(crate) fn read_only_root(container: &Container) -> bool {
     container.security_context.as_ref().and_then(|context| context.read_only_root_filesystem) == Some(true)
 }
 
+/// The ports of the host that the pod asks for, each once: of containers and sidecars, not of init containers.
+pub(crate) fn host_ports(pod: &Pod) -> Vec<HostPort> {
+    let mut found = BTreeMap::new();
+    for (container, role) in state::containers(pod) {
+        if !matches!(role, Role::Main | Role::Sidecar) {
+            continue;
+        }
+        for port in container.ports.iter().flatten() {
+            let number = port.host_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0);
+            let (Some(number), Ok(target)) = (number, u16::try_from(port.container_port)) else { continue };
+            if port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP") {
+                let ip = port.host_ip.as_deref().and_then(|ip| ip.parse().ok());
+                found.entry((number, ip)).or_insert(HostPort { ip, port: number, target });
+            }
+        }
+    }
+    found.into_values().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -196,5 +220,36 @@ mod tests {
             &json!({"privileged": true}),
             "privileged containers are not supported: a module reaches no device of the host",
         );
+    }
+
+    #[test]
+    fn host_ports_are_those_of_containers_that_stay() {
+        let ports = |ports: Value| json!([{"name": "c", "ports": ports}]);
+        let mut spec = json!({
+            "containers": ports(json!([
+                {"containerPort": 80, "hostPort": 8080, "protocol": "TCP"},
+                {"containerPort": 81, "hostPort": 8080},
+                {"containerPort": 82, "hostPort": 8080, "hostIP": "127.0.0.1"},
+                {"containerPort": 53, "hostPort": 53, "protocol": "UDP"},
+                {"containerPort": 90},
+            ])),
+            "initContainers": ports(json!([{"containerPort": 1, "hostPort": 1}])),
+        });
+        let found = |spec: &Value| {
+            let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": spec})).unwrap();
+            let ports = host_ports(&pod).into_iter();
+            let text = |port: HostPort| {
+                format!(
+                    "{}:{}→{}",
+                    port.ip.map(|ip| ip.to_string()).unwrap_or_default(),
+                    port.port,
+                    port.target
+                )
+            };
+            ports.map(text).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(found(&spec), ":8080→80 127.0.0.1:8080→82");
+        spec["initContainers"][0]["restartPolicy"] = json!("Always");
+        assert_eq!(found(&spec), ":1→1 :8080→80 127.0.0.1:8080→82");
     }
 }

@@ -6,6 +6,7 @@
 
 use std::{
     collections::VecDeque,
+    fmt::Display,
     hash::{DefaultHasher, Hash, Hasher},
     net::IpAddr,
     sync::{
@@ -544,9 +545,18 @@ impl Worker {
             hostname: env::hostname(&self.pod),
             want_ip: known_ip.and_then(|ip| ip.parse().ok()),
         };
-        fabric
-            .add_pod(config)
-            .map_err(|error| format!("Failed to create pod sandbox: failed to set up pod network: {error}"))
+        let failed =
+            |why: &dyn Display| format!("Failed to create pod sandbox: failed to set up pod network: {why}");
+        let (pod, namespace) = (config.name.clone(), config.namespace.clone());
+        let stack = fabric.add_pod(config).map_err(|error| failed(&error))?;
+        for host in platform::host_ports(&self.pod) {
+            if let Err(error) = stack.open_host_port(host) {
+                stack.close();
+                let why = format!("cannot open hostport {} for pod {pod}_{namespace}: {error}", host.port);
+                return Err(failed(&why));
+            }
+        }
+        Ok(stack)
     }
 
     fn launch(&mut self, index: usize, run: i32) {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use coracle_network::{Config, Fabric, NetworkError, PodStack};
+use coracle_network::{Config, Fabric, HostPort, NetworkError, PodStack};
 use serde_json::json;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -204,6 +204,34 @@ async fn a_taken_node_port_is_reported_and_opens_once_it_is_free() {
     drop(squatter);
     eventually("the problem to pass", || fabric.node_port_problems().is_empty()).await;
     curl(port).await.expect("open");
+    soon("shutdown", fabric.shutdown()).await;
+}
+
+#[tokio::test]
+async fn a_host_port_leads_to_its_pod_until_that_closes() {
+    let fabric = fabric();
+    let stack = pod(&fabric, "a");
+    greeter(&stack, 8080, "a");
+    let squatter = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let port = squatter.local_addr().expect("bound").port();
+    let host = HostPort { ip: None, port, target: 8080 };
+    let taken = NetworkError::AddressInUse(at(Ipv4Addr::LOCALHOST, port));
+    assert_eq!(stack.open_host_port(host), Err(taken));
+    drop(squatter);
+    // A pod opens no address that the node itself keeps closed.
+    let elsewhere = HostPort { ip: Some(NODE.into()), ..host };
+    assert_eq!(stack.open_host_port(elsewhere), Err(NetworkError::AddressNotAvailable(at(NODE, port))));
+
+    stack.open_host_port(HostPort { ip: Some(Ipv4Addr::UNSPECIFIED.into()), ..host }).expect("it is free");
+    assert_eq!(curl(port).await.expect("open"), "a");
+    stack.close();
+    soon("the port to close", async {
+        while TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(stack.open_host_port(host), Err(NetworkError::Closed));
     soon("shutdown", fabric.shutdown()).await;
 }
 
