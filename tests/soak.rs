@@ -52,6 +52,7 @@ fn no_request_fails_while_a_deployment_is_changed_and_kills_are_got_over() {
     let port = runtime.block_on(get(&connection, "/api/v1/namespaces/default/services/web")).unwrap();
     let address = format!("{}:{}", cluster.host(), port["spec"]["ports"][0]["nodePort"]);
 
+    // As many changes as there is time for, each at another moment of the one before.
     let load = Load::start(&address);
     let mut dice = Dice(seconds);
     let end = tokio::time::Instant::now() + Duration::from_secs(seconds);
@@ -60,7 +61,7 @@ fn no_request_fails_while_a_deployment_is_changed_and_kills_are_got_over() {
         change(&runtime, &connection, &mut dice).unwrap();
         changes += 1;
         let pause = Duration::from_millis(200 + dice.below(1_500));
-        runtime.block_on(tokio::time::sleep(pause));
+        runtime.block_on(async { tokio::time::sleep(pause).await });
     }
     settled(&runtime, &connection);
     let (served, failed) = load.stop();
@@ -74,10 +75,12 @@ fn no_request_fails_while_a_deployment_is_changed_and_kills_are_got_over() {
     assert!(served > 100, "only {served} requests");
 
     for _ in 0..KILLS {
+        let connection = cluster.connection();
         for _ in 0..3 {
             change(&runtime, &connection, &mut dice).unwrap();
         }
-        runtime.block_on(tokio::time::sleep(Duration::from_millis(dice.below(700))));
+        let moment = Duration::from_millis(dice.below(700));
+        runtime.block_on(async { tokio::time::sleep(moment).await });
         cluster.signal("KILL");
         cluster.up();
     }
