@@ -64,12 +64,20 @@ pub fn api_message(error: &kube::Error) -> String {
     }
 }
 
-/// The error and its sources, for logs.
+/// The error and its sources, for logs. Of the API's own errors their message is enough: the client says it
+/// three times.
 pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
+        let client = error
+            .downcast_ref::<kube::Error>()
+            .or_else(|| error.downcast_ref::<Box<kube::Error>>().map(|error| &**error));
         // Writing to a string cannot fail.
+        if let Some(said) = client.filter(|error| code(error).is_some()) {
+            let _ = write!(text, ": {}", api_message(said));
+            break;
+        }
         let _ = write!(text, ": {error}");
         source = error.source();
     }
@@ -80,5 +88,21 @@ fn code(error: &kube::Error) -> Option<u16> {
     match error {
         kube::Error::Api(status) => Some(status.code),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn what_the_api_says_is_logged_once() {
+        let status =
+            Status::failure("pods \"a\" is forbidden: exceeded quota: q", "Forbidden").with_code(403);
+        let refused: Result<(), _> = Err(kube::Error::Api(Box::new(status)));
+        let failure = refused.during(|| "create a pod".to_owned()).unwrap_err();
+        assert_eq!(chain(&failure), "cannot create a pod: pods \"a\" is forbidden: exceeded quota: q");
     }
 }
