@@ -25,7 +25,7 @@ const HOST_NAME: &str = "kubernetes.io/hostname";
 pub(crate) struct LocalVolumes {
     dir: PathBuf,
     /// Pods that use the same volume share one tree, so that they see the same files, locks and limit.
-    open: Mutex<BTreeMap<String, (Option<u64>, Volume)>>,
+    open: Mutex<BTreeMap<String, Volume>>,
 }
 
 impl LocalVolumes {
@@ -38,18 +38,31 @@ impl LocalVolumes {
         let dir = self.folder(handle).ok_or(VfsError::Invalid)?;
         let limit = capacity(volume);
         let mut open = self.open.lock();
-        if let Some((known, volume)) = open.get(handle)
-            && *known == limit
+        if let Some(known) = open.get(handle)
+            && (known.usage().limit == limit || limit.is_some_and(|limit| known.set_limit(limit).is_ok()))
         {
-            return Ok(volume.clone());
+            return Ok(known.clone());
         }
         std::fs::create_dir_all(&dir).map_err(VfsError::Io)?;
         let volume = Volume::host(&dir, limit)?;
-        open.insert(handle.to_owned(), (limit, volume.clone()));
+        open.insert(handle.to_owned(), volume.clone());
         Ok(volume)
     }
 
-    /// Removes folders whose objects are deleted, until the informer ends.
+    /// A volume in use that has become larger takes more at once.
+    fn grow(&self, volume: &PersistentVolume) {
+        let Some(limit) = capacity(volume) else { return };
+        let csi = volume.spec.as_ref().and_then(|spec| spec.csi.as_ref()).filter(|csi| csi.driver == DRIVER);
+        let open = self.open.lock();
+        if let Some(known) = csi.and_then(|csi| open.get(&csi.volume_handle))
+            && known.usage().limit != Some(limit)
+            && let Err(error) = known.set_limit(limit)
+        {
+            tracing::warn!(volume = volume.metadata.name, %error, "a volume cannot be given another size");
+        }
+    }
+
+    /// Removes folders whose objects are deleted and follows the sizes of the others, until the informer ends.
     pub(crate) async fn run(
         self: Arc<Self>,
         client: Client,
@@ -62,7 +75,11 @@ impl LocalVolumes {
             let mut deltas = volumes.subscribe();
             while let Some(delta) = deltas.next().await {
                 let (Delta::Added(volume) | Delta::Updated { new: volume, .. }) = &delta else { continue };
-                if waits(volume) && is_here(volume, &node) {
+                if !is_here(volume, &node) {
+                    continue;
+                }
+                self.grow(volume);
+                if waits(volume) {
                     queue.add(Key::of(&volume.metadata));
                 }
             }
@@ -207,6 +224,8 @@ mod tests {
         assert_eq!(two.usage().entries, one.usage().entries);
         assert_eq!(two.usage().limit, Some(1024));
         assert_eq!(volumes.open(&volume("2Ki"), "v").unwrap().usage().limit, Some(2048), "it has grown");
+        volumes.grow(&volume("3Ki"));
+        assert_eq!([&one, &two].map(|volume| volume.usage().limit), [Some(3072); 2], "who has it has more");
         assert!(dir.path().join("volumes/v/made").is_dir());
     }
 

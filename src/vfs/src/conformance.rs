@@ -463,6 +463,11 @@ fn the_limit_is_exact(f: &Fixture) {
     file.set_size(LIMIT - 1).unwrap();
     f.dir.write("g", b"x").unwrap();
     fails(f.dir.write("h", b"x"), "NoSpace");
+    f.volume.set_limit(LIMIT + 3).unwrap();
+    assert_eq!(file.append(&[4; 20]).unwrap(), 3, "who has it open may use what was added");
+    f.volume.set_limit(10).unwrap();
+    fails(file.append(b"x"), "NoSpace");
+    assert_eq!(f.volume.usage().bytes, LIMIT + 3, "what is there stays");
 }
 
 fn what_is_removed_is_given_back(f: &Fixture) {

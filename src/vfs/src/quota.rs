@@ -15,11 +15,20 @@ const MIN_ENTRIES: u64 = 1_024;
 /// Names that a volume without a limit may hold: some 300 MB of host memory at worst.
 const MAX_ENTRIES: u64 = 1_000_000;
 
+/// A limit that is none.
+const NONE: u64 = u64::MAX;
+
+/// The names that a volume with this limit may hold.
+fn max_entries(limit: u64) -> u64 {
+    (limit / BYTES_PER_ENTRY).clamp(MIN_ENTRIES, MAX_ENTRIES)
+}
+
 /// Counts against limits.
 #[derive(Debug)]
 pub(crate) struct Quota {
-    limit: Option<u64>,
-    max_entries: u64,
+    /// Bytes; all ones for none.
+    limit: AtomicU64,
+    max_entries: AtomicU64,
     bytes: AtomicU64,
     entries: AtomicU64,
     pieces: AtomicU64,
@@ -27,11 +36,9 @@ pub(crate) struct Quota {
 
 impl Quota {
     pub(crate) fn new(limit: Option<u64>) -> Quota {
-        let max_entries =
-            limit.map_or(MAX_ENTRIES, |limit| (limit / BYTES_PER_ENTRY).clamp(MIN_ENTRIES, MAX_ENTRIES));
         Quota {
-            limit,
-            max_entries,
+            limit: AtomicU64::new(limit.unwrap_or(NONE)),
+            max_entries: AtomicU64::new(limit.map_or(MAX_ENTRIES, max_entries)),
             bytes: AtomicU64::new(0),
             entries: AtomicU64::new(0),
             pieces: AtomicU64::new(0),
@@ -39,7 +46,13 @@ impl Quota {
     }
 
     pub(crate) fn limit(&self) -> Option<u64> {
-        self.limit
+        Some(self.limit.load(Ordering::Relaxed)).filter(|limit| *limit != NONE)
+    }
+
+    /// Sets another limit; what is beyond it already stays.
+    pub(crate) fn set_limit(&self, limit: u64) {
+        self.max_entries.store(max_entries(limit), Ordering::Relaxed);
+        self.limit.store(limit.min(NONE - 1), Ordering::Relaxed);
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -52,13 +65,13 @@ impl Quota {
 
     /// Charges all of `bytes` or nothing.
     pub(crate) fn charge(&self, bytes: u64) -> Result<(), VfsError> {
-        let limit = self.limit.unwrap_or(u64::MAX);
+        let limit = self.limit.load(Ordering::Relaxed);
         add(&self.bytes, bytes, limit)
     }
 
     /// Charges as much of `bytes` as fits and says how much that was.
     pub(crate) fn charge_some(&self, bytes: u64) -> u64 {
-        let limit = self.limit.unwrap_or(u64::MAX);
+        let limit = self.limit.load(Ordering::Relaxed);
         let before = self
             .bytes
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
@@ -78,7 +91,7 @@ impl Quota {
     }
 
     pub(crate) fn charge_entry(&self) -> Result<(), VfsError> {
-        add(&self.entries, 1, self.max_entries)
+        add(&self.entries, 1, self.max_entries.load(Ordering::Relaxed))
     }
 
     /// Charges a name that exists already, even beyond the bound.
@@ -91,7 +104,7 @@ impl Quota {
     }
 
     pub(crate) fn charge_piece(&self) -> Result<(), VfsError> {
-        add(&self.pieces, 1, self.max_entries.saturating_mul(2))
+        add(&self.pieces, 1, self.max_entries.load(Ordering::Relaxed).saturating_mul(2))
     }
 
     pub(crate) fn release_pieces(&self, count: u64) {

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use crate::error::VfsError;
+use crate::quota::Quota;
 use crate::volume::Usage;
 
 /// What a name stands for.
@@ -107,6 +108,8 @@ pub(crate) trait Tree: Send + Sync {
     /// Whether operations may wait for a disk.
     fn blocking(&self) -> bool;
     fn usage(&self) -> Usage;
+    /// The books that the tree keeps.
+    fn quota(&self) -> &Quota;
     fn root(&self) -> Node;
     fn lookup(&self, dir: &Node, name: &str) -> Result<Node, VfsError>;
     fn stat(&self, node: &Node) -> Result<Stat, VfsError>;

@@ -70,6 +70,17 @@ impl Volume {
         self.tree.usage()
     }
 
+    /// Gives a volume that has a limit another one, at once for all who use it. What it holds beyond that stays.
+    ///
+    /// # Errors
+    /// [`VfsError::Unsupported`] for a volume without a limit: what it holds is not counted.
+    pub fn set_limit(&self, limit: u64) -> Result<(), VfsError> {
+        let quota = self.tree.quota();
+        quota.limit().ok_or(VfsError::Unsupported)?;
+        quota.set_limit(limit);
+        Ok(())
+    }
+
     /// Replaces the whole content of a memory volume in one step: a reader that opens a file sees the old tree
     /// or the new one, and files that are open keep their old content.
     ///

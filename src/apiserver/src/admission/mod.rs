@@ -101,6 +101,7 @@ impl Admission {
                 Box::new(priority::Priority),
                 Box::new(storage::DefaultStorageClass),
                 Box::new(storage::StorageObjectInUseProtection),
+                Box::new(storage::PersistentVolumeClaimResize),
             ],
             quotas: Quotas::default(),
             addresses: ServiceAddresses::new(service_cidr, node_ports, store),

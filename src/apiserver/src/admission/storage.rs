@@ -1,7 +1,7 @@
-//! Claims get the default class, and claims and volumes stay until nothing uses them.
+//! Claims get the default class and grow only where their class allows it, and claims and volumes stay until nothing uses them.
 
 use async_trait::async_trait;
-use coracle_api::status::Status;
+use coracle_api::{quantity::Quantity, status::Status};
 use serde_json::{Value, json};
 
 use super::{Attributes, Operation, Plugin, stored};
@@ -43,6 +43,45 @@ impl Plugin for DefaultStorageClass {
         }
         Ok(())
     }
+}
+
+/// Lets claims ask for more only if their class can give it.
+pub(super) struct PersistentVolumeClaimResize;
+
+#[async_trait]
+impl Plugin for PersistentVolumeClaimResize {
+    async fn validate(
+        &self,
+        request: &Attributes<'_>,
+        claim: Option<&Value>,
+        old: Option<&Value>,
+    ) -> Result<(), Status> {
+        let (Operation::Update, Some(new), Some(old)) = (request.operation, claim, old) else {
+            return Ok(());
+        };
+        if !request.is_core("persistentvolumeclaims") || asked(new) <= asked(old) {
+            return Ok(());
+        }
+        let refused = |why| Err(Status::forbidden(request.call.kind(), object::name(new), why));
+        if old.pointer("/status/phase").and_then(Value::as_str) != Some("Bound") {
+            return refused("Only bound persistent volume claims can be expanded");
+        }
+        let named = annotation(old, CLASS).or_else(|| old.pointer("/spec/storageClassName")?.as_str());
+        let classes = stored(request.call, ("storage.k8s.io", "v1", "storageclasses"), "");
+        let class = classes.iter().find(|class| Some(object::name(class)) == named);
+        if class.is_some_and(|class| class["allowVolumeExpansion"] == true) {
+            return Ok(());
+        }
+        refused(
+            "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize",
+        )
+    }
+}
+
+/// The bytes that a claim asks for.
+fn asked(claim: &Value) -> i128 {
+    let storage = claim.pointer("/spec/resources/requests/storage").and_then(Value::as_str);
+    storage.and_then(|text| Quantity::parse(text).ok()).map_or(0, |amount| amount.value().into())
 }
 
 fn annotation<'a>(object: &'a Value, key: &str) -> Option<&'a str> {

@@ -35,6 +35,22 @@ async fn claims_get_the_default_class_and_are_protected() {
 }
 
 #[tokio::test]
+async fn claims_grow_where_their_class_lets_them() {
+    let server = Server::new().await;
+    server.post(CLAIMS, claim("a", Value::Null)).await.is(201);
+    let path = format!("{CLAIMS}/a");
+    let bound = json!({"status": {"phase": "Bound", "capacity": {"storage": "1Gi"}}});
+    server.patch(&format!("{path}/status"), MERGE, bound).await.is(200);
+    let more = json!({"spec": {"resources": {"requests": {"storage": "2Gi"}}}});
+    let why = "persistentvolumeclaims \"a\" is forbidden: only dynamically provisioned pvc can be resized and the \
+               storageclass that provisions the pvc must support resize";
+    server.patch(&path, MERGE, more.clone()).await.fails(403, "Forbidden", why);
+    let class = "/apis/storage.k8s.io/v1/storageclasses/local";
+    server.patch(class, MERGE, json!({"allowVolumeExpansion": true})).await.is(200);
+    server.patch(&path, MERGE, more).await.is(200);
+}
+
+#[tokio::test]
 async fn a_token_is_mounted_where_it_is_asked_for() {
     let server = Server::new().await;
     let pod = |name: &str, account: &str, automount: Value| {

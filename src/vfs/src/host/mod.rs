@@ -22,6 +22,7 @@ use self::errno::{from_errno, from_io};
 use self::handles::Permit;
 use self::open::{HostFile, Ledger};
 use crate::error::VfsError;
+use crate::quota::Quota;
 use crate::tree::{Access, Cursor, Entry, FileKind, NewTime, Node, OpenFile, Stat, Times, Tree, next_device};
 use crate::volume::Usage;
 
@@ -80,6 +81,10 @@ impl Tree for HostTree {
     fn usage(&self) -> Usage {
         let quota = self.ledger.quota();
         Usage { bytes: quota.bytes(), limit: quota.limit(), entries: quota.entries() }
+    }
+
+    fn quota(&self) -> &Quota {
+        self.ledger.quota()
     }
 
     fn root(&self) -> Node {

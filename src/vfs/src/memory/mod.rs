@@ -83,6 +83,10 @@ impl Tree for MemoryTree {
         Usage { bytes: self.quota.bytes(), limit: self.quota.limit(), entries: self.quota.entries() }
     }
 
+    fn quota(&self) -> &Quota {
+        &self.quota
+    }
+
     fn root(&self) -> Node {
         node(Arc::clone(&self.root))
     }
