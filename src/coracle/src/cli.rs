@@ -164,9 +164,12 @@ pub(crate) struct BenchPods {
     /// How many pods the ReplicationController asks for
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=20_000))]
     pub count: u32,
-    /// How many single pods are created one after the other first
+    /// How many single pods are created and deleted one after the other, first alone and then beside the others
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub singles: u32,
+    /// Give the pods of the ReplicationController an HTTP readiness probe each second
+    #[arg(long)]
+    pub probes: bool,
 }
 
 /// `coracle bench scheduler`.

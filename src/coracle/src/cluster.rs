@@ -34,10 +34,10 @@ const CLUSTER_CIDR: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 128, 0, 0), 
 const SERVICE_CIDR: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16);
 /// The port range of NodePort services: Kubernetes' default.
 const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
-/// Pods on one node. The runtime's pool and the kernel's mapping limit carry about 10,000 instances.
-const MAX_PODS: u32 = 3_000;
-/// Containers on one node: pods have few, and the pool must stay within the kernel's mapping limit.
-const MAX_CONTAINERS: u32 = 9_000;
+/// Pods on one node: ten thousand of one kind and some beside them.
+const MAX_PODS: u32 = 10_500;
+/// Containers on one node: what the pool can carry within the kernel's usual limit on mappings.
+const MAX_CONTAINERS: u32 = 11_000;
 /// What a container without a memory limit may use: enough for any ordinary program, and a hundred
 /// runaway ones do not bring a small machine down.
 const DEFAULT_MEMORY_LIMIT: u64 = 256 << 20;

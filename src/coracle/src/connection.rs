@@ -88,6 +88,12 @@ impl Connection {
         Ok(expect(self.request(Method::POST, path).json(object).send().await?).await?.json().await?)
     }
 
+    /// DELETEs an object, which takes the time that it has.
+    pub(crate) async fn end(&self, path: &str) -> anyhow::Result<()> {
+        expect(self.request(Method::DELETE, path).send().await?).await?;
+        Ok(())
+    }
+
     /// DELETEs an object, at once.
     pub(crate) async fn delete(&self, path: &str) -> anyhow::Result<()> {
         expect(self.request(Method::DELETE, &format!("{path}?gracePeriodSeconds=0")).send().await?).await?;

@@ -10,14 +10,15 @@ pub(crate) mod startup;
 
 use std::time::Duration;
 
-/// Minimum, median and maximum of some durations, in milliseconds.
+/// Minimum, median, 99th percentile and maximum of some durations, in milliseconds.
 pub(crate) fn spread(times: &mut [Duration]) -> String {
     times.sort_unstable();
     let ms = |d: Option<&Duration>| d.map_or(f64::NAN, |d| d.as_secs_f64() * 1e3);
     format!(
-        "median {:.1} ms  (min {:.1}, max {:.1}, n={})",
+        "median {:.1} ms  (min {:.1}, p99 {:.1}, max {:.1}, n={})",
         ms(times.get(times.len() / 2)),
         ms(times.first()),
+        ms(times.get(times.len() * 99 / 100)),
         ms(times.last()),
         times.len()
     )
