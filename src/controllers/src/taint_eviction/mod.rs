@@ -7,12 +7,13 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use coracle_client::{Delta, Deltas, EventType, Informer, Key, ReconcileError, Recorder, WorkQueue, clock};
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 use kube::{Client, Resource};
+use parking_lot::Mutex;
 use plan::{Plan, plan};
 
 use crate::{
@@ -36,8 +37,10 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
         let nodes: Informer<Node> = context.informers.get();
         let pods: Informer<Pod> = context.informers.get();
         pods.add_index(BY_NODE, |pod| pods::node_name(pod).map(str::to_owned).into_iter().collect());
+        let since = Arc::new(Since::default());
         let controller = Arc::new(Controller {
             client: context.client.clone(),
+            since: since.clone(),
             recorder: context.recorder("taint-eviction-controller"),
             nodes: nodes.clone(),
             pods: pods.clone(),
@@ -46,7 +49,7 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
         let feed = async {
             tokio::join!(nodes.synced(), pods.synced());
             tokio::join!(
-                feed_nodes(nodes.subscribe(), &pods, &queue),
+                feed_nodes(nodes.subscribe(), &pods, &queue, &since),
                 feed_pods(pods.subscribe(), &nodes, &queue),
             );
         };
@@ -66,8 +69,43 @@ fn evicts(node: &Node) -> bool {
     taints(node).iter().any(|taint| taint.effect == "NoExecute")
 }
 
-async fn feed_nodes(mut deltas: Deltas<Node>, pods: &Informer<Pod>, queue: &WorkQueue<Key>) {
+/// Since when nodes have the taints that do not say it, as those of `kubectl taint` do not.
+#[derive(Default)]
+struct Since(Mutex<BTreeMap<String, Vec<Taint>>>);
+
+impl Since {
+    /// The `NoExecute` taints of a node, all with their time.
+    fn timed(&self, node: &Node) -> Vec<Taint> {
+        let name = pods::name(&node.metadata);
+        let mut all = self.0.lock();
+        let known = all.remove(name).unwrap_or_default();
+        let timed = |taint: &Taint| {
+            let same = |one: &&Taint| one.key == taint.key && one.value == taint.value;
+            let before = known.iter().find(same).and_then(|one| one.time_added.clone());
+            let added = taint.time_added.clone().or(before).unwrap_or_else(clock::time);
+            Taint { time_added: Some(added), ..taint.clone() }
+        };
+        let now: Vec<Taint> =
+            taints(node).iter().filter(|taint| taint.effect == "NoExecute").map(timed).collect();
+        if !now.is_empty() {
+            all.insert(name.to_owned(), now.clone());
+        }
+        now
+    }
+
+    fn forget(&self, node: &Node) {
+        self.0.lock().remove(pods::name(&node.metadata));
+    }
+}
+
+async fn feed_nodes(mut deltas: Deltas<Node>, pods: &Informer<Pod>, queue: &WorkQueue<Key>, since: &Since) {
     while let Some(delta) = deltas.next().await {
+        match &delta {
+            Delta::Added(node) | Delta::Updated { new: node, .. } => {
+                since.timed(node);
+            }
+            Delta::Deleted(node) => since.forget(node),
+        }
         let concerns = match &delta {
             Delta::Added(node) => evicts(node),
             Delta::Updated { old, new } => taints(old) != taints(new) && evicts(new),
@@ -101,6 +139,7 @@ async fn feed_pods(mut deltas: Deltas<Pod>, nodes: &Informer<Node>, queue: &Work
 
 struct Controller {
     client: Client,
+    since: Arc<Since>,
     recorder: Recorder,
     nodes: Informer<Node>,
     pods: Informer<Pod>,
@@ -112,7 +151,7 @@ impl Controller {
         let Some(node) = pods::node_name(&pod).and_then(|name| self.nodes.get(&Key::cluster(name))) else {
             return Ok(None);
         };
-        match plan(&pod, taints(&node), clock::now()) {
+        match plan(&pod, &self.since.timed(&node), clock::now()) {
             Plan::Stay => Ok(None),
             Plan::Later(wait) => Ok(Some(wait)),
             Plan::Now => {
