@@ -184,6 +184,13 @@ async fn admit(api: &coracle_client::test_support::FakeApi, name: &str) -> Optio
 
 #[tokio::test(start_paused = true)]
 async fn charges_are_not_undone_whatever_goes_wrong() {
+    for seed in 0..8 {
+        random::seed(seed);
+        churn(seed).await;
+    }
+}
+
+async fn churn(seed: u64) {
     let bench = Bench::start(&[CONTROLLER]);
     let api = &bench.api;
     chaos(api, 6);
@@ -194,7 +201,7 @@ async fn charges_are_not_undone_whatever_goes_wrong() {
             admitted += 1;
         }
         let pods: Vec<Pod> = api.list();
-        assert!(pods.len() <= 5, "overdrawn in round {round}");
+        assert!(pods.len() <= 5, "overdrawn in round {round}, seed {seed}");
         if random::below(3) == 0
             && let Some(pod) = pods.first()
         {
@@ -202,7 +209,7 @@ async fn charges_are_not_undone_whatever_goes_wrong() {
         }
         tokio::time::sleep(Duration::from_millis(random::below(400))).await;
     }
-    assert!(admitted > 20, "only {admitted} were admitted");
+    assert!(admitted > 20, "only {admitted} were admitted, seed {seed}");
     api.clear_faults();
     let expected = format!("pods={}/5", api.list::<Pod>().len());
     eventually("settled", || (told(api) == expected).then_some(())).await;
