@@ -298,7 +298,7 @@ impl Controller {
         for mut claim in identity::claims(set, ordinal).into_values() {
             let key = Key::of(&claim.metadata);
             if let Some(there) = self.claims.get(&key) {
-                if retention::is_stale(&there, pod_name) {
+                if retention::is_stale(&there, pod) {
                     return Err(ReconcileError::NotYet(format!("claim {key} is being deleted")));
                 }
                 continue;

@@ -64,9 +64,11 @@ pub(super) fn owners(
     (key(&old) != key(&new)).then_some(new)
 }
 
-/// True if the claim is about to go with a pod of the past: a new pod must not start on it.
-pub(super) fn is_stale(claim: &PersistentVolumeClaim, pod: &str) -> bool {
+/// True if the claim is about to go with a pod of the past: `pod`, which has no uid before it is created,
+/// must not start on it.
+pub(super) fn is_stale(claim: &PersistentVolumeClaim, pod: &Pod) -> bool {
+    let (name, uid) = (pods::name(&pod.metadata), pods::uid(&pod.metadata));
+    let of_past = |owner: &OwnerReference| owner.kind == "Pod" && owner.name == name && owner.uid != uid;
     let owners = claim.meta().owner_references.as_deref().unwrap_or_default();
-    claim.metadata.deletion_timestamp.is_some()
-        || owners.iter().any(|owner| owner.kind == "Pod" && owner.name == pod)
+    claim.metadata.deletion_timestamp.is_some() || owners.iter().any(of_past)
 }

@@ -234,6 +234,25 @@ fn claims_belong_to_whom_they_go_with() {
     check_owners("delete:scaled delete:deleted", "pod", false, "set");
 }
 
+#[test]
+fn a_claim_is_stale_that_goes_with_another_pod_of_the_name() {
+    let set = web(1, "claims");
+    let pod = described(&set, "0 v1");
+    let with_uid = |uid: Option<&str>| {
+        let mut pod = Pod::clone(&pod);
+        pod.metadata.uid = uid.map(str::to_owned);
+        pod
+    };
+    let mut claim = identity::claims(&set, 0).remove("data").expect("has one");
+    assert!(!retention::is_stale(&claim, &with_uid(None)), "it goes with nobody");
+    claim.metadata.owner_references = crate::claim::owner_reference(&*pod).map(|owner| vec![owner]);
+    assert!(!retention::is_stale(&claim, &pod), "the pod may keep its own");
+    assert!(retention::is_stale(&claim, &with_uid(None)), "a pod not created yet");
+    assert!(retention::is_stale(&claim, &with_uid(Some("another"))));
+    claim.metadata.deletion_timestamp = Some(Time(now()));
+    assert!(retention::is_stale(&claim, &pod), "it is being deleted");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
     /// From any state, whatever nodes do: ordered sets take one step at a time, what exists is not created
