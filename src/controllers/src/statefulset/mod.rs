@@ -246,8 +246,10 @@ impl Controller {
         self.make_claims(set, pod).await?;
         let api: Api<Pod> = Api::namespaced(self.client.clone(), pods::namespace(&pod.metadata));
         match api.create(&PostParams::default(), pod).await {
-            // The cache will show it.
-            Err(error) if is_already_exists(&error) => Ok(()),
+            // The cache will show it, or it is somebody else's, whose going wakes nobody.
+            Err(error) if is_already_exists(&error) => {
+                Err(ReconcileError::NotYet(format!("pod {name} is there already")))
+            }
             Err(error) if namespaces::is_going(&error) => Ok(()),
             answer => {
                 self.tell_pod(set, "create", "Create", name, answer.as_ref().err());

@@ -397,6 +397,19 @@ async fn a_set_grows_rolls_back_and_shrinks() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_name_that_is_taken_is_tried_again() {
+    let bench = Bench::start(ONLY);
+    let without_labels = meta("web-0");
+    bench.api.create(&Pod { metadata: without_labels, ..testing::pod("web-0") });
+    bench.api.create(&web(1, "claims"));
+    eventually("a try", || (!bench.api.list::<PersistentVolumeClaim>().is_empty()).then_some(())).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(names(&bench), ["web-0"]);
+    bench.api.remove::<Pod>("ns", "web-0");
+    settled(&bench, 1, "v1").await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn claims_go_with_the_set_and_with_its_size() {
     const WITH_GC: &[Registered] =
         &[Registered { name: NAME, run }, Registered { name: gc::NAME, run: gc::run }];
