@@ -113,14 +113,16 @@ pub(super) fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan {
             planner.roll();
         }
     }
-    let mut delete = planner.delete;
-    delete.truncate(BURST);
+    let Planner { create, mut delete, mut ended, again, .. } = planner;
+    delete.truncate(if observed.caught_up { BURST } else { 0 });
+    let now_going: BTreeSet<&str> = delete.iter().map(|pod| pods::uid(&pod.metadata)).collect();
+    ended.retain(|(pod, _)| now_going.contains(pods::uid(&pod.metadata)));
     Plan {
-        create: planner.create.into_iter().take(BURST).map(str::to_owned).collect(),
-        ended: if observed.caught_up { planner.ended } else { Vec::new() },
-        delete: if observed.caught_up { delete } else { Vec::new() },
+        create: create.into_iter().take(BURST).map(str::to_owned).collect(),
+        ended,
+        delete,
         status: status::status(set, &places, observed.hash, min_ready, now),
-        again: planner.again,
+        again,
     }
 }
 

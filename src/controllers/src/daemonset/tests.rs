@@ -139,6 +139,25 @@ fn every_node_that_suits_gets_one() {
     check(&web("on:disk=ssd"), &["a disk=ssd", "b"], &["p b v2 ready"], "create a; delete p");
 }
 
+/// Only what goes in this step is told of, and counts as a failure of its node.
+#[test]
+fn no_more_have_ended_than_go_at_once() {
+    let names: Vec<_> = (0..600).map(|index| format!("n{index:03}")).collect();
+    let nodes: Vec<_> = names.iter().map(|name| described_node(name)).collect();
+    let set = web("");
+    let mut pods: Vec<_> =
+        names.iter().map(|name| described(&set, 0, &format!("p-{name} {name} v2 failed"))).collect();
+    while !pods.is_empty() {
+        let before = pods.len();
+        let plan = planned(&set, &nodes, &pods);
+        let uids = |pods: Vec<&Arc<Pod>>| pods.iter().map(|pod| pod.uid()).collect::<Vec<_>>();
+        let ended = uids(plan.ended.iter().map(|(pod, _)| pod).collect());
+        assert_eq!(ended, uids(plan.delete.iter().collect()));
+        pods.retain(|pod| !ended.contains(&pod.uid()));
+        assert_eq!(before - pods.len(), before.min(250));
+    }
+}
+
 #[test]
 fn taints_keep_daemons_off() {
     let set = web("");
