@@ -12,7 +12,6 @@ use kube::{Client, Resource};
 use rand::{SeedableRng, rngs::StdRng};
 use tokio::{
     sync::watch,
-    task::JoinSet,
     time::{Duration, Instant},
 };
 use tokio_util::sync::CancellationToken;
@@ -24,6 +23,7 @@ use crate::{
     placement::{Candidate, Cluster, Happening, Nomination, Placement, Profile, Unplaced, place},
     preempted,
     queue::Queue,
+    writes::Writes,
 };
 
 /// Bindings and reports under way at the same time. They share commits of the store.
@@ -50,9 +50,8 @@ pub(crate) struct Driver {
     queue: Queue,
     /// What happened since parked pods were woken last.
     happenings: Vec<Happening>,
-    writes: JoinSet<Written>,
-    /// How many of the writes wait for volumes.
-    waiting: usize,
+    /// Those that wait do so for volumes.
+    writes: Writes<Written>,
     /// Told when a claim changes.
     claims_changed: watch::Sender<()>,
     stop: CancellationToken,
@@ -139,8 +138,7 @@ impl Driver {
             cluster: Cluster::new(),
             queue: Queue::default(),
             happenings: Vec::new(),
-            writes: JoinSet::new(),
-            waiting: 0,
+            writes: Writes::default(),
             claims_changed: watch::Sender::new(()),
             stop,
         }
@@ -172,7 +170,7 @@ impl Driver {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Some(written) = self.writes.join_next(), if !self.writes.is_empty() => match written {
+                Some(written) = self.writes.next(), if !self.writes.is_empty() => match written {
                     Ok(written) => self.settle(written),
                     // A bug: its pod stays in hand until a restart. The others go on.
                     Err(failure) => error!(%failure, "a write of the scheduler panicked"),
@@ -187,7 +185,7 @@ impl Driver {
             }
         }
         // Bindings under way are finished, because nobody else would say how they ended.
-        while let Some(written) = self.writes.join_next().await {
+        while let Some(written) = self.writes.next().await {
             if let Ok(written) = written {
                 self.settle(written);
             }
@@ -366,7 +364,7 @@ impl Driver {
     }
 
     fn is_busy(&self) -> bool {
-        self.writes.len() - self.waiting.min(WAITING) >= IN_FLIGHT
+        self.writes.count(WAITING) >= IN_FLIGHT
     }
 
     /// Places pods until the writes under way are enough.
@@ -405,7 +403,6 @@ impl Driver {
             });
             return;
         }
-        self.waiting += 1;
         let waiting = claims::Waiting {
             client: client.clone(),
             pods: self.sources.pods.clone(),
@@ -414,7 +411,7 @@ impl Driver {
             changed: self.claims_changed.subscribe(),
             stop: self.stop.clone(),
         };
-        self.writes.spawn(async move {
+        self.writes.spawn_waiting(async move {
             let outcome = match waiting.until_bound(&pod, &placement.volumes).await {
                 Ok(()) => Outcome::Bind(bind::bind(client, &pod, &placement.node).await),
                 Err(failed) => Outcome::Claims(failed),
@@ -491,7 +488,6 @@ impl Driver {
         };
         let Binding { pod, placement, outcome } = binding;
         if !placement.volumes.is_empty() {
-            self.waiting -= 1;
             self.cluster.volumes_settled(&placement.volumes);
         }
         let key = pod.key();

@@ -24,6 +24,7 @@ mod preempted;
 mod queue;
 #[cfg(test)]
 mod tests;
+mod writes;
 
 use std::time::Duration;
 
