@@ -29,6 +29,7 @@ use crate::{
     context::Context,
     handle::Eviction,
     host::{self, MEMORY_RESERVE},
+    static_pods,
     stats::{PodUsage, Stats},
 };
 
@@ -217,7 +218,7 @@ impl Evictor {
         LOOK
     }
 
-    /// Remembers which images pods of this node use.
+    /// Remembers when images came, and which of them pods of this node use.
     fn note_images(&self, context: &Context) {
         let now = Instant::now();
         let names: BTreeSet<String> = context
@@ -231,7 +232,14 @@ impl Evictor {
             let reference = Reference::parse(name).ok()?;
             Some(self.images.find(&reference)?.digest)
         });
+        let known: BTreeSet<String> =
+            self.images.list().into_iter().map(|listed| listed.image.digest).collect();
         let mut used = self.used.lock();
+        used.retain(|digest, _| known.contains(digest));
+        // An image that was not there before has just been pulled for somebody.
+        for digest in known {
+            used.entry(digest).or_insert(now);
+        }
         used.extend(digests.map(|digest| (digest, now)));
     }
 
@@ -280,9 +288,7 @@ fn candidates(
         let pod = context.pods.get(&key)?;
         let spec = pod.spec.as_ref()?;
         let priority = spec.priority.unwrap_or(0);
-        let annotations = pod.metadata.annotations.as_ref();
-        let is_static = annotations.is_some_and(|all| all.contains_key("kubernetes.io/config.mirror"));
-        if priority >= CRITICAL || is_static {
+        if priority >= CRITICAL || static_pods::is_mirror(&pod, &context.node_name) {
             return None;
         }
         let request = |name: &str| {

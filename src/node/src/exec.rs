@@ -236,7 +236,7 @@ async fn program(
     let (look, name) = (running.clone(), command.to_owned());
     let found = tokio::task::spawn_blocking(move || module_file(&look, &name)).await;
     if let Some((digest, module)) = found.map_err(|error| ExecError::Failed(error.to_string()))?? {
-        return context.runtime.prepare_bytes(&digest, &module).await.map_err(failed);
+        return context.runtime.prepare_guest(&digest, &module).await.map_err(failed);
     }
     let applet = command.rsplit('/').next().unwrap_or(command);
     if APPLETS.contains(&applet)

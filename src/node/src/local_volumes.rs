@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use coracle_api::quantity::Quantity;
 use coracle_client::{Delta, During, Informer, Key, ReconcileError, WorkQueue, is_not_found, run_workers};
 use coracle_vfs::{VfsError, Volume};
-use k8s_openapi::api::core::v1::PersistentVolume;
+use k8s_openapi::api::core::v1::{NodeSelectorRequirement, PersistentVolume};
 use kube::{
     Api, Client,
     api::{Patch, PatchParams},
@@ -165,17 +165,27 @@ fn waits(volume: &PersistentVolume) -> bool {
     local && ours && !protected && volume.metadata.deletion_timestamp.is_some()
 }
 
-/// True if the volume's node affinity names this node.
+/// True if the volume can be reached from this node: for a folder of a node, if its affinity names this one; for any
+/// other, unless its affinity names others. What it asks of other labels the scheduler has seen to.
 pub(crate) fn is_here(volume: &PersistentVolume, node: &str) -> bool {
-    let affinity = volume.spec.as_ref().and_then(|spec| spec.node_affinity.as_ref());
-    let Some(required) = affinity.and_then(|affinity| affinity.required.as_ref()) else { return true };
+    let spec = volume.spec.as_ref();
+    let is_folder = spec.and_then(|spec| spec.csi.as_ref()).is_some_and(|csi| csi.driver == DRIVER);
+    let affinity = spec.and_then(|spec| spec.node_affinity.as_ref());
+    let Some(required) = affinity.and_then(|affinity| affinity.required.as_ref()) else { return !is_folder };
     required.node_selector_terms.iter().any(|term| {
         let expressions = term.match_expressions.as_deref().unwrap_or_default();
-        !expressions.is_empty()
-            && expressions.iter().all(|expression| {
-                let named = expression.values.iter().flatten().any(|value| value == node);
-                expression.key != HOST_NAME || expression.operator != "In" || named
-            })
+        let about_name = || expressions.iter().filter(|expression| expression.key == HOST_NAME);
+        let named = |expression: &NodeSelectorRequirement| {
+            expression.values.iter().flatten().any(|value| value == node)
+        };
+        let fits = about_name().all(|expression| match expression.operator.as_str() {
+            "In" => named(expression),
+            "NotIn" => !named(expression),
+            "Exists" => true,
+            _ => false,
+        });
+        let is_named = about_name().any(|expression| expression.operator == "In");
+        !expressions.is_empty() && fits && (is_named || !is_folder)
     })
 }
 
@@ -235,6 +245,8 @@ mod tests {
         assert!(!is_here(&volume("1Ki"), "other"));
         let mut anywhere = volume("1Ki");
         anywhere.spec.as_mut().unwrap().node_affinity = None;
+        assert!(!is_here(&anywhere, "n"), "whose folder is it?");
+        anywhere.spec.as_mut().unwrap().csi = None;
         assert!(is_here(&anywhere, "other"));
     }
 

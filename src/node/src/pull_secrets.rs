@@ -43,6 +43,9 @@ fn rank(name: &str, image: &Reference) -> Option<usize> {
     let (host, path) = name.split_once('/').unwrap_or((name, ""));
     // What old clients append to a registry's address.
     let path = if matches!(path, "v1" | "v2") { "" } else { path };
+    // A registry may have several names; images go by one of them.
+    let known = Reference::parse(&format!("{host}/any"));
+    let host = known.as_ref().map_or(host, Reference::registry);
     let fits = |pattern: &str, label: &str| pattern == "*" || pattern == label;
     let (pattern, registry): (Vec<&str>, Vec<&str>) =
         (host.split('.').collect(), image.registry().split('.').collect());
@@ -86,6 +89,7 @@ mod tests {
             "hub.test/team/web": login("web"),
             "*.many.test:5000": login("many"),
             "plain.test": { "auth": ByteString(b"someone:pa:ss".to_vec()) },
+            "https://index.docker.io/v1/": login("first"),
             "broken.test": { "auth": "###" },
         } });
         let secrets =
@@ -105,6 +109,7 @@ mod tests {
         check("a.many.test/x:1", &[]);
         check("old.test/x:1", &["old"]);
         check("broken.test/x:1", &[]);
+        check("x:1", &["first"]);
         check("plain.test/x:1", &["someone"]);
     }
 }

@@ -69,6 +69,12 @@ fn mirrors(context: &Context) -> Vec<Arc<Pod>> {
     pods
 }
 
+/// True for a pod that this node made from a file of its own.
+pub(crate) fn is_mirror(pod: &Pod, node: &str) -> bool {
+    let mut owners = pod.metadata.owner_references.iter().flatten();
+    mirror_of(pod).is_some() && owners.any(|owner| owner.kind == "Node" && owner.name == node)
+}
+
 /// The hash of the file that a pod mirrors.
 fn mirror_of(pod: &Pod) -> Option<&str> {
     let annotations = pod.metadata.annotations.as_ref()?;
@@ -143,17 +149,29 @@ struct File {
 impl Folder {
     /// Takes in what has changed. Blocking.
     fn look(&mut self) {
-        let Ok(entries) = std::fs::read_dir(&self.dir) else {
-            self.files.clear();
-            return;
-        };
-        let mut seen = HashMap::new();
-        for entry in entries.filter_map(Result::ok).take(MAX_FILES) {
-            let path = entry.path();
-            let Ok(metadata) = std::fs::metadata(&path) else { continue };
-            if !metadata.is_file() || !is_manifest(&path) {
-                continue;
+        let paths = match std::fs::read_dir(&self.dir).and_then(Iterator::collect::<Result<Vec<_>, _>>) {
+            Ok(entries) => entries.into_iter().map(|entry| entry.path()),
+            Err(error) => {
+                // A folder that cannot be read for a moment has not lost its pods.
+                if error.kind() == std::io::ErrorKind::NotFound {
+                    self.files.clear();
+                }
+                return;
             }
+        };
+        let mut paths: Vec<_> = paths.filter(|path| is_manifest(path)).collect();
+        paths.sort();
+        let mut seen = HashMap::new();
+        for path in paths.into_iter().take(MAX_FILES) {
+            let metadata = match std::fs::metadata(&path) {
+                Ok(metadata) if metadata.is_file() => metadata,
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    let known = self.files.remove(&path);
+                    seen.extend(known.map(|file| (path, file)));
+                    continue;
+                }
+                _ => continue,
+            };
             let stamp = (metadata.modified().ok(), metadata.len());
             let file = match self.files.remove(&path) {
                 Some(file) if file.stamp == stamp => file,

@@ -48,13 +48,21 @@ pub(crate) fn shorten(text: &str, max: usize) -> &str {
 pub(crate) struct Message {
     /// `None` for the default.
     path: Option<Box<str>>,
+    /// It lies in a volume, where a file of that name may be somebody's own.
+    in_volume: bool,
     or_log: bool,
 }
 
 impl Message {
     pub(crate) fn of(container: &Container) -> Message {
         let path = container.termination_message_path.as_deref();
+        let within = |mount: &str| {
+            let rest = path.and_then(|path| path.strip_prefix(mount.trim_end_matches('/')));
+            rest.is_some_and(|rest| rest.starts_with('/'))
+        };
+        let mut mounts = container.volume_mounts.iter().flatten();
         Message {
+            in_volume: mounts.any(|mount| within(&mount.mount_path)),
             path: path.filter(|path| !path.is_empty() && *path != DEFAULT_PATH).map(Into::into),
             or_log: container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError"),
         }
@@ -65,10 +73,14 @@ impl Message {
     }
 
     /// Makes the empty file that a container finds at its start. It is a courtesy: where it cannot be made,
-    /// there is no message.
+    /// there is no message. What a volume holds under that name is left as it is.
     pub(crate) async fn prepare(&self, root: Directory) {
         let path = self.path().trim_start_matches('/').to_owned();
+        let in_volume = self.in_volume;
         on_disk(root, move |root| {
+            if in_volume && tail(root, &path).is_some() {
+                return None;
+            }
             if let Some((folder, _)) = path.rsplit_once('/') {
                 root.create_directories(folder).ok()?;
             }

@@ -6,20 +6,21 @@ use std::{
     time::Duration,
 };
 
+use crate::handle::PodHandle;
 use bytes::Bytes;
 use coracle_client::{Key, api_message, clock, random};
 use k8s_openapi::api::{
     authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec, TokenRequestStatus},
     core::v1::{Pod, ServiceAccountTokenProjection},
 };
+use k8s_openapi::jiff::Timestamp;
 use kube::{Client, api::PostParams, core::Request};
 use parking_lot::Mutex;
-use tokio::time::Instant;
-
-use crate::handle::PodHandle;
 
 /// How often tokens are looked at.
 const LOOK: Duration = Duration::from_secs(30);
+/// How long the API server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// A token is renewed when this part of its life is over, in percent. Kubernetes' number.
 const RENEW_PERCENT: u32 = 80;
 /// The life of a token whose volume does not say. Kubernetes' default.
@@ -35,7 +36,8 @@ struct Purpose {
 
 struct Held {
     token: Bytes,
-    renew_at: Instant,
+    /// Wall time: a machine that slept wakes up with tokens that have ended.
+    renew_at: Timestamp,
     account: Key,
     pod: Weak<PodHandle>,
 }
@@ -55,7 +57,8 @@ impl Tokens {
     pub(crate) async fn obtain(&self, handle: &Arc<PodHandle>, pod: &Pod) -> Result<(), String> {
         for wanted in wanted(pod) {
             let purpose = purpose(handle.uid(), wanted);
-            if self.held.lock().contains_key(&purpose) {
+            let now = clock::now();
+            if self.held.lock().get(&purpose).is_some_and(|held| now < held.renew_at) {
                 continue;
             }
             let account = account(pod);
@@ -76,7 +79,7 @@ impl Tokens {
     pub(crate) async fn run(self: Arc<Self>) {
         loop {
             tokio::time::sleep(LOOK).await;
-            let now = Instant::now();
+            let now = clock::now();
             let due: Vec<(Purpose, Key, Arc<PodHandle>)> = {
                 let mut held = self.held.lock();
                 held.retain(|_, held| held.pod.strong_count() > 0);
@@ -127,7 +130,9 @@ impl Tokens {
         let request = Request::new(path)
             .create_subresource("token", &account.name, &PostParams::default(), body)
             .map_err(|error| failed(&kube::Error::BuildRequest(error)))?;
-        let answer: TokenRequest = self.client.request(request).await.map_err(|error| failed(&error))?;
+        let answer = tokio::time::timeout(PATIENCE, self.client.request::<TokenRequest>(request)).await;
+        let answer = answer.map_err(|_| "failed to fetch token: the API server does not answer")?;
+        let answer = answer.map_err(|error| failed(&error))?;
         let answer = answer.status.ok_or("failed to fetch token: the answer holds none")?;
         let TokenRequestStatus { token, expiration_timestamp } = answer;
         let life = expiration_timestamp.0.duration_since(clock::now());
@@ -158,7 +163,8 @@ fn account(pod: &Pod) -> Key {
 }
 
 /// Tokens that were made together are not renewed together.
-fn renew_at(life: Duration) -> Instant {
+fn renew_at(life: Duration) -> Timestamp {
     let early = Duration::from_secs(random::below(10));
-    Instant::now() + (life * RENEW_PERCENT / 100).saturating_sub(early)
+    let wait = (life * RENEW_PERCENT / 100).saturating_sub(early);
+    clock::now().checked_add(wait).unwrap_or(Timestamp::MAX)
 }

@@ -265,6 +265,12 @@ fn mounts_expand_and_protect() {
     assert!(volumes.mounts(&stranger, &env).is_err());
 }
 
+/// The affinity of a volume that is a folder of this node.
+fn affinity(node: &str) -> Value {
+    let expression = json!({"key": "kubernetes.io/hostname", "operator": "In", "values": [node]});
+    json!({"required": {"nodeSelectorTerms": [{"matchExpressions": [expression]}]}})
+}
+
 /// What is in the folder of a claim `c` that is bound to a volume `pv`, or why it cannot be had.
 #[track_caller]
 fn check_claim(change: impl FnOnce(&mut Value, &mut Value), expected: Result<(), &str>) {
@@ -277,6 +283,7 @@ fn check_claim(change: impl FnOnce(&mut Value, &mut Value), expected: Result<(),
         "metadata": {"name": "pv"},
         "spec": {"claimRef": {"uid": "uid-c"}, "csi": {"driver": "local.coracle.dev", "volumeHandle": "pv"}},
     });
+    volume["spec"]["nodeAffinity"] = affinity("n");
     change(&mut claim, &mut volume);
     let objects = Objects(Mutex::new(BTreeMap::from([
         ("dir", json!(dir.path().join("volumes"))),
@@ -300,11 +307,8 @@ fn claims_lead_to_volumes() {
     );
     let other = "persistentvolume \"pv\" is not bound to the claim or is gone";
     check_claim(|_, volume| volume["spec"]["claimRef"]["uid"] = "other".into(), Err(other));
-    let elsewhere = json!({"required": {"nodeSelectorTerms": [{"matchExpressions": [
-        {"key": "kubernetes.io/hostname", "operator": "In", "values": ["other"]},
-    ]}]}});
     check_claim(
-        |_, volume| volume["spec"]["nodeAffinity"] = elsewhere,
+        |_, volume| volume["spec"]["nodeAffinity"] = affinity("other"),
         Err("persistentvolume \"pv\" cannot be reached from this node (node affinity)"),
     );
     check_claim(

@@ -102,6 +102,19 @@ impl Runtime {
         self.prepare_from(module_digest, || Source::Memory(wasm.clone())).await
     }
 
+    /// As [`Runtime::prepare_bytes`], for a module that a guest may have written: what is compiled is not kept on
+    /// disk.
+    ///
+    /// # Errors
+    /// As [`Runtime::prepare`].
+    pub async fn prepare_guest(
+        &self,
+        module_digest: &str,
+        wasm: &Bytes,
+    ) -> Result<Arc<Program>, PrepareError> {
+        self.prepare_from(module_digest, || Source::Guest(wasm.clone())).await
+    }
+
     async fn prepare_from(
         &self,
         module_digest: &str,

@@ -127,9 +127,10 @@ fn map_code(engine: &Engine, entry: &Path) -> wasmtime::Result<Component> {
     unsafe { Component::deserialize_file(engine, entry) }
 }
 
-/// Loads code that could not be kept.
+/// Loads code that could not be kept, or is not to be. `code` must be what `precompile_component` of this engine
+/// has just made.
 #[expect(unsafe_code, reason = "loading compiled code is what the cache is for")]
-fn copy_code(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
+pub(super) fn copy_code(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
     // SAFETY: `code` is the output of `precompile_component` of this very engine, and never left this process.
     unsafe { Component::deserialize(engine, code) }
 }

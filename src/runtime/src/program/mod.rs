@@ -56,6 +56,8 @@ impl std::fmt::Debug for Program {
 pub(crate) enum Source {
     File(PathBuf),
     Memory(Bytes),
+    /// Written by a guest: its code is kept for as long as it runs, because guests could fill the disk with such.
+    Guest(Bytes),
 }
 
 /// The digest of a module, as images name it.
@@ -127,14 +129,15 @@ impl Shop {
     }
 
     fn make(&self, digest: String, source: Source) -> Result<Arc<Program>, PrepareError> {
+        let keep = !matches!(source, Source::Guest(_));
         let bytes = match source {
             Source::File(path) => read(&path)?.into(),
-            Source::Memory(bytes) if bytes.len() as u64 > MODULE_BYTES => {
+            Source::Memory(bytes) | Source::Guest(bytes) if bytes.len() as u64 > MODULE_BYTES => {
                 return Err(PrepareError::TooLarge { limit: MODULE_BYTES });
             }
-            Source::Memory(bytes) => bytes,
+            Source::Memory(bytes) | Source::Guest(bytes) => bytes,
         };
-        let component = self.compile(&digest, &bytes)?;
+        let component = self.compile(&digest, &bytes, keep)?;
         self.link(digest, &component)
     }
 
@@ -145,7 +148,7 @@ impl Shop {
         Ok(Arc::new(Program { digest, command }))
     }
 
-    fn compile(&self, digest: &str, bytes: &[u8]) -> Result<Component, PrepareError> {
+    fn compile(&self, digest: &str, bytes: &[u8], keep: bool) -> Result<Component, PrepareError> {
         let component = match inspect::kind(bytes)? {
             Kind::Component => Cow::Borrowed(bytes),
             Kind::Module => Cow::Owned(wrap::wrap(bytes)?),
@@ -153,7 +156,11 @@ impl Shop {
         inspect::check_component(&component)?;
         let failed = |error: wasmtime::Error| PrepareError::Compile { message: format!("{error:#}") };
         let code = self.engine.precompile_component(&component).map_err(failed)?;
-        self.cache.store(&self.engine, digest, &code).map_err(failed)
+        let loaded = match keep {
+            true => self.cache.store(&self.engine, digest, &code),
+            false => cache::copy_code(&self.engine, &code),
+        };
+        loaded.map_err(failed)
     }
 }
 
