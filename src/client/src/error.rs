@@ -56,6 +56,11 @@ pub fn is_already_exists(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 409 && status.reason == "AlreadyExists")
 }
 
+/// True if the call may have been carried out although it failed.
+pub fn is_ambiguous(error: &kube::Error) -> bool {
+    !matches!(error, kube::Error::Api(status) if status.code < 500)
+}
+
 /// What the API said, in its own words: fit for events and conditions.
 pub fn api_message(error: &kube::Error) -> String {
     match error {

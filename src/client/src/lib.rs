@@ -25,7 +25,9 @@ pub mod test_support;
 
 pub use connect::in_process;
 pub use election::{Election, LeaderElection};
-pub use error::{During, ReconcileError, api_message, is_already_exists, is_conflict, is_not_found};
+pub use error::{
+    During, ReconcileError, api_message, is_already_exists, is_ambiguous, is_conflict, is_not_found,
+};
 pub use informer::{Delta, Deltas, Informer, Informers, Metadata, Object};
 pub use key::Key;
 pub use queue::{Backoff, Item, WorkQueue};

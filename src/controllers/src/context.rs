@@ -2,12 +2,16 @@
 
 use std::{fmt::Display, hash::Hash, sync::Arc, time::Duration};
 
-use coracle_client::{Informer, Informers, Key, Object, ReconcileError, Recorder, WorkQueue, run_workers};
-use kube::Client;
+use coracle_client::{
+    Deltas, During, Informer, Informers, Key, Object, ReconcileError, Recorder, WorkQueue, is_not_found,
+    run_workers,
+};
+use kube::{Api, Client, api::PostParams};
 use parking_lot::Mutex;
+use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::Config;
+use crate::{Config, claim::Namespaced};
 
 /// How often everything is looked at although nothing changed: a safety net for wake-ups that were lost
 /// because a controller fell thousands of changes behind. Finding nothing to do costs next to nothing.
@@ -20,6 +24,26 @@ pub(crate) async fn resync<K: Object>(informer: &Informer<K>, queue: &WorkQueue<
         for object in informer.list() {
             queue.add(Key::of(object.meta()));
         }
+    }
+}
+
+/// Queues every object that changes.
+pub(crate) async fn feed<K: Object>(mut deltas: Deltas<K>, queue: &WorkQueue<Key>) {
+    while let Some(delta) = deltas.next().await {
+        queue.add(Key::of(delta.object().meta()));
+    }
+}
+
+/// Writes the status that `changed` has. An object that is gone needs none.
+pub(crate) async fn replace_status<K: Namespaced + Serialize>(
+    client: &Client,
+    changed: &K,
+) -> Result<(), ReconcileError> {
+    let key = Key::of(changed.meta());
+    let api: Api<K> = Api::namespaced(client.clone(), &key.namespace);
+    match api.replace_status(&key.name, &PostParams::default(), changed).await {
+        Err(error) if is_not_found(&error) => Ok(()),
+        other => other.map(|_| ()).during(|| format!("write the status of {} {key}", K::kind(&()))),
     }
 }
 

@@ -1,14 +1,6 @@
 //! What controllers that furnish namespaces share.
 
-use coracle_client::{Deltas, Key, WorkQueue};
 use k8s_openapi::api::core::v1::Namespace;
-
-/// Queues every namespace that changes.
-pub(crate) async fn feed(mut deltas: Deltas<Namespace>, queue: &WorkQueue<Key>) {
-    while let Some(delta) = deltas.next().await {
-        queue.add(Key::of(&delta.object().metadata));
-    }
-}
 
 /// True if objects can be created in the namespace.
 pub(crate) fn is_active(namespace: &Namespace) -> bool {

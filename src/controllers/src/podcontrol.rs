@@ -72,11 +72,6 @@ impl PodControl {
     }
 }
 
-/// True if the call may have been carried out although it failed.
-pub(crate) fn is_ambiguous(error: &kube::Error) -> bool {
-    !matches!(error, kube::Error::Api(status) if status.code < 500)
-}
-
 /// The object that events are about.
 pub(crate) fn reference<O: Resource<DynamicType = ()>>(object: &O) -> ObjectReference {
     ObjectReference { resource_version: object.meta().resource_version.clone(), ..object.object_ref(&()) }

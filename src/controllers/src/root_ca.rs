@@ -12,7 +12,10 @@ use k8s_openapi::{
 };
 use kube::{Api, Client, api::PostParams};
 
-use crate::{Context, namespaces, pods};
+use crate::{
+    context::{self, Context},
+    namespaces, pods,
+};
 
 pub(crate) const NAME: &str = "root-ca";
 
@@ -33,7 +36,7 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
         let feed = async {
             homes.synced().await;
             maps.synced().await;
-            tokio::join!(namespaces::feed(homes.subscribe(), &queue), feed_maps(maps.subscribe(), &queue));
+            tokio::join!(context::feed(homes.subscribe(), &queue), feed_maps(maps.subscribe(), &queue));
         };
         let reconcile = move |key| {
             let publisher = publisher.clone();

@@ -104,6 +104,14 @@ impl Scales {
     }
 }
 
+/// The resource as messages name it: `deployments.apps`, or `pods`.
+pub(crate) fn dotted(resource: &ApiResource) -> String {
+    match resource.group.as_str() {
+        "" => resource.plural.clone(),
+        group => format!("{}.{group}", resource.plural),
+    }
+}
+
 fn path(resource: &ApiResource, namespace: &str) -> String {
     let root = if resource.group.is_empty() { "/api" } else { "/apis" };
     format!("{root}/{}/namespaces/{namespace}/{}", resource.api_version, resource.plural)

@@ -10,7 +10,10 @@ use k8s_openapi::{
 };
 use kube::{Api, Client, api::PostParams};
 
-use crate::{Context, namespaces, pods};
+use crate::{
+    context::{self, Context},
+    namespaces, pods,
+};
 
 pub(crate) const NAME: &str = "serviceaccount";
 
@@ -34,7 +37,7 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
                     }
                 }
             };
-            tokio::join!(namespaces::feed(homes.subscribe(), &queue), lost);
+            tokio::join!(context::feed(homes.subscribe(), &queue), lost);
         };
         let (client, homes, accounts) = (context.client.clone(), homes.clone(), accounts.clone());
         let reconcile = move |key: Key| {

@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 
 use coracle_client::{Delta, Deltas, Informer, Key, WorkQueue};
 use k8s_openapi::{
-    api::core::v1::{ObjectReference, Pod, Service, ServicePort, ServiceSpec},
+    api::{
+        core::v1::{ObjectReference, Pod, Service, ServicePort, ServiceSpec},
+        discovery::v1::EndpointSlice,
+    },
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
@@ -14,7 +17,21 @@ use crate::{pace::Pace, pods};
 /// The label of services without an address of their own.
 pub(crate) const HEADLESS: &str = "service.kubernetes.io/headless";
 
-/// Queues services: those that change, and those whose pods change.
+/// The label of an endpoint slice with the name of its service.
+pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// The label of an endpoint slice that says which controller made it.
+pub(crate) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+
+/// The service of a slice that the controller called `manager` made.
+pub(crate) fn slice_owner(slice: &EndpointSlice, manager: &str) -> Option<Key> {
+    let labels = slice.metadata.labels.as_ref()?;
+    let ours = labels.get(MANAGED_BY).is_some_and(|by| by == manager);
+    let service = labels.get(SERVICE_NAME).filter(|_| ours)?;
+    Some(Key::new(pods::namespace(&slice.metadata), service.clone()))
+}
+
+/// Queues services whose pods change.
 pub(crate) struct Waker<'a> {
     pub(crate) services: &'a Informer<Service>,
     pub(crate) queue: &'a WorkQueue<Key>,
@@ -22,12 +39,6 @@ pub(crate) struct Waker<'a> {
 }
 
 impl Waker<'_> {
-    pub(crate) async fn feed_services(&self, mut deltas: Deltas<Service>) {
-        while let Some(delta) = deltas.next().await {
-            self.queue.add(Key::of(&delta.object().metadata));
-        }
-    }
-
     pub(crate) async fn feed_pods(&self, mut deltas: Deltas<Pod>) {
         while let Some(delta) = deltas.next().await {
             match &delta {

@@ -61,7 +61,7 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
             crons.synced().await;
             jobs.synced().await;
             tokio::join!(
-                feed_crons(crons.subscribe(), &queue),
+                context::feed(crons.subscribe(), &queue),
                 feed_jobs(jobs.subscribe(), &queue),
                 context::resync(&crons, &queue)
             );
@@ -72,12 +72,6 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
         };
         context.run(NAME, queue.clone(), WORKERS, feed, reconcile).await;
     })
-}
-
-async fn feed_crons(mut deltas: Deltas<CronJob>, queue: &WorkQueue<Key>) {
-    while let Some(delta) = deltas.next().await {
-        queue.add(Key::of(&delta.object().metadata));
-    }
 }
 
 async fn feed_jobs(mut deltas: Deltas<Job>, queue: &WorkQueue<Key>) {

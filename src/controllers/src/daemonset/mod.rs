@@ -20,14 +20,14 @@ use backoff::Failures;
 use coracle_api::selector::LabelSelector as Selector;
 use coracle_client::{
     Delta, Deltas, During, EventType, Informer, Key, ReconcileError, WorkQueue, api_message, clock,
-    is_conflict, is_not_found,
+    is_ambiguous, is_conflict, is_not_found,
 };
 use futures::{StreamExt, future::BoxFuture};
 use k8s_openapi::api::{
     apps::v1::{DaemonSet, DaemonSetStatus},
     core::v1::{Node, Pod},
 };
-use kube::{Api, Client, api::PostParams};
+use kube::Client;
 use plan::{Observed, Plan, plan};
 
 use crate::{
@@ -36,7 +36,7 @@ use crate::{
     expectations::{self, Expectations, Memory},
     namespaces,
     pace::Pace,
-    podcontrol::{self, PodControl, reference},
+    podcontrol::{PodControl, reference},
     pods,
     revisions::{self, Ensured, Revisions},
     slow_start::{IN_FLIGHT, slow_start},
@@ -72,7 +72,7 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
             controller.revisions.synced().await;
             let waker = Waker { sets: &sets, queue: &queue, pace: &controller.pace };
             tokio::join!(
-                feed_sets(sets.subscribe(), &queue),
+                context::feed(sets.subscribe(), &queue),
                 waker.feed_pods(pods.subscribe()),
                 waker.feed_nodes(nodes.subscribe()),
                 context::resync(&sets, &queue),
@@ -87,12 +87,6 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
         };
         context.run(NAME, queue.clone(), WORKERS, feed, reconcile).await;
     })
-}
-
-async fn feed_sets(mut deltas: Deltas<DaemonSet>, queue: &WorkQueue<Key>) {
-    while let Some(delta) = deltas.next().await {
-        queue.add(Key::of(&delta.object().metadata));
-    }
 }
 
 /// Finds out whom a change of a pod or a node concerns.
@@ -207,7 +201,7 @@ impl Controller {
             Ensured::Collision => {
                 let mut status = set.status.clone().unwrap_or_default();
                 status.collision_count = Some(collisions.saturating_add(1));
-                self.write_status(key, set, status).await?;
+                self.write_status(set, status).await?;
                 return Ok(Some(expectations::LOOK_AGAIN));
             }
         };
@@ -235,7 +229,7 @@ impl Controller {
             }
         }
         let failed = self.act(set, observed.hash, &plan, expectations).await;
-        self.write_status(key, set, plan.status).await?;
+        self.write_status(set, plan.status).await?;
         if let Some(failed) = failed {
             return Err(failed).during(|| format!("put pods on the nodes of {key}"));
         }
@@ -291,7 +285,7 @@ impl Controller {
         slow_start(bodies.len(), call, |_, answer| match answer {
             Ok(pod) => expectations.created(pods::revision(&pod.metadata)),
             Err(error) => {
-                if podcontrol::is_ambiguous(&error) {
+                if is_ambiguous(&error) {
                     expectations.uncertain();
                 }
                 if !namespaces::is_going(&error) {
@@ -313,7 +307,7 @@ impl Controller {
                 // It has another uid by now, or so it seems: look at the API itself.
                 Err(error) if is_conflict(&error) => expectations.uncertain(),
                 Err(error) => {
-                    if podcontrol::is_ambiguous(&error) {
+                    if is_ambiguous(&error) {
                         expectations.uncertain();
                     }
                     tracing::debug!(error = api_message(&error), "a daemon could not be deleted");
@@ -325,20 +319,11 @@ impl Controller {
     }
 
     /// Writes the status if it changed.
-    async fn write_status(
-        &self,
-        key: &Key,
-        set: &DaemonSet,
-        status: DaemonSetStatus,
-    ) -> Result<(), ReconcileError> {
+    async fn write_status(&self, set: &DaemonSet, status: DaemonSetStatus) -> Result<(), ReconcileError> {
         if set.status.as_ref() == Some(&status) {
             return Ok(());
         }
-        let api: Api<DaemonSet> = Api::namespaced(self.client.clone(), &key.namespace);
         let changed = DaemonSet { status: Some(status), ..set.clone() };
-        match api.replace_status(&key.name, &PostParams::default(), &changed).await {
-            Err(error) if is_not_found(&error) => Ok(()),
-            other => other.map(|_| ()).during(|| format!("write the status of {key}")),
-        }
+        context::replace_status(&self.client, &changed).await
     }
 }

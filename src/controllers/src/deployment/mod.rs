@@ -21,7 +21,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use coracle_client::{
     Delta, Deltas, During, EventType, Informer, Key, ReconcileError, Recorder, WorkQueue, api_message, clock,
-    is_already_exists, is_not_found,
+    is_already_exists, is_ambiguous, is_not_found,
 };
 use futures::future::BoxFuture;
 use k8s_openapi::api::{
@@ -41,7 +41,7 @@ use crate::{
     expectations::LOOK_AGAIN,
     namespaces,
     pace::Pace,
-    podcontrol::{is_ambiguous, reference},
+    podcontrol::reference,
     pods,
 };
 
@@ -74,7 +74,7 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
             let waker =
                 Waker { deployments: &deployments, sets: &sets, queue: &queue, pace: &controller.pace };
             tokio::join!(
-                feed_deployments(deployments.subscribe(), &queue),
+                context::feed(deployments.subscribe(), &queue),
                 waker.feed_sets(sets.subscribe()),
                 waker.feed_pods(pods.subscribe()),
                 context::resync(&deployments, &queue),
@@ -89,12 +89,6 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
         };
         context.run(NAME, queue.clone(), WORKERS, feed, reconcile).await;
     })
-}
-
-async fn feed_deployments(mut deltas: Deltas<Deployment>, queue: &WorkQueue<Key>) {
-    while let Some(delta) = deltas.next().await {
-        queue.add(Key::of(&delta.object().metadata));
-    }
 }
 
 /// Finds out whom a change of a replica set or a pod concerns.
@@ -201,14 +195,14 @@ impl Controller {
         for change in plan.changes {
             if let Err(error) = self.apply(&key, &deployment, change, &mut status).await {
                 // What could not be done is told, and what was counted is not.
-                self.write_status(&key, &current, status).await?;
+                self.write_status(&current, status).await?;
                 return Err(error);
             }
         }
         if let Some(revision) = plan.revision {
             current = self.annotate(&key, current, &revision).await?;
         }
-        self.write_status(&key, &current, status).await?;
+        self.write_status(&current, status).await?;
         Ok(plan.again)
     }
 
@@ -347,18 +341,13 @@ impl Controller {
     /// Writes the status if it changed.
     async fn write_status(
         &self,
-        key: &Key,
         deployment: &Deployment,
         status: DeploymentStatus,
     ) -> Result<(), ReconcileError> {
         if deployment.status.as_ref() == Some(&status) {
             return Ok(());
         }
-        let api: Api<Deployment> = Api::namespaced(self.client.clone(), &key.namespace);
         let changed = Deployment { status: Some(status), ..deployment.clone() };
-        match api.replace_status(&key.name, &PostParams::default(), &changed).await {
-            Err(error) if is_not_found(&error) => Ok(()),
-            other => other.map(|_| ()).during(|| format!("write the status of {key}")),
-        }
+        context::replace_status(&self.client, &changed).await
     }
 }

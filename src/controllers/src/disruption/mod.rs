@@ -16,15 +16,13 @@ mod tests;
 use std::{sync::Arc, time::Duration};
 
 use coracle_api::selector::LabelSelector;
-use coracle_client::{
-    Delta, Deltas, During, EventType, Informer, Key, ReconcileError, Recorder, WorkQueue, clock, is_not_found,
-};
+use coracle_client::{Delta, Deltas, EventType, Informer, Key, ReconcileError, Recorder, WorkQueue, clock};
 use futures::future::BoxFuture;
 use k8s_openapi::api::{
     core::v1::Pod,
     policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus},
 };
-use kube::{Api, Client, api::PostParams};
+use kube::Client;
 use owners::Owners;
 use plan::{Expected, Observed};
 
@@ -61,7 +59,7 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
             controller.owners.synced().await;
             let waker = Waker { budgets: &budgets, queue: &queue, stale: &stale, pace: &controller.pace };
             tokio::join!(
-                waker.feed_budgets(budgets.subscribe()),
+                context::feed(budgets.subscribe(), &queue),
                 waker.feed_pods(pods.subscribe()),
                 context::resync(&budgets, &queue)
             );
@@ -93,12 +91,6 @@ struct Waker<'a> {
 }
 
 impl Waker<'_> {
-    async fn feed_budgets(&self, mut deltas: Deltas<PodDisruptionBudget>) {
-        while let Some(delta) = deltas.next().await {
-            self.queue.add(Key::of(&delta.object().metadata));
-        }
-    }
-
     async fn feed_pods(&self, mut deltas: Deltas<Pod>) {
         while let Some(delta) = deltas.next().await {
             match &delta {
@@ -170,7 +162,7 @@ impl Controller {
             Err(why) => {
                 let message = format!("Failed to calculate the number of expected pods: {why}");
                 self.tell(&budget, EventType::Warning, "CalculateExpectedPodCountFailed", &message);
-                self.write_status(&key, &budget, plan::failed(&budget, &why, now)).await?;
+                self.write_status(&budget, plan::failed(&budget, &why, now)).await?;
                 return Ok(Some(RETRY));
             }
         };
@@ -181,25 +173,20 @@ impl Controller {
             let message = format!("Pod was expected by PDB {key} to be deleted but it wasn't");
             self.recorder.event(&podcontrol::reference(&**pod), EventType::Warning, "NotDeleted", &message);
         }
-        self.write_status(&key, &budget, plan.status).await?;
+        self.write_status(&budget, plan.status).await?;
         Ok(plan.again)
     }
 
     async fn write_status(
         &self,
-        key: &Key,
         budget: &PodDisruptionBudget,
         status: PodDisruptionBudgetStatus,
     ) -> Result<(), ReconcileError> {
         if budget.status.as_ref() == Some(&status) {
             return Ok(());
         }
-        let api: Api<PodDisruptionBudget> = Api::namespaced(self.client.clone(), &key.namespace);
         let changed = PodDisruptionBudget { status: Some(status), ..budget.clone() };
-        match api.replace_status(&key.name, &PostParams::default(), &changed).await {
-            Err(error) if is_not_found(&error) => Ok(()),
-            other => other.map(|_| ()).during(|| format!("write the status of budget {key}")),
-        }
+        context::replace_status(&self.client, &changed).await
     }
 
     fn tell(&self, budget: &PodDisruptionBudget, type_: EventType, reason: &str, message: &str) {

@@ -13,7 +13,10 @@ use k8s_openapi::{
 use kube::Client;
 
 use super::plan::Expected;
-use crate::{pods, scale::Scales};
+use crate::{
+    pods,
+    scale::{self, Scales},
+};
 
 /// Knows the owners that come with Kubernetes, and asks for the scale of all others.
 pub(super) struct Owners {
@@ -122,11 +125,7 @@ impl Owners {
         let Some(resource) = resource else { return Ok(None) };
         let scale = self.scales.get(&resource, namespace, &owner.name).await.map_err(told)?;
         let Some(scale) = scale else {
-            let dotted = if resource.group.is_empty() {
-                resource.plural
-            } else {
-                format!("{}.{}", resource.plural, resource.group)
-            };
+            let dotted = scale::dotted(&resource);
             return Err(format!("{dotted} does not implement the scale subresource"));
         };
         if scale.metadata.uid.as_ref() != Some(&owner.uid) {

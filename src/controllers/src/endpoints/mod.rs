@@ -46,7 +46,7 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
             tokio::join!(services.synced(), pods.synced(), endpoints.synced());
             let waker = Waker { services: &services, queue: &queue, pace: &controller.pace };
             tokio::join!(
-                waker.feed_services(services.subscribe()),
+                context::feed(services.subscribe(), &queue),
                 waker.feed_pods(pods.subscribe()),
                 feed_endpoints(endpoints.subscribe(), &queue),
                 context::resync(&services, &queue),

@@ -18,14 +18,14 @@ use kube::{
     api::{DeleteParams, PostParams, Preconditions},
 };
 use parking_lot::Mutex;
-use plan::{MANAGED_BY, Observed, Plan, SERVICE_NAME, US, plan};
+use plan::{Observed, Plan, US, plan};
 
 use crate::{
     context::{self, Context},
     namespaces,
     pace::Pace,
     pods,
-    services::Waker,
+    services::{self, Waker},
 };
 
 pub(crate) const NAME: &str = "endpointslice";
@@ -60,7 +60,7 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
             tokio::join!(services.synced(), pods.synced(), slices.synced());
             let waker = Waker { services: &services, queue: &queue, pace: &controller.pace };
             tokio::join!(
-                waker.feed_services(services.subscribe()),
+                context::feed(services.subscribe(), &queue),
                 waker.feed_pods(pods.subscribe()),
                 feed_slices(slices.subscribe(), &waker),
                 context::resync(&services, &queue),
@@ -88,10 +88,7 @@ async fn feed_slices(mut deltas: Deltas<EndpointSlice>, waker: &Waker<'_>) {
 
 /// The service of a slice that this controller made.
 fn owner(slice: &EndpointSlice) -> Option<Key> {
-    let labels = slice.metadata.labels.as_ref()?;
-    let ours = labels.get(MANAGED_BY).is_some_and(|by| by == US);
-    let service = labels.get(SERVICE_NAME).filter(|_| ours)?;
-    Some(Key::new(pods::namespace(&slice.metadata), service.clone()))
+    services::slice_owner(slice, US)
 }
 
 struct Controller {

@@ -20,11 +20,9 @@ use kube::Resource;
 
 use crate::{
     pods,
-    services::{self, HEADLESS, Port},
+    services::{self, HEADLESS, MANAGED_BY, Port, SERVICE_NAME},
 };
 
-pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
-pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 pub(super) const US: &str = "endpointslice-controller.k8s.io";
 
 /// Endpoints in one slice. Kubernetes' default.

@@ -19,9 +19,12 @@ use kube::{
     Api, Client,
     api::{DeleteParams, PostParams},
 };
-use plan::{MANAGED_BY, SERVICE_NAME, US, same, wanted};
+use plan::{US, same, wanted};
 
-use crate::{Context, namespaces, pods};
+use crate::{
+    context::{self, Context},
+    namespaces, pods, services,
+};
 
 pub(crate) const NAME: &str = "endpointslice-mirroring";
 
@@ -48,9 +51,9 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
             let Controller { services, endpoints, slices, .. } = &*controller;
             tokio::join!(services.synced(), endpoints.synced(), slices.synced());
             tokio::join!(
-                feed(services.subscribe(), &queue, |service| Some(Key::of(&service.metadata))),
-                feed(endpoints.subscribe(), &queue, |endpoints| Some(Key::of(&endpoints.metadata))),
-                feed(slices.subscribe(), &queue, service_of),
+                context::feed(services.subscribe(), &queue),
+                context::feed(endpoints.subscribe(), &queue),
+                feed_slices(slices.subscribe(), &queue),
             );
         };
         let reconcile = {
@@ -64,22 +67,16 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
     })
 }
 
-async fn feed<K: coracle_client::Object>(
-    mut deltas: Deltas<K>,
-    queue: &WorkQueue<Key>,
-    key: impl Fn(&K) -> Option<Key>,
-) {
+/// Queues the service of slices that were changed by others, or lost.
+async fn feed_slices(mut deltas: Deltas<EndpointSlice>, queue: &WorkQueue<Key>) {
     while let Some(delta) = deltas.next().await {
-        key(delta.object()).into_iter().for_each(|key| queue.add(key));
+        service_of(delta.object()).into_iter().for_each(|key| queue.add(key));
     }
 }
 
 /// The service of a slice that this controller made.
 fn service_of(slice: &EndpointSlice) -> Option<Key> {
-    let labels = slice.metadata.labels.as_ref()?;
-    let ours = labels.get(MANAGED_BY).is_some_and(|by| by == US);
-    let service = labels.get(SERVICE_NAME).filter(|_| ours)?;
-    Some(Key::new(pods::namespace(&slice.metadata), service.clone()))
+    services::slice_owner(slice, US)
 }
 
 struct Controller {

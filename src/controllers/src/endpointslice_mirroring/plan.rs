@@ -11,10 +11,11 @@ use k8s_openapi::{
 };
 use kube::Resource;
 
-use crate::pods;
+use crate::{
+    pods,
+    services::{MANAGED_BY, SERVICE_NAME},
+};
 
-pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
-pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 pub(super) const US: &str = "endpointslicemirroring-controller.k8s.io";
 
 /// Who writes Endpoints and slices both says so with this label.

@@ -13,7 +13,7 @@ use kube::Client;
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::calculate::{Sample, Samples};
-use crate::scale::Scales;
+use crate::scale::{self, Scales};
 
 /// What a metric was read as.
 #[derive(Clone, Debug, PartialEq)]
@@ -101,13 +101,7 @@ impl Metrics {
                 .resource(of.api_version.as_deref().unwrap_or("v1"), &of.kind)
                 .await
                 .map_err(|error| unable(&object.metric.name, &api_message(&error)))?;
-            let plural = resource.map_or_else(
-                || of.kind.to_lowercase(),
-                |resource| match resource.group.as_str() {
-                    "" => resource.plural,
-                    group => format!("{}.{group}", resource.plural),
-                },
-            );
+            let plural = resource.map_or_else(|| of.kind.to_lowercase(), |resource| scale::dotted(&resource));
             let path = format!("{plural}/{}/{}", segment(&of.name), segment(&object.metric.name));
             let values = self.custom(namespace, &path, "", &object.metric).await?;
             let value = values.items.first().map(|value| milli(&value.value));

@@ -19,8 +19,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use behavior::Memory;
 use coracle_api::selector::LabelSelector;
 use coracle_client::{
-    Delta, Deltas, During, EventType, Informer, Key, ReconcileError, Recorder, WorkQueue, api_message, clock,
-    is_not_found,
+    Delta, Deltas, EventType, Informer, Key, ReconcileError, Recorder, WorkQueue, api_message, clock,
 };
 use futures::future::BoxFuture;
 use k8s_openapi::{
@@ -33,12 +32,16 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
-use kube::{Api, Client, api::PostParams, core::ApiResource};
+use kube::{Client, core::ApiResource};
 use metrics::{Metrics, Reading};
 use parking_lot::Mutex;
 use plan::{Observed, Plan};
 
-use crate::{context::Context, podcontrol, pods, scale::Scales};
+use crate::{
+    context::{self, Context},
+    podcontrol, pods,
+    scale::{self, Scales},
+};
 
 pub(crate) const NAME: &str = "horizontalpodautoscaling";
 
@@ -109,7 +112,7 @@ impl Controller {
         let status = self.look(&key, &scaler, &mut memory).await;
         self.memory.lock().insert(key.clone(), (uid, memory));
         if let Some(status) = status {
-            self.write_status(&key, &scaler, status).await?;
+            self.write_status(&scaler, status).await?;
         }
         Ok(Some(PERIOD))
     }
@@ -189,11 +192,8 @@ impl Controller {
         };
         let resource = resource.ok_or_else(missing)?;
         let scale = self.scales.get(&resource, &key.namespace, &target.name).await.map_err(told)?;
-        let dotted = match resource.group.as_str() {
-            "" => resource.plural.clone(),
-            group => format!("{}.{group}", resource.plural),
-        };
-        let scale = scale.ok_or_else(|| format!("{dotted} {:?} not found", target.name))?;
+        let not_found = || format!("{} {:?} not found", scale::dotted(&resource), target.name);
+        let scale = scale.ok_or_else(not_found)?;
         Ok((resource, scale))
     }
 
@@ -206,19 +206,14 @@ impl Controller {
 
     async fn write_status(
         &self,
-        key: &Key,
         scaler: &HorizontalPodAutoscaler,
         status: HorizontalPodAutoscalerStatus,
     ) -> Result<(), ReconcileError> {
         if scaler.status.as_ref() == Some(&status) {
             return Ok(());
         }
-        let api: Api<HorizontalPodAutoscaler> = Api::namespaced(self.client.clone(), &key.namespace);
         let changed = HorizontalPodAutoscaler { status: Some(status), ..scaler.clone() };
-        match api.replace_status(&key.name, &PostParams::default(), &changed).await {
-            Err(error) if is_not_found(&error) => Ok(()),
-            other => other.map(|_| ()).during(|| format!("write the status of autoscaler {key}")),
-        }
+        context::replace_status(&self.client, &changed).await
     }
 
     fn tell(&self, scaler: &HorizontalPodAutoscaler, type_: EventType, reason: &str, message: &str) {

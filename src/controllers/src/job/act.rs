@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use coracle_client::{During, ReconcileError, is_conflict, is_not_found};
+use coracle_client::{During, ReconcileError, is_ambiguous, is_conflict, is_not_found};
 use futures::StreamExt;
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use kube::{
@@ -74,7 +74,7 @@ impl Controller {
                 expectations.created(pods::revision(&pod.metadata));
             }
             Err(error) => {
-                if podcontrol::is_ambiguous(&error) {
+                if is_ambiguous(&error) {
                     expectations.uncertain();
                 }
                 if !namespaces::is_going(&error) && failure.is_none() {
@@ -111,7 +111,7 @@ impl Controller {
             match answer {
                 Err(error) if !is_not_found(&error) => {
                     done.whole = false;
-                    if podcontrol::is_ambiguous(&error) || is_conflict(&error) {
+                    if is_ambiguous(&error) || is_conflict(&error) {
                         expectations.uncertain();
                     }
                     failure.get_or_insert(error);
@@ -147,7 +147,7 @@ impl Controller {
                     released.uids.insert(pods::uid(&pod.metadata).to_owned());
                 }
                 Err(error) => {
-                    if podcontrol::is_ambiguous(&error) {
+                    if is_ambiguous(&error) {
                         expectations.uncertain();
                     }
                     let name = pods::name(&pod.metadata);

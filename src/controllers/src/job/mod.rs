@@ -30,7 +30,8 @@ use std::{
 use backoff::Backoff;
 use coracle_api::selector::LabelSelector;
 use coracle_client::{
-    Delta, Deltas, During, EventType, Informer, Key, ReconcileError, WorkQueue, clock, is_not_found,
+    Delta, Deltas, During, EventType, Informer, Key, ReconcileError, WorkQueue, clock, is_ambiguous,
+    is_not_found,
 };
 use futures::future::BoxFuture;
 use k8s_openapi::api::{
@@ -343,7 +344,7 @@ impl Controller {
         let answer = api.replace_status(&key.name, &PostParams::default(), &changed).await;
         match &answer {
             Ok(stored) => memory.revision = memory.revision.max(pods::revision(&stored.metadata)),
-            Err(error) => memory.uncertain |= podcontrol::is_ambiguous(error),
+            Err(error) => memory.uncertain |= is_ambiguous(error),
         }
         answer.during(|| format!("write the status of {key}"))
     }

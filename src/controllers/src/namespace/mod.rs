@@ -28,9 +28,9 @@ use kube::{
 use plan::{Content, FINALIZER};
 
 use crate::{
-    Context,
+    context::{self, Context},
     discovery::{self, Served},
-    namespaces, pods,
+    pods,
 };
 
 pub(crate) const NAME: &str = "namespace";
@@ -52,7 +52,7 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
         let feed = async {
             homes.synced().await;
             tokio::join!(
-                namespaces::feed(homes.subscribe(), &queue),
+                context::feed(homes.subscribe(), &queue),
                 feed_pods(pods.subscribe(), &homes, &queue),
             );
         };

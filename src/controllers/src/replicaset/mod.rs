@@ -18,13 +18,13 @@ mod tests;
 use std::{sync::Arc, time::Duration};
 
 use coracle_client::{
-    Delta, Deltas, During, Informer, Key, ReconcileError, WorkQueue, api_message, clock, is_conflict,
-    is_not_found,
+    Delta, Deltas, During, Informer, Key, ReconcileError, WorkQueue, api_message, clock, is_ambiguous,
+    is_conflict, is_not_found,
 };
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use k8s_openapi::api::core::v1::Pod;
 use kinds::Replicated;
-use kube::{Api, Client, api::PostParams};
+use kube::Client;
 use plan::{Observed, Plan, plan};
 
 use crate::{
@@ -64,7 +64,7 @@ pub(crate) fn run<S: Replicated>(context: Context) -> BoxFuture<'static, ()> {
             sets.synced().await;
             pods.synced().await;
             let waker = Waker { sets: &sets, queue: &queue, pace: &controller.pace };
-            let own = feed_sets(sets.subscribe(), &queue).boxed();
+            let own = context::feed(sets.subscribe(), &queue).boxed();
             let pods = waker.feed(pods.subscribe()).boxed();
             tokio::join!(own, pods, context::resync(&sets, &queue).boxed());
         };
@@ -77,12 +77,6 @@ pub(crate) fn run<S: Replicated>(context: Context) -> BoxFuture<'static, ()> {
         };
         context.run(S::NAME, queue.clone(), WORKERS, feed, reconcile).await;
     })
-}
-
-async fn feed_sets<S: Replicated>(mut deltas: Deltas<S>, queue: &WorkQueue<Key>) {
-    while let Some(delta) = deltas.next().await {
-        queue.add(Key::of(delta.object().meta()));
-    }
 }
 
 /// Finds out whom a change of a pod concerns.
@@ -180,7 +174,7 @@ impl<S: Replicated> Controller<S> {
         let reason = failure.as_ref().map(|failure| (failure.reason, api_message(&failure.source)));
         // Whoever reads the status relies on it: it counts what the set did for this generation.
         if met {
-            self.write_status(key, set, &plan, reason.as_ref()).await?;
+            self.write_status(set, &plan, reason.as_ref()).await?;
         }
         match failure {
             Some(failure) if !failure.expected => {
@@ -212,7 +206,7 @@ impl<S: Replicated> Controller<S> {
         slow_start(count, call, |_, answer| match answer {
             Ok(pod) => expectations.created(pods::revision(&pod.metadata)),
             Err(error) => {
-                if podcontrol::is_ambiguous(&error) {
+                if is_ambiguous(&error) {
                     expectations.uncertain();
                 }
                 let expected = namespaces::is_going(&error);
@@ -239,7 +233,7 @@ impl<S: Replicated> Controller<S> {
                 // It has another uid by now, or so it seems: look at the API itself.
                 Err(error) if is_conflict(&error) => expectations.uncertain(),
                 Err(error) => {
-                    if podcontrol::is_ambiguous(&error) {
+                    if is_ambiguous(&error) {
                         expectations.uncertain();
                     }
                     failed.get_or_insert(Failure { reason: "FailedDelete", source: error, expected: false });
@@ -252,7 +246,6 @@ impl<S: Replicated> Controller<S> {
     /// Writes the status if it changed.
     async fn write_status(
         &self,
-        key: &Key,
         set: &S,
         plan: &Plan,
         failure: Option<&(&'static str, String)>,
@@ -261,10 +254,6 @@ impl<S: Replicated> Controller<S> {
         if !changed.set_status(status::status(set, plan, failure, clock::now())) {
             return Ok(());
         }
-        let api: Api<S> = Api::namespaced(self.client.clone(), &key.namespace);
-        match api.replace_status(&key.name, &PostParams::default(), &changed).await {
-            Err(error) if is_not_found(&error) => Ok(()),
-            other => other.map(|_| ()).during(|| format!("write the status of {key}")),
-        }
+        context::replace_status(&self.client, &changed).await
     }
 }

@@ -76,7 +76,7 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
             controller.revisions.synced().await;
             let waker = Waker { sets: &sets, queue: &queue, pace: &controller.pace };
             tokio::join!(
-                feed_sets(sets.subscribe(), &queue),
+                context::feed(sets.subscribe(), &queue),
                 waker.feed(pods.subscribe()),
                 context::resync(&sets, &queue),
             );
@@ -90,12 +90,6 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
         };
         context.run(NAME, queue.clone(), WORKERS, feed, reconcile).await;
     })
-}
-
-async fn feed_sets(mut deltas: Deltas<StatefulSet>, queue: &WorkQueue<Key>) {
-    while let Some(delta) = deltas.next().await {
-        queue.add(Key::of(&delta.object().metadata));
-    }
 }
 
 /// Finds out whom a change of a pod concerns.
@@ -179,7 +173,7 @@ impl Controller {
             Ensured::Revision(revision) => Version { name: name(&revision), template: spec.template.clone() },
             Ensured::Collision => {
                 let status = StatefulSetStatus { collision_count: Some(collisions.saturating_add(1)), ..old };
-                self.write_status(&key, &set, status).await?;
+                self.write_status(&set, status).await?;
                 return Ok(Some(LOOK_AGAIN));
             }
         };
@@ -193,7 +187,7 @@ impl Controller {
         let observed = Observed { set: &set, pods: &claims.owned, current: &current, update: &update };
         let plan = plan(&observed, clock::now());
         let outcome = self.act(&set, &plan).await;
-        self.write_status(&key, &set, plan.status).await?;
+        self.write_status(&set, plan.status).await?;
         outcome?;
         let mut live: BTreeSet<String> =
             claims.owned.iter().map(|pod| identity::revision(pod).to_owned()).collect();
@@ -360,21 +354,12 @@ impl Controller {
     }
 
     /// Writes the status if it changed.
-    async fn write_status(
-        &self,
-        key: &Key,
-        set: &StatefulSet,
-        status: StatefulSetStatus,
-    ) -> Result<(), ReconcileError> {
+    async fn write_status(&self, set: &StatefulSet, status: StatefulSetStatus) -> Result<(), ReconcileError> {
         if set.status.as_ref() == Some(&status) {
             return Ok(());
         }
-        let api: Api<StatefulSet> = Api::namespaced(self.client.clone(), &key.namespace);
         let changed = StatefulSet { status: Some(status), ..set.clone() };
-        match api.replace_status(&key.name, &PostParams::default(), &changed).await {
-            Err(error) if is_not_found(&error) => Ok(()),
-            other => other.map(|_| ()).during(|| format!("write the status of {key}")),
-        }
+        context::replace_status(&self.client, &changed).await
     }
 }
 

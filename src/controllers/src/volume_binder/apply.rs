@@ -10,7 +10,8 @@ use std::{
 };
 
 use coracle_client::{
-    During, EventType, Informer, Key, ReconcileError, Recorder, clock, is_already_exists, is_not_found,
+    During, EventType, Informer, Key, ReconcileError, Recorder, clock, is_already_exists, is_ambiguous,
+    is_not_found,
 };
 use k8s_openapi::{
     api::{
@@ -391,7 +392,7 @@ impl Applier {
     /// Remembers that a write may have happened although its answer did not arrive.
     fn certain<T>(&self, answer: Result<T, kube::Error>) -> Result<T, kube::Error> {
         if let Err(error) = &answer
-            && !matches!(error, kube::Error::Api(status) if status.code < 500)
+            && is_ambiguous(error)
         {
             self.uncertain.store(true, Ordering::Relaxed);
         }
