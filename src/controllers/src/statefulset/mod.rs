@@ -36,7 +36,7 @@ use plan::{Observed, Step, Version, plan};
 use crate::{
     claim::{claim, settle},
     context::{self, Context},
-    expectations::LOOK_AGAIN,
+    expectations::{Expectations, LOOK_AGAIN, Memory},
     namespaces,
     pace::Pace,
     podcontrol::reference,
@@ -66,6 +66,7 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
             sets: sets.clone(),
             pods: pods.clone(),
             claims: claims.clone(),
+            memory: Memory::default(),
             pace: Pace::default(),
         });
         let queue = WorkQueue::new();
@@ -149,31 +150,49 @@ struct Controller {
     sets: Informer<StatefulSet>,
     pods: Informer<Pod>,
     claims: Informer<PersistentVolumeClaim>,
+    memory: Memory,
     pace: Pace,
 }
 
 impl Controller {
     async fn reconcile(&self, key: Key) -> Result<Option<Duration>, ReconcileError> {
         let Some(set) = self.sets.get(&key) else {
+            self.memory.forget(&key);
             self.pace.forget(&key);
             return Ok(None);
         };
         let _turn = self.pace.turn(&key);
-        let (Some(selector), Some(spec)) = (selector(&set), &set.spec) else { return Ok(None) };
         if set.metadata.deletion_timestamp.is_some() {
             return Ok(None);
         }
+        let uid = pods::uid(&set.metadata);
+        let mut expectations = self.memory.take(&key, uid);
+        let outcome = self.reconcile_with(&set, &mut expectations).await;
+        self.memory.put(key, uid, expectations);
+        outcome
+    }
+
+    async fn reconcile_with(
+        &self,
+        set: &StatefulSet,
+        expectations: &mut Expectations,
+    ) -> Result<Option<Duration>, ReconcileError> {
+        let (Some(selector), Some(spec)) = (selector(set), &set.spec) else { return Ok(None) };
+        let seen = self.pods.seen();
         let candidates = pods::candidates(&self.pods, &set.metadata);
-        let claims = claim(&set.metadata, &candidates, |pod| selects(&set, &selector, pod));
-        settle(&self.client, &*set, &claims, None).await?;
-        let known = self.revisions.claim(&*set, &selector).await?;
+        if !expectations.met(seen, &candidates) {
+            return Ok(Some(LOOK_AGAIN));
+        }
+        let claims = claim(&set.metadata, &candidates, |pod| selects(set, &selector, pod));
+        settle(&self.client, set, &claims, None).await?;
+        let known = self.revisions.claim(set, &selector).await?;
         let old = set.status.clone().unwrap_or_default();
         let collisions = old.collision_count.unwrap_or(0);
-        let update = match self.revisions.ensure(&*set, &spec.template, &known, collisions).await? {
+        let update = match self.revisions.ensure(set, &spec.template, &known, collisions).await? {
             Ensured::Revision(revision) => Version { name: name(&revision), template: spec.template.clone() },
             Ensured::Collision => {
                 let status = StatefulSetStatus { collision_count: Some(collisions.saturating_add(1)), ..old };
-                self.write_status(&set, status).await?;
+                self.write_status(set, status).await?;
                 return Ok(Some(LOOK_AGAIN));
             }
         };
@@ -184,10 +203,10 @@ impl Controller {
                 Some(Version { name: name(revision), template: revisions::template(revision)? })
             })
             .unwrap_or_else(|| update.clone());
-        let observed = Observed { set: &set, pods: &claims.owned, current: &current, update: &update };
+        let observed = Observed { set, pods: &claims.owned, current: &current, update: &update };
         let plan = plan(&observed, clock::now());
-        let outcome = self.act(&set, &plan).await;
-        self.write_status(&set, plan.status).await?;
+        let outcome = self.act(set, &plan, expectations).await;
+        self.write_status(set, plan.status).await?;
         outcome?;
         let mut live: BTreeSet<String> =
             claims.owned.iter().map(|pod| identity::revision(pod).to_owned()).collect();
@@ -196,7 +215,12 @@ impl Controller {
         Ok(plan.again)
     }
 
-    async fn act(&self, set: &StatefulSet, plan: &plan::Plan) -> Result<(), ReconcileError> {
+    async fn act(
+        &self,
+        set: &StatefulSet,
+        plan: &plan::Plan,
+        expectations: &mut Expectations,
+    ) -> Result<(), ReconcileError> {
         for pod in &plan.kept {
             self.settle_claims(set, pod, false).await?;
         }
@@ -206,12 +230,20 @@ impl Controller {
         // What cannot be done for one pod does not keep the others waiting; in order there is but one.
         let calls: Vec<_> = plan.steps.iter().map(|step| self.apply(set, step).boxed()).collect();
         let answers: Vec<_> = futures::stream::iter(calls).buffer_unordered(IN_FLIGHT).collect().await;
-        answers.into_iter().collect()
+        let mut outcome = Ok(());
+        for answer in answers {
+            match answer {
+                Ok(deleted) => deleted.into_iter().for_each(|uid| expectations.deleted(uid)),
+                Err(failure) => outcome = outcome.and(Err(failure)),
+            }
+        }
+        outcome
     }
 
-    async fn apply(&self, set: &StatefulSet, step: &Step) -> Result<(), ReconcileError> {
+    /// Takes a step; says the uid of the pod that it deleted.
+    async fn apply<'a>(&self, set: &StatefulSet, step: &'a Step) -> Result<Option<&'a str>, ReconcileError> {
         match step {
-            Step::Create(pod) => self.create(set, pod).await,
+            Step::Create(pod) => self.create(set, pod).await.map(|()| None),
             Step::Replace(pod) => {
                 let home = format!("{}/{}", pods::namespace(&set.metadata), pods::name(&set.metadata));
                 let name = pods::name(&pod.metadata);
@@ -222,15 +254,15 @@ impl Controller {
                 };
                 let message = format!("StatefulSet {home} is recreating {how} Pod {name}");
                 self.recorder.event(&reference(set), type_, reason, &message);
-                self.delete(set, pod).await
+                self.delete(set, pod).await.map(|()| Some(pods::uid(&pod.metadata)))
             }
-            Step::Delete(pod) => self.delete(set, pod).await,
+            Step::Delete(pod) => self.delete(set, pod).await.map(|()| Some(pods::uid(&pod.metadata))),
             Step::Repair(pod) => {
                 let name = pods::name(&pod.metadata);
                 let api: Api<Pod> = Api::namespaced(self.client.clone(), pods::namespace(&pod.metadata));
                 let answer = api.replace(name, &PostParams::default(), pod).await;
                 self.tell_pod(set, "update", "Update", name, answer.as_ref().err());
-                answer.map(|_| ()).during(|| format!("update pod {name}"))
+                answer.map(|_| None).during(|| format!("update pod {name}"))
             }
         }
     }

@@ -1,6 +1,9 @@
 //! Steps by tables, order and identity by random histories, and the running controller on a fake API.
 
-use coracle_client::{random, test_support::eventually};
+use coracle_client::{
+    random,
+    test_support::{Call, Fault, eventually},
+};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::{
@@ -406,6 +409,26 @@ async fn a_name_that_is_taken_is_tried_again() {
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(names(&bench), ["web-0"]);
     bench.api.remove::<Pod>("ns", "web-0");
+    settled(&bench, 1, "v1").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_is_deleted_once_although_the_cache_lags() {
+    let bench = Bench::start(ONLY);
+    bench.api.create(&web(2, ""));
+    settled(&bench, 2, "v1").await;
+    bench.quiet().await;
+    let late = |call: &Call| call.watch && call.uri.contains("/pods");
+    bench.api.set_faults(move |call| late(call).then_some(Fault::Delay(Duration::from_secs(20))));
+    bench.api.cut_watches();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    for replicas in [1, 0, 1] {
+        change(&bench, |spec| spec.replicas = Some(replicas));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let deleted = bench.api.calls().iter().filter(|call| call.method == "DELETE").count();
+    assert_eq!(deleted, 1);
+    bench.api.clear_faults();
     settled(&bench, 1, "v1").await;
 }
 
