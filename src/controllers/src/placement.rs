@@ -28,7 +28,8 @@ pub(crate) fn meets(requirement: &NodeSelectorRequirement, value: Option<&str>) 
     }
 }
 
-/// Kubernetes' rule: effect and key match or are left out, and the operator fits.
+/// Kubernetes' rule: effect and key match or are left out, and the operator fits. As for the scheduler, one
+/// that is not known fits nothing.
 pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     let unset_or = |field: &Option<String>, value: &str| {
         field.as_deref().filter(|field| !field.is_empty()).is_none_or(|field| field == value)
@@ -38,12 +39,13 @@ pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     }
     match toleration.operator.as_deref() {
         Some("Exists") => true,
-        _ => {
+        None | Some("" | "Equal") => {
             let keyed = toleration.key.as_deref().is_some_and(|key| !key.is_empty());
             keyed
                 && toleration.value.as_deref().unwrap_or_default()
                     == taint.value.as_deref().unwrap_or_default()
         }
+        Some(_) => false,
     }
 }
 
@@ -119,5 +121,30 @@ mod tests {
         check("Gt 3", Some("three"), false);
         check("Lt 3", Some("3"), false);
         check("Near 3", Some("3"), false);
+    }
+
+    /// A toleration `KEY OPERATOR VALUE EFFECT` of the taint `k=v:NoExecute`; `-` is left out.
+    #[track_caller]
+    fn check_toleration(text: &str, expected: bool) {
+        let mut words = text.split_whitespace().map(|word| (word != "-").then(|| word.to_owned()));
+        let mut next = || words.next().flatten();
+        let (key, operator, value, effect) = (next(), next(), next(), next());
+        let toleration = Toleration { key, operator, value, effect, toleration_seconds: None };
+        let (key, effect) = ("k".to_owned(), "NoExecute".to_owned());
+        let taint = Taint { key, value: Some("v".to_owned()), effect, time_added: None };
+        assert_eq!(tolerates(&toleration, &taint), expected);
+    }
+
+    #[test]
+    fn tolerations() {
+        check_toleration("k Equal v NoExecute", true);
+        check_toleration("k - v -", true);
+        check_toleration("k Equal w -", false);
+        check_toleration("- Equal v -", false);
+        check_toleration("k Exists - NoSchedule", false);
+        check_toleration("k Exists - -", true);
+        check_toleration("other Exists - -", false);
+        check_toleration("- Exists - -", true);
+        check_toleration("k Near v -", false);
     }
 }
