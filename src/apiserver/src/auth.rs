@@ -84,14 +84,24 @@ impl User {
     }
 }
 
+/// Begins the name of each header with which a client asks to act as somebody else.
+const IMPERSONATION: &str = "impersonate-";
+
 /// Finds out who asks, if the connection does not say so already, and answers 401 to requests without a
 /// [`User`], unless their path is public. Service accounts get no further than the API: what else is behind
 /// this door (the registry) is not theirs.
+///
+/// Who asks to act as somebody else must not be served as themselves: they would be told, or would do, what
+/// the other may not. As this server cannot impersonate, it refuses such requests whoever sends them.
 pub(crate) async fn require_user(
     State(core): State<Arc<Core>>,
     mut request: Request,
     next: Next,
 ) -> Response {
+    if request.headers().keys().any(|name| name.as_str().starts_with(IMPERSONATION)) {
+        let status = Status::forbidden_path("impersonation is not supported by this server");
+        return status_response(&status).into_response();
+    }
     if request.extensions().get::<User>().is_none()
         && let Some(token) = bearer(request.headers())
     {

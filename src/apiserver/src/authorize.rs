@@ -12,7 +12,7 @@
 
 use crate::{
     auth::{AUTHENTICATED, User},
-    tokens::{ACCOUNTS, USER_PREFIX},
+    tokens::USER_PREFIX,
 };
 
 /// What somebody wants to do.
@@ -56,10 +56,10 @@ pub(crate) const DISCOVERY: &[&str] = &[
     "/version",
 ];
 
-/// The namespace of a user that is a service account.
+/// The namespace of a user that is a service account. The name alone decides: groups only add to what a user
+/// may do, so who leaves them out must not get more by it. The namespace is empty if the name has none.
 pub(crate) fn account_namespace(user: &User) -> Option<&str> {
-    let is_account = user.groups.iter().any(|group| group == ACCOUNTS);
-    let name = user.name.strip_prefix(USER_PREFIX).filter(|_| is_account)?;
+    let name = user.name.strip_prefix(USER_PREFIX)?;
     Some(name.split(':').next().unwrap_or_default())
 }
 
@@ -80,7 +80,8 @@ pub(crate) fn allows(user: &User, action: Action<'_>) -> bool {
             let about_self = verb == "create" && ABOUT_SELF.contains(&(group, resource));
             let reads = READS.contains(&verb) && READABLE.contains(&subresource);
             let hidden = group.is_empty() && HIDDEN.contains(&resource);
-            about_self || (reads && namespace == own && !hidden)
+            let at_home = !own.is_empty() && namespace == own;
+            about_self || (reads && at_home && !hidden)
         }
     }
 }
@@ -155,8 +156,12 @@ mod tests {
     }
 
     #[test]
-    fn only_the_group_makes_an_account() {
-        let impostor = User::new("system:serviceaccount:ns:robot", &[]);
-        assert_eq!(account_namespace(&impostor), None);
+    fn the_name_makes_an_account() {
+        let robot = User::new("system:serviceaccount:ns:robot", &["system:masters"]);
+        check(&robot, "list", " ns pods", true);
+        check(&robot, "create", " ns pods", false);
+        for name in ["system:serviceaccount:", "system:serviceaccount::robot"] {
+            check(&User::new(name, &[]), "list", "  nodes", false);
+        }
     }
 }

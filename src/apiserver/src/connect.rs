@@ -26,7 +26,7 @@ use tokio::{
 use tower::ServiceExt;
 use tracing::debug;
 
-use crate::core::Core;
+use crate::{core::Core, shares::Share};
 
 /// Bytes under way in each direction between two ends of a stream.
 const BUFFER: usize = 32 * 1024;
@@ -55,6 +55,8 @@ pub(crate) struct Forward {
     pub(crate) headers: HeaderMap,
     pub(crate) body: Body,
     pub(crate) upgrade: Option<OnUpgrade>,
+    /// Kept by a stream until it ends.
+    pub(crate) share: Share,
 }
 
 /// True if the client asks for another protocol on its connection.
@@ -66,7 +68,7 @@ pub(crate) fn wants_upgrade(headers: &HeaderMap) -> bool {
 
 /// Passes a request on and answers what the node answers.
 pub(crate) async fn forward(core: &Arc<Core>, kubelet: Router, forward: Forward) -> Result<Response, Status> {
-    let Forward { method, path, mut headers, body, upgrade } = forward;
+    let Forward { method, path, mut headers, body, upgrade, share } = forward;
     // Whoever calls was authenticated here; what they authenticated with is nobody else's business.
     headers.remove(header::AUTHORIZATION);
     let upgrading = wants_upgrade(&headers);
@@ -81,7 +83,7 @@ pub(crate) async fn forward(core: &Arc<Core>, kubelet: Router, forward: Forward)
         let Some(client) = upgrade else {
             return Err(Status::bad_request("this connection cannot be upgraded"));
         };
-        return upgraded(core, kubelet, request, client).await;
+        return upgraded(core, kubelet, request, client, share).await;
     }
     let answer = match kubelet.oneshot(request).await {
         Ok(answer) => answer,
@@ -108,6 +110,7 @@ async fn upgraded(
     kubelet: Router,
     mut request: Request<Body>,
     client: OnUpgrade,
+    share: Share,
 ) -> Result<Response, Status> {
     let place = core.streams.clone().try_acquire_owned();
     let place = place.map_err(|_| Status::too_many_requests("too many streams are open", 1))?;
@@ -129,7 +132,7 @@ async fn upgraded(
         return Ok(answer.map(Body::new));
     }
     let node = hyper::upgrade::on(&mut answer);
-    core.tasks.spawn(splice(core.clone(), client, node, place));
+    core.tasks.spawn(splice(core.clone(), client, node, (place, share)));
     Ok(answer.map(|_| Body::empty()))
 }
 
@@ -152,7 +155,7 @@ where
 }
 
 /// Copies bytes both ways until either side ends or the server stops.
-async fn splice(core: Arc<Core>, client: OnUpgrade, node: OnUpgrade, place: OwnedSemaphorePermit) {
+async fn splice(core: Arc<Core>, client: OnUpgrade, node: OnUpgrade, place: (OwnedSemaphorePermit, Share)) {
     let ends = async { tokio::try_join!(client, node) };
     match timeout(UPGRADE_TIMEOUT, ends).await {
         Ok(Ok((client, node))) => copy(&core, client, node).await,

@@ -11,7 +11,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admission::Admission, dispatch, dispatch::Admittance, metrics::Metrics, nodes::NodeProxies,
-    registry::Registry, summaries::Summaries, tokens::Tokens,
+    registry::Registry, shares::Shares, summaries::Summaries, tokens::Tokens,
 };
 
 /// Upgraded connections at once (exec, attach, port-forward, proxied WebSockets), beyond those that the
@@ -30,6 +30,8 @@ pub(crate) struct Core {
     pub(crate) summaries: Summaries,
     /// Bounds how many connections are turned into streams.
     pub(crate) streams: Arc<Semaphore>,
+    /// Bounds the long-running requests of each service account.
+    pub(crate) shares: Shares,
     /// Where `clusterIP`s come from.
     pub(crate) service_cidr: Ipv4Net,
     /// Cancelled when the server stops: watches and log streams end.
@@ -61,6 +63,7 @@ impl Core {
             nodes: NodeProxies::default(),
             summaries: Summaries::default(),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            shares: Shares::default(),
             service_cidr,
             shutdown,
             tasks: TaskTracker::new(),

@@ -33,7 +33,9 @@ use crate::{
     pipeline::Call,
     request_info::{RequestInfo, Target, Verb},
     respond::status_response,
-    reviews, subresources, verbs, virtuals,
+    reviews,
+    shares::Share,
+    subresources, verbs, virtuals,
 };
 
 /// Time for anything but watches and streams, as in Kubernetes.
@@ -96,6 +98,8 @@ pub(crate) struct Asked {
     pub(crate) headers: HeaderMap,
     /// The connection itself, if the client may turn it into something else than HTTP.
     pub(crate) upgrade: Option<OnUpgrade>,
+    /// What a long-running request counts for; a stream keeps it.
+    pub(crate) share: Share,
     pub(crate) call: Call,
 }
 
@@ -173,9 +177,11 @@ async fn answer(
     };
     authorize(&call, &info)?;
     check_scope(&call, &info)?;
-    let asked = Asked { info, parameters, method, uri, headers, upgrade, call };
-    if asked.info.is_long() {
-        return route(asked, body).await;
+    let long = info.is_long();
+    let share = if long { core.shares.begin(&call.user)? } else { Share::default() };
+    let asked = Asked { info, parameters, method, uri, headers, upgrade, share: share.clone(), call };
+    if long {
+        return route(asked, body).await.map(|response| response.map(|body| share.hold(body)));
     }
     if !asked.info.verb.is_mutating() {
         let _slot = core.admittance.enter().await?;

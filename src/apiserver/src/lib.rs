@@ -52,6 +52,7 @@ mod respond;
 mod reviews;
 mod serve;
 mod server;
+mod shares;
 mod subresources;
 mod summaries;
 mod table;

@@ -1,6 +1,6 @@
 //! Questions that are answered and not stored: whose token is this, who am I, may I do that.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{body::Body, response::Response};
 use coracle_api::{schema, status::Status};
@@ -13,7 +13,8 @@ use crate::{
     core::Core,
     decode::{self, Encoding},
     negotiation::negotiate,
-    object, respond, tokens,
+    object, respond,
+    tokens::{self, USER_PREFIX},
 };
 
 /// Answers a review of this kind that is posted.
@@ -87,11 +88,19 @@ fn info(user: &User) -> Value {
     info
 }
 
-/// The user that a review is about.
+/// The user that a review is about. An account is in the groups of accounts, whether the review says so or not:
+/// whoever shows its token is.
 fn subject(spec: &Value) -> User {
-    let groups = spec.get("groups").and_then(Value::as_array).into_iter().flatten();
-    let groups = groups.filter_map(Value::as_str).map(str::to_owned).collect();
-    User { groups, ..User::new(object::text(spec, "/user"), &[]) }
+    let asked = spec.get("groups").and_then(Value::as_array).into_iter().flatten();
+    let asked = asked.filter_map(Value::as_str).map(str::to_owned);
+    let name = object::text(spec, "/user");
+    let account = name.strip_prefix(USER_PREFIX).and_then(|name| name.split_once(':'));
+    let mut user = match account {
+        Some((namespace, name)) => User::account(namespace, name, "", BTreeMap::new()),
+        None => User { groups: Vec::new(), ..User::new(name, &[]) },
+    };
+    user.groups.extend(asked);
+    user
 }
 
 fn access(user: &User, spec: &Value) -> Value {

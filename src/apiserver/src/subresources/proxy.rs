@@ -48,7 +48,8 @@ pub(crate) async fn any(asked: Asked, body: Body) -> Result<Response, Status> {
     let target = format!("{}{tail}{query}", place.path);
     let mut headers = asked.headers;
     forwarded(&mut headers, path);
-    let forward = Forward { method: asked.method, path: target, headers, body, upgrade: asked.upgrade };
+    let Asked { method, upgrade, share, .. } = asked;
+    let forward = Forward { method, path: target, headers, body, upgrade, share };
     let mut response = connect::forward(&core, kubelet, forward).await?;
     rewrite_location(response.headers_mut(), &prefix, &place.path);
     Ok(response)

@@ -99,8 +99,8 @@ async fn stream(asked: Asked, body: Body, pod: &Value, path: String) -> Result<R
     let Some(kubelet) = core.nodes.get(node) else {
         return unreachable(asked, node);
     };
-    let Asked { method, headers, upgrade, .. } = asked;
-    connect::forward(&core, kubelet, Forward { method, path, headers, body, upgrade }).await
+    let Asked { method, headers, upgrade, share, .. } = asked;
+    connect::forward(&core, kubelet, Forward { method, path, headers, body, upgrade, share }).await
 }
 
 /// The newest protocol of exec and attach, whose error channel can say why there is nothing else.

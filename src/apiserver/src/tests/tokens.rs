@@ -3,7 +3,10 @@
 use http::Method;
 use serde_json::{Value, json};
 
+use tower::ServiceExt;
+
 use super::harness::{Answer, JSON, Server, request};
+use crate::auth::User;
 
 const ACCOUNT: &str = "/api/v1/namespaces/default/serviceaccounts/robot";
 const REVIEWS: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
@@ -154,4 +157,62 @@ async fn anybody_can_learn_how_tokens_are_checked() {
     let keys = server.get("/openid/v1/jwks").await;
     assert_eq!(keys.header("content-type"), "application/jwk-set+json");
     assert_eq!(keys.json()["keys"][0]["alg"], "ES256");
+}
+
+#[tokio::test]
+async fn nobody_is_served_as_themselves_who_asks_to_be_another() {
+    let server = server().await;
+    let token = token(&server, json!({})).await;
+    for (name, path) in [
+        ("Impersonate-User", "/api/v1/namespaces/default/pods"),
+        ("impersonate-extra-scopes", "/version"),
+        ("Impersonate-Uid", "/v2/"),
+    ] {
+        let mut asked = request(Method::GET, path, "", "");
+        asked.headers_mut().insert(http::HeaderName::try_from(name).unwrap(), "x".parse().unwrap());
+        let answer = server.send_with(&token, asked).await;
+        answer.fails(403, "Forbidden", "forbidden: impersonation is not supported by this server");
+    }
+}
+
+#[tokio::test]
+async fn reviews_know_an_account_by_its_name() {
+    let server = server().await;
+    let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+    let may = async |user: &str, verb: &str, groups: Value| {
+        let attributes = json!({"namespace": "default", "verb": verb, "resource": "pods"});
+        let spec = json!({"user": user, "groups": groups, "resourceAttributes": attributes});
+        server.post(path, json!({"spec": spec})).await.is(201)["status"]["allowed"].clone()
+    };
+    let robot = "system:serviceaccount:default:robot";
+    for groups in [json!([]), json!(["system:authenticated"]), json!(["system:serviceaccounts"])] {
+        assert_eq!(may(robot, "list", groups.clone()).await, true, "{groups}");
+        assert_eq!(may(robot, "delete", groups.clone()).await, false, "{groups}");
+    }
+    assert_eq!(may("system:serviceaccount:other:robot", "list", json!([])).await, false);
+    assert_eq!(may("admin", "delete", json!(["system:authenticated"])).await, true);
+}
+
+#[tokio::test]
+async fn an_account_watches_only_so_much_at_once() {
+    let server = server().await;
+    let robot = User::account("default", "robot", "u", Default::default());
+    let watch = async || {
+        let mut asked = request(Method::GET, "/api/v1/namespaces/default/pods?watch=true", "", "");
+        asked.extensions_mut().insert(robot.clone());
+        server.core.clone().router().oneshot(asked).await.unwrap()
+    };
+    let mut open = Vec::new();
+    let refused = loop {
+        let answer = watch().await;
+        if answer.status() != 200 || open.len() > 1000 {
+            break answer;
+        }
+        open.push(answer);
+    };
+    assert_eq!((open.len(), refused.status().as_u16()), (256, 429));
+    assert_eq!(refused.headers()["retry-after"], "1");
+    drop(server.watch("/api/v1/pods?watch=true").await);
+    open.pop();
+    assert_eq!(watch().await.status(), 200);
 }
