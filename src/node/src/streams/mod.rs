@@ -15,7 +15,7 @@ pub(crate) mod spdy;
 mod terminal;
 mod websocket;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -43,6 +43,10 @@ use crate::{context::Context, handle::PodHandle};
 
 /// Which protocols a client wants inside SPDY, and which one it gets.
 const PROTOCOL_VERSION: &str = "x-stream-protocol-version";
+
+/// A connection on which nothing was sent for so long gets a ping. Who waits for room, because a guest reads nothing,
+/// does not read the connection either, and so does not see that its client has left: only writing tells.
+const PING_AFTER: Duration = Duration::from_secs(30);
 
 /// The routes of a node that carry streams.
 pub(crate) fn routes() -> Router<Arc<Context>> {

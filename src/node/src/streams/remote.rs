@@ -7,19 +7,22 @@
 use std::{io, sync::Arc, time::Duration};
 
 use axum::{
-    extract::{Path, Query, Request, State, ws::WebSocket},
+    extract::{
+        Path, Query, Request, State,
+        ws::{Message, WebSocket},
+    },
     http::{StatusCode, Uri},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
 use coracle_runtime::{Container, Exit, Output, OutputReader, Stdin, StdinWriter, output_pipe, stdin_pipe};
-use futures::{FutureExt, future::BoxFuture};
+use futures::{FutureExt, Sink, future::BoxFuture};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 
 use super::{
-    Refusal, Upgrade, bad, choose, find, halves, spdy,
+    PING_AFTER, Refusal, Upgrade, bad, choose, find, halves, spdy,
     terminal::{self, Terminal},
     upgrade_spdy, upgrade_websocket,
     websocket::{self, Arrived, Coding},
@@ -226,29 +229,38 @@ async fn over_websocket(socket: WebSocket, coding: Coding, greeting: u8, lines: 
             }
         }
     };
-    let write = async {
-        // Tells the client that the connection stands.
-        send(&mut sender, greeting, &[]).await?;
-        while let Some((channel, data)) = out.recv().await {
-            send(&mut sender, channel, &data).await?;
-        }
-        io::Result::Ok(())
-    };
     let finished = tokio::select! {
         () = read => false,
-        result = write => result.is_ok(),
+        result = write(&mut sender, greeting, &mut out) => result.is_ok(),
     };
     if finished {
         sender.close(&mut receiver).await;
     }
 }
 
-async fn send<S>(sender: &mut websocket::Sender<S>, channel: u8, data: &[u8]) -> io::Result<()>
+/// Sends what is for the client until that ends, or the client is gone.
+async fn write<S>(
+    sender: &mut websocket::Sender<S>,
+    greeting: u8,
+    out: &mut mpsc::Receiver<(u8, Bytes)>,
+) -> io::Result<()>
 where
-    S: futures::Sink<axum::extract::ws::Message, Error = axum::Error> + Unpin,
+    S: Sink<Message, Error = axum::Error> + Unpin,
 {
+    // Tells the client that the connection stands.
+    in_time(sender.send(greeting, &[])).await?;
+    loop {
+        match timeout(PING_AFTER, out.recv()).await {
+            Ok(Some((channel, data))) => in_time(sender.send(channel, &data)).await?,
+            Ok(None) => return Ok(()),
+            Err(_) => in_time(sender.ping()).await?,
+        }
+    }
+}
+
+async fn in_time(sent: impl Future<Output = io::Result<()>>) -> io::Result<()> {
     let late = |_| io::Error::from(io::ErrorKind::TimedOut);
-    tokio::time::timeout(STALLED, sender.send(channel, data)).await.map_err(late)?
+    timeout(STALLED, sent).await.map_err(late)?
 }
 
 /// The streams of a session over SPDY.
@@ -289,7 +301,7 @@ async fn open_spdy(
     };
     tokio::select! {
         () = &mut drive => return None,
-        opened = tokio::time::timeout(STREAM_CREATION, open) => opened.ok()??,
+        opened = timeout(STREAM_CREATION, open) => opened.ok()??,
     }
     Some(client(wanted, json, move |lines| {
         async move {
@@ -299,7 +311,7 @@ async fn open_spdy(
                 () = carry => {}
             }
             // What was written is still on its way.
-            let _ = tokio::time::timeout(FAREWELL, drive).await;
+            let _ = timeout(FAREWELL, drive).await;
         }
         .boxed()
     }))
@@ -332,7 +344,7 @@ async fn over_spdy(mut streams: SpdyStreams, lines: Lines, mut incoming: spdy::I
                 _ => error,
             };
             if let Some(stream) = stream {
-                match tokio::time::timeout(STALLED, stream.outbound.write(data)).await {
+                match timeout(STALLED, stream.outbound.write(data)).await {
                     Ok(Ok(())) => {}
                     _ => return,
                 }
@@ -451,7 +463,7 @@ async fn with_transport(session: impl Future<Output = ()>, mut transport: BoxFut
         () = session => {}
         () = &mut transport => return,
     }
-    let _ = tokio::time::timeout(FAREWELL, transport).await;
+    let _ = timeout(FAREWELL, transport).await;
 }
 
 async fn finish(out: mpsc::Sender<(u8, Bytes)>, json: bool, status: &Value) {
@@ -575,6 +587,42 @@ mod tests {
         check("stdout=true&stderr=true&tty=true", Ok(Wanted { stdout: true, tty: true, ..none() }));
         check("stdin=false&stdout=", Err("you must specify at least 1 of stdin, stdout, stderr"));
         check("stderr=1&tty=1", Err("you must specify at least 1 of stdin, stdout, stderr"));
+    }
+
+    /// A client of whose messages only so many fit into what carries them, and what it is sent.
+    fn carrier(room: usize) -> (impl Sink<Message, Error = axum::Error> + Unpin, mpsc::Receiver<Message>) {
+        let (sent, received) = mpsc::channel(room);
+        let sink = futures::sink::unfold(sent, |sent, message| async move {
+            sent.send(message).await.map_err(axum::Error::new)?;
+            Ok(sent)
+        });
+        (Box::pin(sink), received)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_left_in_silence_is_noticed() {
+        let started = tokio::time::Instant::now();
+        let (sink, mut received) = carrier(8);
+        let (_out, mut from_out) = mpsc::channel(PIECES);
+        let mut sender = websocket::sender(sink);
+        let client = async {
+            assert!(matches!(received.recv().await, Some(Message::Binary(_))), "the greeting");
+            assert!(matches!(received.recv().await, Some(Message::Ping(_))));
+            drop(received);
+        };
+        let (result, ()) = tokio::join!(write(&mut sender, STDOUT, &mut from_out), client);
+        assert!(result.is_err());
+        assert_eq!(started.elapsed(), 2 * PING_AFTER);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_is_given_up() {
+        let started = tokio::time::Instant::now();
+        let (sink, _received) = carrier(1);
+        let (_out, mut from_out) = mpsc::channel(PIECES);
+        let result = write(&mut websocket::sender(sink), STDOUT, &mut from_out).await;
+        assert_eq!(result.map_err(|error| error.kind()), Err(io::ErrorKind::TimedOut));
+        assert_eq!(started.elapsed(), PING_AFTER + STALLED);
     }
 
     #[test]

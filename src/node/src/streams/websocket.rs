@@ -46,6 +46,12 @@ pub(super) fn bounded(upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
     upgrade.max_message_size(MESSAGE_BYTES).max_frame_size(MESSAGE_BYTES)
 }
 
+/// The sending half over any sink.
+#[cfg(test)]
+pub(super) fn sender<S>(sink: S) -> Sender<S> {
+    Sender { sink, coding: Coding::Binary }
+}
+
 /// The halves of a connection with channels.
 pub(super) fn channels(
     socket: WebSocket,
@@ -76,6 +82,11 @@ impl<S: Sink<Message, Error = axum::Error> + Unpin> Sender<S> {
     /// Sends a message on a channel.
     pub(super) async fn send(&mut self, channel: u8, data: &[u8]) -> io::Result<()> {
         self.sink.send(encode(self.coding, channel, data)).await.map_err(io::Error::other)
+    }
+
+    /// Asks whether the client is still there. Only a failure is an answer: others may wait behind what is not read.
+    pub(super) async fn ping(&mut self) -> io::Result<()> {
+        self.sink.send(Message::Ping(Bytes::new())).await.map_err(io::Error::other)
     }
 
     /// Says goodbye; the connection is closed by then, or after a moment.

@@ -15,9 +15,10 @@ use bytes::Bytes;
 use coracle_runtime::{Output, OutputReader, PipedOutput, output_pipe};
 use futures::{Sink, SinkExt, Stream as Bytestream, StreamExt};
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 
 use super::{
+    super::PING_AFTER,
     SpdyError,
     frame::{Decoder, Encoder, Frame},
     headers::Headers,
@@ -33,6 +34,9 @@ const QUEUE: usize = 32;
 const FRAME_BYTES: usize = 32 << 10;
 /// How much is read of a stream before the client is told so: half of the window that streams begin with.
 const CREDIT: usize = 32 << 10;
+
+/// After this ping their numbers begin anew.
+const LAST_PING: u32 = 1 << 30;
 
 const PROTOCOL_ERROR: u32 = 1;
 const INVALID_STREAM: u32 = 2;
@@ -117,7 +121,15 @@ async fn write(
     mut frames: mpsc::Receiver<Frame>,
 ) -> io::Result<()> {
     let mut encoder = Encoder::new();
-    while let Some(frame) = frames.recv().await {
+    // Even, as all that a server begins.
+    let pings = (2..=LAST_PING).step_by(2).cycle();
+    let mut pings = pings.map(Frame::Ping);
+    loop {
+        let frame = match timeout(PING_AFTER, frames.recv()).await {
+            Ok(frame) => frame,
+            Err(_) => pings.next(),
+        };
+        let Some(frame) = frame else { break };
         output.feed(encoder.encode(&frame)).await?;
         if frames.is_empty() {
             output.flush().await?;
