@@ -189,7 +189,7 @@ impl Observer {
         let uid = text(&object, "/metadata/uid").to_owned();
         let deleted = event.kind == EventKind::Deleted;
         match key.split('/').next().unwrap() {
-            "pods" => self.pod(key, object, deleted),
+            "pods" => self.pod(key, &object, deleted),
             "replicasets.apps" => self.replica_set(uid, &object, deleted),
             "deployments.apps" => self.deployment(uid, &object),
             "jobs.batch" => self.job(uid, &object),
@@ -242,19 +242,19 @@ impl Observer {
         self.jobs.entry(uid).or_default().add(number("/spec/parallelism"));
     }
 
-    fn pod(&mut self, key: &str, object: Value, deleted: bool) {
+    fn pod(&mut self, key: &str, object: &Value, deleted: bool) {
         let before =
             if deleted { self.pods.remove(key) } else { self.pods.insert(key.to_owned(), object.clone()) };
-        let same = before.as_ref().filter(|old| text(old, "/metadata/uid") == text(&object, "/metadata/uid"));
+        let same = before.as_ref().filter(|old| text(old, "/metadata/uid") == text(object, "/metadata/uid"));
         if let Some(old) = same {
-            let (was, is) = (text(old, "/spec/nodeName"), text(&object, "/spec/nodeName"));
+            let (was, is) = (text(old, "/spec/nodeName"), text(object, "/spec/nodeName"));
             assert!(was.is_empty() || was == is, "{key} moved from {was} to {is}");
         }
-        let owner = text(&object, "/metadata/ownerReferences/0/uid").to_owned();
+        let owner = text(object, "/metadata/ownerReferences/0/uid").to_owned();
         if before.is_none() && !deleted {
             self.born(key, &owner);
         }
-        let fell = same.is_some_and(is_available) && (deleted || !is_available(&object));
+        let fell = same.is_some_and(is_available) && (deleted || !is_available(object));
         let ended_by_someone = deleted || object.pointer("/metadata/deletionTimestamp").is_some();
         if self.promises.availability && fell && ended_by_someone {
             self.fell(key, &owner);
