@@ -61,6 +61,8 @@ fn trees_are_copied_both_ways() {
     cluster.kubectl_input("apply -f -", POD);
     cluster.kubectl("wait --for=condition=Ready pod/web --timeout=60s");
 
+    // Compiles the toolbox, which takes a busy machine longer than kubectl lets the first question of `cp` take.
+    cluster.kubectl("exec web -- true");
     let (here, large) = (tempfile::tempdir().unwrap(), (0..=255).cycle().take(3 << 20).collect::<Vec<u8>>());
     let path = |name: &str| here.path().join(name);
     fs::create_dir_all(path("tree/deep/er")).unwrap();
