@@ -96,7 +96,9 @@ impl Connection {
 
     /// DELETEs an object, at once.
     pub(crate) async fn delete(&self, path: &str) -> anyhow::Result<()> {
-        expect(self.request(Method::DELETE, &format!("{path}?gracePeriodSeconds=0")).send().await?).await?;
+        let separator = if path.contains('?') { '&' } else { '?' };
+        let path = format!("{path}{separator}gracePeriodSeconds=0");
+        expect(self.request(Method::DELETE, &path).send().await?).await?;
         Ok(())
     }
 

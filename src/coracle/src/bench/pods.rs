@@ -70,7 +70,7 @@ pub(crate) async fn run(args: BenchPods) -> anyhow::Result<()> {
     ui::line(&format!("delete to gone, one pod beside them: {}", spread(&mut gone_times)));
 
     let (deleted, cpu_deleted) = (Instant::now(), cluster.cpu()?);
-    connection.end(&format!("{CONTROLLERS}/many?propagationPolicy=Background")).await?;
+    connection.delete(&format!("{CONTROLLERS}/many?propagationPolicy=Background")).await?;
     until(&mut events, count, "many", is_gone).await?;
     let (elapsed, cpu_end) = (deleted.elapsed(), cluster.cpu()?.saturating_sub(cpu_deleted));
     ui::line(&format!(
