@@ -13,8 +13,11 @@ use std::{
 };
 
 use bytes::Bytes;
+use coracle_budget::Budget;
 use coracle_network::PodStack;
-use coracle_runtime::{Container, ContainerSpec, Output, PrepareError, Program, Stdin, StdinWriter, digest};
+use coracle_runtime::{
+    Container, ContainerSpec, Cpu, Output, PrepareError, Program, Stdin, StdinWriter, digest,
+};
 use coracle_vfs::{Mounts, OpenOptions, VfsError};
 use parking_lot::Mutex;
 
@@ -204,6 +207,9 @@ pub(crate) async fn start(
     let program = program(context, &running, command).await?;
     let key = handle.key();
     let spec = ContainerSpec {
+        budget: Budget::new(None),
+        cpu: Cpu::default(),
+        listen: Vec::new(),
         name: format!("{}/{}/{container}: {command}", key.namespace, key.name),
         args: argv,
         env: running.env.clone(),

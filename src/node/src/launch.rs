@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use coracle_api::quantity::Quantity;
+use coracle_budget::Budget;
 use coracle_network::PodStack;
-use coracle_runtime::{ContainerSpec, Stdin, stdin_pipe};
+use coracle_runtime::{ContainerSpec, Cpu, Stdin, stdin_pipe};
 use k8s_openapi::api::core::v1::{Container as Spec, Pod};
 
 use crate::{
@@ -88,6 +89,9 @@ impl Launch {
         let working_dir = spec.working_dir.clone().filter(|dir| !dir.is_empty());
         let memory_limit = memory_limit(spec);
         let start = ContainerSpec {
+            budget: Budget::new(None),
+            cpu: Cpu::default(),
+            listen: Vec::new(),
             name: format!("{}/{}/{}", key.namespace, key.name, spec.name),
             args,
             env: env.clone(),

@@ -6,8 +6,9 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coracle_budget::Budget;
 use coracle_network::{Fabric, PodConfig, PodStack};
-use coracle_runtime::{Config, Container, ContainerSpec, Exit, Output, Program, Runtime};
+use coracle_runtime::{Config, Container, ContainerSpec, Cpu, Exit, Output, Program, Runtime};
 use coracle_vfs::Mounts;
 use tokio::time::Instant;
 
@@ -48,6 +49,9 @@ struct Bench {
 impl Bench {
     fn start(&self, program: &Arc<Program>) -> Container {
         let spec = ContainerSpec {
+            budget: Budget::new(None),
+            cpu: Cpu::default(),
+            listen: Vec::new(),
             name: "bench".into(),
             args: vec!["guest".into()],
             env: Vec::new(),

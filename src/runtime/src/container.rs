@@ -9,6 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use coracle_budget::Budget;
 use coracle_network::PodStack;
 use coracle_vfs::Mounts;
 
@@ -33,6 +34,13 @@ pub struct ContainerSpec {
     pub network: PodStack,
     /// Bytes of linear memory, all of the container's memories together; `None` for the node's default.
     pub memory_limit: Option<u64>,
+    /// The memory of its pod, all containers, volumes and streams together.
+    pub budget: Arc<Budget>,
+    /// Its share of the node's CPUs.
+    pub cpu: Cpu,
+    /// TCP ports that a 0.1 module, which cannot listen by itself, finds as listeners after its preopened
+    /// directories, in this order.
+    pub listen: Vec<u16>,
     /// Where relative paths begin: an absolute path; `None` for the root. It need not exist.
     pub working_dir: Option<String>,
     /// What it reads.
@@ -43,6 +51,15 @@ pub struct ContainerSpec {
     pub stdout: Arc<dyn Output>,
     /// Takes what the guest prints as errors.
     pub stderr: Arc<dyn Output>,
+}
+
+/// A share of the node's CPUs, as Kubernetes counts it: 1,000 millicores are one core.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cpu {
+    /// What it was promised: its weight when others want the CPU, too. None at all still gets a little.
+    pub request_millis: u32,
+    /// The most it may use; `None` for as much as is free.
+    pub limit_millis: Option<u32>,
 }
 
 /// How a container ended.

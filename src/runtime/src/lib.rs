@@ -36,7 +36,7 @@ mod stop;
 mod threads;
 mod ticker;
 
-pub use container::{Container, ContainerSpec, Exit, TERMINATED, Usage};
+pub use container::{Container, ContainerSpec, Cpu, Exit, TERMINATED, Usage};
 pub use error::{PrepareError, RuntimeError, StartError};
 pub use output::{Output, OutputReader, PipedOutput, output_pipe};
 pub use program::{Program, digest};

@@ -11,7 +11,7 @@ use wasmtime_wasi::I32Exit;
 use crate::container::{ContainerSpec, Exit, TERMINATED, Usage};
 use crate::error::StartError;
 use crate::limits::{CALL_BYTES, MESSAGE_BYTES, RESOURCES};
-use crate::program::Program;
+use crate::program::{Entry, Program};
 use crate::state::State;
 use crate::stdin::Stdin;
 use crate::stop::Stop;
@@ -183,8 +183,12 @@ async fn guest(
         })
     });
     let result = async {
-        let command = program.command().instantiate_async(&mut store).await?;
-        command.wasi_cli_run().call_run(&mut store).await
+        match program.entry() {
+            Entry::Command(command) => {
+                let command = command.instantiate_async(&mut store).await?;
+                command.wasi_cli_run().call_run(&mut store).await
+            }
+        }
     }
     .await;
     match result {

@@ -32,7 +32,13 @@ const COMPILES: usize = 3;
 /// somebody holds it.
 pub struct Program {
     digest: String,
-    command: CommandPre<State>,
+    entry: Entry,
+}
+
+/// How a program is entered.
+pub(crate) enum Entry {
+    /// A command of WASI 0.2.
+    Command(CommandPre<State>),
 }
 
 impl Program {
@@ -41,8 +47,8 @@ impl Program {
         &self.digest
     }
 
-    pub(crate) fn command(&self) -> &CommandPre<State> {
-        &self.command
+    pub(crate) fn entry(&self) -> &Entry {
+        &self.entry
     }
 }
 
@@ -145,7 +151,7 @@ impl Shop {
         let link = |error: wasmtime::Error| PrepareError::Link { message: format!("{error:#}") };
         let instance = self.linker.instantiate_pre(component).map_err(link)?;
         let command = CommandPre::new(instance).map_err(link)?;
-        Ok(Arc::new(Program { digest, command }))
+        Ok(Arc::new(Program { digest, entry: Entry::Command(command) }))
     }
 
     fn compile(&self, digest: &str, bytes: &[u8], keep: bool) -> Result<Component, PrepareError> {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coracle_budget::Budget;
 use coracle_network::k8s::api::core::v1::{Service, ServicePort, ServiceSpec};
 use coracle_network::k8s::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 use coracle_network::k8s::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -16,7 +17,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::{Config, Container, ContainerSpec, Exit, Output, Runtime};
+use crate::{Config, Container, ContainerSpec, Cpu, Exit, Output, Runtime};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -76,6 +77,9 @@ impl Node {
         let program = self.runtime.prepare(&format!("example:{example}"), &wasm).await.unwrap();
         let output = Arc::new(Capture::default());
         let spec = ContainerSpec {
+            budget: Budget::new(None),
+            cpu: Cpu::default(),
+            listen: Vec::new(),
             name: format!("default/{example}"),
             args: [example].iter().chain(args).map(|arg| (*arg).to_owned()).collect(),
             env: env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),

@@ -10,12 +10,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use coracle_budget::Budget;
 use coracle_network::{Fabric, PodConfig, PodStack};
 use coracle_vfs::Mounts;
 use parking_lot::Mutex;
 use tempfile::TempDir;
 
-use crate::{Config, Container, ContainerSpec, Exit, Output, PrepareError, Program, Runtime, StartError};
+use crate::{
+    Config, Container, ContainerSpec, Cpu, Exit, Output, PrepareError, Program, Runtime, StartError,
+};
 
 /// How long anything in these tests may take before they fail.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -58,6 +61,9 @@ impl Bench {
 
     fn spec(&self, output: &Arc<Capture>) -> ContainerSpec {
         ContainerSpec {
+            budget: Budget::new(None),
+            cpu: Cpu::default(),
+            listen: Vec::new(),
             name: "test/pod/container".into(),
             args: vec!["guest".into()],
             env: Vec::new(),
