@@ -38,9 +38,6 @@ const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
 const MAX_PODS: u32 = 10_500;
 /// Containers on one node: what the pool can carry within the kernel's usual limit on mappings.
 const MAX_CONTAINERS: u32 = 11_000;
-/// What a container without a memory limit may use: enough for any ordinary program, and a hundred
-/// runaway ones do not bring a small machine down.
-const DEFAULT_MEMORY_LIMIT: u64 = 256 << 20;
 
 /// The image of the node's toolbox, for `kubectl debug` and for pods to look around from.
 const TOOLBOX_IMAGE: &str = "registry.local/coracle/toolbox:latest";
@@ -138,10 +135,8 @@ impl Cluster {
             None => None,
         };
         let runtime = Runtime::build(coracle_runtime::Config {
-            cache_dir: data.join("compiled"),
-            threads: std::thread::available_parallelism().map_or(1, usize::from),
             max_containers: MAX_CONTAINERS,
-            default_memory_limit: DEFAULT_MEMORY_LIMIT,
+            ..coracle_runtime::Config::new(data.join("compiled"))
         })
         .context("cannot start the Wasm runtime")?;
         let user = User::new(format!("system:node:{name}"), &["system:nodes"]);

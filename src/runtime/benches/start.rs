@@ -72,9 +72,8 @@ impl Bench {
 async fn main() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let build = |max_containers| {
-        let cache_dir = dir.path().join("compiled");
-        Runtime::build(Config { cache_dir, threads: 2, max_containers, default_memory_limit: 64 << 20 })
-            .expect("a runtime")
+        let config = Config::new(dir.path().join("compiled"));
+        Runtime::build(Config { threads: 2, max_containers, ..config }).expect("a runtime")
     };
     let prepare = async |runtime: &Runtime, name: &str, text: &str| {
         let path = dir.path().join(name);

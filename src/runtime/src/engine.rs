@@ -36,7 +36,7 @@ const KEEP_RESIDENT: usize = 512 << 10;
 const KEEP_RESIDENT_TABLE: usize = 64 << 10;
 
 /// Makes the engine, and says how many containers it has room for: `wanted`, or fewer if the host has less.
-pub(crate) fn build(wanted: u32) -> Result<(Engine, u32), RuntimeError> {
+pub(crate) fn build(wanted: u32, wasi_p3: bool) -> Result<(Engine, u32), RuntimeError> {
     let containers = capacity(wanted, max_mappings());
     if containers < wanted {
         tracing::warn!(wanted, containers, "the kernel's limit on mappings leaves room for fewer containers");
@@ -44,6 +44,8 @@ pub(crate) fn build(wanted: u32) -> Result<(Engine, u32), RuntimeError> {
     let mut config = wasmtime::Config::new();
     config
         .epoch_interruption(true)
+        // Only WASI 0.3 needs it, and it costs each store some memory.
+        .concurrency_support(wasi_p3)
         .cranelift_opt_level(OptLevel::Speed)
         .wasm_backtrace_max_frames(NonZeroUsize::new(BACKTRACE_FRAMES))
         .wasm_backtrace_details(wasmtime::WasmBacktraceDetails::Disable)

@@ -64,16 +64,18 @@ pub enum PrepareError {
         message: String,
     },
     /// It has nothing to start.
-    #[error("not a command: {message}")]
-    NotCommand {
+    #[error("not a program: {message}")]
+    NotProgram {
         /// What is missing.
         message: String,
     },
     /// It wants something of its host that Coracle does not offer.
-    #[error("unknown import `{import}`")]
+    #[error("unknown import `{import}`{why}")]
     UnknownImport {
         /// The interface or function, as the module names it.
         import: String,
+        /// What would have to be different.
+        why: MissingImport,
     },
     /// It cannot be linked, although every import has a known name.
     #[error("module cannot be linked: {message}")]
@@ -90,6 +92,20 @@ pub enum PrepareError {
     /// The runtime is going away.
     #[error("the runtime has ended")]
     Ended,
+}
+
+/// Why an import is not there, as the rest of the sentence.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MissingImport {
+    /// Coracle has nothing of this name.
+    #[error("")]
+    Unknown,
+    /// It has other versions of it.
+    #[error(": {0}")]
+    Version(String),
+    /// It belongs to WASI 0.3.
+    #[error(": WASI 0.3 needs the node's flag --wasi-p3")]
+    Preview3,
 }
 
 /// A container could not be started.

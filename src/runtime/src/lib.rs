@@ -37,9 +37,9 @@ mod threads;
 mod ticker;
 
 pub use container::{Container, ContainerSpec, Cpu, Exit, TERMINATED, Usage};
-pub use error::{PrepareError, RuntimeError, StartError};
+pub use error::{MissingImport, PrepareError, RuntimeError, StartError};
 pub use output::{Output, OutputReader, PipedOutput, output_pipe};
-pub use program::{Program, digest};
+pub use program::{Program, ProgramKind, digest};
 pub use runtime::{Config, Runtime};
 pub use stdin::{Stdin, StdinReader, StdinWriter, stdin_pipe};
 

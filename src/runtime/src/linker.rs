@@ -13,9 +13,11 @@ use crate::poll::{Poll, PollView};
 use crate::sockets;
 use crate::state::State;
 
-/// The interfaces of a node, without versions: any 0.2 of them will do. For the check before compilation; the
-/// linker decides.
-pub(crate) const INTERFACES: &[&str] = &[
+/// What a node offers, by the version that guests are built against: any patch of it will do. For the check before
+/// compilation; the linker decides.
+const OFFERED: [(&str, &[&str]); 2] = [("0.2", WASI_2), ("0.3", WASI_3)];
+
+const WASI_2: &[&str] = &[
     "wasi:cli/environment",
     "wasi:cli/exit",
     "wasi:cli/stderr",
@@ -44,6 +46,75 @@ pub(crate) const INTERFACES: &[&str] = &[
     "wasi:sockets/udp",
     "wasi:sockets/udp-create-socket",
 ];
+
+/// Only where the node's flag allows it.
+const WASI_3: &[&str] = &[
+    "wasi:cli/environment",
+    "wasi:cli/exit",
+    "wasi:cli/stderr",
+    "wasi:cli/stdin",
+    "wasi:cli/stdout",
+    "wasi:cli/terminal-input",
+    "wasi:cli/terminal-output",
+    "wasi:cli/terminal-stderr",
+    "wasi:cli/terminal-stdin",
+    "wasi:cli/terminal-stdout",
+    "wasi:cli/types",
+    "wasi:clocks/monotonic-clock",
+    "wasi:clocks/system-clock",
+    "wasi:clocks/types",
+    "wasi:filesystem/preopens",
+    "wasi:filesystem/types",
+    "wasi:random/insecure",
+    "wasi:random/insecure-seed",
+    "wasi:random/random",
+    "wasi:sockets/ip-name-lookup",
+    "wasi:sockets/types",
+];
+
+/// Which of the interfaces this node offers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Offers {
+    /// Those of WASI 0.3, too.
+    pub(crate) wasi_p3: bool,
+}
+
+/// Whether an interface is offered.
+pub(crate) enum Offer {
+    Yes,
+    /// It belongs to WASI 0.3.
+    NeedsFlag,
+    /// Not this version; these are.
+    OtherVersion(String),
+    No,
+}
+
+impl Offers {
+    /// Whether `name`, with its version, is offered.
+    pub(crate) fn interface(self, name: &str) -> Offer {
+        let Some((interface, version)) = name.split_once('@') else { return Offer::No };
+        let tracks = OFFERED.iter().filter(|(_, all)| all.contains(&interface)).map(|(track, _)| *track);
+        let (allowed, flagged): (Vec<_>, Vec<_>) = tracks.partition(|track| self.wasi_p3 || *track != "0.3");
+        if allowed.iter().any(|track| Offers::compatible(version, track)) {
+            return Offer::Yes;
+        }
+        if flagged.iter().any(|track| Offers::compatible(version, track)) {
+            return Offer::NeedsFlag;
+        }
+        match allowed[..] {
+            [] => Offer::No,
+            [one] => Offer::OtherVersion(format!("offered is version {one} of it")),
+            _ => Offer::OtherVersion(format!("offered are versions {} of it", allowed.join(" and "))),
+        }
+    }
+
+    /// Whether a version is a patch of `track` (`0.2`). Candidates for a release (`0.2.0-rc-2023-11-10`) differ
+    /// from it.
+    pub(crate) fn compatible(version: &str, track: &str) -> bool {
+        let patch = version.strip_prefix(track).and_then(|rest| rest.strip_prefix('.'));
+        patch.is_some_and(|patch| !patch.is_empty() && patch.bytes().all(|byte| byte.is_ascii_digit()))
+    }
+}
 
 /// Streams and errors need nothing but the table.
 struct Io;

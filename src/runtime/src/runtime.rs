@@ -14,6 +14,7 @@ use wasmtime::Engine;
 use crate::container::{Container, ContainerSpec};
 use crate::error::{PrepareError, RuntimeError, StartError};
 use crate::limits::MEMORY_MAX;
+use crate::linker::Offers;
 use crate::meter::Metered;
 use crate::program::{Loader, Program, Source};
 use crate::run::{Control, Place, run};
@@ -31,6 +32,30 @@ pub struct Config {
     pub max_containers: u32,
     /// Memory limit in bytes of a container that has none of its own.
     pub default_memory_limit: u64,
+    /// Whether programs of WASI 0.3 run here. Wasmtime calls its support for them experimental, and it costs each
+    /// instance some memory.
+    pub wasi_p3: bool,
+}
+
+/// What a container without a memory limit may use: enough for any ordinary program, and a hundred runaway ones
+/// do not bring a small machine down.
+const DEFAULT_MEMORY_LIMIT: u64 = 256 << 20;
+
+/// Containers of a runtime that is not told how many: those of a small node.
+const DEFAULT_CONTAINERS: u32 = 128;
+
+impl Config {
+    /// A runtime for a small node, on all processors.
+    #[must_use]
+    pub fn new(cache_dir: PathBuf) -> Config {
+        Config {
+            cache_dir,
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            max_containers: DEFAULT_CONTAINERS,
+            default_memory_limit: DEFAULT_MEMORY_LIMIT,
+            wasi_p3: false,
+        }
+    }
 }
 
 /// Prepares modules and runs containers.
@@ -64,9 +89,10 @@ impl Runtime {
     /// # Errors
     /// If the cache folder is not usable or not ours alone, or the host cannot give the address space or threads.
     pub fn build(config: Config) -> Result<Arc<Runtime>, RuntimeError> {
-        let (engine, capacity) = engine::build(config.max_containers)?;
+        let (engine, capacity) = engine::build(config.max_containers, config.wasi_p3)?;
         let compilers = threads::compilers(config.threads).map_err(RuntimeError::Threads)?;
-        let loader = Arc::new(Loader::build(&engine, config.cache_dir, compilers)?);
+        let offers = Offers { wasi_p3: config.wasi_p3 };
+        let loader = Arc::new(Loader::build(&engine, offers, config.cache_dir, compilers)?);
         let guests = threads::guests(config.threads).map_err(RuntimeError::Threads)?;
         let ticker = Ticker::start(&engine).map_err(RuntimeError::Threads)?;
         Ok(Arc::new(Runtime {

@@ -53,10 +53,10 @@ impl Bench {
         let client = coracle_client::in_process(server.service_as(user));
         let informers = Informers::new(client.clone(), CancellationToken::new());
         let runtime = Runtime::build(coracle_runtime::Config {
-            cache_dir: dir.path().join("compiled"),
             threads: 2,
             max_containers: 16,
             default_memory_limit: 16 << 20,
+            ..coracle_runtime::Config::new(dir.path().join("compiled"))
         })
         .unwrap();
         let images = Images::open(coracle_image::Config::new(dir.path().join("images"))).unwrap();

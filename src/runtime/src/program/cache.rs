@@ -1,7 +1,7 @@
 //! Compiled code on disk.
 //!
 //! What is in this folder is run as machine code, so it is ours alone (0700), and each entry is checked against
-//! its own checksum before it is loaded. An entry's name says which module it is and which engine made it; a
+//! its own checksum before it is loaded; beside the checksum stands how the program is entered. An entry's name says which module it is and which engine made it; a
 //! damaged entry, or one of another engine, is compiled anew. Losing the folder costs only time, so nothing
 //! is synced.
 
@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
+use super::inspect::Kind;
 use super::wrap;
 use crate::error::RuntimeError;
 
@@ -51,18 +52,20 @@ impl Cache {
         Ok(Cache { dir, maker: hasher.finish(), next_temporary: AtomicU64::new(0) })
     }
 
-    /// The module's code, if it is here and whole.
-    pub(super) fn load(&self, engine: &Engine, digest: &str) -> Option<Component> {
+    /// The module's code, and how it is entered, if it is here and whole.
+    pub(super) fn load(&self, engine: &Engine, digest: &str) -> Option<(Kind, Component)> {
         let entry = self.entry(digest);
-        let sum = fs::read_to_string(sum_of(&entry)).ok()?;
+        let facts = fs::read_to_string(sum_of(&entry)).ok()?;
+        let (sum, kind) = facts.trim().split_once(' ')?;
+        let kind = Kind::ALL.into_iter().find(|known| known.name() == kind)?;
         let code = fs::read(&entry).ok()?;
-        if checksum(&code) != sum.trim() {
+        if checksum(&code) != sum {
             tracing::warn!(digest, "compiled code is damaged and will be made anew");
             return None;
         }
         drop(code);
         match map_code(engine, &entry) {
-            Ok(component) => Some(component),
+            Ok(component) => Some((kind, component)),
             Err(error) => {
                 tracing::warn!(digest, %error, "compiled code cannot be loaded and will be made anew");
                 None
@@ -74,11 +77,16 @@ impl Cache {
     ///
     /// # Errors
     /// If the engine refuses code that it just made.
-    pub(super) fn store(&self, engine: &Engine, digest: &str, code: &[u8]) -> wasmtime::Result<Component> {
+    pub(super) fn store(
+        &self,
+        engine: &Engine,
+        digest: &str,
+        kind: Kind,
+        code: &[u8],
+    ) -> wasmtime::Result<Component> {
         let entry = self.entry(digest);
-        let kept = self
-            .replace(&entry, code)
-            .and_then(|()| self.replace(&sum_of(&entry), checksum(code).as_bytes()));
+        let facts = format!("{} {}", checksum(code), kind.name());
+        let kept = self.replace(&entry, code).and_then(|()| self.replace(&sum_of(&entry), facts.as_bytes()));
         match kept {
             Ok(()) => map_code(engine, &entry),
             Err(error) => {

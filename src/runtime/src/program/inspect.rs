@@ -1,45 +1,95 @@
 //! What a file is and what it wants, before the compiler sees it.
+//!
+//! ```text
+//!   core module ── `_start` ────────────────────────▶ Kind::Module
+//!   component ──── `wasi:cli/run` 0.2 ──────────────▶ Kind::Command
+//!                  `wasi:http/incoming-handler` 0.2 ▶ Kind::Handler
+//!                  `wasi:cli/run` 0.3 ──────────────▶ Kind::Command3
+//!                  `wasi:http/handler` 0.3 ─────────▶ Kind::Handler3
+//! ```
+//!
+//! A component that can be entered in several ways is entered in the first of these. Everything else is refused
+//! with what is missing, or what is too much.
 
 use wasmparser::{
     ComponentExternalKind, ComponentTypeRef, Encoding, ExternalKind, Parser, Payload, TypeRef, Validator,
+    WasmFeatures,
 };
 
-use crate::error::PrepareError;
-use crate::linker::INTERFACES;
+use super::{ProgramKind, wrap};
+use crate::error::{MissingImport, PrepareError};
+use crate::linker::{Offer, Offers};
 
 /// The import module of WASI 0.1.
 pub(super) const PREVIEW1: &str = "wasi_snapshot_preview1";
 
-/// The two shapes of WebAssembly.
+/// How a program is entered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// A component (WASI 0.2).
-    Component,
-    /// A core module (WASI 0.1).
+pub(crate) enum Kind {
+    /// A core module, a command of WASI 0.1.
     Module,
+    /// A command of WASI 0.2.
+    Command,
+    /// A `wasi:http` handler of WASI 0.2.
+    Handler,
+    /// A command of WASI 0.3.
+    Command3,
+    /// A `wasi:http` handler of WASI 0.3.
+    Handler3,
 }
 
-/// Tells modules from components, and both from everything else.
-pub(super) fn kind(bytes: &[u8]) -> Result<Kind, PrepareError> {
-    let kind = if Parser::is_component(bytes) {
-        Kind::Component
-    } else if Parser::is_core_wasm(bytes) {
-        Kind::Module
-    } else {
+impl Kind {
+    pub(super) const ALL: [Kind; 5] =
+        [Kind::Module, Kind::Command, Kind::Handler, Kind::Command3, Kind::Handler3];
+
+    /// Its name in the cache.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Kind::Module => "module",
+            Kind::Command => "command",
+            Kind::Handler => "handler",
+            Kind::Command3 => "command3",
+            Kind::Handler3 => "handler3",
+        }
+    }
+
+    pub(super) fn program_kind(self) -> ProgramKind {
+        match self {
+            Kind::Module | Kind::Command | Kind::Command3 => ProgramKind::Command,
+            Kind::Handler | Kind::Handler3 => ProgramKind::HttpHandler,
+        }
+    }
+}
+
+/// The exports that components are entered by, in the order in which they are preferred.
+const ENTRIES: [(&str, &str, Kind); 4] = [
+    ("wasi:cli/run", "0.2", Kind::Command),
+    ("wasi:http/incoming-handler", "0.2", Kind::Handler),
+    ("wasi:cli/run", "0.3", Kind::Command3),
+    ("wasi:http/handler", "0.3", Kind::Handler3),
+];
+
+/// What a file is. It is valid, can be entered, and wants nothing but what a node offers.
+pub(super) fn inspect(bytes: &[u8], offers: Offers) -> Result<Kind, PrepareError> {
+    let component = Parser::is_component(bytes);
+    if !component && !Parser::is_core_wasm(bytes) {
         return Err(PrepareError::NotWasm);
-    };
-    Validator::new().validate_all(bytes).map_err(invalid)?;
-    Ok(kind)
+    }
+    // Components of WASI 0.3 are told what they are, not that they are invalid, also where they cannot run.
+    let features = WasmFeatures::default() | WasmFeatures::CM_ASYNC;
+    Validator::new_with_features(features).validate_all(bytes).map_err(invalid)?;
+    if component { check_component(bytes, offers) } else { check_module(bytes) }
 }
 
-/// Checks that a core module is a command of WASI 0.1. `offered` says which functions there are.
+/// Checks that a core module is a command of WASI 0.1.
 ///
 /// A module that carries component types of its own (made by a bindings generator) may import more: those
 /// imports are checked on the component that is made of it.
-pub(super) fn check_module(bytes: &[u8], offered: impl Fn(&str) -> bool) -> Result<(), PrepareError> {
+fn check_module(bytes: &[u8]) -> Result<Kind, PrepareError> {
+    let offered = wrap::adapter_functions();
     let mut exports = Vec::new();
     let mut unknown = None;
-    let mut typed = false;
+    let (mut typed, mut code) = (false, false);
     for payload in Parser::new(0).parse_all(bytes) {
         match payload.map_err(invalid)? {
             Payload::ImportSection(section) => {
@@ -47,7 +97,7 @@ pub(super) fn check_module(bytes: &[u8], offered: impl Fn(&str) -> bool) -> Resu
                     let import = import.map_err(invalid)?;
                     let known = import.module == PREVIEW1
                         && matches!(import.ty, TypeRef::Func(_) | TypeRef::FuncExact(_))
-                        && offered(import.name);
+                        && offered.iter().any(|offer| offer == import.name);
                     if !known && unknown.is_none() {
                         unknown = Some(format!("{}::{}", import.module, import.name));
                     }
@@ -61,81 +111,241 @@ pub(super) fn check_module(bytes: &[u8], offered: impl Fn(&str) -> bool) -> Resu
                     }
                 }
             }
+            Payload::CodeSectionStart { count, .. } => code = count > 0,
             Payload::CustomSection(section) if section.name().starts_with("component-type") => typed = true,
             _ => {}
         }
     }
+    if typed && !code {
+        return Err(not_program(WIT_ONLY));
+    }
     if let Some(import) = unknown.filter(|_| !typed) {
-        return Err(PrepareError::UnknownImport { import });
+        return Err(PrepareError::UnknownImport { import, why: MissingImport::Unknown });
     }
     if exports.contains(&"_start") {
-        return Ok(());
+        return Ok(Kind::Module);
     }
-    let message = if exports.contains(&"_initialize") {
+    Err(not_program(if exports.contains(&"_initialize") {
         "it is a reactor (it exports `_initialize` and no `_start`)"
     } else {
         "it exports no function `_start`"
-    };
-    Err(PrepareError::NotCommand { message: message.into() })
+    }))
 }
 
-/// Checks that a component is a command of WASI 0.2 that wants nothing but what a node offers.
-pub(super) fn check_component(bytes: &[u8]) -> Result<(), PrepareError> {
+const WIT_ONLY: &str = "it is a WIT package: it has types, but no code";
+
+/// Checks a component's imports, and says how it is entered.
+pub(super) fn check_component(bytes: &[u8], offers: Offers) -> Result<Kind, PrepareError> {
     let mut depth = 0_u32;
     let mut exports = Vec::new();
+    let (mut types, mut others) = (false, false);
     for payload in Parser::new(0).parse_all(bytes) {
         match payload.map_err(invalid)? {
-            Payload::Version { encoding: Encoding::Module | Encoding::Component, .. } => depth += 1,
+            Payload::Version { encoding: Encoding::Module | Encoding::Component, .. } => {
+                others |= depth > 0; // parts that may have code
+                depth += 1;
+            }
             Payload::End(_) => depth = depth.saturating_sub(1),
             Payload::ComponentImportSection(section) if depth == 1 => {
                 for import in section {
                     let import = import.map_err(invalid)?;
-                    let name = import.name.name;
-                    let known = match import.ty {
-                        ComponentTypeRef::Instance(_) => is_offered(name),
-                        ComponentTypeRef::Type(_) => true,
-                        _ => false,
-                    };
-                    if !known {
-                        return Err(PrepareError::UnknownImport { import: name.to_owned() });
-                    }
+                    check_import(import.name.name, import.ty, offers)?;
                 }
             }
             Payload::ComponentExportSection(section) if depth == 1 => {
                 for export in section {
                     let export = export.map_err(invalid)?;
-                    if export.kind == ComponentExternalKind::Instance {
-                        exports.push(export.name.name.to_owned());
+                    match export.kind {
+                        ComponentExternalKind::Instance => exports.push(export.name.name),
+                        ComponentExternalKind::Type => types = true,
+                        _ => others = true,
                     }
                 }
             }
             _ => {}
         }
     }
-    if exports.iter().any(|name| interface_of(name, "0.2.") == Some("wasi:cli/run")) {
-        return Ok(());
+    if exports.is_empty() && types && !others {
+        return Err(not_program(WIT_ONLY));
     }
-    let message = if exports.iter().any(|name| name.starts_with("wasi:http/")) {
-        "it is a `wasi:http` handler, which is not served yet"
-    } else if exports.iter().any(|name| name.starts_with("wasi:cli/run@")) {
-        "it is a command of another WASI than 0.2"
-    } else {
-        "it exports no `wasi:cli/run`"
+    entry(&exports, offers).map_err(|message| not_program(&message))
+}
+
+fn check_import(name: &str, ty: ComponentTypeRef, offers: Offers) -> Result<(), PrepareError> {
+    let why = match ty {
+        ComponentTypeRef::Type(_) => return Ok(()),
+        ComponentTypeRef::Instance(_) => match offers.interface(name) {
+            Offer::Yes => return Ok(()),
+            Offer::NeedsFlag => MissingImport::Preview3,
+            Offer::OtherVersion(versions) => MissingImport::Version(versions),
+            Offer::No => MissingImport::Unknown,
+        },
+        _ => MissingImport::Unknown,
     };
-    Err(PrepareError::NotCommand { message: message.into() })
+    Err(PrepareError::UnknownImport { import: name.to_owned(), why })
 }
 
-fn is_offered(name: &str) -> bool {
-    interface_of(name, "0.2.").is_some_and(|interface| INTERFACES.contains(&interface))
+/// How a component with these exports is entered, or why it cannot be.
+fn entry(exports: &[&str], offers: Offers) -> Result<Kind, String> {
+    let exported = |interface: &str| {
+        exports.iter().copied().filter_map(move |name| {
+            let (its_interface, version) = name.split_once('@')?;
+            (its_interface == interface).then_some((name, version))
+        })
+    };
+    let kinds: Vec<Kind> = ENTRIES
+        .iter()
+        .filter(|(interface, track, _)| {
+            exported(interface).any(|(_, version)| Offers::compatible(version, track))
+        })
+        .map(|(_, _, kind)| *kind)
+        .collect();
+    let allowed = |kind: &&Kind| offers.wasi_p3 || !matches!(kind, Kind::Command3 | Kind::Handler3);
+    if let Some(kind) = kinds.iter().find(allowed) {
+        return Ok(*kind);
+    }
+    match kinds.first() {
+        Some(Kind::Handler3) => return Err(format!("it is a handler of WASI 0.3, which {NEEDS_FLAG}")),
+        Some(_) => return Err(format!("it is a command of WASI 0.3, which {NEEDS_FLAG}")),
+        None => {}
+    }
+    for (interface, track, _) in ENTRIES {
+        if let Some((name, _)) = exported(interface).next() {
+            return Err(format!("it exports `{name}`; offered is version {track} of it"));
+        }
+    }
+    Err(match exports.first() {
+        Some(export) => format!("it is a library: it exports `{export}`, {NEITHER}"),
+        None => format!("it exports {NEITHER}"),
+    })
 }
 
-/// `wasi:cli/run` of `wasi:cli/run@0.2.6`, if the version starts with `version`.
-fn interface_of<'a>(name: &'a str, version: &str) -> Option<&'a str> {
-    let (interface, its_version) = name.split_once('@')?;
-    its_version.starts_with(version).then_some(interface)
+const NEEDS_FLAG: &str = "needs the node's flag --wasi-p3";
+const NEITHER: &str = "neither `wasi:cli/run` nor `wasi:http/incoming-handler`";
+
+fn not_program(message: &str) -> PrepareError {
+    PrepareError::NotProgram { message: message.to_owned() }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the shape that `map_err` takes")]
 pub(super) fn invalid(error: wasmparser::BinaryReaderError) -> PrepareError {
     PrepareError::Invalid { message: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STABLE: Offers = Offers { wasi_p3: false };
+    const ALL: Offers = Offers { wasi_p3: true };
+
+    #[track_caller]
+    fn check(offers: Offers, text: &str, expected: Result<Kind, &str>) {
+        let bytes = wat::parse_str(text).expect("the fixture is right");
+        let found = inspect(&bytes, offers).map_err(|error| error.to_string());
+        assert_eq!(found.as_ref().map_err(String::as_str), expected.as_ref().map_err(|text| *text), "{text}");
+    }
+
+    fn exporting(names: &[&str]) -> String {
+        let exports: String = names.iter().map(|name| format!("(export \"{name}\" (instance $i))")).collect();
+        format!("(component (instance $i) {exports})")
+    }
+
+    #[test]
+    fn a_component_is_entered_by_what_it_exports() {
+        use Kind::{Command, Command3, Handler, Handler3};
+        for version in ["0.2.0", "0.2.3", "0.2.6", "0.2.12", "0.2.99"] {
+            check(STABLE, &exporting(&[&format!("wasi:cli/run@{version}")]), Ok(Command));
+            check(STABLE, &exporting(&[&format!("wasi:http/incoming-handler@{version}")]), Ok(Handler));
+        }
+        let both = ["wasi:cli/run@0.3.0", "wasi:http/incoming-handler@0.2.1"];
+        for offers in [STABLE, ALL] {
+            check(offers, &exporting(&both), Ok(Handler));
+            check(offers, &exporting(&["wasi:cli/run@0.3.0", "wasi:cli/run@0.2.4"]), Ok(Command));
+        }
+        check(ALL, &exporting(&["wasi:cli/run@0.3.0"]), Ok(Command3));
+        check(ALL, &exporting(&["acme:x/y", "wasi:http/handler@0.3.1"]), Ok(Handler3));
+    }
+
+    #[test]
+    fn what_has_no_entry_is_told_why() {
+        let refuse = |names: &[&str], expected: &str| {
+            check(STABLE, &exporting(names), Err(&format!("not a program: {expected}")));
+        };
+        refuse(&[], "it exports neither `wasi:cli/run` nor `wasi:http/incoming-handler`");
+        refuse(
+            &["acme:math/add@1.0.0"],
+            "it is a library: it exports `acme:math/add@1.0.0`, neither `wasi:cli/run` nor `wasi:http/incoming-handler`",
+        );
+        refuse(&["wasi:cli/run@0.3.0"], "it is a command of WASI 0.3, which needs the node's flag --wasi-p3");
+        refuse(
+            &["wasi:http/handler@0.3.0"],
+            "it is a handler of WASI 0.3, which needs the node's flag --wasi-p3",
+        );
+        for version in ["0.4.0", "1.0.0", "0.2.0-rc-2023-11-10", "0.3.0-rc-2025-09-16"] {
+            let name = format!("wasi:cli/run@{version}");
+            refuse(&[&name], &format!("it exports `{name}`; offered is version 0.2 of it"));
+        }
+        let package =
+            "(component (type $t (component (export \"i\" (instance)))) (export \"a:b/c\" (type $t)))";
+        check(STABLE, package, Err("not a program: it is a WIT package: it has types, but no code"));
+    }
+
+    #[test]
+    fn imports_are_those_of_a_node() {
+        let importing = |name: &str| {
+            format!(
+                "(component (import \"{name}\" (instance)) (instance $i) (export \"wasi:cli/run@0.2.0\" (instance $i)))"
+            )
+        };
+        let unknown = |name: &str, why: &str| format!("unknown import `{name}`{why}");
+        for name in ["wasi:cli/environment@0.2.0", "wasi:io/poll@0.2.6", "wasi:sockets/tcp@0.2.77"] {
+            check(STABLE, &importing(name), Ok(Kind::Command));
+        }
+        for (name, why) in [
+            ("acme:db/store@1.2.0", ""),
+            ("wasi:cli/environment", ""),
+            ("wasi:nn/graph@0.2.0", ""),
+            ("wasi:cli/environment@0.9.0", ": offered is version 0.2 of it"),
+            ("wasi:cli/environment@0.2.0-rc-2023-12-05", ": offered is version 0.2 of it"),
+            ("wasi:cli/environment@0.3.0", ": WASI 0.3 needs the node's flag --wasi-p3"),
+            ("wasi:sockets/types@0.3.0", ": WASI 0.3 needs the node's flag --wasi-p3"),
+        ] {
+            check(STABLE, &importing(name), Err(&unknown(name, why)));
+        }
+        check(ALL, &importing("wasi:filesystem/types@0.3.0"), Ok(Kind::Command));
+        let name = "wasi:cli/environment@0.9.0";
+        check(ALL, &importing(name), Err(&unknown(name, ": offered are versions 0.2 and 0.3 of it")));
+        check(STABLE, "(component (import \"f\" (func)))", Err("unknown import `f`"));
+        let root = "(component (import \"m\" (core module)))";
+        check(STABLE, root, Err("unknown import `m`"));
+    }
+
+    #[test]
+    fn modules_are_commands() {
+        let start = "(func (export \"_start\"))";
+        let module = |text: &str| format!("(module {text} (memory (export \"memory\") 1))");
+        check(STABLE, &module(start), Ok(Kind::Module));
+        for (text, expected) in [
+            (String::new(), "not a program: it exports no function `_start`"),
+            (
+                "(func (export \"_initialize\"))".into(),
+                "not a program: it is a reactor (it exports `_initialize` and no `_start`)",
+            ),
+            (
+                "(global (export \"_start\") i32 (i32.const 0))".into(),
+                "not a program: it exports no function `_start`",
+            ),
+            (format!("(import \"env\" \"f\" (func)) {start}"), "unknown import `env::f`"),
+            (format!("(import \"env\" \"m\" (global i32)) {start}"), "unknown import `env::m`"),
+            (
+                format!("(import \"wasi_snapshot_preview1\" \"fork\" (func)) {start}"),
+                "unknown import `wasi_snapshot_preview1::fork`",
+            ),
+        ] {
+            check(STABLE, &module(&text), Err(expected));
+        }
+        let typed = "(module (@custom \"component-type:x\" \"\"))";
+        check(STABLE, typed, Err("not a program: it is a WIT package: it has types, but no code"));
+    }
 }

@@ -21,7 +21,7 @@ use self::cache::Cache;
 use self::inspect::Kind;
 use crate::error::{PrepareError, RuntimeError};
 use crate::limits::MODULE_BYTES;
-use crate::linker;
+use crate::linker::{self, Offers};
 use crate::state::State;
 
 /// Modules compiled at the same time. A large interpreter takes a few hundred megabytes while it is compiled;
@@ -32,7 +32,17 @@ const COMPILES: usize = 3;
 /// somebody holds it.
 pub struct Program {
     digest: String,
+    kind: ProgramKind,
     entry: Entry,
+}
+
+/// What a program is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProgramKind {
+    /// It is started once and runs to its end.
+    Command,
+    /// It answers HTTP requests, each on its own.
+    HttpHandler,
 }
 
 /// How a program is entered.
@@ -45,6 +55,11 @@ impl Program {
     /// The digest it was prepared under.
     pub fn digest(&self) -> &str {
         &self.digest
+    }
+
+    /// What it is for.
+    pub fn kind(&self) -> ProgramKind {
+        self.kind
     }
 
     pub(crate) fn entry(&self) -> &Entry {
@@ -82,6 +97,7 @@ pub(crate) struct Loader {
 /// What the compiler's threads need.
 struct Shop {
     engine: Engine,
+    offers: Offers,
     linker: Linker<State>,
     cache: Cache,
 }
@@ -91,6 +107,7 @@ impl Loader {
     /// If the cache folder is not usable.
     pub(crate) fn build(
         engine: &Engine,
+        offers: Offers,
         cache_dir: PathBuf,
         compilers: ThreadPool,
     ) -> Result<Loader, RuntimeError> {
@@ -99,7 +116,7 @@ impl Loader {
             containers: 0,
             source: Arc::from(error.into_boxed_dyn_error()),
         })?;
-        let shop = Arc::new(Shop { engine: engine.clone(), linker, cache });
+        let shop = Arc::new(Shop { engine: engine.clone(), offers, linker, cache });
         Ok(Loader { shop, compilers, permits: Arc::new(Semaphore::new(COMPILES)) })
     }
 
@@ -130,8 +147,8 @@ impl Loader {
 impl Shop {
     /// The program, if it was compiled before.
     fn load(&self, digest: String) -> Option<Result<Arc<Program>, PrepareError>> {
-        let component = self.cache.load(&self.engine, &digest)?;
-        Some(self.link(digest, &component))
+        let (kind, component) = self.cache.load(&self.engine, &digest)?;
+        Some(self.link(digest, kind, &component))
     }
 
     fn make(&self, digest: String, source: Source) -> Result<Arc<Program>, PrepareError> {
@@ -143,30 +160,42 @@ impl Shop {
             }
             Source::Memory(bytes) | Source::Guest(bytes) => bytes,
         };
-        let component = self.compile(&digest, &bytes, keep)?;
-        self.link(digest, &component)
+        let (kind, component) = self.compile(&digest, &bytes, keep)?;
+        self.link(digest, kind, &component)
     }
 
-    fn link(&self, digest: String, component: &Component) -> Result<Arc<Program>, PrepareError> {
+    fn link(&self, digest: String, kind: Kind, component: &Component) -> Result<Arc<Program>, PrepareError> {
         let link = |error: wasmtime::Error| PrepareError::Link { message: format!("{error:#}") };
-        let instance = self.linker.instantiate_pre(component).map_err(link)?;
-        let command = CommandPre::new(instance).map_err(link)?;
-        Ok(Arc::new(Program { digest, entry: Entry::Command(command) }))
+        let not_yet = |what: &str| PrepareError::NotProgram { message: format!("{what} are not run yet") };
+        let entry = match kind {
+            Kind::Module | Kind::Command => {
+                let instance = self.linker.instantiate_pre(component).map_err(link)?;
+                Entry::Command(CommandPre::new(instance).map_err(link)?)
+            }
+            Kind::Handler | Kind::Handler3 => return Err(not_yet("`wasi:http` handlers")),
+            Kind::Command3 => return Err(not_yet("commands of WASI 0.3")),
+        };
+        Ok(Arc::new(Program { digest, kind: kind.program_kind(), entry }))
     }
 
-    fn compile(&self, digest: &str, bytes: &[u8], keep: bool) -> Result<Component, PrepareError> {
-        let component = match inspect::kind(bytes)? {
-            Kind::Component => Cow::Borrowed(bytes),
-            Kind::Module => Cow::Owned(wrap::wrap(bytes)?),
+    fn compile(&self, digest: &str, bytes: &[u8], keep: bool) -> Result<(Kind, Component), PrepareError> {
+        let kind = inspect::inspect(bytes, self.offers)?;
+        let component = match kind {
+            Kind::Module => {
+                let component = wrap::wrap(bytes)?;
+                // A module with component types of its own may want more.
+                inspect::check_component(&component, self.offers)?;
+                Cow::Owned(component)
+            }
+            _ => Cow::Borrowed(bytes),
         };
-        inspect::check_component(&component)?;
         let failed = |error: wasmtime::Error| PrepareError::Compile { message: format!("{error:#}") };
         let code = self.engine.precompile_component(&component).map_err(failed)?;
         let loaded = match keep {
-            true => self.cache.store(&self.engine, digest, &code),
+            true => self.cache.store(&self.engine, digest, kind, &code),
             false => cache::copy_code(&self.engine, &code),
         };
-        loaded.map_err(failed)
+        loaded.map(|component| (kind, component)).map_err(failed)
     }
 }
 
@@ -188,9 +217,11 @@ mod tests {
     #[tokio::test]
     async fn what_was_compiled_before_does_not_wait_for_the_compiler() {
         let dir = tempfile::tempdir().unwrap();
-        let (engine, _) = engine::build(1).unwrap();
+        let (engine, _) = engine::build(1, false).unwrap();
         let compilers = threads::compilers(1).unwrap();
-        let loader = Loader::build(&engine, dir.path().join("compiled"), compilers).unwrap();
+        let loader =
+            Loader::build(&engine, Offers { wasi_p3: false }, dir.path().join("compiled"), compilers)
+                .unwrap();
         let path = dir.path().join("module.wasm");
         let text = r#"(module (memory (export "memory") 1) (func (export "_start")))"#;
         std::fs::write(&path, wat::parse_str(text).unwrap()).unwrap();

@@ -22,10 +22,8 @@ pub(super) const VERSION: u32 = 1;
 const EXIT_INTERFACE: &str = "wasi:cli/exit@0.2.12";
 const EXIT_FUNCTION: &str = "exit-with-code";
 
-/// Makes a component of a 0.1 command.
+/// Makes a component of a 0.1 command, which was inspected.
 pub(super) fn wrap(module: &[u8]) -> Result<Vec<u8>, PrepareError> {
-    let offered = adapter_functions();
-    inspect::check_module(module, |name| offered.iter().any(|offer| offer == name))?;
     let module = match redirect_exit(module)? {
         Some(module) => with_exit_type(module).map_err(|error| failed(&error))?,
         None => module.to_vec(),
@@ -44,7 +42,7 @@ fn failed(error: &impl std::fmt::Display) -> PrepareError {
 }
 
 /// The functions that the adapter offers to modules.
-fn adapter_functions() -> &'static [String] {
+pub(super) fn adapter_functions() -> &'static [String] {
     static FUNCTIONS: OnceLock<Vec<String>> = OnceLock::new();
     FUNCTIONS.get_or_init(|| {
         let payloads = Parser::new(0).parse_all(WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER).flatten();

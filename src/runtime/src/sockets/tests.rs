@@ -46,12 +46,7 @@ impl Capture {
 impl Node {
     fn new() -> Node {
         let dir = tempfile::tempdir().unwrap();
-        let config = Config {
-            cache_dir: dir.path().join("compiled"),
-            threads: 2,
-            max_containers: 32,
-            default_memory_limit: 64 << 20,
-        };
+        let config = Config { threads: 2, max_containers: 32, ..Config::new(dir.path().join("compiled")) };
         let network = coracle_network::Config {
             node_addresses: vec![IpAddr::from([192, 0, 2, 10])],
             ..coracle_network::Config::default()

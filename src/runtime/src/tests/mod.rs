@@ -110,7 +110,7 @@ impl Bench {
 }
 
 fn config(dir: &Path, max_containers: u32) -> Config {
-    Config { cache_dir: dir.join("compiled"), threads: 2, max_containers, default_memory_limit: 64 * MIB }
+    Config { threads: 2, max_containers, default_memory_limit: 64 * MIB, ..Config::new(dir.join("compiled")) }
 }
 
 async fn ended(container: &Container) -> Exit {

@@ -10,43 +10,27 @@ fn refused(result: Result<Arc<Program>, PrepareError>, expected: &str) {
 #[tokio::test]
 async fn what_cannot_run_is_refused_by_name() {
     let bench = Bench::new();
-    let module = |text: &str| format!("(module {text} (memory (export \"memory\") 1))");
-    let start = "(func (export \"_start\"))";
+    let (start, memory) = ("(func (export \"_start\"))", "(memory (export \"memory\") 1)");
     for (text, expected) in [
-        (module(""), "not a command: it exports no function `_start`"),
+        (format!("(module {memory})"), "not a program: it exports no function `_start`"),
+        (format!("(module (import \"env\" \"f\" (func)) {start} {memory})"), "unknown import `env::f`"),
         (
-            module("(func (export \"_initialize\"))"),
-            "not a command: it is a reactor (it exports `_initialize` and no `_start`)",
-        ),
-        (module(&format!("(import \"env\" \"f\" (func)) {start}")), "unknown import `env::f`"),
-        (module(&format!("(import \"env\" \"m\" (global i32)) {start}")), "unknown import `env::m`"),
-        (
-            module(&format!("(import \"wasi_snapshot_preview1\" \"fork\" (func)) {start}")),
-            "unknown import `wasi_snapshot_preview1::fork`",
-        ),
-        (
-            module(&format!("(import \"wasi_unstable\" \"proc_exit\" (func (param i32))) {start}")),
+            format!("(module (import \"wasi_unstable\" \"proc_exit\" (func (param i32))) {start} {memory})"),
             "unknown import `wasi_unstable::proc_exit`",
         ),
-        ("(component)".into(), "not a command: it exports no `wasi:cli/run`"),
         (
             "(component (import \"acme:db/store@1.2.0\" (instance)))".into(),
             "unknown import `acme:db/store@1.2.0`",
         ),
         (
-            "(component (import \"wasi:http/outgoing-handler@0.2.3\" (instance)))".into(),
-            "unknown import `wasi:http/outgoing-handler@0.2.3`",
+            "(component (instance $i) (export \"wasi:cli/run@0.3.0\" (instance $i)))".into(),
+            "not a program: it is a command of WASI 0.3, which needs the node's flag --wasi-p3",
         ),
-        (
-            "(component (import \"wasi:cli/environment@0.9.0\" (instance)))".into(),
-            "unknown import `wasi:cli/environment@0.9.0`",
-        ),
-        ("(component (import \"f\" (func)))".into(), "unknown import `f`"),
     ] {
         refused(bench.prepare(&text).await, expected);
     }
     let handler = bench.runtime.prepare("example:handler", &example("handler")).await;
-    assert!(matches!(handler, Err(PrepareError::UnknownImport { .. } | PrepareError::NotCommand { .. })));
+    assert!(matches!(handler, Err(PrepareError::UnknownImport { .. } | PrepareError::NotProgram { .. })));
 }
 
 #[tokio::test]
@@ -65,7 +49,7 @@ async fn what_is_no_wasm_is_refused() {
     for end in cut {
         let result = prepare(&hello[..end]).await;
         assert!(
-            matches!(result, Err(PrepareError::Invalid { .. } | PrepareError::NotCommand { .. })),
+            matches!(result, Err(PrepareError::Invalid { .. } | PrepareError::NotProgram { .. })),
             "cut at {end}: {result:?}"
         );
     }
