@@ -89,6 +89,12 @@ pub(crate) enum Command {
     Bench(Bench),
     /// Print the version
     Version,
+    /// Compile a module for a node, which starts this process
+    #[command(hide = true)]
+    Compile {
+        /// What to do, as the node wrote it
+        order: String,
+    },
 }
 
 /// `coracle up`.
@@ -106,6 +112,29 @@ pub(crate) struct Up {
     /// Serve the dashboard there too, and print its URL; choose a loopback address
     #[arg(long, value_name = "IP:PORT")]
     pub dashboard: Option<SocketAddr>,
+    /// What the node may do
+    #[command(flatten)]
+    pub node: NodeOptions,
+}
+
+/// Options of the node.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct NodeOptions {
+    /// Run programs of WASI 0.3, too; support for them is experimental
+    #[arg(long)]
+    pub wasi_p3: bool,
+    /// Compiled code kept on disk, in MiB [default: a tenth of the disk, at most 16 GiB]
+    #[arg(long, value_name = "MIB")]
+    pub cache_size: Option<u64>,
+    /// CPU time that compiling a small module may take, in seconds
+    #[arg(long, hide = true, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub compile_seconds: u64,
+}
+
+impl Default for NodeOptions {
+    fn default() -> NodeOptions {
+        NodeOptions { wasi_p3: false, cache_size: None, compile_seconds: 20 }
+    }
 }
 
 /// `coracle demo`.

@@ -20,13 +20,13 @@ use coracle_client::{Election, Informers};
 use coracle_dashboard::Dashboard;
 use coracle_image::{Images, Reference, manifest_for};
 use coracle_node::Node;
-use coracle_runtime::Runtime;
+use coracle_runtime::{Compiler, Runtime};
 use coracle_store::Embedded;
 use ipnet::Ipv4Net;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::{data_dir::DataDir, guests};
+use crate::{cli::NodeOptions, data_dir::DataDir, guests};
 
 /// Where pod addresses come from; every node gets a part of it. Half of 10/8: 512 nodes of 16,382 pods.
 const CLUSTER_CIDR: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 128, 0, 0), 9);
@@ -38,6 +38,9 @@ const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
 const MAX_PODS: u32 = 10_500;
 /// Containers on one node: what the pool can carry within the kernel's usual limit on mappings.
 const MAX_CONTAINERS: u32 = 11_000;
+
+/// This binary, which is also the compiler: whatever lies under its name by now.
+const SELF: &str = "/proc/self/exe";
 
 /// The image of the node's toolbox, for `kubectl debug` and for pods to look around from.
 const TOOLBOX_IMAGE: &str = "registry.local/coracle/toolbox:latest";
@@ -56,6 +59,8 @@ pub(crate) struct Config {
     pub node_name: Option<String>,
     /// Where the dashboard listens, if it is wanted.
     pub dashboard: Option<SocketAddr>,
+    /// What its node may do.
+    pub node: NodeOptions,
 }
 
 /// A running one-machine cluster.
@@ -136,6 +141,10 @@ impl Cluster {
         };
         let runtime = Runtime::build(coracle_runtime::Config {
             max_containers: MAX_CONTAINERS,
+            wasi_p3: config.node.wasi_p3,
+            compiler: Compiler::Process(SELF.into()),
+            compile_time: Duration::from_secs(config.node.compile_seconds),
+            cache_size: config.node.cache_size.map(|mebibytes| mebibytes.saturating_mul(1 << 20)),
             ..coracle_runtime::Config::new(data.join("compiled"))
         })
         .context("cannot start the Wasm runtime")?;

@@ -16,7 +16,7 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
 use crate::{
-    cli::Demo,
+    cli::{Demo, NodeOptions},
     cluster::{Cluster, Config, node_address},
     connection::Connection,
     data_dir::{self, DataDir},
@@ -47,7 +47,7 @@ pub(crate) async fn run(args: Demo) -> anyhow::Result<()> {
     // Statuses tell whole seconds.
     let since = clock::now() - 1.second();
     let cluster = tokio::select! {
-        cluster = Cluster::start(Config { data, listen: args.listen, node_name: Some("coracle".to_owned()), dashboard: Some(DASHBOARD) }) => cluster?,
+        cluster = Cluster::start(Config { data, listen: args.listen, node_name: Some("coracle".to_owned()), dashboard: Some(DASHBOARD), node: NodeOptions::default() }) => cluster?,
         () = stop.requested() => return Ok(()),
     };
     let outcome = tokio::select! {

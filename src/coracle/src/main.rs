@@ -25,6 +25,9 @@ use crate::cli::{Bench, Cli, Command};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Command::Compile { order } = &cli.command {
+        return coracle_runtime::compile_process(order);
+    }
     // The demo speaks for itself.
     let quiet = matches!(cli.command, Command::Demo(_));
     logging::init(&cli.log, if quiet { "warn" } else { "warn,coracle=info" });
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
             Command::Bench(Bench::Startup(args)) => bench::startup::run(args).await,
             Command::Bench(Bench::Pods(args)) => bench::pods::run(args).await,
             Command::Bench(Bench::Scheduler(args)) => bench::scheduler::measure(args).await,
+            Command::Compile { .. } => unreachable!("done before anything else was set up"),
             Command::Version => {
                 ui::line(&format!(
                     "coracle {}, serving the API of Kubernetes {}",

@@ -22,6 +22,7 @@ pub(crate) async fn run(args: Up) -> anyhow::Result<()> {
         listen: args.listen,
         node_name: args.node_name,
         dashboard: args.dashboard,
+        node: args.node,
     });
     let cluster = tokio::select! {
         started = started => started?,

@@ -1,8 +1,12 @@
 //! The Wasmtime engine and the size of its pool.
+//!
+//! What decides the code that a module is compiled to ([`Settings`]) is apart from where instances live, so that
+//! another process can compile for an engine of this one.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use wasmtime::{Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
 
 use crate::error::RuntimeError;
@@ -35,23 +39,43 @@ const KEEP_RESIDENT: usize = 512 << 10;
 /// Bytes of a freed table that are zeroed in place.
 const KEEP_RESIDENT_TABLE: usize = 64 << 10;
 
+/// What decides the code that a module is compiled to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Settings {
+    pub(crate) wasi_p3: bool,
+}
+
+impl Settings {
+    /// The part of an engine's configuration that its code depends on.
+    fn config(self) -> wasmtime::Config {
+        let mut config = wasmtime::Config::new();
+        config
+            .epoch_interruption(true)
+            // Only WASI 0.3 needs it, and it costs each store some memory.
+            .concurrency_support(self.wasi_p3)
+            .cranelift_opt_level(OptLevel::Speed)
+            .memory_reservation(MEMORY_MAX);
+        config
+    }
+
+    /// An engine that compiles, and has no room for instances.
+    pub(crate) fn compiler(self) -> wasmtime::Result<Engine> {
+        Engine::new(&self.config())
+    }
+}
+
 /// Makes the engine, and says how many containers it has room for: `wanted`, or fewer if the host has less.
-pub(crate) fn build(wanted: u32, wasi_p3: bool) -> Result<(Engine, u32), RuntimeError> {
+pub(crate) fn build(wanted: u32, settings: Settings) -> Result<(Engine, u32), RuntimeError> {
     let containers = capacity(wanted, max_mappings());
     if containers < wanted {
         tracing::warn!(wanted, containers, "the kernel's limit on mappings leaves room for fewer containers");
     }
-    let mut config = wasmtime::Config::new();
+    let mut config = settings.config();
     config
-        .epoch_interruption(true)
-        // Only WASI 0.3 needs it, and it costs each store some memory.
-        .concurrency_support(wasi_p3)
-        .cranelift_opt_level(OptLevel::Speed)
         .wasm_backtrace_max_frames(NonZeroUsize::new(BACKTRACE_FRAMES))
         .wasm_backtrace_details(wasmtime::WasmBacktraceDetails::Disable)
         .max_wasm_stack(GUEST_STACK)
         .async_stack_size(ASYNC_STACK)
-        .memory_reservation(MEMORY_MAX)
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pool(containers)));
     let engine = Engine::new(&config).map_err(|error| RuntimeError::Engine {
         containers,
@@ -105,7 +129,28 @@ fn max_mappings() -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+
     use super::*;
+
+    /// What one compiles the other loads.
+    #[test]
+    fn the_compiler_makes_code_for_the_engine() {
+        let hash = |engine: &Engine| {
+            let mut hasher = DefaultHasher::new();
+            engine.precompile_compatibility_hash().hash(&mut hasher);
+            hasher.finish()
+        };
+        let mut hashes = Vec::new();
+        for wasi_p3 in [false, true] {
+            let settings = Settings { wasi_p3 };
+            let (engine, _) = build(1, settings).unwrap();
+            let compiler = settings.compiler().unwrap();
+            assert_eq!(hash(&engine), hash(&compiler));
+            hashes.push(hash(&engine));
+        }
+        assert_ne!(hashes[0], hashes[1]);
+    }
 
     #[test]
     fn the_pool_fits_the_host() {

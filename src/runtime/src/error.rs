@@ -4,6 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 /// The runtime could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
@@ -36,11 +38,13 @@ pub enum RuntimeError {
     Threads(#[source] io::Error),
 }
 
-/// A module is not one that can run here. Clones share their source.
-#[derive(Debug, Clone, thiserror::Error)]
+/// A module is not one that can run here. Clones share their source. What a module is refused for can come from
+/// another process.
+#[derive(Debug, Clone, thiserror::Error, Serialize, Deserialize)]
 pub enum PrepareError {
     /// The file cannot be read.
     #[error("module {path} cannot be read")]
+    #[serde(skip)]
     Read {
         /// The file.
         path: PathBuf,
@@ -89,13 +93,23 @@ pub enum PrepareError {
         /// What the compiler says.
         message: String,
     },
+    /// It takes more than a module of its size may.
+    #[error("compiling took more than {limit}")]
+    TooCostly {
+        /// How much of what: `30s of CPU time`, `512 MiB of memory`.
+        limit: String,
+    },
+    /// The compiler's process cannot be run.
+    #[error("the compiler cannot be run")]
+    #[serde(skip)]
+    Compiler(#[source] Arc<io::Error>),
     /// The runtime is going away.
     #[error("the runtime has ended")]
     Ended,
 }
 
 /// Why an import is not there, as the rest of the sentence.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum MissingImport {
     /// Coracle has nothing of this name.
     #[error("")]

@@ -39,7 +39,7 @@ mod ticker;
 pub use container::{Container, ContainerSpec, Cpu, Exit, TERMINATED, Usage};
 pub use error::{MissingImport, PrepareError, RuntimeError, StartError};
 pub use output::{Output, OutputReader, PipedOutput, output_pipe};
-pub use program::{Program, ProgramKind, digest};
+pub use program::{Compiler, Program, ProgramKind, compile_process, digest};
 pub use runtime::{Config, Runtime};
 pub use stdin::{Stdin, StdinReader, StdinWriter, stdin_pipe};
 

@@ -8,6 +8,7 @@ use wasmtime_wasi::p2::bindings::{cli, clocks, filesystem, random};
 use wasmtime_wasi::random::{WasiRandom, WasiRandomView};
 use wasmtime_wasi_io::bindings::wasi::io;
 
+use crate::engine::Settings;
 use crate::files::FileSystem;
 use crate::poll::{Poll, PollView};
 use crate::sockets;
@@ -124,7 +125,7 @@ impl HasData for Io {
 }
 
 /// The linker that all programs share.
-pub(crate) fn build(engine: &Engine) -> wasmtime::Result<Linker<State>> {
+pub(crate) fn build(engine: &Engine, _settings: Settings) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     let l = &mut linker;
     io::error::add_to_linker::<State, Io>(l, |state| &mut state.table)?;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -12,11 +13,11 @@ use parking_lot::Mutex;
 use wasmtime::Engine;
 
 use crate::container::{Container, ContainerSpec};
+use crate::engine::Settings;
 use crate::error::{PrepareError, RuntimeError, StartError};
 use crate::limits::MEMORY_MAX;
-use crate::linker::Offers;
 use crate::meter::Metered;
-use crate::program::{Loader, Program, Source};
+use crate::program::{Compiler, Loader, Program, Source, loader};
 use crate::run::{Control, Place, run};
 use crate::ticker::Ticker;
 use crate::{engine, threads};
@@ -35,11 +36,21 @@ pub struct Config {
     /// Whether programs of WASI 0.3 run here. Wasmtime calls its support for them experimental, and it costs each
     /// instance some memory.
     pub wasi_p3: bool,
+    /// Where modules are compiled.
+    pub compiler: Compiler,
+    /// CPU time that compiling any module may take; large ones get more.
+    pub compile_time: Duration,
+    /// Bytes of compiled code on disk; `None` for a part of the disk. What runs is not counted.
+    pub cache_size: Option<u64>,
 }
 
 /// What a container without a memory limit may use: enough for any ordinary program, and a hundred runaway ones
 /// do not bring a small machine down.
 const DEFAULT_MEMORY_LIMIT: u64 = 256 << 20;
+
+/// What compiling any module may take: a hundred times what most do, and a module that is made to take for ever
+/// does not hold up others for long.
+const COMPILE_TIME: Duration = Duration::from_secs(20);
 
 /// Containers of a runtime that is not told how many: those of a small node.
 const DEFAULT_CONTAINERS: u32 = 128;
@@ -54,6 +65,9 @@ impl Config {
             max_containers: DEFAULT_CONTAINERS,
             default_memory_limit: DEFAULT_MEMORY_LIMIT,
             wasi_p3: false,
+            compiler: Compiler::InProcess,
+            compile_time: COMPILE_TIME,
+            cache_size: None,
         }
     }
 }
@@ -89,10 +103,16 @@ impl Runtime {
     /// # Errors
     /// If the cache folder is not usable or not ours alone, or the host cannot give the address space or threads.
     pub fn build(config: Config) -> Result<Arc<Runtime>, RuntimeError> {
-        let (engine, capacity) = engine::build(config.max_containers, config.wasi_p3)?;
-        let compilers = threads::compilers(config.threads).map_err(RuntimeError::Threads)?;
-        let offers = Offers { wasi_p3: config.wasi_p3 };
-        let loader = Arc::new(Loader::build(&engine, offers, config.cache_dir, compilers)?);
+        let settings = Settings { wasi_p3: config.wasi_p3 };
+        let (engine, capacity) = engine::build(config.max_containers, settings)?;
+        let programs = loader::Config {
+            cache_dir: config.cache_dir,
+            cache_size: config.cache_size,
+            compiler: config.compiler,
+            compile_time: config.compile_time,
+            threads: config.threads,
+        };
+        let loader = Arc::new(Loader::build(&engine, settings, programs)?);
         let guests = threads::guests(config.threads).map_err(RuntimeError::Threads)?;
         let ticker = Ticker::start(&engine).map_err(RuntimeError::Threads)?;
         Ok(Arc::new(Runtime {

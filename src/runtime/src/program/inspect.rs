@@ -11,6 +11,7 @@
 //! A component that can be entered in several ways is entered in the first of these. Everything else is refused
 //! with what is missing, or what is too much.
 
+use serde::{Deserialize, Serialize};
 use wasmparser::{
     ComponentExternalKind, ComponentTypeRef, Encoding, ExternalKind, Parser, Payload, TypeRef, Validator,
     WasmFeatures,
@@ -24,7 +25,8 @@ use crate::linker::{Offer, Offers};
 pub(super) const PREVIEW1: &str = "wasi_snapshot_preview1";
 
 /// How a program is entered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Kind {
     /// A core module, a command of WASI 0.1.
     Module,
@@ -39,20 +41,6 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Kind; 5] =
-        [Kind::Module, Kind::Command, Kind::Handler, Kind::Command3, Kind::Handler3];
-
-    /// Its name in the cache.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Kind::Module => "module",
-            Kind::Command => "command",
-            Kind::Handler => "handler",
-            Kind::Command3 => "command3",
-            Kind::Handler3 => "handler3",
-        }
-    }
-
     pub(super) fn program_kind(self) -> ProgramKind {
         match self {
             Kind::Module | Kind::Command | Kind::Command3 => ProgramKind::Command,
@@ -187,16 +175,15 @@ fn check_import(name: &str, ty: ComponentTypeRef, offers: Offers) -> Result<(), 
 
 /// How a component with these exports is entered, or why it cannot be.
 fn entry(exports: &[&str], offers: Offers) -> Result<Kind, String> {
-    let exported = |interface: &str| {
-        exports.iter().copied().filter_map(move |name| {
-            let (its_interface, version) = name.split_once('@')?;
-            (its_interface == interface).then_some((name, version))
-        })
+    let versioned: Vec<_> = exports.iter().filter_map(|name| name.split_once('@')).collect();
+    let exported = |interface: &str| -> Vec<&str> {
+        let all = versioned.iter().filter(|(its_interface, _)| *its_interface == interface);
+        all.map(|(_, version)| *version).collect()
     };
     let kinds: Vec<Kind> = ENTRIES
         .iter()
         .filter(|(interface, track, _)| {
-            exported(interface).any(|(_, version)| Offers::compatible(version, track))
+            exported(interface).iter().any(|version| Offers::compatible(version, track))
         })
         .map(|(_, _, kind)| *kind)
         .collect();
@@ -210,8 +197,8 @@ fn entry(exports: &[&str], offers: Offers) -> Result<Kind, String> {
         None => {}
     }
     for (interface, track, _) in ENTRIES {
-        if let Some((name, _)) = exported(interface).next() {
-            return Err(format!("it exports `{name}`; offered is version {track} of it"));
+        if let Some(version) = exported(interface).first() {
+            return Err(format!("it exports `{interface}@{version}`; offered is version {track} of it"));
         }
     }
     Err(match exports.first() {

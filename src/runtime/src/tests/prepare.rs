@@ -123,7 +123,7 @@ async fn the_cache_survives_and_heals() {
         again(true).await.unwrap();
         assert_eq!(std::fs::read(&entry).unwrap().len(), whole.len(), "and it is whole again");
     }
-    for sum in files_of(&cache, "sum") {
+    for sum in files_of(&cache, "json") {
         std::fs::remove_file(sum).unwrap();
     }
     assert!(again(false).await.is_err(), "code without its checksum is not loaded");

@@ -1,0 +1,380 @@
+//! Makes programs of modules: from the cache, or by a compiler, a few at a time.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rayon::ThreadPool;
+use rustix::fs::{MemfdFlags, memfd_create};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::Instant;
+use wasmtime::Engine;
+use wasmtime::component::{Component, Linker};
+use wasmtime_wasi::p2::bindings::CommandPre;
+
+use super::cache::{self, Cache, Pin, Temporary};
+use super::compile::{Facts, compile};
+use super::inspect::Kind;
+use super::process::{Input, Process};
+use super::worker::Answer;
+use super::{Entry, Program};
+use crate::engine::Settings;
+use crate::error::{PrepareError, RuntimeError};
+use crate::limits::MODULE_BYTES;
+use crate::state::State;
+use crate::{linker, threads};
+
+/// Modules compiled at the same time. A large interpreter takes a few hundred megabytes while it is compiled;
+/// each uses all compiler threads, so more at once would not be faster.
+const COMPILES: usize = 3;
+
+/// For how long a module that took too much is refused without another try. Who starts its container again and
+/// again would otherwise keep a place among the [`COMPILES`].
+const COSTLY_FOR: Duration = Duration::from_secs(10 * 60);
+
+/// How many such modules are remembered.
+const COSTLY: usize = 1_000;
+
+/// Where modules are compiled.
+#[derive(Debug, Clone)]
+pub enum Compiler {
+    /// In a process of its own, with limits on its time and memory: this binary is run with `compile` and an order
+    /// as its arguments, and has to call [`crate::compile_process`] with the latter.
+    Process(PathBuf),
+    /// In this process, without limits: for modules that are trusted.
+    InProcess,
+}
+
+/// How programs are made.
+pub(crate) struct Config {
+    pub(crate) cache_dir: PathBuf,
+    pub(crate) cache_size: Option<u64>,
+    pub(crate) compiler: Compiler,
+    pub(crate) compile_time: Duration,
+    pub(crate) threads: usize,
+}
+
+/// Where a module comes from.
+pub(crate) enum Source {
+    File(PathBuf),
+    Memory(Bytes),
+    /// Written by a guest: its code is kept for as long as it runs, because guests could fill the disk with such.
+    Guest(Bytes),
+}
+
+/// Makes programs of modules.
+pub(crate) struct Loader {
+    shop: Arc<Shop>,
+    permits: Arc<Semaphore>,
+}
+
+/// What it takes to make programs.
+struct Shop {
+    engine: Engine,
+    settings: Settings,
+    /// What made the code in the cache.
+    maker: u64,
+    linker: Linker<State>,
+    cache: Cache,
+    place: Place,
+    costly: Mutex<BTreeMap<String, (Instant, PrepareError)>>,
+}
+
+/// Where the compiler is.
+enum Place {
+    Process(Process),
+    Here(ThreadPool),
+}
+
+/// A module that is to be compiled.
+struct Order {
+    name: String,
+    source: Source,
+}
+
+/// Code that a compiler has written.
+enum Written {
+    File(Temporary),
+    Memory(File),
+}
+
+impl Loader {
+    /// # Errors
+    /// If the cache folder is not usable, or threads cannot be started.
+    pub(crate) fn build(engine: &Engine, settings: Settings, config: Config) -> Result<Loader, RuntimeError> {
+        let linker = linker::build(engine, settings).map_err(|error| RuntimeError::Engine {
+            containers: 0,
+            source: Arc::from(error.into_boxed_dyn_error()),
+        })?;
+        let place = match config.compiler {
+            Compiler::Process(binary) => {
+                Place::Process(Process::new(binary, config.threads, config.compile_time))
+            }
+            Compiler::InProcess => {
+                Place::Here(threads::compilers(config.threads).map_err(RuntimeError::Threads)?)
+            }
+        };
+        let shop = Shop {
+            engine: engine.clone(),
+            settings,
+            maker: cache::maker(engine),
+            linker,
+            cache: Cache::open(config.cache_dir, config.cache_size)?,
+            place,
+            costly: Mutex::default(),
+        };
+        Ok(Loader { shop: Arc::new(shop), permits: Arc::new(Semaphore::new(COMPILES)) })
+    }
+
+    /// Loads what was compiled before, or has it compiled. A compile that was begun is finished, and counts until
+    /// then, also when nobody waits for it any more. Who was compiled before does not wait for who takes long to.
+    pub(crate) async fn load(&self, digest: String, source: Source) -> Result<Arc<Program>, PrepareError> {
+        let shop = Arc::clone(&self.shop);
+        let name = Cache::name(&digest, shop.maker);
+        let known = (digest.clone(), name.clone());
+        if let Some(program) = blocking(move || shop.load(known.0, &known.1)).await? {
+            return program;
+        }
+        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| PrepareError::Ended)?;
+        if let Some(error) = self.shop.refusal(&name) {
+            return Err(error);
+        }
+        let shop = Arc::clone(&self.shop);
+        let making = tokio::spawn(async move {
+            let made = Arc::clone(&shop).make(digest, Order { name: name.clone(), source }).await;
+            if let Err(error @ PrepareError::TooCostly { .. }) = &made {
+                shop.remember(name, error.clone());
+            }
+            drop(permit);
+            made
+        });
+        making.await.map_err(|_| PrepareError::Ended)?
+    }
+}
+
+impl Shop {
+    /// The program, if it was compiled before.
+    fn load(&self, digest: String, name: &str) -> Option<Result<Arc<Program>, PrepareError>> {
+        let (facts, component, pin) = self.cache.load(&self.engine, name)?;
+        Some(self.link(digest, facts.kind, &component, Some(pin)))
+    }
+
+    /// Why this module is not tried again yet.
+    fn refusal(&self, name: &str) -> Option<PrepareError> {
+        let costly = self.costly.lock();
+        let (at, error) = costly.get(name)?;
+        (at.elapsed() < COSTLY_FOR).then(|| error.clone())
+    }
+
+    fn remember(&self, name: String, error: PrepareError) {
+        let mut costly = self.costly.lock();
+        costly.retain(|_, (at, _)| at.elapsed() < COSTLY_FOR);
+        if costly.len() < COSTLY {
+            costly.insert(name, (Instant::now(), error));
+        }
+    }
+
+    async fn make(self: Arc<Shop>, digest: String, order: Order) -> Result<Arc<Program>, PrepareError> {
+        let keep = !matches!(order.source, Source::Guest(_));
+        let name = order.name;
+        let (facts, code) = match &self.place {
+            Place::Process(process) => self.compile_apart(process, order.source).await?,
+            Place::Here(_) => Arc::clone(&self).compile_here(order.source).await?,
+        };
+        blocking(move || {
+            let (component, pin) = self.loaded(&name, &facts, &code, keep)?;
+            self.link(digest, facts.kind, &component, pin)
+        })
+        .await?
+    }
+
+    /// Has a module compiled in a process of its own. On a full disk the code is written into memory.
+    async fn compile_apart(
+        &self,
+        process: &Process,
+        source: Source,
+    ) -> Result<(Facts, Written), PrepareError> {
+        let broken = |error: std::io::Error| PrepareError::Compiler(Arc::new(error));
+        if let Ok(temporary) = self.cache.temporary() {
+            let (input, bytes) = open(&source)?;
+            let code = temporary.file().try_clone().map_err(broken)?;
+            match process.compile(self.settings, input, bytes, code).await? {
+                Answer::NotWritten(error) => tracing::warn!(error, "compiled code cannot be kept"),
+                answer => return Ok((answer.facts()?, Written::File(temporary))),
+            }
+        }
+        let (input, bytes) = open(&source)?;
+        let memory = memfd_create("code", MemfdFlags::CLOEXEC).map_err(|error| broken(error.into()))?;
+        let memory = File::from(memory);
+        let code = memory.try_clone().map_err(broken)?;
+        let facts = process.compile(self.settings, input, bytes, code).await?.facts()?;
+        Ok((facts, Written::Memory(memory)))
+    }
+
+    /// Compiles a module on the compiler's threads.
+    async fn compile_here(self: Arc<Shop>, source: Source) -> Result<(Facts, Written), PrepareError> {
+        let Place::Here(pool) = &self.place else { return Err(PrepareError::Ended) };
+        let (answer, result) = oneshot::channel();
+        let shop = Arc::clone(&self);
+        pool.spawn(move || {
+            // A panic on a compiler's thread would end the process.
+            let made = catch_unwind(AssertUnwindSafe(|| shop.compile_now(&source))).unwrap_or_else(|_| {
+                Err(PrepareError::Compile { message: "the compiler failed on this module".into() })
+            });
+            let _ = answer.send(made); // nobody waits any more
+        });
+        result.await.map_err(|_| PrepareError::Ended)?
+    }
+
+    fn compile_now(&self, source: &Source) -> Result<(Facts, Written), PrepareError> {
+        let (input, bytes) = open(source)?;
+        let module = match input {
+            Input::Memory(module) => module,
+            Input::File(mut file) => {
+                let mut module = Vec::with_capacity(usize::try_from(bytes).unwrap_or(0));
+                let failed = |source| PrepareError::Compiler(Arc::new(source));
+                file.read_to_end(&mut module).map_err(failed)?;
+                module.into()
+            }
+        };
+        let code = compile(&self.engine, self.settings, &module)?;
+        let write = |mut file: &File| file.write_all(&code.bytes);
+        let kept = self.cache.temporary().and_then(|kept| write(kept.file()).map(|()| kept));
+        let written = kept.map(Written::File).or_else(|error| {
+            tracing::warn!(%error, "compiled code cannot be kept");
+            let memory = File::from(memfd_create("code", MemfdFlags::CLOEXEC)?);
+            write(&memory).map(|()| Written::Memory(memory))
+        });
+        Ok((code.facts, written.map_err(|error| PrepareError::Compiler(Arc::new(error)))?))
+    }
+
+    /// Code as it was written, loaded, and kept if it is to be.
+    fn loaded(
+        &self,
+        name: &str,
+        facts: &Facts,
+        code: &Written,
+        keep: bool,
+    ) -> Result<(Component, Option<Pin>), PrepareError> {
+        let failed = |error: wasmtime::Error| PrepareError::Compile { message: format!("{error:#}") };
+        let mut file = match code {
+            Written::File(code) if keep => match self.cache.store(&self.engine, name, facts, code) {
+                Ok((component, pin)) => return Ok((component, Some(pin))),
+                Err(error) => {
+                    tracing::warn!(name, %error, "compiled code cannot be kept");
+                    code.file()
+                }
+            },
+            Written::File(code) => code.file(),
+            Written::Memory(code) => code,
+        };
+        let mut bytes = Vec::new();
+        let read = file.rewind().and_then(|()| file.read_to_end(&mut bytes));
+        read.map_err(|error| failed(error.into()))?;
+        cache::copy_code(&self.engine, &bytes).map(|component| (component, None)).map_err(failed)
+    }
+
+    fn link(
+        &self,
+        digest: String,
+        kind: Kind,
+        component: &Component,
+        pin: Option<Pin>,
+    ) -> Result<Arc<Program>, PrepareError> {
+        let link = |error: wasmtime::Error| PrepareError::Link { message: format!("{error:#}") };
+        let not_yet = |what: &str| PrepareError::NotProgram { message: format!("{what} are not run yet") };
+        let entry = match kind {
+            Kind::Module | Kind::Command => {
+                let instance = self.linker.instantiate_pre(component).map_err(link)?;
+                Entry::Command(CommandPre::new(instance).map_err(link)?)
+            }
+            Kind::Handler | Kind::Handler3 => return Err(not_yet("`wasi:http` handlers")),
+            Kind::Command3 => return Err(not_yet("commands of WASI 0.3")),
+        };
+        Ok(Arc::new(Program { digest, kind: kind.program_kind(), entry, _pin: pin }))
+    }
+}
+
+/// Opens a module, and says how many bytes it has.
+fn open(source: &Source) -> Result<(Input, u64), PrepareError> {
+    let (input, bytes) = match source {
+        Source::Memory(bytes) | Source::Guest(bytes) => (Input::Memory(bytes.clone()), bytes.len() as u64),
+        Source::File(path) => {
+            let failed = |source| PrepareError::Read { path: path.clone(), source: Arc::new(source) };
+            let file = File::open(path).map_err(failed)?;
+            let bytes = file.metadata().map_err(failed)?.len();
+            (Input::File(file), bytes)
+        }
+    };
+    if bytes > MODULE_BYTES {
+        Err(PrepareError::TooLarge { limit: MODULE_BYTES })
+    } else {
+        Ok((input, bytes))
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, PrepareError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| PrepareError::Ended)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine;
+
+    #[tokio::test]
+    async fn what_was_compiled_before_does_not_wait_for_the_compiler() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = Settings { wasi_p3: false };
+        let (engine, _) = engine::build(1, settings).unwrap();
+        let config = Config {
+            cache_dir: dir.path().join("compiled"),
+            cache_size: None,
+            compiler: Compiler::InProcess,
+            compile_time: Duration::from_secs(1),
+            threads: 1,
+        };
+        let loader = Loader::build(&engine, settings, config).unwrap();
+        let path = dir.path().join("module.wasm");
+        let text = r#"(module (memory (export "memory") 1) (func (export "_start")))"#;
+        std::fs::write(&path, wat::parse_str(text).unwrap()).unwrap();
+        let load = || loader.load("sha256:x".into(), Source::File(path.clone()));
+        load().await.unwrap();
+        let _all = loader.permits.acquire_many(u32::try_from(COMPILES).unwrap()).await.unwrap();
+        let loaded = tokio::time::timeout(Duration::from_secs(60), load()).await;
+        loaded.expect("nobody is in its way").unwrap();
+    }
+
+    /// A module that took too much is refused at once, and later tried again.
+    #[tokio::test(start_paused = true)]
+    async fn what_was_too_costly_is_refused_for_a_while() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = Settings { wasi_p3: false };
+        let (engine, _) = engine::build(1, settings).unwrap();
+        let config = Config {
+            cache_dir: dir.path().join("compiled"),
+            cache_size: None,
+            compiler: Compiler::InProcess,
+            compile_time: Duration::from_secs(1),
+            threads: 1,
+        };
+        let loader = Loader::build(&engine, settings, config).unwrap();
+        let shop = &loader.shop;
+        for number in 0..COSTLY + 10 {
+            shop.remember(number.to_string(), PrepareError::TooCostly { limit: "1s".into() });
+        }
+        assert!(shop.refusal("0").is_some());
+        assert!(shop.refusal("another").is_none());
+        assert_eq!(shop.costly.lock().len(), COSTLY);
+        tokio::time::advance(COSTLY_FOR).await;
+        assert!(shop.refusal("0").is_none());
+        shop.remember("1".into(), PrepareError::TooCostly { limit: "1s".into() });
+        assert_eq!(shop.costly.lock().len(), 1);
+    }
+}
