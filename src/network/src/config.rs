@@ -1,8 +1,12 @@
 //! What a node tells its fabric, and what a pod tells its stack.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::Ipv4Net;
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::stack::Protocol;
 
 /// The facts a node's network is built from.
 ///
@@ -24,6 +28,18 @@ pub struct Config {
     /// Kernel sockets of this host that guests may reach, and only through a Service whose endpoints
     /// name them (the API server behind `kubernetes.default`).
     pub host_endpoints: Vec<SocketAddr>,
+    /// Whether pods reach the outside unless something forbids it, or only where something allows it.
+    pub egress: Egress,
+}
+
+/// What a pod may reach outside the cluster if neither a NetworkPolicy nor its annotations say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Egress {
+    /// Everything, as in Kubernetes; what would break out of the sandbox is forbidden all the same.
+    #[default]
+    Allow,
+    /// Nothing. What is in the cluster stays reachable.
+    Deny,
 }
 
 impl Default for Config {
@@ -36,6 +52,7 @@ impl Default for Config {
             node_addresses: Vec::new(),
             node_port_bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
             host_endpoints: Vec::new(),
+            egress: Egress::Allow,
         }
     }
 }
@@ -57,4 +74,43 @@ pub struct PodConfig {
     pub hostname: String,
     /// An address to keep if it is free (a pod that outlives its agent keeps its IP).
     pub want_ip: Option<Ipv4Addr>,
+    /// The pod's labels, by which NetworkPolicies know it.
+    pub labels: BTreeMap<String, String>,
+    /// The ports of its containers that have names.
+    pub ports: Vec<NamedPort>,
+    /// `coracle.dev/egress-hosts`: the names of the hosts outside that it may reach; all if `None`.
+    pub egress_hosts: Option<String>,
+}
+
+/// A port of a container that has a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedPort {
+    name: Box<str>,
+    protocol: Protocol,
+    port: u16,
+}
+
+impl NamedPort {
+    /// `protocol` as in a container's spec; `None` for one that pods here do not speak.
+    #[must_use]
+    pub fn new(name: &str, protocol: &str, port: u16) -> Option<NamedPort> {
+        Some(NamedPort { name: name.into(), protocol: Protocol::of(Some(protocol))?, port })
+    }
+
+    /// The named ports of all containers of a pod.
+    #[must_use]
+    pub fn of_pod(pod: &Pod) -> Vec<NamedPort> {
+        let Some(spec) = &pod.spec else { return Vec::new() };
+        let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
+        let ports = containers.flat_map(|container| container.ports.iter().flatten());
+        let named = ports.filter_map(|port| {
+            let protocol = port.protocol.as_deref().unwrap_or_default();
+            NamedPort::new(port.name.as_deref()?, protocol, u16::try_from(port.container_port).ok()?)
+        });
+        named.collect()
+    }
+
+    pub(crate) fn is(&self, name: &str, protocol: Protocol, port: u16) -> bool {
+        self.port == port && self.protocol == protocol && *self.name == *name
+    }
 }

@@ -24,6 +24,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
+use crate::admit::{Denials, DenyReason, Origin, Policies};
 use crate::idset::IdSet;
 use crate::kernel::HostAddresses;
 use crate::limits::{EGRESS_CONNECTIONS, LOOKUPS};
@@ -50,6 +51,8 @@ pub struct Fabric {
     addresses: Mutex<IdSet>,
     pods: RwLock<HashMap<Ipv4Addr, Arc<Stack>>>,
     services: Services,
+    pub(crate) policies: Policies,
+    pub(crate) denials: Denials,
     node_ports: NodePorts,
     host: HostAddresses,
     egress: Arc<Semaphore>,
@@ -80,23 +83,39 @@ pub(crate) enum Way {
 #[derive(Debug)]
 pub(crate) struct Backends {
     order: Candidates,
-    from: Option<Arc<Stack>>,
+    origin: Origin,
+    protocol: Protocol,
+    /// The address that was dialled.
+    to: SocketAddr,
     /// What is to be said when none is left.
-    problem: NetworkError,
+    problem: Problem,
+}
+
+/// Why there is no way to a backend.
+#[derive(Clone, Debug)]
+enum Problem {
+    Other(NetworkError),
+    /// Not counted yet.
+    Denied(SocketAddr, DenyReason),
 }
 
 impl Backends {
     /// Which way to the next backend that has one; the problem with the first when all have been tried.
     pub(crate) fn next(&mut self, fabric: &Fabric) -> Result<Way, NetworkError> {
         for backend in self.order.by_ref() {
-            match fabric.way_to(backend, self.from.as_ref()) {
+            match fabric.way_to(backend, self.to, &self.origin, self.protocol) {
                 Ok(way) => return Ok(way),
                 // A pod that is gone before its endpoint is.
-                Err(error) if matches!(self.problem, NetworkError::Refused(_)) => self.problem = error,
+                Err(problem) if matches!(self.problem, Problem::Other(NetworkError::Refused(_))) => {
+                    self.problem = problem;
+                }
                 Err(_) => {}
             }
         }
-        Err(self.problem.clone())
+        match std::mem::replace(&mut self.problem, Problem::Other(NetworkError::Refused(self.to))) {
+            Problem::Other(error) => Err(error),
+            Problem::Denied(to, reason) => Err(fabric.deny(&self.origin, None, to, reason)),
+        }
     }
 }
 
@@ -126,6 +145,8 @@ impl Fabric {
             addresses: Mutex::new(addresses),
             pods: RwLock::default(),
             services: Services::default(),
+            policies: Policies::default(),
+            denials: Denials::default(),
             node_ports: NodePorts::default(),
             host: HostAddresses::new(),
             egress: Arc::new(Semaphore::new(EGRESS_CONNECTIONS)),
@@ -184,7 +205,7 @@ impl Fabric {
     /// that nobody reaches the host through the node.
     pub async fn connect(self: &Arc<Self>, address: SocketAddr) -> io::Result<Stream> {
         let to = SocketAddr::new(canonical(address.ip()), address.port());
-        let route = self.route(None, to, Protocol::Tcp)?;
+        let route = self.route(&Origin::Node, to, Protocol::Tcp)?;
         Ok(crate::tcp::dial(self, route, self.visitor(None, to)).await?)
     }
 
@@ -214,47 +235,78 @@ impl Fabric {
     /// Which way to `to`, a canonical address.
     pub(crate) fn route(
         &self,
-        from: Option<&Arc<Stack>>,
+        origin: &Origin,
         to: SocketAddr,
         protocol: Protocol,
     ) -> Result<Route, NetworkError> {
         if to.port() == 0 {
             return Err(NetworkError::InvalidAddress(to));
         }
-        match (place(to.ip()), from) {
+        let forbidden = || self.deny(origin, None, to, DenyReason::Forbidden);
+        match (place(to.ip()), origin.pod()) {
             (Place::Unspecified, _) => return Err(NetworkError::InvalidAddress(to)),
             (Place::Loopback, Some(stack)) => return Ok(Route::Direct(Way::Pod(Arc::clone(stack), to))),
-            (Place::Loopback, None) | (Place::Forbidden, _) => return Err(self.deny(from, to)),
+            (Place::Loopback, None) | (Place::Forbidden, _) => return Err(forbidden()),
             (Place::Outside, _) => {}
         }
         if let Some(pod) = self.pod_at(to) {
-            return Ok(Route::Direct(Way::Pod(pod, to)));
+            return self.route_to_pod(origin, pod, to, protocol);
         }
         if let Some(frontend) = self.services.frontend(to, protocol) {
-            let client = from.map_or(self.gateway(), |stack| stack.ip);
-            return self.route_to_backend(&frontend, client.into(), to, from);
+            return self.route_to_backend(&frontend, origin, to, protocol);
         }
         if self.is_node(to.ip()) {
-            let Some(frontend) = self.services.node_port(to.port(), protocol) else {
-                return Err(self.deny(from, to));
-            };
-            let client = from.map_or(self.gateway(), |stack| stack.ip);
-            return self.route_to_backend(&frontend, client.into(), to, from);
+            let frontend = self.services.node_port(to.port(), protocol).ok_or_else(forbidden)?;
+            return self.route_to_backend(&frontend, origin, to, protocol);
         }
-        self.way_outside(from, to).map(Route::Direct)
+        match self.way_outside(origin, to, protocol) {
+            Ok(way) => Ok(Route::Direct(way)),
+            Err(Problem::Other(error)) => Err(error),
+            Err(Problem::Denied(to, reason)) => Err(self.deny(origin, None, to, reason)),
+        }
     }
 
-    /// The way to `to`; to the backend whose turn it is if that is a service.
-    pub(crate) fn way(
+    /// The way to a port of a pod of this node, if policy lets `origin` go there. Datagrams are judged one by one:
+    /// see [`Fabric::datagram_way`].
+    pub(crate) fn route_to_pod(
         &self,
-        from: &Arc<Stack>,
+        origin: &Origin,
+        pod: Arc<Stack>,
         to: SocketAddr,
         protocol: Protocol,
-    ) -> Result<Way, NetworkError> {
-        match self.route(Some(from), to, protocol)? {
-            Route::Direct(way) => Ok(way),
-            Route::Backends(mut backends) => backends.next(self),
+    ) -> Result<Route, NetworkError> {
+        if protocol == Protocol::Tcp
+            && let Err(reason) = self.admit(origin, &pod, to, protocol)
+        {
+            return Err(self.deny(origin, Some(&pod), to, reason));
         }
+        Ok(Route::Direct(Way::Pod(pod, to)))
+    }
+
+    /// The way of a datagram from `source`, an address of `from`: to `to`, or to the backend of that service that
+    /// the flow has had so far, or else to the one whose turn it is.
+    pub(crate) fn datagram_way(
+        &self,
+        from: &Arc<Stack>,
+        source: SocketAddr,
+        to: SocketAddr,
+        backend: Option<SocketAddr>,
+    ) -> Result<Way, NetworkError> {
+        let origin = Origin::Pod(Arc::clone(from));
+        let known = backend.and_then(|backend| Some(Way::Pod(self.pod_at(backend)?, backend)));
+        let way = match known {
+            Some(way) => way,
+            None => match self.route(&origin, to, Protocol::Udp)? {
+                Route::Direct(way) => way,
+                Route::Backends(mut backends) => backends.next(self)?,
+            },
+        };
+        if let Way::Pod(target, to) = &way
+            && let Err(reason) = self.admit_datagram(from, source, target, *to)
+        {
+            return Err(self.deny(&origin, Some(target), *to, reason));
+        }
+        Ok(way)
     }
 
     /// The ways to a service's backends, beginning with the one whose turn it is. `to` is the address that was
@@ -262,51 +314,70 @@ impl Fabric {
     pub(crate) fn route_to_backend(
         &self,
         frontend: &Arc<Frontend>,
-        client: IpAddr,
+        origin: &Origin,
         to: SocketAddr,
-        from: Option<&Arc<Stack>>,
+        protocol: Protocol,
     ) -> Result<Route, NetworkError> {
-        let problem = NetworkError::Refused(to);
-        let Some(order) = frontend.candidates(client) else { return Err(problem) };
-        Ok(Route::Backends(Backends { order, from: from.map(Arc::clone), problem }))
+        let client = match origin {
+            Origin::Node => self.gateway().into(),
+            Origin::Pod(stack) => stack.ip.into(),
+            Origin::Visitor(address) => *address,
+        };
+        let refused = NetworkError::Refused(to);
+        let Some(order) = frontend.candidates(client) else { return Err(refused) };
+        let problem = Problem::Other(refused);
+        Ok(Route::Backends(Backends { order, origin: origin.clone(), protocol, to, problem }))
     }
 
-    /// Which way to one backend.
-    fn way_to(&self, backend: SocketAddr, from: Option<&Arc<Stack>>) -> Result<Way, NetworkError> {
+    /// Which way to one backend of a service that was dialled as `dialled`.
+    fn way_to(
+        &self,
+        backend: SocketAddr,
+        dialled: SocketAddr,
+        origin: &Origin,
+        protocol: Protocol,
+    ) -> Result<Way, Problem> {
+        let denied = |reason| Problem::Denied(backend, reason);
         if let Some(pod) = self.pod_at(backend) {
+            if protocol == Protocol::Tcp {
+                self.admit(origin, &pod, backend, protocol).map_err(denied)?;
+            }
             return Ok(Way::Pod(pod, backend));
         }
         if self.config.host_endpoints.contains(&backend) {
-            let egress = from.map(|stack| Arc::clone(&stack.egress));
-            return Ok(Way::Kernel { to: backend, egress });
+            let from = origin.pod();
+            if let Some(from) = from {
+                self.admit_cluster(from, dialled, backend, protocol).map_err(denied)?;
+            }
+            return Ok(Way::Kernel { to: backend, egress: from.map(|stack| Arc::clone(&stack.egress)) });
         }
         if place(canonical(backend.ip())) != Place::Outside || self.is_node(backend.ip()) {
-            return Err(self.deny(from, backend));
+            return Err(denied(DenyReason::Forbidden));
         }
-        self.way_outside(from, backend)
+        self.way_outside(origin, backend, protocol)
     }
 
-    fn way_outside(&self, from: Option<&Arc<Stack>>, to: SocketAddr) -> Result<Way, NetworkError> {
-        let IpAddr::V4(v4) = to.ip() else { return Err(NetworkError::Unreachable(to)) };
+    fn way_outside(&self, origin: &Origin, to: SocketAddr, protocol: Protocol) -> Result<Way, Problem> {
+        let IpAddr::V4(v4) = to.ip() else { return Err(Problem::Other(NetworkError::Unreachable(to))) };
         if self.config.service_cidr.contains(&v4) {
-            return Err(NetworkError::Refused(to));
+            return Err(Problem::Other(NetworkError::Refused(to)));
         }
         if self.config.cluster_cidr.contains(&v4) || self.config.pod_cidr.contains(&v4) {
-            return Err(NetworkError::Unreachable(to));
+            return Err(Problem::Other(NetworkError::Unreachable(to)));
         }
+        let denied = |reason| Problem::Denied(to, reason);
         if self.host.contains(to.ip()) {
-            return Err(self.deny(from, to));
+            return Err(denied(DenyReason::Forbidden));
+        }
+        let from = origin.pod();
+        if let Some(from) = from {
+            self.admit_outside(from, to, protocol).map_err(denied)?;
         }
         Ok(Way::Kernel { to, egress: from.map(|stack| Arc::clone(&stack.egress)) })
     }
 
-    fn deny(&self, from: Option<&Arc<Stack>>, to: SocketAddr) -> NetworkError {
+    pub(crate) fn count_denial(&self) {
         self.denied.fetch_add(1, Relaxed);
-        if let Some(stack) = from {
-            stack.meter.deny();
-            tracing::debug!(namespace = stack.pod.namespace, pod = stack.pod.name, %to, "denied");
-        }
-        NetworkError::Denied(to)
     }
 
     pub(crate) fn pod_at(&self, address: SocketAddr) -> Option<Arc<Stack>> {

@@ -13,6 +13,7 @@
 //! It must never let a guest reach the node's own addresses, its loopback or link-local addresses, hold
 //! a lock across an await, or queue without a bound ([`limits`]).
 
+mod admit;
 mod config;
 mod error;
 mod fabric;
@@ -33,7 +34,8 @@ mod tcp;
 mod udp;
 mod wakers;
 
-pub use config::{Config, PodConfig};
+pub use admit::{Denial, DenyReason};
+pub use config::{Config, Egress, NamedPort, PodConfig};
 pub use error::{NetworkError, ResolveError};
 pub use fabric::Fabric;
 pub use hostport::HostPort;

@@ -92,6 +92,25 @@ pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Addresses one name may resolve to; DNS over UDP carries about that many.
 pub const ADDRESSES_PER_NAME: usize = 256;
 
+/// Names that one pod's `coracle.dev/egress-hosts` lists; the rest is ignored.
+pub const EGRESS_HOSTS: usize = 64;
+
+/// Addresses that such names have allowed to one pod at a time.
+pub const HOST_BINDINGS: usize = 1024;
+
+/// For how long a look-up allows the addresses it answered. Longer than programs keep an answer without a time to
+/// live of its own, shorter than a cloud takes to give an address to somebody else.
+pub const HOST_BINDING: Duration = Duration::from_secs(300);
+
+/// Partners of one pod whose verdict is remembered. All are asked anew when there are more.
+pub const VERDICTS_PER_POD: usize = 256;
+
+/// How long a datagram that policy let through may be answered (Linux's `nf_conntrack_udp_timeout`).
+pub const ANSWER_TIME: Duration = Duration::from_secs(30);
+
+/// Datagrams of different senders to one pod that may be answered at a time.
+pub const FLOWS_PER_POD: usize = 4096;
+
 /// Clients whose backend one service port with `sessionAffinity: ClientIP` remembers.
 pub const AFFINITY_CLIENTS: usize = 10_000;
 

@@ -7,6 +7,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use crate::admit::{DenyReason, Origin};
 use crate::limits::{ADDRESSES_PER_NAME, LOOKUP_TIMEOUT};
 use crate::policy::{Place, canonical, place};
 use crate::services::Answer;
@@ -116,6 +117,10 @@ async fn outside(fabric: &Arc<Fabric>, stack: &Arc<Stack>, name: &str) -> Result
     if ours || !name.contains('.') || name.ends_with(".local") {
         return Err(ResolveError::NotFound(name.to_owned()));
     }
+    if let Err(reason) = fabric.admit_name(stack, name) {
+        fabric.note_denial(&Origin::Pod(Arc::clone(stack)), None, &name, reason);
+        return Err(ResolveError::Denied(name.to_owned()));
+    }
     let temporary = || ResolveError::Temporary(name.to_owned());
     let own = Arc::clone(&stack.lookups).try_acquire_owned().map_err(|_| temporary())?;
     let shared = Arc::clone(fabric.lookups());
@@ -139,7 +144,7 @@ async fn outside(fabric: &Arc<Fabric>, stack: &Arc<Stack>, name: &str) -> Result
     let (mut allowed, denied): (Vec<IpAddr>, Vec<IpAddr>) =
         found.into_iter().partition(|address| place(*address) == Place::Outside && !fabric.is_node(*address));
     if allowed.is_empty() && !denied.is_empty() {
-        stack.meter.deny();
+        fabric.note_denial(&Origin::Pod(Arc::clone(stack)), None, &name, DenyReason::Forbidden);
         return Err(ResolveError::Denied(name.to_owned()));
     }
     // Pods have no IPv6 address to dial from.
@@ -148,6 +153,7 @@ async fn outside(fabric: &Arc<Fabric>, stack: &Arc<Stack>, name: &str) -> Result
     }
     let mut seen = std::collections::HashSet::new();
     allowed.retain(|address| seen.insert(*address));
+    fabric.learn_name(stack, name, &allowed);
     if allowed.is_empty() { Err(ResolveError::NotFound(name.to_owned())) } else { Ok(allowed) }
 }
 

@@ -17,7 +17,8 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::fabric::{Route, Way};
+use crate::admit::Origin;
+use crate::fabric::Route;
 use crate::limits::{NODE_PORT_CONNECTIONS, NODE_PORT_RETRY_MAX};
 use crate::services::{Name, WantedPorts};
 use crate::stack::{Protocol, Stack};
@@ -142,16 +143,17 @@ pub(crate) enum Target {
 impl Target {
     /// The way for a client, and the address that it is taken to have dialled.
     fn route(&self, fabric: &Fabric, client: SocketAddr) -> Result<(Route, SocketAddr), NetworkError> {
+        let origin = Origin::visitor(client.ip());
         match self {
             Target::Service(port) => {
                 let frontend =
                     fabric.services().node_port(*port, Protocol::Tcp).ok_or(NetworkError::Closed)?;
                 let to = SocketAddr::new(fabric.config().node_port_bind, *port);
-                Ok((fabric.route_to_backend(&frontend, client.ip(), to, None)?, to))
+                Ok((fabric.route_to_backend(&frontend, &origin, to, Protocol::Tcp)?, to))
             }
             Target::Pod(stack, port) => {
                 let to = SocketAddr::new(stack.ip.into(), *port);
-                Ok((Route::Direct(Way::Pod(Arc::clone(stack), to)), to))
+                Ok((fabric.route_to_pod(&origin, Arc::clone(stack), to, Protocol::Tcp)?, to))
             }
         }
     }

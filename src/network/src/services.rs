@@ -364,7 +364,7 @@ impl Entry {
         });
         let ports = spec.ports.iter().flatten().filter_map(|port| {
             let name = port.name.clone().unwrap_or_default();
-            let protocol = protocol(port.protocol.as_deref())?;
+            let protocol = Protocol::of(port.protocol.as_deref())?;
             let known = old.into_iter().flat_map(|old| &old.ports).find(|known| {
                 let same_affinity = known.frontend.affinity.as_ref().map(|a| a.timeout) == affinity;
                 known.name == name && known.protocol == protocol && same_affinity
@@ -384,7 +384,7 @@ impl Slice {
     fn from_slice(slice: &EndpointSlice, service: Name) -> Slice {
         let ports = slice.ports.iter().flatten().filter_map(|port| {
             let number = u16::try_from(port.port?).ok()?;
-            Some((port.name.clone().unwrap_or_default(), protocol(port.protocol.as_deref())?, number))
+            Some((port.name.clone().unwrap_or_default(), Protocol::of(port.protocol.as_deref())?, number))
         });
         let endpoints = slice.endpoints.iter().filter_map(Target::from_endpoint);
         Slice { service, ports: ports.collect(), endpoints: endpoints.collect() }
@@ -404,14 +404,6 @@ impl Target {
     }
 }
 
-fn protocol(name: Option<&str>) -> Option<Protocol> {
-    match name {
-        None | Some("TCP" | "") => Some(Protocol::Tcp),
-        Some("UDP") => Some(Protocol::Udp),
-        Some(_) => None,
-    }
-}
-
-fn name_of(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> Name {
+pub(crate) fn name_of(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> Name {
     (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
 }

@@ -5,6 +5,7 @@
 //!                                      the address free for another pod
 //! ```
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Weak};
 
@@ -12,6 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::admit::{DenyReason, Gate};
 use crate::limits::{
     CONNECTIONS_PER_POD, EGRESS_CONNECTIONS_PER_POD, LISTENERS_PER_POD, LOOKUPS_PER_POD, UDP_SOCKETS_PER_POD,
 };
@@ -104,6 +106,18 @@ impl PodStack {
         crate::names::resolve(&self.stack, name).await
     }
 
+    /// The pod's labels and its `coracle.dev/egress-hosts` as they are now. They hold for connections made from
+    /// now on.
+    pub fn set_labels(&self, labels: BTreeMap<String, String>, egress_hosts: Option<&str>) {
+        self.stack.gate.change(labels, egress_hosts);
+    }
+
+    /// How often the pod was refused something, by reason.
+    #[must_use]
+    pub fn denials(&self) -> [(DenyReason, u64); DenyReason::ALL.len()] {
+        self.stack.gate.counts.read()
+    }
+
     /// What the pod uses now.
     #[must_use]
     pub fn usage(&self) -> NetworkUsage {
@@ -128,6 +142,17 @@ pub(crate) enum Protocol {
     Udp,
 }
 
+impl Protocol {
+    /// By its name in an object, TCP if it has none; `None` for one that pods here do not speak.
+    pub(crate) fn of(name: Option<&str>) -> Option<Protocol> {
+        match name {
+            None | Some("TCP" | "") => Some(Protocol::Tcp),
+            Some("UDP") => Some(Protocol::Udp),
+            Some(_) => None,
+        }
+    }
+}
+
 /// A pod's stack itself.
 #[derive(Debug)]
 pub(crate) struct Stack {
@@ -135,6 +160,8 @@ pub(crate) struct Stack {
     pub(crate) pod: PodConfig,
     pub(crate) fabric: Weak<Fabric>,
     pub(crate) meter: Arc<Meter>,
+    /// What policies go by.
+    pub(crate) gate: Gate,
     /// Dials to the outside under way and open.
     pub(crate) egress: Arc<Semaphore>,
     /// Lookups of external names under way.
@@ -162,9 +189,10 @@ struct Connections {
 }
 
 impl Stack {
-    pub(crate) fn new(ip: Ipv4Addr, pod: PodConfig, fabric: Weak<Fabric>) -> Stack {
+    pub(crate) fn new(ip: Ipv4Addr, mut pod: PodConfig, fabric: Weak<Fabric>) -> Stack {
         Stack {
             ip,
+            gate: Gate::new(&mut pod),
             pod,
             fabric,
             meter: Arc::default(),

@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::admit::Origin;
 use crate::fabric::{Backends, Route, Way};
 use crate::limits::{BACKLOG_MAX, BACKLOG_WAITERS, CONNECT_TIMEOUT};
 use crate::policy::canonical;
@@ -322,7 +323,7 @@ pub(crate) fn start_connect(
         let fabric = stack.fabric.upgrade().ok_or(NetworkError::Closed)?;
         let remote_ip = canonical(remote.ip());
         let to = SocketAddr::new(remote_ip, remote.port());
-        let route = fabric.route(Some(stack), to, Protocol::Tcp)?;
+        let route = fabric.route(&Origin::Pod(Arc::clone(stack)), to, Protocol::Tcp)?;
         let caller = caller(stack, remote, remote_ip, from)?;
         Ok(dial(&fabric, route, caller))
     };

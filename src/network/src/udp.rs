@@ -15,7 +15,7 @@ use crate::NetworkError;
 use crate::fabric::Way;
 use crate::limits::{DATAGRAM_MAX, UDP_FLOWS, UDP_QUEUE_BYTES, UDP_QUEUE_DATAGRAMS};
 use crate::policy::canonical;
-use crate::stack::{Lease, Protocol};
+use crate::stack::Lease;
 use crate::wakers::Wakers;
 
 /// A UDP socket of a pod. Dropping it frees the address.
@@ -98,27 +98,22 @@ impl UdpSocket {
         let stack = &self.lease.stack;
         let fabric = stack.fabric.upgrade().ok_or(NetworkError::Closed)?;
         let wanted = SocketAddr::new(canonical(to.ip()), to.port());
-        let routed = match self.mailbox.backend_of(wanted) {
-            Some(backend) => match fabric.pod_at(backend) {
-                Some(pod) => Ok(Way::Pod(pod, backend)),
-                None => fabric.way(stack, wanted, Protocol::Udp),
-            },
-            None => fabric.way(stack, wanted, Protocol::Udp),
-        };
-        let (target, arrives) = match routed {
-            Ok(Way::Pod(target, arrives)) => (target, arrives),
-            Ok(Way::Kernel { .. }) => return Err(NetworkError::Unreachable(to)),
-            // Nobody there: a datagram is lost, not refused.
-            Err(NetworkError::Refused(_)) => return Ok(()),
-            Err(error) => return Err(error),
-        };
+        let bound = self.lease.local;
+        let source = if bound.ip().is_unspecified() { stack.source_for(wanted.ip()) } else { bound.ip() };
+        let source = SocketAddr::new(source, bound.port());
+        let (target, arrives) =
+            match fabric.datagram_way(stack, source, wanted, self.mailbox.backend_of(wanted)) {
+                Ok(Way::Pod(target, arrives)) => (target, arrives),
+                Ok(Way::Kernel { .. }) => return Err(NetworkError::Unreachable(to)),
+                // Nobody there: a datagram is lost, not refused.
+                Err(NetworkError::Refused(_)) => return Ok(()),
+                Err(error) => return Err(error),
+            };
         if arrives != wanted {
             self.mailbox.remember(Flow { service: to, backend: arrives });
         }
-        let bound = self.lease.local;
-        let source = if bound.ip().is_unspecified() { stack.source_for(wanted.ip()) } else { bound.ip() };
         if let Some(mailbox) = target.mailbox(arrives) {
-            mailbox.deliver(data, SocketAddr::new(source, bound.port()));
+            mailbox.deliver(data, source);
         }
         Ok(())
     }

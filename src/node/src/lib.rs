@@ -37,6 +37,7 @@ mod local_volumes;
 mod logs;
 mod network_feed;
 mod platform;
+mod pod_network;
 mod probes;
 mod pull_secrets;
 mod registration;

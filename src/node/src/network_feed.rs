@@ -1,15 +1,23 @@
-//! Feeds the fabric with Services and EndpointSlices as they change.
+//! Feeds the fabric with what it goes by as it changes: Services and EndpointSlices, NetworkPolicies, Namespaces
+//! and the pods of other nodes that policies select.
 
 use std::sync::Arc;
 
 use coracle_client::{Delta, Informers, Key};
 use coracle_network::Fabric;
-use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use k8s_openapi::api::{
+    core::v1::{Namespace, Pod, Service},
+    discovery::v1::EndpointSlice,
+    networking::v1::NetworkPolicy,
+};
 
-/// Until the informers end.
-pub(crate) async fn run(informers: Informers, fabric: Arc<Fabric>) {
+/// Until the informers end. `node` is the name of this node, whose pods say themselves who they are.
+pub(crate) async fn run(informers: Informers, fabric: Arc<Fabric>, node: String) {
     let mut services = informers.get::<Service>().subscribe();
     let mut slices = informers.get::<EndpointSlice>().subscribe();
+    let mut policies = informers.get::<NetworkPolicy>().subscribe();
+    let mut namespaces = informers.get::<Namespace>().subscribe();
+    let mut pods = informers.get::<Pod>().subscribe();
     loop {
         tokio::select! {
             delta = services.next() => match delta {
@@ -28,6 +36,40 @@ pub(crate) async fn run(informers: Informers, fabric: Arc<Fabric>) {
                     fabric.remove_slice(&key.namespace, &key.name);
                 }
             },
+            delta = policies.next() => match delta {
+                None => return,
+                Some(Delta::Added(policy) | Delta::Updated { new: policy, .. }) => fabric.apply_policy(&policy),
+                Some(Delta::Deleted(policy)) => {
+                    let key = Key::of(&policy.metadata);
+                    fabric.remove_policy(&key.namespace, &key.name);
+                }
+            },
+            delta = namespaces.next() => match delta {
+                None => return,
+                Some(Delta::Added(namespace) | Delta::Updated { new: namespace, .. }) => {
+                    fabric.apply_namespace(&namespace);
+                }
+                Some(Delta::Deleted(namespace)) => fabric.remove_namespace(&Key::of(&namespace.metadata).name),
+            },
+            delta = pods.next() => match delta {
+                None => return,
+                Some(Delta::Added(pod) | Delta::Updated { new: pod, .. }) => {
+                    if is_remote(&pod, &node) {
+                        fabric.apply_remote_pod(&pod);
+                    }
+                }
+                Some(Delta::Deleted(pod)) => {
+                    if is_remote(&pod, &node) {
+                        let key = Key::of(&pod.metadata);
+                        fabric.remove_remote_pod(&key.namespace, &key.name);
+                    }
+                }
+            },
         }
     }
+}
+
+fn is_remote(pod: &Pod, node: &str) -> bool {
+    let bound = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+    bound.is_some_and(|name| name != node)
 }

@@ -38,7 +38,7 @@ use crate::{
     handle::{Mail, PodHandle},
     hooks,
     launch::{Launch, Launched, memory_limit},
-    platform,
+    platform, pod_network,
     probes::{ProbeGuard, Target},
     sources,
     state::{
@@ -219,6 +219,9 @@ impl Worker {
             let changed = shown(&pod) != shown(&self.pod);
             self.pod = pod;
             if changed {
+                if let Some(stack) = &self.stack {
+                    pod_network::update(stack, &self.pod);
+                }
                 self.refresh_volumes();
             }
             self.look_at_spec();
@@ -544,6 +547,7 @@ impl Worker {
             uid: text(&meta.uid),
             hostname: env::hostname(&self.pod),
             want_ip: known_ip.and_then(|ip| ip.parse().ok()),
+            ..pod_network::config(&self.pod)
         };
         let failed =
             |why: &dyn Display| format!("Failed to create pod sandbox: failed to set up pod network: {why}");

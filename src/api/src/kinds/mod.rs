@@ -29,6 +29,7 @@ mod lease;
 mod limit_range;
 pub mod meta;
 mod namespace;
+mod network_policy;
 mod node;
 mod persistent_volume;
 mod persistent_volume_claim;
@@ -77,6 +78,7 @@ static BUILTIN: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
         horizontal_pod_autoscaler::v1_kind(),
         cron_job::kind(),
         job::kind(),
+        network_policy::kind(),
         pod_disruption_budget::kind(),
         storage_class::kind(),
         priority_class::kind(),

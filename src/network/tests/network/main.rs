@@ -1,6 +1,7 @@
 //! The network from outside: one suite for every kind of stream, then addresses, services, names,
 //! NodePorts, datagrams and what guests may not do.
 
+mod admit;
 mod drain;
 mod names;
 mod pods;

@@ -11,6 +11,7 @@ mod apps;
 mod autoscaling;
 mod batch;
 mod defaults;
+mod networking;
 mod policy;
 mod properties;
 mod rules;
@@ -69,6 +70,10 @@ fn valid(kind: &Kind) -> Value {
         ("", "resourcequotas") => json!({"spec": {"hard": {"pods": "10", "limits.cpu": "4"}}}),
         ("autoscaling", "horizontalpodautoscalers") => json!({"spec": {
             "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}, "maxReplicas": 5,
+        }}),
+        ("networking.k8s.io", "networkpolicies") => json!({"spec": {
+            "podSelector": {"matchLabels": {"app": "web"}},
+            "ingress": [{"from": [{"podSelector": {}}], "ports": [{"port": 80}]}],
         }}),
         ("policy", "poddisruptionbudgets") => json!({"spec": {
             "minAvailable": 1, "selector": {"matchLabels": {"app": "web"}},
