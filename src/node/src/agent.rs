@@ -271,13 +271,14 @@ impl Agent {
         let (node_name, stopped) = (config.name.clone(), stop.clone());
         context.tasks.spawn(local_volumes.run(client.clone(), volumes, node_name, stopped));
         task(Box::pin(context.tokens.clone().run()));
-        task(Box::pin(network_feed::run(informers, fabric.clone(), config.name.clone())));
+        task(Box::pin(network_feed::run(informers.clone(), fabric.clone(), config.name.clone())));
         task(Box::pin(context.sources.clone().run()));
         let prober = context.prober.clone();
         let commands = commands(&context);
         context.tasks.spawn(prober.run(fabric.clone(), commands, context.tasks.clone(), stop.clone()));
         context.statuses.start(&context.tasks);
 
+        network_feed::prime(&informers, fabric).await;
         context.pods.synced().await;
         context.services.synced().await;
         context.sources.synced().await;

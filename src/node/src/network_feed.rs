@@ -11,6 +11,14 @@ use k8s_openapi::api::{
     networking::v1::NetworkPolicy,
 };
 
+/// Waits for the policies and namespaces that are there already: no pod may run before they hold.
+pub(crate) async fn prime(informers: &Informers, fabric: &Fabric) {
+    let (policies, namespaces) = (informers.get::<NetworkPolicy>(), informers.get::<Namespace>());
+    tokio::join!(policies.synced(), namespaces.synced());
+    namespaces.list().iter().for_each(|namespace| fabric.apply_namespace(namespace));
+    policies.list().iter().for_each(|policy| fabric.apply_policy(policy));
+}
+
 /// Until the informers end. `node` is the name of this node, whose pods say themselves who they are.
 pub(crate) async fn run(informers: Informers, fabric: Arc<Fabric>, node: String) {
     let mut services = informers.get::<Service>().subscribe();

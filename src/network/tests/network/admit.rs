@@ -1,5 +1,7 @@
 //! NetworkPolicies, the egress default and `coracle.dev/egress-hosts`, as guests meet them.
 
+#![expect(clippy::needless_pass_by_value, reason = "callers write `json!` in place")]
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
