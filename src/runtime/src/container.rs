@@ -118,6 +118,11 @@ impl Container {
         self.control.stop();
     }
 
+    /// Changes its share of the CPUs from now on, also while it runs.
+    pub fn set_cpu(&self, cpu: Cpu) {
+        self.control.share.set(cpu);
+    }
+
     /// What it uses now; after its end, what it used.
     pub fn usage(&self) -> Usage {
         self.control.usage()

@@ -18,11 +18,11 @@
 mod container;
 mod engine;
 mod error;
+mod executor;
 mod files;
 mod limiter;
 pub mod limits;
 mod linker;
-mod meter;
 mod output;
 mod pipe;
 mod poll;
@@ -34,7 +34,6 @@ mod state;
 mod stdin;
 mod stop;
 mod threads;
-mod ticker;
 
 pub use container::{Container, ContainerSpec, Cpu, Exit, TERMINATED, Usage};
 pub use error::{MissingImport, PrepareError, RuntimeError, StartError};

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use wasmtime::{Engine, Store, Trap, UpdateDeadline, WasmBacktrace};
@@ -10,6 +9,7 @@ use wasmtime_wasi::I32Exit;
 
 use crate::container::{ContainerSpec, Exit, TERMINATED, Usage};
 use crate::error::StartError;
+use crate::executor::{Share, turn_is_over};
 use crate::limits::{CALL_BYTES, MESSAGE_BYTES, RESOURCES};
 use crate::program::{Entry, Program};
 use crate::state::State;
@@ -21,10 +21,11 @@ pub(crate) struct Control {
     name: String,
     pub(crate) stop: Stop,
     pub(crate) traffic: Arc<Traffic>,
+    /// Its CPU time.
+    pub(crate) share: Arc<Share>,
     ending: AtomicU8,
     kill: Notify,
     out_of_memory: AtomicBool,
-    cpu: AtomicU64,
     memory: AtomicU64,
     exit: watch::Sender<Option<Exit>>,
 }
@@ -43,15 +44,15 @@ pub(crate) struct Traffic {
 }
 
 impl Control {
-    pub(crate) fn new(name: String, stdin: &Stdin) -> Control {
+    pub(crate) fn new(name: String, stdin: &Stdin, share: Arc<Share>) -> Control {
         Control {
             name,
             stop: Stop::new(stdin),
             traffic: Arc::default(),
+            share,
             ending: AtomicU8::new(RUNNING),
             kill: Notify::new(),
             out_of_memory: AtomicBool::new(false),
-            cpu: AtomicU64::new(0),
             memory: AtomicU64::new(0),
             exit: watch::Sender::new(None),
         }
@@ -74,6 +75,7 @@ impl Control {
     fn end_from_outside(&self, how: u8) {
         // The first counts.
         let _ = self.ending.compare_exchange(RUNNING, how, Ordering::AcqRel, Ordering::Acquire);
+        self.share.hurry();
         self.kill.notify_one(); // kept for later if the run is not waiting right now
     }
 
@@ -94,16 +96,12 @@ impl Control {
 
     pub(crate) fn usage(&self) -> Usage {
         Usage {
-            cpu: Duration::from_nanos(self.cpu.load(Ordering::Relaxed)),
+            cpu: self.share.used(),
             memory: self.memory.load(Ordering::Relaxed),
             sent: self.traffic.sent.load(Ordering::Relaxed),
             received: self.traffic.received.load(Ordering::Relaxed),
             connections: self.traffic.connections.load(Ordering::Relaxed),
         }
-    }
-
-    pub(crate) fn add_cpu(&self, nanos: u64) {
-        self.cpu.fetch_add(nanos, Ordering::Relaxed);
     }
 
     pub(crate) fn set_memory(&self, bytes: u64) {
@@ -179,7 +177,8 @@ async fn guest(
     store.epoch_deadline_callback(move |_| {
         Ok(match flag.ended_from_outside() {
             Some(_) => UpdateDeadline::Interrupt,
-            None => UpdateDeadline::Yield(1),
+            None if turn_is_over() => UpdateDeadline::Yield(1),
+            None => UpdateDeadline::Continue(1),
         })
     });
     let result = async {

@@ -12,14 +12,13 @@ use futures::future::{BoxFuture, Shared, WeakShared};
 use parking_lot::Mutex;
 use wasmtime::Engine;
 
-use crate::container::{Container, ContainerSpec};
+use crate::container::{Container, ContainerSpec, Exit};
 use crate::engine::Settings;
 use crate::error::{PrepareError, RuntimeError, StartError};
+use crate::executor::{Executor, Lost, Share};
 use crate::limits::MEMORY_MAX;
-use crate::meter::Metered;
 use crate::program::{Compiler, Loader, Program, Source, loader};
 use crate::run::{Control, Place, run};
-use crate::ticker::Ticker;
 use crate::{engine, threads};
 
 /// How the runtime is set up.
@@ -80,9 +79,8 @@ pub struct Runtime {
     running: Arc<AtomicU32>,
     capacity: u32,
     default_memory_limit: u64,
-    ticker: Arc<Ticker>,
-    /// `None` only while it is dropped.
-    guests: Option<tokio::runtime::Runtime>,
+    /// Dropped, it ends all containers: each is dropped when its turn is over.
+    executor: Executor,
 }
 
 /// A program that is being loaded, or was.
@@ -113,8 +111,10 @@ impl Runtime {
             threads: config.threads,
         };
         let loader = Arc::new(Loader::build(&engine, settings, programs)?);
-        let guests = threads::guests(config.threads).map_err(RuntimeError::Threads)?;
-        let ticker = Ticker::start(&engine).map_err(RuntimeError::Threads)?;
+        // Weak: the clock must not keep the engine, and with it its address space.
+        let clock = engine.weak();
+        let tick = move || clock.upgrade().iter().for_each(Engine::increment_epoch);
+        let executor = threads::guests(config.threads, tick).map_err(RuntimeError::Threads)?;
         Ok(Arc::new(Runtime {
             engine,
             loader,
@@ -122,8 +122,7 @@ impl Runtime {
             running: Arc::new(AtomicU32::new(0)),
             capacity,
             default_memory_limit: config.default_memory_limit,
-            ticker,
-            guests: Some(guests),
+            executor,
         }))
     }
 
@@ -196,12 +195,44 @@ impl Runtime {
     /// # Errors
     /// [`StartError::Exhausted`] if too many are running.
     pub fn start(&self, program: Arc<Program>, spec: ContainerSpec) -> Result<Container, StartError> {
+        let share = self.executor.share(spec.cpu);
+        self.run(program, spec, share)
+    }
+
+    /// Starts a container that is due its CPU time together with `other`, whatever its own spec says about it: a
+    /// new instance beside a container that runs.
+    ///
+    /// # Errors
+    /// As [`Runtime::start`].
+    pub fn start_beside(
+        &self,
+        other: &Container,
+        program: Arc<Program>,
+        spec: ContainerSpec,
+    ) -> Result<Container, StartError> {
+        self.run(program, spec, other.control.share.beside())
+    }
+
+    fn run(
+        &self,
+        program: Arc<Program>,
+        spec: ContainerSpec,
+        share: Arc<Share>,
+    ) -> Result<Container, StartError> {
         let place = Place::take(&self.running, self.capacity)?;
         let memory_limit = spec.memory_limit.unwrap_or(self.default_memory_limit).min(MEMORY_MAX);
-        let control = Arc::new(Control::new(spec.name.clone(), &spec.stdin));
+        let control = Arc::new(Control::new(spec.name.clone(), &spec.stdin, share));
         let run = run(self.engine.clone(), program, spec, memory_limit, Arc::clone(&control), place);
-        let metered = Metered::new(Box::pin(run), Arc::clone(&control), Arc::clone(&self.ticker));
-        self.guests.as_ref().expect("only taken in drop").spawn(metered);
+        let ended = Arc::clone(&control);
+        self.executor.spawn(&control.share, run, move |result| {
+            ended.end(match result {
+                Ok(exit) => exit,
+                Err(Lost::ShutDown) => Exit::Killed,
+                Err(Lost::Panicked) => {
+                    Exit::Trap { message: "the runtime failed while it ran this container".into() }
+                }
+            });
+        });
         Ok(Container { control })
     }
 
@@ -240,16 +271,6 @@ impl Runtime {
                 programs.remove(digest);
             }
         }
-    }
-}
-
-impl Drop for Runtime {
-    /// Ends all containers: each is dropped when it next yields, for which the ticker goes on until then.
-    fn drop(&mut self) {
-        if let Some(guests) = self.guests.take() {
-            guests.shutdown_background();
-        }
-        self.ticker.stop();
     }
 }
 

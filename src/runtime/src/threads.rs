@@ -4,7 +4,9 @@
 use std::io;
 
 use rayon::ThreadPool;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Builder;
+
+use crate::executor::Executor;
 
 /// How much nicer guests are than the control plane: five steps give them about a third of its share when both
 /// want a core.
@@ -13,24 +15,29 @@ const GUEST_NICE: i32 = 5;
 /// Compilation waits for everything else; a pod that starts from a cached module does not wait for it.
 const COMPILE_NICE: i32 = 15;
 
-/// Threads that stand in while a guest waits for a disk.
+/// Threads for what hosts do in the background for guests.
 const BLOCKING_THREADS: usize = 64;
 
 /// Cranelift recurses over deeply nested code of guests.
 const COMPILE_STACK: usize = 8 << 20;
 
-/// The guests' own tokio runtime.
-pub(crate) fn guests(threads: usize) -> io::Result<Runtime> {
-    Builder::new_multi_thread()
-        .worker_threads(threads.max(1))
+/// How much nicer than the control plane the thread is that moves the guests' timers and sockets: a guest that
+/// spins must not make others late, and one that opens connections must not hinder the control plane.
+const IO_NICE: i32 = 2;
+
+/// The executor of guests: as many threads as the node gives them, and one for their timers and sockets.
+pub(crate) fn guests(threads: usize, tick: impl Fn() + Send + 'static) -> io::Result<Executor> {
+    let io = Builder::new_multi_thread()
+        .worker_threads(threads.div_ceil(4))
         .max_blocking_threads(BLOCKING_THREADS)
-        // Guests yield by waking themselves. With tokio's default of 61 polls between looks at timers and
-        // sockets, a hundred spinning guests delay every timer by 57 ms (measured); with 1 by one tick.
+        // What is polled here is short, but there may be much of it. With tokio's default of 61 polls between
+        // looks at timers and sockets those of all guests would be late.
         .event_interval(1)
-        .thread_name("guest")
-        .on_thread_start(|| nice(GUEST_NICE))
+        .thread_name("guest-io")
+        .on_thread_start(|| nice(IO_NICE))
         .enable_all()
-        .build()
+        .build()?;
+    Executor::start(threads, io, tick, || nice(GUEST_NICE))
 }
 
 /// The compiler's threads.

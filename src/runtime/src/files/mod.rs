@@ -14,6 +14,7 @@ use wasmtime_wasi::p2::FsError;
 use wasmtime_wasi::p2::bindings::filesystem::preopens;
 use wasmtime_wasi::p2::bindings::filesystem::types::{Descriptor, DescriptorFlags, ErrorCode};
 
+use crate::executor;
 use crate::limits::OPEN_FILES;
 
 /// A container's files.
@@ -93,7 +94,7 @@ impl preopens::Host for FilesView<'_> {
 
 /// Runs an operation that may wait for a disk (`blocking`) so that other guests of this thread go on meanwhile.
 fn on_disk<T>(blocking: bool, operation: impl FnOnce() -> T) -> T {
-    if blocking { tokio::task::block_in_place(operation) } else { operation() }
+    if blocking { executor::blocking(operation) } else { operation() }
 }
 
 #[cfg(test)]

@@ -1,0 +1,80 @@
+//! A container's share of the CPUs: what its tasks are due together, and what they used.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::Inner;
+use super::queue::GroupId;
+use crate::container::Cpu;
+
+/// What a run's tasks have in common: their weight, their limit, and the CPU time they used.
+///
+/// Runs beside one another in one container ([`Share::beside`]) are due one share together, but each counts what it
+/// used itself.
+pub(crate) struct Share {
+    group: Arc<Group>,
+    used: AtomicU64,
+    ending: AtomicBool,
+}
+
+/// A group of the queue, removed with its last share.
+struct Group {
+    id: GroupId,
+    executor: Arc<Inner>,
+}
+
+impl Share {
+    pub(super) fn new(executor: &Arc<Inner>, cpu: Cpu) -> Arc<Share> {
+        let id = executor.add_group(cpu);
+        Share::of(Arc::new(Group { id, executor: Arc::clone(executor) }))
+    }
+
+    /// A share of the same group.
+    pub(crate) fn beside(&self) -> Arc<Share> {
+        Share::of(Arc::clone(&self.group))
+    }
+
+    fn of(group: Arc<Group>) -> Arc<Share> {
+        Arc::new(Share { group, used: AtomicU64::new(0), ending: AtomicBool::new(false) })
+    }
+
+    /// Changes what the group is due, from now on.
+    pub(crate) fn set(&self, cpu: Cpu) {
+        self.group.executor.set_group(self.group.id, cpu);
+    }
+
+    /// CPU time that the tasks of this share used, as of their last turn.
+    pub(crate) fn used(&self) -> Duration {
+        Duration::from_nanos(self.used.load(Ordering::Relaxed))
+    }
+
+    /// The tasks of this share are to end: from now on their turns come before all others', also beyond their limit.
+    /// Whoever calls this must make them end.
+    pub(crate) fn hurry(self: &Arc<Self>) {
+        self.ending.store(true, Ordering::Release);
+        self.group.executor.hurry(self.group.id, self);
+    }
+
+    pub(super) fn group(&self) -> GroupId {
+        self.group.id
+    }
+
+    pub(super) fn executor(&self) -> &Arc<Inner> {
+        &self.group.executor
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Acquire)
+    }
+
+    pub(super) fn add(&self, nanos: u64) {
+        self.used.fetch_add(nanos, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.executor.remove_group(self.id);
+    }
+}

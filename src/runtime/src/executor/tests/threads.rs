@@ -1,0 +1,229 @@
+//! Real threads. What is measured is CPU time, which a busy machine stretches but does not change.
+
+use std::future::{pending, poll_fn};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, mpsc};
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::super::{Executor, Lost, Share, blocking, turn_is_over};
+use crate::container::Cpu;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn executor(threads: usize) -> Executor {
+    let io = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    Executor::start(threads, io, || {}, || {}).unwrap()
+}
+
+/// Burns CPU until it is told to stop, a turn at a time, as a guest does.
+fn spin(stop: Arc<AtomicBool>) -> impl Future<Output = ()> + Send {
+    poll_fn(move |cx| {
+        while !turn_is_over() {
+            std::hint::black_box(0_u32);
+        }
+        if stop.load(Ordering::Relaxed) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+}
+
+/// Runs a future; the receiver gets its result.
+fn spawn<T: Send + 'static>(
+    executor: &Executor,
+    share: &Arc<Share>,
+    future: impl Future<Output = T> + Send + 'static,
+) -> oneshot::Receiver<Result<T, Lost>> {
+    let (sender, receiver) = oneshot::channel();
+    executor.spawn(share, future, move |result| {
+        let _ = sender.send(result);
+    });
+    receiver
+}
+
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, future).await.expect("it ends")
+}
+
+#[tokio::test]
+async fn futures_run_and_tell_how_they_ended() {
+    let executor = executor(2);
+    let share = executor.share(Cpu::default());
+    assert_eq!(within(spawn(&executor, &share, async { 7 })).await.unwrap(), Ok(7));
+    let slept = spawn(&executor, &share, async {
+        sleep(Duration::from_millis(2)).await;
+        tokio::task::spawn_blocking(|| 8).await.unwrap()
+    });
+    assert_eq!(within(slept).await.unwrap(), Ok(8), "tokio's timers and threads are there");
+}
+
+/// Tasks that wake one another in a ring, more than there are threads, from all threads at once.
+#[tokio::test]
+async fn no_wake_is_lost() {
+    let executor = executor(3);
+    let share = executor.share(Cpu::default());
+    let (tasks, rounds) = (16, 2_000);
+    let links: Vec<_> = (0..tasks).map(|_| tokio::sync::mpsc::channel::<u32>(1)).collect();
+    let (senders, receivers): (Vec<_>, Vec<_>) = links.into_iter().unzip();
+    let mut ends = Vec::new();
+    for (at, mut receiver) in receivers.into_iter().enumerate() {
+        let next = senders[(at + 1) % tasks].clone();
+        ends.push(spawn(&executor, &share, async move {
+            while let Some(round) = receiver.recv().await {
+                if next.send(round + 1).await.is_err() || round >= rounds {
+                    break;
+                }
+            }
+        }));
+    }
+    for sender in senders.iter().step_by(3) {
+        sender.send(0).await.unwrap();
+    }
+    drop(senders);
+    for end in ends {
+        assert_eq!(within(end).await.unwrap(), Ok(()));
+    }
+}
+
+#[tokio::test]
+async fn a_panic_ends_its_task_alone() {
+    let executor = executor(1);
+    let share = executor.share(Cpu::default());
+    let (alive, other) =
+        (spawn(&executor, &share, sleep(Duration::from_millis(20))), executor.share(Cpu::default()));
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            if !std::thread::panicking() {
+                panic!("on purpose, again");
+            }
+        }
+    }
+    let bomb = Bomb;
+    let lost = spawn(&executor, &other, async move {
+        let _bomb = &bomb;
+        tokio::task::yield_now().await;
+        panic!("on purpose");
+    });
+    assert_eq!(within(lost).await.unwrap(), Err::<(), _>(Lost::Panicked));
+    assert_eq!(within(alive).await.unwrap(), Ok(()));
+}
+
+/// Equal spinners have equal CPU times, a limit holds beside them, and a timer is not late for them.
+#[tokio::test]
+async fn spinners_are_equal_and_delay_nobody() {
+    let executor = executor(2);
+    let stop = Arc::new(AtomicBool::new(false));
+    let shares: Vec<_> =
+        (0..8).map(|_| executor.share(Cpu { request_millis: 100, limit_millis: None })).collect();
+    let limited = executor.share(Cpu { request_millis: 100, limit_millis: Some(50) });
+    let ends: Vec<_> = shares
+        .iter()
+        .chain([&limited])
+        .map(|share| spawn(&executor, share, spin(Arc::clone(&stop))))
+        .collect();
+    let begin = Instant::now();
+    let mut naps = 0;
+    let total = || shares.iter().map(|share| share.used()).sum::<Duration>();
+    while total() < Duration::from_millis(800) {
+        assert!(begin.elapsed() < PATIENCE, "they do not run");
+        let nap = spawn(&executor, &executor.share(Cpu::default()), sleep(Duration::from_millis(1)));
+        within(nap).await.unwrap().unwrap();
+        naps += 1;
+    }
+    let wall = begin.elapsed();
+    let used: Vec<_> = shares.iter().map(|share| share.used().as_secs_f64()).collect();
+    let mean = used.iter().sum::<f64>() / used.len() as f64;
+    let most = used.iter().map(|used| (used / mean - 1.0).abs()).fold(0.0, f64::max);
+    assert!(most < 0.1, "{used:?}");
+    let limit = limited.used().as_secs_f64() / wall.as_secs_f64();
+    assert!(limit < 0.06, "{limit} of a CPU where 0.05 was the limit");
+    assert!(naps >= 20, "{naps} naps of a millisecond in {wall:?}");
+    stop.store(true, Ordering::Relaxed);
+    for end in ends {
+        assert_eq!(within(end).await.unwrap(), Ok(()));
+    }
+}
+
+/// Who waits for a disk holds a thread, but not the place of others.
+#[tokio::test]
+async fn another_thread_stands_in_for_one_that_waits() {
+    let executor = executor(1);
+    let share = executor.share(Cpu::default());
+    let (sender, receiver) = mpsc::channel();
+    let waits = spawn(&executor, &share, async move { blocking(|| receiver.recv()) });
+    let sends = spawn(&executor, &share, async move { sender.send(5) });
+    assert_eq!(within(waits).await.unwrap(), Ok(Ok(5)));
+    assert_eq!(within(sends).await.unwrap(), Ok(Ok(())));
+    assert_eq!(within(spawn(&executor, &share, async { 6 })).await.unwrap(), Ok(6), "and all goes on");
+    assert_eq!(blocking(|| 7), 7, "elsewhere it is a plain call");
+}
+
+/// Whatever they do, all futures are dropped, and their owners told.
+#[tokio::test]
+async fn the_end_of_the_executor_is_the_end_of_its_tasks() {
+    struct Counted(Arc<AtomicU32>);
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let executor = executor(2);
+    let dropped = Arc::new(AtomicU32::new(0));
+    let mut ends = Vec::new();
+    for kind in 0..30 {
+        let (share, counted) = (executor.share(Cpu::default()), Counted(Arc::clone(&dropped)));
+        ends.push(spawn(&executor, &share, async move {
+            let _counted = counted;
+            match kind % 3 {
+                0 => pending().await,
+                1 => sleep(Duration::from_secs(3_600)).await,
+                _ => spin(Arc::default()).await,
+            }
+        }));
+    }
+    let share = executor.share(Cpu::default());
+    drop(executor);
+    for end in ends {
+        assert_eq!(within(end).await.unwrap(), Err(Lost::ShutDown));
+    }
+    assert_eq!(dropped.load(Ordering::SeqCst), 30);
+    assert_eq!(share.used(), Duration::ZERO, "handles may outlive it");
+}
+
+/// A task that is to end has its next turn at once, beyond its limit and before a hundred others.
+#[tokio::test]
+async fn who_is_to_end_does_not_wait() {
+    let executor = executor(1);
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut ends = Vec::new();
+    for _ in 0..100 {
+        ends.push(spawn(
+            &executor,
+            &executor.share(Cpu { request_millis: 1_000, limit_millis: None }),
+            spin(Arc::clone(&stop)),
+        ));
+    }
+    let share = executor.share(Cpu { request_millis: 0, limit_millis: Some(1) });
+    let own = Arc::new(AtomicBool::new(false));
+    let end = spawn(&executor, &share, spin(Arc::clone(&own)));
+    while share.used().is_zero() {
+        sleep(Duration::from_millis(1)).await;
+    }
+    let turns = |executor: &Executor| executor.0.ticks.load(Ordering::Relaxed);
+    let before = turns(&executor);
+    own.store(true, Ordering::Relaxed);
+    share.hurry();
+    assert_eq!(within(end).await.unwrap(), Ok(()));
+    let ticks = turns(&executor) - before;
+    assert!(ticks <= 10, "it took {ticks} ticks");
+    stop.store(true, Ordering::Relaxed);
+    for end in ends {
+        assert_eq!(within(end).await.unwrap(), Ok(()));
+    }
+}
