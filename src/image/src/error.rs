@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::Reference;
+
 /// The image store on this machine failed.
 #[derive(Clone, Debug, Error)]
 pub enum ImageError {
@@ -49,26 +51,54 @@ pub enum FormatError {
         /// What the parser said.
         reason: String,
     },
-    /// Several layers, where one module is expected.
-    #[error("it has {count} layers; only artifacts with one layer, the Wasm module, are supported")]
+    /// Not the one layer, the module, that is expected.
+    #[error("it has {count} layers; an artifact has one, the Wasm module")]
     Layers {
         /// How many there are.
         count: usize,
     },
+    /// A Spin application of several components.
+    #[error("it is an application of {count} components; only those of one component run")]
+    Components {
+        /// How many there are.
+        count: usize,
+    },
     /// Something that is not a Wasm artifact.
-    #[error("it is not a Wasm artifact: its layer has the media type {media_type:?}")]
+    #[error("image is not WebAssembly: its layer has the media type {media_type:?}")]
     NotWasm {
         /// The media type of its layer.
         media_type: String,
     },
-    /// An index without anything for this platform.
-    #[error("none of its {count} platforms is wasm")]
+    /// An image for other machines.
+    #[error("image is not WebAssembly: {}", platforms_of(.platforms))]
     Platform {
-        /// How many entries it has.
-        count: usize,
+        /// What it is for, as `os/architecture`.
+        platforms: Vec<String>,
     },
-    /// The layer is no Wasm binary.
-    #[error("its layer is not a Wasm binary: {reason}")]
+    /// A container image whose program is something else.
+    #[error("image is not WebAssembly: {reason}")]
+    Program {
+        /// What is there instead.
+        reason: String,
+    },
+    /// Several modules, none of which is said to be the one to run.
+    #[error("it has {count} modules ({names}), and its entrypoint names none of them")]
+    Modules {
+        /// How many there are.
+        count: usize,
+        /// The first few of them.
+        names: String,
+    },
+    /// A layer that is no archive, or one that must not be unpacked.
+    #[error("its layer {layer} cannot be unpacked: {reason}")]
+    Layer {
+        /// The digest of the layer.
+        layer: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The module is no Wasm binary.
+    #[error("image is not WebAssembly: it is not a Wasm binary: {reason}")]
     Binary {
         /// What does not fit.
         reason: String,
@@ -82,6 +112,13 @@ pub enum FormatError {
         /// The digest as it is written there.
         digest: String,
     },
+}
+
+impl FormatError {
+    /// Indexes of indexes are nobody's format.
+    pub(crate) fn nested_index() -> FormatError {
+        FormatError::Manifest { reason: "an index leads to another index".to_owned() }
+    }
 }
 
 /// Why an image could not be pulled. `Display` says what failed; the causes follow as sources.
@@ -142,14 +179,8 @@ pub enum PullError {
         expected: String,
     },
     /// It is there, but cannot run here.
-    #[error("{reference} cannot be used")]
-    Format {
-        /// The image.
-        reference: String,
-        /// Why.
-        #[source]
-        source: FormatError,
-    },
+    #[error(transparent)]
+    Format(FormatError),
     /// The store on this machine failed.
     #[error("{reference}: cannot be stored")]
     Store {
@@ -165,4 +196,43 @@ pub enum PullError {
         /// The image.
         reference: String,
     },
+}
+
+fn platforms_of(platforms: &[String]) -> String {
+    match platforms {
+        [] => "it has no platforms".to_owned(),
+        [only] => format!("its platform is {only}"),
+        several => format!("its platforms are {}", several.join(", ")),
+    }
+}
+
+/// Why an image that is here cannot be used.
+#[derive(Debug)]
+pub(crate) enum Unusable {
+    Format(FormatError),
+    Store(ImageError),
+    /// Its files were not unpacked yet.
+    Packed,
+}
+
+impl Unusable {
+    pub(crate) fn into_pull(self, reference: &Reference) -> PullError {
+        match self {
+            Unusable::Format(error) => PullError::Format(error),
+            Unusable::Store(source) => PullError::Store { reference: reference.to_string(), source },
+            Unusable::Packed => PullError::NotFound { reference: reference.to_string() },
+        }
+    }
+}
+
+impl From<FormatError> for Unusable {
+    fn from(error: FormatError) -> Unusable {
+        Unusable::Format(error)
+    }
+}
+
+impl From<ImageError> for Unusable {
+    fn from(error: ImageError) -> Unusable {
+        Unusable::Store(error)
+    }
 }

@@ -1,26 +1,22 @@
 //! The door of the room: find, pull, list and push images.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::File;
-use std::io::BufReader;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::content::Content;
 use crate::digest::Digest;
-use crate::format::{self, Choice};
-use crate::index::Index;
-use crate::manifest::{MAX_CONFIG, MAX_MANIFEST, OCI_MANIFEST};
-use crate::registry::{self, uploads::Uploads};
-use crate::remote;
-use crate::{Credentials, FormatError, ImageError, LOCAL_REGISTRY, PullError, Reference, manifest_for, wasm};
+use crate::error::Unusable;
+use crate::manifest::OCI_MANIFEST;
+use crate::shared::Shared;
+use crate::{
+    Credentials, ImageError, ImageFiles, LOCAL_REGISTRY, PullError, Reference, manifest_for, registry, remote,
+};
 
 /// Pulls from other registries that run at the same time; more wait. Two would fill most uplinks, a
 /// few more hide the round trips of small images.
@@ -33,6 +29,8 @@ pub struct Config {
     pub dir: PathBuf,
     /// Bytes that a module, or anything else pushed to the registry, may have.
     pub max_module_bytes: u64,
+    /// Bytes that all layers of an image may have, and all its files once they are unpacked.
+    pub max_image_bytes: u64,
     /// How long one pull may take.
     pub pull_timeout: Duration,
     /// Registries (`host` or `host:port`) to talk to without TLS. Those on this machine's loopback
@@ -41,11 +39,12 @@ pub struct Config {
 }
 
 impl Config {
-    /// The usual limits: modules of 256 MiB, pulls of 10 minutes.
+    /// The usual limits: modules of 256 MiB, images of 1 GiB, pulls of 10 minutes.
     pub fn new(dir: impl Into<PathBuf>) -> Config {
         Config {
             dir: dir.into(),
             max_module_bytes: 256 * 1024 * 1024,
+            max_image_bytes: 1024 * 1024 * 1024,
             pull_timeout: Duration::from_secs(600),
             plain_http: Vec::new(),
         }
@@ -59,7 +58,7 @@ pub struct Image {
     pub digest: String,
     /// Digest of the module, `sha256:…`: what compiled code is known by.
     pub module_digest: String,
-    /// Bytes of the module.
+    /// Bytes of the image: its module, and its files if it has any.
     pub size: u64,
     /// The file of the module. It does not change, but goes when the image is removed.
     pub path: PathBuf,
@@ -71,6 +70,8 @@ pub struct Image {
     pub env: Vec<(String, String)>,
     /// The folder to start in, if the image says so.
     pub working_dir: Option<String>,
+    /// The files that a container sees below its root, if the image brings any.
+    pub files: Option<ImageFiles>,
 }
 
 /// An image and the names it goes by.
@@ -94,17 +95,6 @@ pub struct Images {
     stop: DropGuard,
 }
 
-/// What requests and pulls share.
-pub(crate) struct Shared {
-    pub(crate) content: Content,
-    pub(crate) index: Index,
-    pub(crate) uploads: Uploads,
-    pub(crate) max_module_bytes: u64,
-    pub(crate) plain_http: Vec<String>,
-    /// Images by the digest of their manifest, read once.
-    described: RwLock<HashMap<Digest, Image>>,
-}
-
 /// What makes two pulls the same one. Who has other credentials may get another answer.
 type Wanted = (Reference, Option<Credentials>);
 type Outcome = Result<Image, PullError>;
@@ -112,13 +102,9 @@ type Outcome = Result<Image, PullError>;
 impl Images {
     /// Opens the folder, and forgets what was left unfinished in it.
     pub fn open(config: Config) -> Result<Arc<Images>, ImageError> {
-        let Config { dir, max_module_bytes, pull_timeout, plain_http } = config;
-        let content = Content::open(&dir)?;
-        let index = Index::open(&dir, &content)?;
-        let uploads = Uploads::default();
-        let described = RwLock::default();
+        let pull_timeout = config.pull_timeout;
         Ok(Arc::new(Images {
-            shared: Arc::new(Shared { content, index, uploads, max_module_bytes, plain_http, described }),
+            shared: Arc::new(Shared::open(config)?),
             pulls: Mutex::default(),
             slots: Arc::new(Semaphore::new(PARALLEL_PULLS)),
             pull_timeout,
@@ -126,20 +112,26 @@ impl Images {
         }))
     }
 
-    /// The image if it is on this machine and can run. Reads at most two small files.
+    /// The image if it is on this machine, ready to run. Reads at most three small files. One of the
+    /// embedded registry whose files were not unpacked yet is there only after [`pull`](Images::pull).
     pub fn find(&self, reference: &Reference) -> Option<Image> {
         self.shared.find(reference).ok().flatten()
     }
 
-    /// Fetches the image from its registry, or what of it is not here yet. Images of the embedded
-    /// registry are simply found.
+    /// Fetches the image from its registry, or what of it is not here yet, and unpacks its files. Images
+    /// of the embedded registry are simply found, and unpacked the first time.
     pub async fn pull(
         self: &Arc<Images>,
         reference: &Reference,
         credentials: Option<Credentials>,
     ) -> Result<Image, PullError> {
         if reference.is_local() {
-            return self.shared.find_or_fail(reference);
+            match self.shared.find(reference) {
+                Err(Unusable::Packed) => {}
+                Ok(Some(image)) => return Ok(image),
+                Ok(None) => return Err(PullError::NotFound { reference: reference.to_string() }),
+                Err(error) => return Err(error.into_pull(reference)),
+            }
         }
         let mut pull = self.join((reference.clone(), credentials));
         match pull.wait_for(Option::is_some).await.as_deref() {
@@ -186,15 +178,17 @@ impl Images {
     }
 
     /// Forgets an image that was pulled, and removes what no other image needs of it. Images of the embedded
-    /// registry stay: they may be nowhere else. Gives the bytes of the module, or 0 if there was no such image.
-    pub async fn remove_pulled(&self, digest: &str) -> Result<u64, ImageError> {
+    /// registry stay: they may be nowhere else. What an index leads to goes with the index, unless it is
+    /// `in_use` (digests of manifests) by itself. Gives the bytes of the image, or 0 if there was no such one.
+    pub async fn remove_pulled(&self, digest: &str, in_use: &BTreeSet<String>) -> Result<u64, ImageError> {
         let Some(digest) = Digest::parse(digest) else { return Ok(0) };
+        let in_use = in_use.iter().filter_map(|digest| Digest::parse(digest)).collect();
         let remove = move |shared: &Shared| {
             let mut freed = 0;
             for (name, manifest, _) in shared.index.manifests() {
-                if manifest == digest && !is_embedded(&name) {
+                if manifest == digest && !is_embedded(&name) && !shared.is_part(&name, &manifest) {
                     freed = shared.describe(&name, &manifest).map_or(freed, |image| image.size);
-                    shared.remove(&name, &manifest)?;
+                    shared.remove(&name, &manifest, &in_use)?;
                 }
             }
             Ok(freed)
@@ -214,7 +208,11 @@ impl Images {
             shared.index.store(&shared.content, &name, &package.config)?;
             let (content, manifest) = (&shared.content, &package.manifest);
             let digest = shared.index.put_manifest(content, &name, manifest, OCI_MANIFEST, tag.as_deref())?;
-            Ok(shared.describe(&name, &digest)?)
+            shared.describe(&name, &digest).map_err(|error| match error {
+                Unusable::Format(error) => ImageError::Format(error),
+                Unusable::Store(error) => error,
+                Unusable::Packed => unreachable!("a module has no files"),
+            })
         };
         self.shared.blocking(push).await
     }
@@ -243,10 +241,14 @@ impl Drop for Forget {
 async fn pull_alone(shared: &Arc<Shared>, slots: &Semaphore, limit: Duration, wanted: &Wanted) -> Outcome {
     let (reference, credentials) = wanted;
     let pull = async {
-        let _slot = slots.acquire().await.expect("the semaphore is never closed");
-        let digest = remote::fetch(shared, reference, credentials.as_ref()).await?;
-        let described = shared.describe(&reference.name(), &digest);
-        described.map_err(|error| error.into_pull(reference))
+        let missing = || PullError::NotFound { reference: reference.to_string() };
+        let digest = if reference.is_local() {
+            shared.resolve(reference).ok_or_else(missing)?
+        } else {
+            let _slot = slots.acquire().await.expect("the semaphore is never closed");
+            remote::fetch(shared, reference, credentials.as_ref()).await?
+        };
+        shared.prepare(reference, &digest).await
     };
     // Boxed: it is large, and there are few.
     timeout(limit, Box::pin(pull)).await.unwrap_or_else(|_| {
@@ -255,152 +257,7 @@ async fn pull_alone(shared: &Arc<Shared>, slots: &Semaphore, limit: Duration, wa
     })
 }
 
-impl Shared {
-    /// Removes a manifest of a repository with the blobs that no other manifest of it names.
-    fn remove(&self, name: &str, manifest: &Digest) -> Result<(), ImageError> {
-        let blobs = self.blobs_of(manifest);
-        self.index.remove_manifest(&self.content, name, manifest)?;
-        self.forget(manifest);
-        let others = self.index.manifests().into_iter().filter(|(other, ..)| other == name);
-        let kept: BTreeSet<Digest> = others.flat_map(|(_, digest, _)| self.blobs_of(&digest)).collect();
-        for blob in blobs.difference(&kept) {
-            self.index.remove_blob(&self.content, name, blob)?;
-        }
-        Ok(())
-    }
-
-    /// The digests of the config and the layers that a manifest names; none if it cannot be read.
-    fn blobs_of(&self, manifest: &Digest) -> BTreeSet<Digest> {
-        let bytes = self.content.read(manifest, MAX_MANIFEST).unwrap_or_default();
-        let manifest: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
-        let layers = manifest["layers"].as_array().into_iter().flatten();
-        let all = layers.chain(std::iter::once(&manifest["config"]));
-        all.filter_map(|part| Digest::parse(part["digest"].as_str()?)).collect()
-    }
-
-    /// Does work on files outside the runtime's threads.
-    pub(crate) async fn blocking<T: Send + 'static>(
-        self: &Arc<Shared>,
-        work: impl FnOnce(&Shared) -> Result<T, ImageError> + Send + 'static,
-    ) -> Result<T, ImageError> {
-        let shared = self.clone();
-        spawn_blocking(move || work(&shared)).await.expect("work on files does not panic")
-    }
-
-    /// What a reference stands for on this machine; an error if it is there but cannot run.
-    fn find(&self, reference: &Reference) -> Result<Option<Image>, DescribeError> {
-        let name = reference.name();
-        let digest = match (reference.content_digest(), reference.tag()) {
-            (Some(digest), _) => Some(digest),
-            (None, Some(tag)) => self.index.tag(&name, tag),
-            (None, None) => None,
-        };
-        digest
-            .filter(|digest| self.index.manifest(&name, digest).is_some())
-            .map(|digest| self.describe(&name, &digest))
-            .transpose()
-    }
-
-    fn find_or_fail(&self, reference: &Reference) -> Result<Image, PullError> {
-        let found = self.find(reference).map_err(|error| error.into_pull(reference))?;
-        found.ok_or_else(|| PullError::NotFound { reference: reference.to_string() })
-    }
-
-    /// Reads what a manifest of this repository says, and looks whether it can run.
-    fn describe(&self, name: &str, digest: &Digest) -> Result<Image, DescribeError> {
-        if let Some(image) = self.described.read().get(digest)
-            && image.path.exists()
-        {
-            return Ok(image.clone());
-        }
-        let bytes = self.content.read(digest, MAX_MANIFEST)?;
-        let plan = match format::choose(&format::parse(&bytes)?)? {
-            Choice::Module(plan) => plan,
-            // One level: an index that leads to an index has no module.
-            Choice::Index(inner) => {
-                let bytes = self.content.read(&inner, MAX_MANIFEST)?;
-                match format::choose(&format::parse(&bytes)?)? {
-                    Choice::Module(plan) => plan,
-                    Choice::Index(_) => {
-                        let reason = "an index leads to another index".to_owned();
-                        return Err(FormatError::Manifest { reason }.into());
-                    }
-                }
-            }
-        };
-        let config = match &plan.config {
-            Some(config) if self.index.has_blob(name, &config.digest) => {
-                self.content.read(&config.digest, MAX_CONFIG)?
-            }
-            _ => Vec::new(),
-        };
-        let execution = plan.execution(&config)?;
-        let path = self.content.path(&plan.layer.digest);
-        let file = File::open(&path).map_err(ImageError::io("read", &path))?;
-        let size = file.metadata().map_err(ImageError::io("read", &path))?.len();
-        wasm::inspect(&mut BufReader::new(file))?;
-        let image = Image {
-            digest: digest.to_string(),
-            module_digest: plan.layer.digest.to_string(),
-            size,
-            path,
-            entrypoint: execution.entrypoint.unwrap_or_default(),
-            cmd: execution.cmd.unwrap_or_default(),
-            env: execution.env.unwrap_or_default().iter().filter_map(|pair| variable(pair)).collect(),
-            working_dir: execution.working_dir.filter(|dir| !dir.is_empty()),
-        };
-        self.described.write().insert(digest.clone(), image.clone());
-        Ok(image)
-    }
-
-    /// Forgets what was read of a manifest that is removed.
-    pub(crate) fn forget(&self, digest: &Digest) {
-        self.described.write().remove(digest);
-    }
-}
-
 /// True for a repository of the embedded registry.
 fn is_embedded(repository: &str) -> bool {
     repository.split_once('/').is_some_and(|(registry, _)| registry == LOCAL_REGISTRY)
-}
-
-fn variable(pair: &str) -> Option<(String, String)> {
-    pair.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()))
-}
-
-/// Why an image that is here cannot be described.
-enum DescribeError {
-    Format(FormatError),
-    Store(ImageError),
-}
-
-impl DescribeError {
-    fn into_pull(self, reference: &Reference) -> PullError {
-        let reference = reference.to_string();
-        match self {
-            DescribeError::Format(source) => PullError::Format { reference, source },
-            DescribeError::Store(source) => PullError::Store { reference, source },
-        }
-    }
-}
-
-impl From<FormatError> for DescribeError {
-    fn from(error: FormatError) -> DescribeError {
-        DescribeError::Format(error)
-    }
-}
-
-impl From<ImageError> for DescribeError {
-    fn from(error: ImageError) -> DescribeError {
-        DescribeError::Store(error)
-    }
-}
-
-impl From<DescribeError> for ImageError {
-    fn from(error: DescribeError) -> ImageError {
-        match error {
-            DescribeError::Format(error) => ImageError::Format(error),
-            DescribeError::Store(error) => error,
-        }
-    }
 }

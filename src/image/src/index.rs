@@ -101,6 +101,25 @@ impl Index {
         self.repositories.read().get(name)?.manifests.get(digest).cloned()
     }
 
+    /// Whether any repository has a manifest.
+    pub(crate) fn has_manifest(&self, digest: &Digest) -> bool {
+        self.repositories.read().values().any(|repository| repository.manifests.contains_key(digest))
+    }
+
+    pub(crate) fn manifests_of(&self, name: &str) -> Vec<Digest> {
+        let repositories = self.repositories.read();
+        repositories
+            .get(name)
+            .map_or_else(Vec::new, |repository| repository.manifests.keys().cloned().collect())
+    }
+
+    pub(crate) fn is_tagged(&self, name: &str, digest: &Digest) -> bool {
+        let repositories = self.repositories.read();
+        repositories
+            .get(name)
+            .is_some_and(|repository| repository.tags.values().any(|tagged| tagged == digest))
+    }
+
     pub(crate) fn tags(&self, name: &str) -> Option<Vec<String>> {
         Some(self.repositories.read().get(name)?.tags.keys().cloned().collect())
     }

@@ -13,17 +13,33 @@
 //! Read first: [`Images`] (find, pull, push, the registry), [`Reference`] (names), [`Image`] (what
 //! the node needs to start a container).
 //!
+//! What runs, by how it is packaged:
+//!
+//! | packaging | recognised by | what runs |
+//! | --- | --- | --- |
+//! | CNCF Wasm artifact, wkg | config `application/vnd.wasm.config.v0+json` | its one layer `application/wasm` |
+//! | ZLayer, Molt | `artifactType`, any or an empty config | its one layer |
+//! | Wassette | layer `application/vnd.wasm.component.v1` | that layer; policies beside it are left alone |
+//! | wasm-to-oci, Istio, wasmCloud, runwasi | the layer's media type | the one layer of that type |
+//! | Spin, one component | `…spin.application.v1+config` | its Wasm layer, with its files and environment |
+//! | Docker and OCI images | tar layers, plain, gzip or zstd; platform, annotation or entrypoint | what the entrypoint names, `plugin.wasm`, or the only module; the other files are the container's |
+//! | an index of any of them | platform `wasi*/wasm*` | the image for it |
+//!
+//! WIT packages without code, images for other platforms and anything else are refused by name.
+//!
 //! ```text
 //!  DIR/blobs/sha256/<hex>                                    content
 //!  DIR/repositories/<registry>/<name>/_blobs/<hex>           this repository has the blob
 //!                                    /_manifests/<hex>       ... the manifest, of this media type
 //!                                    /_tags/<tag>            the digest it stands for
+//!  DIR/files/<hex of a manifest>/root                        the image's files, unpacked
 //!  DIR/uploads/<id>                                          not yet content; emptied at start
 //! ```
 
 mod content;
 mod digest;
 mod error;
+mod files;
 mod format;
 mod images;
 mod index;
@@ -32,12 +48,14 @@ mod package;
 mod reference;
 mod registry;
 mod remote;
+mod shared;
 mod wasm;
 
 #[cfg(test)]
 mod tests;
 
 pub use error::{FormatError, ImageError, PullError};
+pub use files::ImageFiles;
 pub use images::{Config, Image, Images, Listed};
 pub use package::{Package, manifest_for};
 pub use reference::{LOCAL_REGISTRY, Reference, ReferenceError};

@@ -78,7 +78,7 @@ pub fn manifest_for(module: &[u8]) -> Result<Package, FormatError> {
         media_type: media_type.to_owned(),
         digest: digest.to_owned(),
         size: size as u64,
-        platform: None,
+        ..Descriptor::default()
     };
     let manifest = Manifest {
         schema_version: 2,

@@ -20,8 +20,8 @@ use tokio::time::timeout;
 use crate::content::AppendError;
 use crate::digest::Digest;
 use crate::format::{self, Choice, Plan, Target};
-use crate::images::Shared;
 use crate::manifest::{MANIFESTS, MAX_CONFIG, MAX_MANIFEST, OCI_MANIFEST};
+use crate::shared::Shared;
 use crate::{FormatError, ImageError, PullError, Reference};
 
 /// How long a registry may take to accept a connection.
@@ -76,14 +76,13 @@ pub(crate) async fn fetch(
     };
     let outer = pull.manifest(reference.as_oci()).await?;
     let inner = match &outer.choice {
-        Choice::Module(_) => None,
+        Choice::Image(_) => None,
         Choice::Index(digest) => {
             Some(pull.manifest(&reference.as_oci().clone_with_digest(digest.to_string())).await?)
         }
     };
-    let Choice::Module(plan) = &inner.as_ref().unwrap_or(&outer).choice else {
-        let reason = "an index leads to another index".to_owned();
-        return Err(pull.format(FormatError::Manifest { reason }));
+    let Choice::Image(plan) = &inner.as_ref().unwrap_or(&outer).choice else {
+        return Err(PullError::Format(FormatError::nested_index()));
     };
     pull.content(plan).await?;
     if let Some(inner) = inner {
@@ -147,17 +146,33 @@ impl Pull<'_> {
         {
             return Err(self.mismatch(expected));
         }
-        let manifest = format::parse(&bytes).map_err(|error| self.format(error))?;
-        let choice = format::choose(&manifest).map_err(|error| self.format(error))?;
+        let manifest = format::parse(&bytes).map_err(PullError::Format)?;
+        let choice = format::choose(&manifest).map_err(PullError::Format)?;
         let media_type = manifest.media_type.unwrap_or_else(|| OCI_MANIFEST.to_owned());
         Ok(Fetched { bytes, media_type, choice })
     }
 
     async fn content(&self, plan: &Plan) -> Result<(), PullError> {
-        if let Some(config) = &plan.config {
-            self.blob("its configuration", config, MAX_CONFIG).await?;
+        let layers = plan.layers();
+        if layers.iter().any(|layer| layer.size > self.shared.max_module_bytes) {
+            return Err(self.too_large("one of its layers", self.shared.max_module_bytes));
         }
-        self.blob("its module", &plan.layer, self.shared.max_module_bytes).await
+        let total = layers.iter().fold(0_u64, |total, layer| total.saturating_add(layer.size));
+        if total > self.shared.max_image_bytes {
+            return Err(self.too_large("the image", self.shared.max_image_bytes));
+        }
+        let mut config = Vec::new();
+        if let Some(target) = &plan.config {
+            self.blob("its configuration", target, MAX_CONFIG).await?;
+            let read = self.shared.content.read(&target.digest, MAX_CONFIG);
+            config = read.map_err(|error| self.store(error))?;
+        }
+        // Refused before anything large is fetched.
+        plan.execution(&config).map_err(PullError::Format)?;
+        for layer in layers {
+            self.blob("one of its layers", layer, self.shared.max_module_bytes).await?;
+        }
+        Ok(())
     }
 
     /// Fetches a blob, unless it is here already.
@@ -248,10 +263,6 @@ impl Pull<'_> {
 
     fn mismatch(&self, expected: &str) -> PullError {
         PullError::Digest { reference: self.reference.to_string(), expected: expected.to_owned() }
-    }
-
-    fn format(&self, source: FormatError) -> PullError {
-        PullError::Format { reference: self.reference.to_string(), source }
     }
 
     fn store(&self, source: ImageError) -> PullError {

@@ -254,8 +254,13 @@ impl Evictor {
                 .collect()
         };
         unused.sort();
+        let in_use: BTreeSet<String> = {
+            let unused: BTreeSet<&str> = unused.iter().map(|(_, digest)| digest.as_str()).collect();
+            let used = self.used.lock();
+            used.keys().filter(|digest| !unused.contains(digest.as_str())).cloned().collect()
+        };
         for (_, digest) in unused {
-            match self.images.remove_pulled(&digest).await {
+            match self.images.remove_pulled(&digest, &in_use).await {
                 Ok(0) => {}
                 Ok(bytes) => tracing::info!(digest, bytes, "an unused image was removed"),
                 Err(error) => tracing::warn!(digest, %error, "an unused image was not removed"),

@@ -13,7 +13,7 @@ use super::error::{Code, RegistryError};
 use super::{Request, index_name};
 use crate::ImageError;
 use crate::digest::Digest;
-use crate::images::Shared;
+use crate::shared::Shared;
 
 pub(super) async fn serve(
     shared: &Arc<Shared>,

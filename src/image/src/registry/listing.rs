@@ -10,7 +10,7 @@ use serde_json::json;
 use super::error::RegistryError;
 use super::{Request, index_name};
 use crate::LOCAL_REGISTRY;
-use crate::images::Shared;
+use crate::shared::Shared;
 
 pub(super) fn tags(shared: &Shared, name: &str, request: &Request) -> Result<Response<Body>, RegistryError> {
     reading(request)?;

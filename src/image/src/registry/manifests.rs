@@ -13,8 +13,8 @@ use super::route::ManifestReference;
 use super::{Request, index_name};
 use crate::digest::Digest;
 use crate::format;
-use crate::images::Shared;
 use crate::manifest::{MANIFESTS, MAX_MANIFEST, Manifest};
+use crate::shared::Shared;
 
 pub(super) async fn serve(
     shared: &Arc<Shared>,
@@ -127,11 +127,8 @@ async fn delete(
             shared.blocking(move |shared| shared.index.remove_tag(&index_name, &tag)).await?
         }
         ManifestReference::Digest(digest) => {
-            shared.forget(digest);
             let digest = digest.clone();
-            let remove =
-                move |shared: &Shared| shared.index.remove_manifest(&shared.content, &index_name, &digest);
-            shared.blocking(remove).await?
+            shared.blocking(move |shared| shared.remove_manifest(&index_name, &digest)).await?
         }
     };
     if removed { accepted() } else { Err(unknown(reference)) }

@@ -22,7 +22,7 @@ use axum::routing::any;
 use serde::Deserialize;
 
 use crate::LOCAL_REGISTRY;
-use crate::images::Shared;
+use crate::shared::Shared;
 use error::{Code, RegistryError};
 use route::Route;
 

@@ -26,7 +26,7 @@ use super::{Request, index_name};
 use crate::LOCAL_REGISTRY;
 use crate::content::{AppendError, Draft};
 use crate::digest::Digest;
-use crate::images::Shared;
+use crate::shared::Shared;
 
 /// Sessions that may be open at the same time. With the limit on a blob's size this bounds what
 /// unfinished uploads may take of the disk; a push of a module needs two.

@@ -11,6 +11,7 @@ use crate::format::{self, Choice};
 use crate::wasm::{self, Wasm};
 
 const CNCF: &str = "application/vnd.wasm.config.v0+json";
+const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 
 fn descriptor(media_type: &str) -> Value {
@@ -26,24 +27,62 @@ fn manifest(config: &str, layers: &[&str]) -> Value {
 fn decide(manifest: &Value) -> Result<Digest, FormatError> {
     let manifest = format::parse(manifest.to_string().as_bytes())?;
     Ok(match format::choose(&manifest)? {
-        Choice::Module(plan) => plan.layer.digest,
+        Choice::Image(plan) => plan.layers()[0].digest.clone(),
         Choice::Index(digest) => digest,
     })
 }
 
 #[test]
-fn artifacts_of_one_wasm_layer_run() {
+fn artifacts_with_a_wasm_layer_run() {
     #[track_caller]
-    fn check(config: &str, layer: &str) {
-        assert_eq!(decide(&manifest(config, &[layer])), Ok(Digest::of(layer.as_bytes())));
+    fn check(manifest: &Value, layer: &str) {
+        assert_eq!(decide(manifest), Ok(Digest::of(layer.as_bytes())));
     }
-    check(CNCF, "application/wasm");
-    check("application/vnd.wasm.config.v1+json", "application/vnd.wasm.content.layer.v1+wasm");
-    check("application/vnd.module.wasm.config.v1+json", "application/vnd.module.wasm.content.layer.v1+wasm");
-    check(OCI_CONFIG, "application/vnd.bytecodealliance.wasm.component.layer.v0+wasm");
-    check(CNCF, "application/vnd.wasm.component.v1");
-    check("application/vnd.oci.empty.v1+json", "application/wasm");
-    check("application/vnd.oci.empty.v1+json", "application/octet-stream");
+    #[track_caller]
+    fn only(config: &str, layer: &str) {
+        check(&manifest(config, &[layer]), layer);
+    }
+    // CNCF, wkg
+    only(CNCF, "application/wasm");
+    // wasm-to-oci, Krustlet
+    only("application/vnd.wasm.config.v1+json", "application/vnd.wasm.content.layer.v1+wasm");
+    // Istio, wasmCloud
+    only("application/vnd.module.wasm.config.v1+json", "application/vnd.module.wasm.content.layer.v1+wasm");
+    // runwasi
+    only(OCI_CONFIG, "application/vnd.bytecodealliance.wasm.component.layer.v0+wasm");
+    only(OCI_CONFIG, "application/wasm");
+    // ZLayer, Molt
+    only(EMPTY, "application/wasm");
+    only(EMPTY, "application/octet-stream");
+    let mut typed = manifest(EMPTY, &["text/plain+gzip"]);
+    typed["artifactType"] = json!("application/vnd.wasm.component.v1+wasm");
+    check(&typed, "text/plain+gzip");
+    // Wassette, with its policy on either side
+    let (component, policy) = ("application/vnd.wasm.component.v1", "application/vnd.wasm.policy.v1+yaml");
+    check(&manifest(CNCF, &[component, policy]), component);
+    check(&manifest(CNCF, &[policy, "application/wasm"]), "application/wasm");
+    // Istio's configuration beside the module
+    let istio = "application/vnd.module.wasm.content.layer.v1+wasm";
+    let config = "application/vnd.module.wasm.config.v1+json";
+    check(&manifest(config, &[istio, config]), istio);
+    // Spin, new and old
+    let (wasm, app) =
+        ("application/vnd.wasm.content.layer.v1+wasm", "application/vnd.fermyon.spin.application.v1+config");
+    let data = "application/vnd.wasm.content.layer.v1+data";
+    check(&manifest(OCI_CONFIG, &[wasm, data, app]), wasm);
+    check(&manifest(app, &[data, wasm]), wasm);
+    // Container images
+    for layer in [
+        "application/vnd.oci.image.layer.v1.tar",
+        "application/vnd.oci.image.layer.v1.tar+zstd",
+        "application/vnd.docker.image.rootfs.diff.tar.gzip",
+    ] {
+        only(OCI_CONFIG, layer);
+    }
+    let mut null = manifest(CNCF, &["application/wasm"]);
+    null["annotations"] = Value::Null;
+    null["manifests"] = Value::Null;
+    check(&null, "application/wasm");
 }
 
 #[test]
@@ -54,9 +93,21 @@ fn other_artifacts_are_refused_by_name() {
         assert!(error.to_string().contains(message), "{error}");
     }
     check(&manifest(CNCF, &["application/wasm", "application/wasm"]), "2 layers");
+    check(&manifest(CNCF, &["application/wasm", "application/vnd.future"]), "2 layers");
     check(&manifest(CNCF, &[]), "0 layers");
-    let tar = "application/vnd.oci.image.layer.v1.tar+gzip";
-    check(&manifest(OCI_CONFIG, &[tar]), tar);
+    let spin = "application/vnd.wasm.content.layer.v1+wasm";
+    let app = "application/vnd.fermyon.spin.application.v1+config";
+    check(&manifest(OCI_CONFIG, &[spin, spin, app]), "an application of 2 components");
+    for other in [
+        "application/vnd.cncf.helm.chart.content.v1.tar+gzip",
+        "application/vnd.in-toto+json",
+        "application/vnd.dev.cosign.simplesigning.v1+json",
+        "application/vnd.oci.image.layer.v1.tar+gzip+encrypted",
+    ] {
+        let message = format!("image is not WebAssembly: its layer has the media type {other:?}");
+        check(&manifest(OCI_CONFIG, &[other]), &message);
+    }
+    check(&manifest(OCI_CONFIG, &vec!["application/vnd.oci.image.layer.v1.tar"; 513]), "513 layers");
     check(&json!({"schemaVersion": 1, "layers": []}), "schemaVersion is 1");
     check(&json!({"layers": []}), "not an OCI or Docker image manifest");
     check(&json!([]), "not an OCI or Docker image manifest");
@@ -67,17 +118,66 @@ fn other_artifacts_are_refused_by_name() {
 
 #[test]
 fn an_index_leads_to_its_wasm_platform() {
-    let entry = |name: &str, platform: Value| {
-        json!({"mediaType": crate::manifest::OCI_MANIFEST, "digest": Digest::of(name.as_bytes()).to_string(),
-               "size": 7, "platform": platform})
+    let entry = |name: &str, platform: &str| {
+        let mut entry = json!({"mediaType": crate::manifest::OCI_MANIFEST,
+                               "digest": Digest::of(name.as_bytes()).to_string(), "size": 7});
+        if let Some((os, architecture)) = platform.split_once('/') {
+            entry["platform"] = json!({"os": os, "architecture": architecture});
+        }
+        entry
     };
     let index = |entries: &[Value]| json!({"schemaVersion": 2, "mediaType": crate::manifest::OCI_INDEX, "manifests": entries});
-    let linux = entry("linux", json!({"architecture": "amd64", "os": "linux"}));
-    let wasi = entry("wasi", json!({"architecture": "wasm", "os": "wasip1"}));
-    assert_eq!(decide(&index(&[linux.clone(), wasi])), Ok(Digest::of(b"wasi")));
-    assert_eq!(decide(&index(&[entry("only", Value::Null)])), Ok(Digest::of(b"only")));
-    assert_eq!(decide(&index(&[linux])), Err(FormatError::Platform { count: 1 }));
-    assert_eq!(decide(&index(&[])), Err(FormatError::Platform { count: 0 }));
+    let (linux, arm) = (entry("linux", "linux/amd64"), entry("arm", "linux/arm64"));
+    for platform in ["wasip1/wasm", "wasip2/wasm", "wasi/wasm", "wasi/wasm32", "Wasip1/wasm", "linux/wasm32"]
+    {
+        let wasi = entry("wasi", platform);
+        assert_eq!(
+            decide(&index(&[linux.clone(), arm.clone(), wasi])),
+            Ok(Digest::of(b"wasi")),
+            "{platform}"
+        );
+    }
+    assert_eq!(decide(&index(&[entry("only", "")])), Ok(Digest::of(b"only")));
+    // What builders add says nothing about the image.
+    let attestation = entry("attestation", "unknown/unknown");
+    assert_eq!(decide(&index(&[linux.clone(), attestation.clone()])), Ok(Digest::of(b"linux")));
+    let refused = decide(&index(&[linux, arm, attestation])).unwrap_err();
+    assert_eq!(refused.to_string(), "image is not WebAssembly: its platforms are linux/amd64, linux/arm64");
+    let none = decide(&index(&[])).unwrap_err();
+    assert_eq!(none.to_string(), "image is not WebAssembly: it has no platforms");
+    let many: Vec<_> = (0..20).map(|i| entry("x", &format!("os{i}/\u{1b}[31m"))).collect();
+    let refused = decide(&index(&many)).unwrap_err().to_string();
+    assert!(refused.ends_with("os7/[31m, 12 more") && !refused.contains('\u{1b}'), "{refused}");
+}
+
+#[test]
+fn a_container_image_says_for_whom_it_is() {
+    #[track_caller]
+    fn check(annotations: &Value, config: &Value, fits: bool) {
+        let mut manifest = manifest(OCI_CONFIG, &["application/vnd.oci.image.layer.v1.tar+gzip"]);
+        manifest["annotations"] = annotations.clone();
+        let manifest = format::parse(manifest.to_string().as_bytes()).unwrap();
+        let Choice::Image(plan) = format::choose(&manifest).unwrap() else { panic!("no index") };
+        let decided = plan.execution(config.to_string().as_bytes()).map(|_| ());
+        let refused = FormatError::Platform { platforms: vec!["linux/amd64".to_owned()] };
+        assert_eq!(decided, if fits { Ok(()) } else { Err(refused) }, "{annotations} {config}");
+    }
+    let config = |os: &str, architecture: &str, entrypoint: Value, cmd: Value| json!({"os": os, "architecture": architecture, "config": {"Entrypoint": entrypoint, "Cmd": cmd}});
+    let none = json!({});
+    check(&none, &config("linux", "amd64", json!(["/docker-entrypoint.sh"]), json!(["nginx"])), false);
+    check(&none, &config("linux", "amd64", Value::Null, json!(["bash"])), false);
+    check(&none, &config("wasi", "wasm", json!(["run"]), Value::Null), true);
+    check(&none, &config("wasip1", "wasm32", json!(["/a"]), Value::Null), true);
+    check(&none, &config("linux", "amd64", json!(["/app/A.WASM"]), Value::Null), true);
+    check(&none, &config("linux", "amd64", Value::Null, json!(["/a.wasm"])), true);
+    check(&none, &config("linux", "amd64", json!([]), Value::Null), true);
+    check(&none, &json!({"config": {"Entrypoint": ["/a"]}}), true);
+    check(&none, &json!({"os": "linux", "architecture": "amd64", "config": null}), true);
+    let shell = config("linux", "amd64", json!(["/a"]), Value::Null);
+    check(&json!({"module.wasm.image/variant": "compat"}), &shell, true);
+    check(&json!({"module.wasm.image/variant": "compat-smart"}), &shell, true);
+    check(&json!({"run.oci.handler": "wasm-smart"}), &shell, true);
+    check(&json!({"run.oci.handler": "krun", "other": 7}), &shell, false);
 }
 
 fn inspect(bytes: &[u8]) -> Result<Wasm, FormatError> {

@@ -2,6 +2,7 @@
 //! real connection.
 
 mod formats;
+mod packagings;
 mod references;
 mod registry;
 mod remote;

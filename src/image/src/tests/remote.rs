@@ -15,24 +15,31 @@ use crate::digest::Digest;
 use crate::{Credentials, PullError};
 
 /// A registry with something in it, and a store to pull into.
-struct World {
-    host: String,
-    tool: Tool,
-    images: Arc<Images>,
-    _guards: (tempfile::TempDir, tempfile::TempDir, Arc<Images>, DropGuard),
+pub(super) struct World {
+    pub(super) host: String,
+    pub(super) tool: Tool,
+    pub(super) server: Arc<Images>,
+    pub(super) images: Arc<Images>,
+    pub(super) dir: tempfile::TempDir,
+    _guards: (tempfile::TempDir, DropGuard),
 }
 
-async fn world(wrap: impl FnOnce(Router) -> Router) -> World {
+pub(super) async fn world(wrap: impl FnOnce(Router) -> Router) -> World {
     let (server_dir, server) = images();
     let (dir, images) = images();
     let (host, guard) = serve(wrap(server.registry_router())).await;
     let tool = Tool { router: server.registry_router() };
-    World { host, tool, images, _guards: (server_dir, dir, server, guard) }
+    World { host, tool, server, images, dir, _guards: (server_dir, guard) }
 }
 
 impl World {
-    async fn pull(&self, name: &str) -> Result<crate::Image, PullError> {
+    pub(super) async fn pull(&self, name: &str) -> Result<crate::Image, PullError> {
         self.images.pull(&reference(&format!("{}/{name}", self.host)), None).await
+    }
+
+    /// The store as the next start finds it.
+    pub(super) fn reopened(&self) -> Arc<Images> {
+        open(self.dir.path())
     }
 }
 

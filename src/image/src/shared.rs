@@ -1,0 +1,249 @@
+//! What requests and pulls share: the store, and what is known of the images in it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
+use std::io::BufReader;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+
+use crate::content::Content;
+use crate::digest::Digest;
+use crate::error::Unusable;
+use crate::files::Files;
+use crate::format::{self, Body, Choice, Plan};
+use crate::images::{Config, Image};
+use crate::index::Index;
+use crate::manifest::{Execution, MAX_CONFIG, MAX_MANIFEST, Manifest};
+use crate::registry::uploads::Uploads;
+use crate::{FormatError, ImageError, PullError, Reference, wasm};
+
+/// Images that are unpacked at the same time. Decompressing is work for the processor: with more, pods
+/// that run already would feel it.
+const PARALLEL_UNPACKING: usize = 1;
+
+pub(crate) struct Shared {
+    pub(crate) content: Content,
+    pub(crate) index: Index,
+    pub(crate) files: Files,
+    pub(crate) uploads: Uploads,
+    pub(crate) max_module_bytes: u64,
+    pub(crate) max_image_bytes: u64,
+    pub(crate) plain_http: Vec<String>,
+    /// Images by the digest of their manifest, read once.
+    described: RwLock<HashMap<Digest, Image>>,
+    unpacking: Semaphore,
+}
+
+impl Shared {
+    pub(crate) fn open(config: Config) -> Result<Shared, ImageError> {
+        let Config { dir, max_module_bytes, max_image_bytes, plain_http, .. } = config;
+        let content = Content::open(&dir)?;
+        let index = Index::open(&dir, &content)?;
+        let files = Files::open(&dir, max_image_bytes)?;
+        files.retain(|manifest| index.has_manifest(manifest))?;
+        Ok(Shared {
+            content,
+            index,
+            files,
+            uploads: Uploads::default(),
+            max_module_bytes,
+            max_image_bytes,
+            plain_http,
+            described: RwLock::default(),
+            unpacking: Semaphore::new(PARALLEL_UNPACKING),
+        })
+    }
+
+    /// Does work on files outside the runtime's threads.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        self: &Arc<Shared>,
+        work: impl FnOnce(&Shared) -> Result<T, ImageError> + Send + 'static,
+    ) -> Result<T, ImageError> {
+        let shared = self.clone();
+        spawn_blocking(move || work(&shared)).await.expect("work on files does not panic")
+    }
+
+    /// The manifest that a reference stands for on this machine.
+    pub(crate) fn resolve(&self, reference: &Reference) -> Option<Digest> {
+        let name = reference.name();
+        let digest = match (reference.content_digest(), reference.tag()) {
+            (Some(digest), _) => Some(digest),
+            (None, Some(tag)) => self.index.tag(&name, tag),
+            (None, None) => None,
+        };
+        digest.filter(|digest| self.index.manifest(&name, digest).is_some())
+    }
+
+    /// What a reference stands for on this machine; an error if it is there but cannot run.
+    pub(crate) fn find(&self, reference: &Reference) -> Result<Option<Image>, Unusable> {
+        self.resolve(reference).map(|digest| self.describe(&reference.name(), &digest)).transpose()
+    }
+
+    /// Makes an image ready whose content is here.
+    pub(crate) async fn prepare(
+        self: &Arc<Shared>,
+        reference: &Reference,
+        digest: &Digest,
+    ) -> Result<Image, PullError> {
+        let name = reference.name();
+        match self.describe(&name, digest) {
+            Err(Unusable::Packed) => {}
+            described => return described.map_err(|error| error.into_pull(reference)),
+        }
+        let _permit = self.unpacking.acquire().await.expect("the semaphore is never closed");
+        let (shared, manifest) = (self.clone(), digest.clone());
+        let unpacked = spawn_blocking(move || {
+            shared.unpack(&name, &manifest)?;
+            shared.describe(&name, &manifest)
+        });
+        // What a decompressor does not expect may make it panic; that ends this work and no more.
+        let unpacked = unpacked.await.unwrap_or_else(|_| {
+            let reason = "its content is damaged".to_owned();
+            Err(FormatError::Layer { layer: digest.to_string(), reason }.into())
+        });
+        unpacked.map_err(|error| error.into_pull(reference))
+    }
+
+    /// Reads what a manifest of this repository says, and looks whether it can run.
+    pub(crate) fn describe(&self, name: &str, digest: &Digest) -> Result<Image, Unusable> {
+        if let Some(image) = self.described.read().get(digest)
+            && image.path.exists()
+        {
+            return Ok(image.clone());
+        }
+        let (manifest, plan, execution) = self.read(name, digest)?;
+        let found = match &plan.body {
+            Body::Module(_) => None,
+            Body::Rootfs(_) | Body::Spin(_) => Some(self.files.find(&manifest)?.ok_or(Unusable::Packed)?),
+        };
+        let mut env = execution.variables();
+        let (path, module_digest, mut size) = match plan.module() {
+            Some(module) => {
+                let path = self.content.path(&module.digest);
+                let file = File::open(&path).map_err(ImageError::io("read", &path))?;
+                let size = file.metadata().map_err(ImageError::io("read", &path))?.len();
+                wasm::inspect(&mut BufReader::new(file))?;
+                (path, module.digest.clone(), size)
+            }
+            None => found.as_ref().and_then(|found| found.module.clone()).ok_or(Unusable::Packed)?,
+        };
+        let mut files = None;
+        if let Some(found) = found {
+            let of_files = found.files.as_ref().map_or(0, |files| files.size);
+            // The module may be one of the files.
+            size = of_files + if found.module.is_some() { 0 } else { size };
+            env.extend(found.env);
+            files = found.files;
+        }
+        let image = Image {
+            digest: digest.to_string(),
+            module_digest: module_digest.to_string(),
+            size,
+            path,
+            entrypoint: execution.entrypoint,
+            cmd: execution.cmd,
+            env,
+            working_dir: Some(execution.working_dir).filter(|dir| !dir.is_empty()),
+            files,
+        };
+        self.described.write().insert(digest.clone(), image.clone());
+        Ok(image)
+    }
+
+    /// Unpacks the files of an image that has some. Takes its time.
+    fn unpack(&self, name: &str, digest: &Digest) -> Result<(), Unusable> {
+        let (manifest, plan, execution) = self.read(name, digest)?;
+        self.files.unpack(&self.content, &manifest, &plan, &execution)
+    }
+
+    /// The image that a manifest leads to: the digest of its own manifest, and what that says.
+    fn read(&self, name: &str, digest: &Digest) -> Result<(Digest, Plan, Execution), Unusable> {
+        let choose = |digest: &Digest| -> Result<Choice, Unusable> {
+            let bytes = self.content.read(digest, MAX_MANIFEST)?;
+            Ok(format::choose(&format::parse(&bytes)?)?)
+        };
+        let (manifest, plan) = match choose(digest)? {
+            Choice::Image(plan) => (digest.clone(), plan),
+            // One level: an index that leads to an index has no module.
+            Choice::Index(inner) => match choose(&inner)? {
+                Choice::Image(plan) => (inner, plan),
+                Choice::Index(_) => return Err(FormatError::nested_index().into()),
+            },
+        };
+        let config = match &plan.config {
+            Some(config) if self.index.has_blob(name, &config.digest) => {
+                self.content.read(&config.digest, MAX_CONFIG)?
+            }
+            _ => Vec::new(),
+        };
+        let execution = plan.execution(&config)?;
+        Ok((manifest, plan, execution))
+    }
+
+    /// Removes a manifest of a repository, with what only it leads to: the manifests of an index, and
+    /// the blobs that no other manifest names. What is `in_use` stays.
+    pub(crate) fn remove(
+        &self,
+        name: &str,
+        manifest: &Digest,
+        in_use: &BTreeSet<Digest>,
+    ) -> Result<(), ImageError> {
+        let removed = self.manifest(manifest);
+        self.remove_manifest(name, manifest)?;
+        let mut removed = vec![removed];
+        for inner in
+            removed[0].manifests.iter().filter_map(|inner| format::digest(inner).ok()).collect::<Vec<_>>()
+        {
+            if self.index.manifest(name, &inner).is_some()
+                && !in_use.contains(&inner)
+                && !self.index.is_tagged(name, &inner)
+                && !self.is_part(name, &inner)
+            {
+                removed.push(self.manifest(&inner));
+                self.remove_manifest(name, &inner)?;
+            }
+        }
+        let others = self.index.manifests_of(name);
+        let kept: BTreeSet<Digest> =
+            others.iter().flat_map(|digest| blobs_of(&self.manifest(digest))).collect();
+        for blob in removed.iter().flat_map(blobs_of) {
+            if !kept.contains(&blob) {
+                self.index.remove_blob(&self.content, name, &blob)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an index of the repository leads to the manifest.
+    pub(crate) fn is_part(&self, name: &str, manifest: &Digest) -> bool {
+        let digest = manifest.to_string();
+        let leads =
+            |other: &Digest| self.manifest(other).manifests.iter().any(|inner| inner.digest == digest);
+        self.index.manifests_of(name).iter().any(leads)
+    }
+
+    /// Removes a manifest from a repository, and what was made of it if no other repository has it.
+    pub(crate) fn remove_manifest(&self, name: &str, digest: &Digest) -> Result<bool, ImageError> {
+        let removed = self.index.remove_manifest(&self.content, name, digest)?;
+        self.described.write().remove(digest);
+        if !self.index.has_manifest(digest) {
+            self.files.remove(digest)?;
+        }
+        Ok(removed)
+    }
+
+    /// A manifest; an empty one if it cannot be read.
+    fn manifest(&self, digest: &Digest) -> Manifest {
+        let bytes = self.content.read(digest, MAX_MANIFEST).unwrap_or_default();
+        serde_json::from_slice(&bytes).unwrap_or_default()
+    }
+}
+
+/// The digests of the configuration and the layers that a manifest names.
+fn blobs_of(manifest: &Manifest) -> BTreeSet<Digest> {
+    let all = manifest.layers.iter().chain(&manifest.config);
+    all.filter_map(|part| format::digest(part).ok()).collect()
+}

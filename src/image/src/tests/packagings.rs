@@ -1,0 +1,216 @@
+//! Images of every packaging, pushed into one registry and pulled into another store.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use super::remote::{World, world};
+use super::*;
+use crate::PullError;
+
+const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
+
+fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (path, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        builder.append_data(&mut header, path, *content).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+impl Tool {
+    /// Pushes an image of these parts, of which `other` are further fields of the manifest.
+    async fn push_image(
+        &self,
+        name: &str,
+        config: (&str, &[u8]),
+        layers: &[(&str, &[u8])],
+        other: Value,
+    ) -> String {
+        let mut descriptors = Vec::new();
+        for (media_type, bytes) in std::iter::once(&config).chain(layers) {
+            let digest = self.push_blob(name, bytes).await;
+            descriptors.push(json!({"mediaType": media_type, "digest": digest, "size": bytes.len()}));
+        }
+        let mut manifest =
+            json!({"schemaVersion": 2, "config": descriptors.remove(0), "layers": descriptors});
+        if let Value::Object(other) = other {
+            manifest.as_object_mut().unwrap().extend(other);
+        }
+        let answer = self.push_manifest(name, "1", manifest.to_string().as_bytes()).await;
+        answer.expect(StatusCode::CREATED).header("docker-content-digest").to_owned()
+    }
+}
+
+fn config(os: &str, config: &Value) -> Vec<u8> {
+    json!({"architecture": "wasm", "os": os, "config": config}).to_string().into_bytes()
+}
+
+fn files_of(image: &crate::Image) -> Vec<(String, String)> {
+    let root = &image.files.as_ref().expect("it has files").path;
+    let (mut found, mut left) = (Vec::new(), vec![root.clone()]);
+    while let Some(dir) = left.pop() {
+        for path in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+            let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+            if path.is_dir() {
+                left.push(path);
+            } else {
+                found.push((name, String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned()));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+async fn docker_image(world: &World) -> String {
+    let base = tar(&[("web.wasm", &module("old")), ("etc/motd", b"hello"), ("etc/gone", b"x")]);
+    let top = tar(&[("web.wasm", &module("m")), ("etc/.wh.gone", b"")]);
+    let execution = json!({"Entrypoint": ["/web.wasm"], "Cmd": ["--port", "80"], "Env": ["A=1"],
+                           "WorkingDir": "/etc", "User": "1000", "Labels": null});
+    let docker = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+    let config = ("application/vnd.docker.container.image.v1+json", &*config("wasi", &execution));
+    world.tool.push_image("docker", config, &[(docker, &base), (docker, &top)], json!({})).await
+}
+
+#[tokio::test]
+async fn a_container_image_brings_its_files() {
+    let world = world(|router| router).await;
+    docker_image(&world).await;
+    let image = world.pull("docker:1").await.unwrap();
+    assert_eq!(fs::read(&image.path).unwrap(), module("m"));
+    assert_eq!(image.module_digest, crate::digest::Digest::of(&module("m")).to_string());
+    assert_eq!((image.entrypoint.join(" "), image.cmd.join(" ")), ("/web.wasm".into(), "--port 80".into()));
+    assert_eq!(
+        (image.env.clone(), image.working_dir.as_deref()),
+        (vec![("A".into(), "1".into())], Some("/etc"))
+    );
+    let module = String::from_utf8_lossy(&module("m")).into_owned();
+    assert_eq!(files_of(&image), [("etc/motd".into(), "hello".into()), ("web.wasm".into(), module.clone())]);
+    assert_eq!(image.size, module.len() as u64 + 5);
+
+    // After a restart it is simply there.
+    let name = reference(&format!("{}/docker:1", world.host));
+    assert_eq!(world.reopened().find(&name), Some(image.clone()));
+
+    // In the embedded registry itself it is unpacked by the first pull, and there after that.
+    let local = reference("registry.local/docker:1");
+    assert_eq!(world.server.find(&local), None);
+    let served = world.server.pull(&local, None).await.unwrap();
+    assert_eq!(files_of(&served), files_of(&image));
+    assert_eq!(world.server.find(&local), Some(served));
+}
+
+#[tokio::test]
+async fn a_spin_application_of_one_component_brings_its_files() {
+    let world = world(|router| router).await;
+    let (data, app) =
+        ("application/vnd.wasm.content.layer.v1+data", "application/vnd.fermyon.spin.application.v1+config");
+    let module = module("m");
+    let digest = |bytes: &[u8]| crate::digest::Digest::of(bytes).to_string();
+    let component = |files: Value| {
+        json!({"spin_lock_version": 1, "triggers": [], "components": [
+            {"id": "web", "source": {"content_type": "application/wasm", "digest": digest(&module)},
+             "env": {"A": "1"}, "files": files}]})
+        .to_string()
+        .into_bytes()
+    };
+    let wasm = ("application/vnd.wasm.content.layer.v1+wasm", &*module);
+    let spin_config = config("Wasip1", &json!({"Labels": {"com.fermyon.spin.lockedAppDigest": ""}}));
+    let files = component(json!([{"path": "static/a.txt", "digest": digest(b"content of a")},
+                                 {"path": "b", "inline": "Yg=="}]));
+    let layers = [wasm, (data, &b"content of a"[..]), (app, &*files)];
+    world.tool.push_image("spin", (OCI_CONFIG, &spin_config), &layers, json!({})).await;
+    let image = world.pull("spin:1").await.unwrap();
+    assert_eq!(fs::read(&image.path).unwrap(), module);
+    assert_eq!(image.env, [("A".to_owned(), "1".to_owned())]);
+    assert_eq!(files_of(&image), [("b".into(), "b".into()), ("static/a.txt".into(), "content of a".into())]);
+    assert_eq!(image.size, module.len() as u64 + 13);
+
+    // With its files in an archive.
+    let archive = tar(&[("c/d", b"in the archive")]);
+    let bundle = ("application/vnd.wasm.content.bundle.v1.tar+gzip", &*archive);
+    let files = component(json!([{"path": "c/d", "digest": digest(b"in the archive")}]));
+    world
+        .tool
+        .push_image("bundle", (OCI_CONFIG, &spin_config), &[wasm, bundle, (app, &files)], json!({}))
+        .await;
+    assert_eq!(files_of(&world.pull("bundle:1").await.unwrap()), [("c/d".into(), "in the archive".into())]);
+
+    // Without any files.
+    let files = component(json!([]));
+    world.tool.push_image("bare", (OCI_CONFIG, &spin_config), &[wasm, (app, &files)], json!({})).await;
+    assert_eq!(world.pull("bare:1").await.unwrap().files, None);
+
+    let files = component(json!([{"path": "../b", "inline": "Yg=="}]));
+    world.tool.push_image("bad", (OCI_CONFIG, &spin_config), &[wasm, (app, &files)], json!({})).await;
+    let error = world.pull("bad:1").await.unwrap_err();
+    assert!(error.to_string().ends_with("the path \"../b\" leads out of the image"), "{error}");
+}
+
+#[tokio::test]
+async fn images_for_other_machines_are_refused_before_they_are_fetched() {
+    let world = world(|router| router).await;
+    let linux = json!({"architecture": "amd64", "os": "linux", "config": {"Cmd": ["bash"]}}).to_string();
+    let layer = tar(&[("bin/bash", b"\x7fELF")]);
+    world.tool.push_image("linux", (OCI_CONFIG, linux.as_bytes()), &[(TAR, &layer)], json!({})).await;
+    let error = world.pull("linux:1").await.unwrap_err();
+    assert!(matches!(error, PullError::Format(_)), "{error:?}");
+    assert_eq!(error.to_string(), "image is not WebAssembly: its platform is linux/amd64");
+    let digest = crate::digest::Digest::of(&layer);
+    assert!(!world.dir.path().join("blobs/sha256").join(digest.hex()).exists());
+
+    // One that is made for Wasm, but by a builder that does not know the platform.
+    let linux =
+        json!({"architecture": "amd64", "os": "linux", "config": {"Entrypoint": ["/app"]}}).to_string();
+    let layer = tar(&[("app", &module("m"))]);
+    let annotations = json!({"annotations": {"module.wasm.image/variant": "compat"}});
+    world.tool.push_image("compat", (OCI_CONFIG, linux.as_bytes()), &[(TAR, &layer)], annotations).await;
+    assert_eq!(fs::read(world.pull("compat:1").await.unwrap().path).unwrap(), module("m"));
+
+    // WIT without code.
+    let wit = wat::parse_str(r#"(component (type $t (component)) (export "a:b/c" (type $t)))"#).unwrap();
+    let cncf = "application/vnd.wasm.config.v0+json";
+    world.tool.push_image("wit", (cncf, b"{}"), &[("application/wasm", &wit)], json!({})).await;
+    let error = world.pull("wit:1").await.unwrap_err();
+    assert_eq!(error.to_string(), "it is a package of WIT interfaces without code, which cannot run");
+}
+
+#[tokio::test]
+async fn removing_an_image_removes_its_files_and_what_only_it_needs() {
+    let world = world(|router| router).await;
+    let digest = docker_image(&world).await;
+    // The same image behind an index.
+    let manifest = world.tool.get("/v2/docker/manifests/1").await.body;
+    let index = json!({"schemaVersion": 2, "mediaType": crate::manifest::OCI_INDEX, "manifests": [
+        {"mediaType": Package::MANIFEST_TYPE, "digest": digest, "size": manifest.len(),
+         "platform": {"architecture": "wasm", "os": "wasi"}}]});
+    let headers = [("content-type", crate::manifest::OCI_INDEX)];
+    world.tool.send(Method::PUT, "/v2/docker/manifests/multi", &headers, index.to_string()).await;
+    let image = world.pull("docker:multi").await.unwrap();
+    let count = |folder: &str| fs::read_dir(world.dir.path().join(folder)).unwrap().count();
+    assert_eq!((count("blobs/sha256"), count("files")), (5, 1), "two manifests, a configuration, two layers");
+
+    let in_use = [digest.clone()].into();
+    assert_eq!(world.images.remove_pulled(&digest, &[].into()).await.unwrap(), 0, "the index leads to it");
+    assert_eq!(world.images.remove_pulled(&image.digest, &in_use).await.unwrap(), image.size);
+    assert_eq!((count("blobs/sha256"), count("files")), (4, 1), "somebody uses what the index led to");
+    assert!(world.images.find(&reference(&format!("{}/docker@{digest}", world.host))).is_some());
+    assert_eq!(world.images.remove_pulled(&digest, &[].into()).await.unwrap(), image.size);
+    assert_eq!((count("blobs/sha256"), count("files"), count("uploads")), (0, 0, 0));
+
+    world.pull("docker:multi").await.unwrap();
+    world.images.remove_pulled(&image.digest, &[].into()).await.unwrap();
+    assert_eq!((count("blobs/sha256"), count("files"), count("uploads")), (0, 0, 0), "all of it at once");
+
+    // What an interrupted removal leaves of the files goes at the next start.
+    world.pull("docker:1").await.unwrap();
+    let repository = world.dir.path().join("repositories").join(&world.host).join("docker/_manifests");
+    fs::remove_dir_all(repository).unwrap();
+    world.reopened();
+    assert_eq!(count("files"), 0);
+}
