@@ -86,7 +86,8 @@ impl Launch {
             _ => (Stdin::Closed, None),
         };
         let (env, tty) = (env.into_vec(), spec.tty.unwrap_or(false));
-        let working_dir = spec.working_dir.clone().filter(|dir| !dir.is_empty());
+        let own_dir = spec.working_dir.clone().filter(|dir| !dir.is_empty());
+        let working_dir = own_dir.or_else(|| image.working_dir.clone());
         let memory_limit = memory_limit(spec);
         let start = ContainerSpec {
             budget: Budget::new(None),

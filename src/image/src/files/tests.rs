@@ -397,8 +397,8 @@ fn the_module_is_what_the_entrypoint_names() {
         ])
     };
     #[track_caller]
-    fn check(layer: Vec<u8>, execution: Execution, expected: Result<(), &str>) {
-        let found = World::new().unpack(&[layer], &execution);
+    fn check(layer: Vec<u8>, execution: &Execution, expected: Result<(), &str>) {
+        let found = World::new().unpack(&[layer], execution);
         match (found, expected) {
             (Ok(_), Ok(())) => {}
             (Err(error), Err(message)) => assert!(error.contains(message), "{error}"),
@@ -409,25 +409,25 @@ fn the_module_is_what_the_entrypoint_names() {
     let entrypoint =
         |program: &str| Execution { entrypoint: words(&[program, "-x"]), ..Execution::default() };
     for program in ["/app/a.wasm", "app/a.wasm", "./app/a.wasm", "/c.wasm", "/bin/b", "b", "/../app/a.wasm"] {
-        check(layer(), entrypoint(program), Ok(()));
+        check(layer(), &entrypoint(program), Ok(()));
     }
-    check(layer(), Execution { cmd: words(&["/app/a.wasm"]), ..Execution::default() }, Ok(()));
-    check(layer(), Execution { working_dir: "/app".to_owned(), ..entrypoint("a.wasm") }, Ok(()));
-    check(layer(), Execution { env: words(&["PATH=/x:/deep"]), ..entrypoint("d.wasm") }, Ok(()));
+    check(layer(), &Execution { cmd: words(&["/app/a.wasm"]), ..Execution::default() }, Ok(()));
+    check(layer(), &Execution { working_dir: "/app".to_owned(), ..entrypoint("a.wasm") }, Ok(()));
+    check(layer(), &Execution { env: words(&["PATH=/x:/deep"]), ..entrypoint("d.wasm") }, Ok(()));
     check(
         layer(),
-        entrypoint("/bin/sh"),
+        &entrypoint("/bin/sh"),
         Err("image is not WebAssembly: its entrypoint \"usr/bin/sh\" is no module"),
     );
     let several = "it has 3 modules (\"app/a.wasm\", \"deep/d.wasm\", \"usr/bin/b\"), and its entrypoint names none of them";
-    check(layer(), Execution::default(), Err(several));
-    check(layer(), entrypoint("/none.wasm"), Err(several));
+    check(layer(), &Execution::default(), Err(several));
+    check(layer(), &entrypoint("/none.wasm"), Err(several));
     let plugin = archive(&[wasm("plugin.wasm"), wasm("other.wasm")]);
-    check(plugin, Execution::default(), Ok(()));
+    check(plugin, &Execution::default(), Ok(()));
     let none = archive(&[file("a", "1"), file("b.wasm", "no")]);
-    check(none, Execution::default(), Err("image is not WebAssembly: none of its files is a module"));
+    check(none, &Execution::default(), Err("image is not WebAssembly: none of its files is a module"));
     let broken = archive(&[entry(EntryType::Regular, "a", "", b"\0asm\x07\0\0\0")]);
-    check(broken, Execution::default(), Err("it is not a Wasm binary: its version"));
+    check(broken, &Execution::default(), Err("it is not a Wasm binary: its version"));
 }
 
 #[test]
