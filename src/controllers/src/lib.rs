@@ -54,11 +54,11 @@ mod ttl_after_finished;
 mod volume_binder;
 mod volume_protection;
 
-use std::time::Duration;
+use std::{net::Ipv6Addr, time::Duration};
 
 use coracle_client::{Election, Informers, LeaderElection};
 use futures::future::BoxFuture;
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::ReplicationController};
 use kube::Client;
 use tokio::task::JoinSet;
@@ -77,6 +77,8 @@ pub struct Config {
     pub cluster_cidr: Ipv4Net,
     /// The prefix length of a node's part, longer than the one of `cluster_cidr`.
     pub node_mask: u8,
+    /// The same for IPv6, where every node gets a /64; without it pods have IPv4 only.
+    pub cluster_cidr_v6: Option<Ipv6Net>,
     /// The certificate of the cluster's CA in PEM, published in every namespace.
     pub ca_pem: String,
     /// A node that did not renew its Lease for so long is no longer trusted to be alive. Kubernetes
@@ -87,10 +89,29 @@ pub struct Config {
 }
 
 impl Config {
-    /// The usual settings: a /18 per node, 40 s of grace.
+    /// The usual settings: a /18 per node, a unique local IPv6 range of the cluster's own, 40 s of grace.
     pub fn new(cluster_cidr: Ipv4Net, ca_pem: String) -> Self {
-        Config { cluster_cidr, node_mask: 18, ca_pem, node_grace: Duration::from_secs(40), lease: None }
+        Config {
+            cluster_cidr,
+            node_mask: 18,
+            cluster_cidr_v6: Some(unique_local(&ca_pem)),
+            ca_pem,
+            node_grace: Duration::from_secs(40),
+            lease: None,
+        }
     }
+}
+
+/// The /48 of RFC 4193 that belongs to the cluster with this CA: `fd`, then 40 bits that differ between clusters
+/// and stay the same as long as the CA does. Services will have its last /112.
+fn unique_local(ca_pem: &str) -> Ipv6Net {
+    // FNV-1a: nobody has to guess it, two clusters only must not have the same.
+    let hash = ca_pem.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let global = u128::from((hash >> 40) ^ (hash & 0xff_ffff_ffff));
+    let network = Ipv6Addr::from((0xfd << 120) | (global << 80));
+    Ipv6Net::new_assert(network, 48)
 }
 
 /// A control loop: its name and what runs it until the context's shutdown.

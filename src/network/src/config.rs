@@ -1,9 +1,11 @@
 //! What a node tells its fabric, and what a pod tells its stack.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
-use ipnet::Ipv4Net;
+use coracle_budget::Budget;
+use ipnet::{Ipv4Net, Ipv6Net};
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::stack::Protocol;
@@ -15,10 +17,17 @@ use crate::stack::Protocol;
 pub struct Config {
     /// The range that this node gives its pods addresses from (`spec.podCIDR` of the Node).
     pub pod_cidr: Ipv4Net,
+    /// The same for IPv6: the n-th pod address of one family belongs to the n-th of the other. Without it
+    /// pods have no IPv6 address but `::1`.
+    pub pod_cidr_v6: Option<Ipv6Net>,
     /// The range of all pods of the cluster. What lies in it never leaves through the kernel.
     pub cluster_cidr: Ipv4Net,
+    /// The same for IPv6.
+    pub cluster_cidr_v6: Option<Ipv6Net>,
     /// The range of cluster IPs. What lies in it never leaves through the kernel.
     pub service_cidr: Ipv4Net,
+    /// The same for IPv6.
+    pub service_cidr_v6: Option<Ipv6Net>,
     /// The domain behind service names, `cluster.local`.
     pub cluster_domain: String,
     /// The node's own addresses: guests reach NodePorts on them and nothing else.
@@ -46,8 +55,11 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             pod_cidr: net([10, 128, 0, 0], 18),
+            pod_cidr_v6: Some(net6(0, 64)),
             cluster_cidr: net([10, 128, 0, 0], 9),
+            cluster_cidr_v6: Some(net6(0, 48)),
             service_cidr: net([10, 96, 0, 0], 16),
+            service_cidr_v6: Some(net6(0xffff, 112)),
             cluster_domain: "cluster.local".to_owned(),
             node_addresses: Vec::new(),
             node_port_bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -59,6 +71,21 @@ impl Default for Config {
 
 fn net(address: [u8; 4], prefix: u8) -> Ipv4Net {
     Ipv4Net::new(Ipv4Addr::from(address), prefix).expect("a constant prefix of at most 32 bits")
+}
+
+/// A network of a unique local range, for who names no other.
+fn net6(subnet: u16, prefix: u8) -> Ipv6Net {
+    let address = Ipv6Addr::new(0xfd0c, 0x0ac1, 0xe000, subnet, 0, 0, 0, 0);
+    Ipv6Net::new(address, prefix).expect("a constant prefix of at most 128 bits")
+}
+
+/// How fast a pod may send and receive, in bits per second. Its loopback is not counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bandwidth {
+    /// What comes to the pod (`kubernetes.io/ingress-bandwidth`).
+    pub ingress: Option<u64>,
+    /// What the pod sends (`kubernetes.io/egress-bandwidth`).
+    pub egress: Option<u64>,
 }
 
 /// Who a stack belongs to, and which address it would like to keep.
@@ -74,6 +101,10 @@ pub struct PodConfig {
     pub hostname: String,
     /// An address to keep if it is free (a pod that outlives its agent keeps its IP).
     pub want_ip: Option<Ipv4Addr>,
+    /// What pays for the bytes that wait in the pod's sockets; without one they are only bounded.
+    pub budget: Option<Arc<Budget>>,
+    /// How fast the pod may talk to others.
+    pub bandwidth: Bandwidth,
     /// The pod's labels, by which NetworkPolicies know it.
     pub labels: BTreeMap<String, String>,
     /// The ports of its containers that have names.

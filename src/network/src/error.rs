@@ -38,6 +38,12 @@ pub enum NetworkError {
     /// A bound of [`limits`](crate::limits) was reached; the text names it.
     #[error("too many {0}")]
     Limit(&'static str),
+    /// The pod has no memory left for another connection.
+    #[error("no buffer space available")]
+    NoBuffers,
+    /// Datagrams to many: there is no such thing here.
+    #[error("multicast is not supported: {0}")]
+    Multicast(SocketAddr),
     /// A datagram larger than UDP carries, or than the receiver takes.
     #[error("datagram too large: {0} bytes")]
     DatagramTooLarge(usize),
@@ -79,6 +85,8 @@ impl NetworkError {
             NetworkError::Unreachable(_) => io::ErrorKind::HostUnreachable,
             NetworkError::Denied(_) => io::ErrorKind::PermissionDenied,
             NetworkError::Limit(_) => io::ErrorKind::QuotaExceeded,
+            NetworkError::NoBuffers => io::ErrorKind::OutOfMemory,
+            NetworkError::Multicast(_) => io::ErrorKind::Unsupported,
             NetworkError::DatagramTooLarge(_) => io::ErrorKind::InvalidInput,
             NetworkError::NotConnected => io::ErrorKind::NotConnected,
             NetworkError::WouldBlock => io::ErrorKind::WouldBlock,

@@ -11,10 +11,11 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
 
+use ipnet::Ipv6Net;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use parking_lot::{Mutex, RwLock};
@@ -28,7 +29,7 @@ use crate::admit::{Denials, DenyReason, Origin, Policies};
 use crate::idset::IdSet;
 use crate::kernel::HostAddresses;
 use crate::limits::{EGRESS_CONNECTIONS, LOOKUPS};
-use crate::nodeport::{NodePortProblem, NodePorts};
+use crate::nodeport::{DoorProblem, NodePorts};
 use crate::policy::{Place, canonical, place};
 use crate::services::{Candidates, Frontend, Services};
 use crate::stack::{Protocol, Stack};
@@ -49,7 +50,8 @@ pub struct Fabric {
     tasks: TaskTracker,
     stop: CancellationToken,
     addresses: Mutex<IdSet>,
-    pods: RwLock<HashMap<Ipv4Addr, Arc<Stack>>>,
+    /// By each of their addresses.
+    pods: RwLock<HashMap<IpAddr, Arc<Stack>>>,
     services: Services,
     pub(crate) policies: Policies,
     pub(crate) denials: Denials,
@@ -174,21 +176,35 @@ impl Fabric {
         };
         drop(addresses);
         let id = u32::try_from(id).expect("at most a million addresses");
-        let stack = Arc::new(Stack::new(Ipv4Addr::from(network + id), pod, Arc::downgrade(self)));
-        self.pods.write().insert(stack.ip, Arc::clone(&stack));
+        let ip = Ipv4Addr::from(network + id);
+        let stack = Arc::new(Stack::new(ip, self.ipv6_of(ip), pod, self));
+        let mut pods = self.pods.write();
+        for address in stack.addresses() {
+            pods.insert(address, Arc::clone(&stack));
+        }
+        drop(pods);
         Ok(PodStack::new(stack))
+    }
+
+    /// The IPv6 address of the pod with this IPv4 address, if pods of this node have any.
+    #[must_use]
+    pub fn ipv6_of(&self, ip: Ipv4Addr) -> Option<Ipv6Addr> {
+        let range = self.config.pod_cidr_v6?;
+        let id = u32::from(ip).checked_sub(u32::from(self.config.pod_cidr.network()))?;
+        let address = Ipv6Addr::from(u128::from(range.network()) + u128::from(id));
+        range.contains(&address).then_some(address)
     }
 
     /// Takes in a Service as it is now.
     pub fn apply_service(self: &Arc<Self>, service: &Service) {
-        let wanted = self.services.apply(service);
-        self.node_ports.sync(self, wanted);
+        let doors = self.services.apply(service);
+        self.node_ports.sync(self, doors);
     }
 
     /// Forgets a Service; its NodePorts close, connections made go on.
     pub fn remove_service(self: &Arc<Self>, namespace: &str, name: &str) {
-        let wanted = self.services.remove(namespace, name);
-        self.node_ports.sync(self, wanted);
+        let doors = self.services.remove(namespace, name);
+        self.node_ports.sync(self, doors);
     }
 
     /// Takes in an EndpointSlice as it is now.
@@ -209,10 +225,15 @@ impl Fabric {
         Ok(crate::tcp::dial(self, route, self.visitor(None, to)).await?)
     }
 
-    /// NodePorts that are wanted but not open.
+    /// Ports of the node's address that services want and do not have.
     #[must_use]
-    pub fn node_port_problems(&self) -> Vec<NodePortProblem> {
-        self.node_ports.problems(self.config.node_port_bind)
+    pub fn door_problems(&self) -> Vec<DoorProblem> {
+        self.node_ports.problems(self)
+    }
+
+    /// Waits until [`Fabric::door_problems`] may say something new.
+    pub async fn door_problems_changed(&self) {
+        self.node_ports.changed().await;
     }
 
     /// How many connections and datagrams policy has refused on this node.
@@ -256,7 +277,7 @@ impl Fabric {
             return self.route_to_backend(&frontend, origin, to, protocol);
         }
         if self.is_node(to.ip()) {
-            let frontend = self.services.node_port(to.port(), protocol).ok_or_else(forbidden)?;
+            let frontend = self.services.door((to.port(), protocol)).ok_or_else(forbidden)?;
             return self.route_to_backend(&frontend, origin, to, protocol);
         }
         match self.way_outside(origin, to, protocol) {
@@ -309,6 +330,17 @@ impl Fabric {
         Ok(way)
     }
 
+    /// Whether a datagram from outside may come to a port of this pod.
+    pub(crate) fn admit_visit(
+        &self,
+        origin: &Origin,
+        target: &Arc<Stack>,
+        to: SocketAddr,
+    ) -> Result<(), NetworkError> {
+        self.admit(origin, target, to, Protocol::Udp)
+            .map_err(|reason| self.deny(origin, Some(target), to, reason))
+    }
+
     /// The ways to a service's backends, beginning with the one whose turn it is. `to` is the address that was
     /// dialled.
     pub(crate) fn route_to_backend(
@@ -358,11 +390,23 @@ impl Fabric {
     }
 
     fn way_outside(&self, origin: &Origin, to: SocketAddr, protocol: Protocol) -> Result<Way, Problem> {
-        let IpAddr::V4(v4) = to.ip() else { return Err(Problem::Other(NetworkError::Unreachable(to))) };
-        if self.config.service_cidr.contains(&v4) {
+        let config = &self.config;
+        let within = |range: Option<Ipv6Net>, v6: &Ipv6Addr| range.is_some_and(|range| range.contains(v6));
+        let (service, cluster) = match to.ip() {
+            IpAddr::V4(v4) => (
+                config.service_cidr.contains(&v4),
+                config.cluster_cidr.contains(&v4) || config.pod_cidr.contains(&v4),
+            ),
+            IpAddr::V6(v6) => (
+                within(config.service_cidr_v6, &v6),
+                within(config.cluster_cidr_v6, &v6) || within(config.pod_cidr_v6, &v6),
+            ),
+        };
+        if service {
             return Err(Problem::Other(NetworkError::Refused(to)));
         }
-        if self.config.cluster_cidr.contains(&v4) || self.config.pod_cidr.contains(&v4) {
+        // The one place where a way to pods of other nodes belongs: it would begin here.
+        if cluster {
             return Err(Problem::Other(NetworkError::Unreachable(to)));
         }
         let denied = |reason| Problem::Denied(to, reason);
@@ -381,8 +425,7 @@ impl Fabric {
     }
 
     pub(crate) fn pod_at(&self, address: SocketAddr) -> Option<Arc<Stack>> {
-        let IpAddr::V4(v4) = address.ip() else { return None };
-        self.pods.read().get(&v4).cloned()
+        self.pods.read().get(&address.ip()).cloned()
     }
 
     pub(crate) fn is_node(&self, address: IpAddr) -> bool {
@@ -396,7 +439,7 @@ impl Fabric {
         let client = client.map(|client| SocketAddr::new(canonical(client.ip()), client.port()));
         let local = client.filter(|client| !client.ip().is_loopback()).unwrap_or_else(|| {
             let port = self.next_port.fetch_add(1, Relaxed).max(NODE_PORT_FIRST);
-            SocketAddr::new(self.gateway().into(), port)
+            SocketAddr::new(self.gateway_for(to.ip()), port)
         });
         End { local, peer: to, guard: None }
     }
@@ -405,12 +448,20 @@ impl Fabric {
         Ipv4Addr::from(u32::from(self.config.pod_cidr.network()) + 1)
     }
 
+    /// The node as a pod sees it that is dialled as `to`.
+    fn gateway_for(&self, to: IpAddr) -> IpAddr {
+        let v6 = if to.is_ipv6() { self.ipv6_of(self.gateway()) } else { None };
+        v6.map_or(self.gateway().into(), IpAddr::V6)
+    }
+
     pub(crate) fn remove_pod(&self, stack: &Arc<Stack>) {
         let mut pods = self.pods.write();
-        if !pods.get(&stack.ip).is_some_and(|known| Arc::ptr_eq(known, stack)) {
+        if !pods.get(&stack.ip.into()).is_some_and(|known| Arc::ptr_eq(known, stack)) {
             return;
         }
-        pods.remove(&stack.ip);
+        for address in stack.addresses() {
+            pods.remove(&address);
+        }
         drop(pods);
         let id = u32::from(stack.ip) - u32::from(self.config.pod_cidr.network());
         self.addresses.lock().release(usize::try_from(id).expect("at most a million addresses"));
@@ -455,12 +506,12 @@ impl Fabric {
         self.tasks.spawn_on(async move { stop.run_until_cancelled(task).await }, &self.handle)
     }
 
-    /// Runs something that watches the fabric's [`Fabric::stop`] itself.
     /// The runtime that carries the kernel sockets.
     pub(crate) fn enter(&self) -> tokio::runtime::EnterGuard<'_> {
         self.handle.enter()
     }
 
+    /// Runs something that watches the fabric's [`Fabric::stop`] itself.
     pub(crate) fn spawn_detached(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn_on(task, &self.handle);
     }

@@ -2,12 +2,14 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::nodeport::{self, Target};
-use crate::{NetworkError, PodStack};
+use crate::visitors;
+use crate::{NetworkError, PodStack, Protocol};
 
-/// A TCP port of the host that leads to a pod.
+/// A port of the host that leads to a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct HostPort {
     /// The address of the host; the one on which NodePorts listen if it is `None` or unspecified.
@@ -16,6 +18,8 @@ pub struct HostPort {
     pub port: u16,
     /// The port of the pod.
     pub target: u16,
+    /// Which of the two ports of that number.
+    pub protocol: Protocol,
 }
 
 impl PodStack {
@@ -34,19 +38,28 @@ impl PodStack {
             return Err(NetworkError::AddressNotAvailable(address));
         }
         let stop = self.stack().host_ports().ok_or(NetworkError::Closed)?;
-        let listener = {
-            let _runtime = fabric.enter();
-            nodeport::listen(address).map_err(|error| refusal(address, &error))?
-        };
         let target = Target::Pod(Arc::clone(self.stack()), host.target);
-        let task = {
-            let (fabric, fabric_stop) = (Arc::clone(&fabric), fabric.stop().clone());
-            async move {
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = fabric_stop.cancelled() => {}
-                    () = nodeport::serve(&fabric, &listener, &target) => {}
+        let refused = |error: io::Error| refusal(address, &error);
+        let serve: Pin<Box<dyn Future<Output = ()> + Send>> = {
+            let _runtime = fabric.enter();
+            let of_task = Arc::clone(&fabric);
+            match host.protocol {
+                Protocol::Tcp => {
+                    let listener = nodeport::listen(address).map_err(refused)?;
+                    Box::pin(async move { nodeport::serve(&of_task, &listener, &target).await })
                 }
+                Protocol::Udp => {
+                    let socket = nodeport::bind_udp(address).map_err(refused)?;
+                    Box::pin(async move { visitors::serve(&of_task, socket, &target).await })
+                }
+            }
+        };
+        let fabric_stop = fabric.stop().clone();
+        let task = async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = fabric_stop.cancelled() => {}
+                () = serve => {}
             }
         };
         fabric.spawn_detached(task);

@@ -5,16 +5,19 @@
 //!  guest ── Stream ══ pipes ══ Stream ── pump ── kernel socket ── the outside
 //! ```
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Shutdown, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
+use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::limits::{CONNECT_TIMEOUT, KERNEL_READ, ORPHAN_TIMEOUT, WRITE_MAX};
@@ -113,15 +116,21 @@ async fn to_guest(read: &OwnedReadHalf, stream: &Stream) -> io::Result<()> {
     loop {
         std::future::poll_fn(|cx| stream.poll_writable(cx)).await;
         read.readable().await?;
-        let mut buffer = BytesMut::with_capacity(KERNEL_READ);
+        let room = stream.write_capacity()?.min(KERNEL_READ);
+        if room == 0 {
+            continue;
+        }
+        let mut buffer = BytesMut::with_capacity(KERNEL_READ).limit(room);
         match read.try_read_buf(&mut buffer) {
             Ok(0) => {
                 stream.shutdown(Shutdown::Write);
                 return Ok(());
             }
             // A long buffer for few bytes would be charged as few; copy those.
-            Ok(read) if read < KERNEL_READ / 2 => stream.try_write_bytes(buffer[..].to_vec().into())?,
-            Ok(_) => stream.try_write_bytes(buffer.freeze())?,
+            Ok(read) if read < KERNEL_READ / 2 => {
+                stream.try_write_bytes(buffer.get_ref()[..].to_vec().into())?;
+            }
+            Ok(_) => stream.try_write_bytes(buffer.into_inner().freeze())?,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error),
         }
@@ -145,17 +154,41 @@ async fn from_guest(write: &mut OwnedWriteHalf, stream: &Stream) -> io::Result<(
 pub(crate) struct HostAddresses {
     /// The host lets anybody bind anything (`ip_nonlocal_bind`), so a bind proves nothing.
     bind_proves_nothing: bool,
+    /// What was found out a moment ago: every datagram to the outside asks.
+    known: Mutex<HashMap<IpAddr, (bool, Instant)>>,
 }
+
+/// How long an answer of the kernel is believed.
+const BELIEVED: Duration = Duration::from_secs(1);
+
+/// How many answers are kept.
+const ANSWERS: usize = 1024;
 
 impl HostAddresses {
     pub(crate) fn new() -> HostAddresses {
         // An address of the documentation range, which no host has.
-        HostAddresses { bind_proves_nothing: UdpSocket::bind("192.0.2.1:0").is_ok() }
+        HostAddresses { bind_proves_nothing: UdpSocket::bind("192.0.2.1:0").is_ok(), known: Mutex::default() }
+    }
+
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
+        let now = Instant::now();
+        let fresh = |since: Instant| now.duration_since(since) < BELIEVED;
+        let known = self.known.lock().get(&address).copied();
+        if let Some((own, _)) = known.filter(|(_, since)| fresh(*since)) {
+            return own;
+        }
+        let own = self.ask(address);
+        let mut known = self.known.lock();
+        if known.len() >= ANSWERS {
+            known.clear();
+        }
+        known.insert(address, (own, now));
+        own
     }
 
     /// Asks the kernel: only an address of the host can be bound, and only to such an address does the
     /// kernel route from that same address. Neither sends a packet.
-    pub(crate) fn contains(&self, address: IpAddr) -> bool {
+    fn ask(&self, address: IpAddr) -> bool {
         if !self.bind_proves_nothing && UdpSocket::bind((address, 0)).is_ok() {
             return true;
         }

@@ -14,6 +14,7 @@
 //! a lock across an await, or queue without a bound ([`limits`]).
 
 mod admit;
+mod bandwidth;
 mod config;
 mod error;
 mod fabric;
@@ -32,17 +33,19 @@ mod stack;
 mod stream;
 mod tcp;
 mod udp;
+mod visitors;
 mod wakers;
 
 pub use admit::{Denial, DenyReason};
-pub use config::{Config, Egress, NamedPort, PodConfig};
+pub use config::{Bandwidth, Config, Egress, NamedPort, PodConfig};
 pub use error::{NetworkError, ResolveError};
 pub use fabric::Fabric;
 pub use hostport::HostPort;
 /// The types that the fabric is fed with.
 pub use k8s_openapi as k8s;
-pub use nodeport::NodePortProblem;
-pub use stack::{NetworkUsage, PodStack};
+pub use nodeport::DoorProblem;
+pub use services::DoorKind;
+pub use stack::{NetworkUsage, PodStack, Protocol};
 pub use stream::Stream;
 pub use tcp::{DrainHandle, TcpBinding, TcpConnecting, TcpListener};
 pub use udp::UdpSocket;

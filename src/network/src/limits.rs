@@ -21,12 +21,24 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// few hundred kilobytes, and programs that write a whole page before they read expect as much.
 pub const STREAM_WINDOW: usize = 256 << 10;
 
-/// The window once the writing pod has used up [`POD_BUFFER_BUDGET`]: still enough to make progress.
-pub const STREAM_WINDOW_MIN: usize = 8 << 10;
+/// The part of a window that is paid with the connection: it is there even if the pod can pay for nothing
+/// more, so that whoever waits for the other side to say something small never waits for ever.
+pub const STREAM_WINDOW_MIN: usize = 2 << 10;
 
-/// Bytes a pod may have in flight (written and not yet read by the other side) before its windows
-/// shrink. The writer is charged, so that a pod can only make its own connections slower.
-pub const POD_BUFFER_BUDGET: usize = 16 << 20;
+/// What each end of a connection costs its pod's memory: the free part of its window in both directions (the
+/// node writes into a pod's connections at the pod's cost), which is more than the 0.7 kB of an idle one.
+pub const CONNECTION_COST: usize = 2 * STREAM_WINDOW_MIN;
+
+/// The most that the sockets of one pod hold altogether: [`CONNECTIONS_PER_POD`] that are idle, and 16 MiB that
+/// wait in streams and datagram queues. Who writes pays; what comes from outside the reader pays.
+pub const POD_SOCKET_BYTES: usize = 48 << 20;
+
+/// The part of a pod's memory limit that its sockets may take, if that is less than [`POD_SOCKET_BYTES`]: others
+/// decide how much they send, so they must never be able to take a pod's memory away from its modules.
+pub const POD_SOCKET_SHARE: u64 = 4;
+
+/// What a datagram costs in a queue besides its payload, so that empty ones are not free.
+pub const DATAGRAM_COST: usize = 128;
 
 /// The most one write call takes, whatever the window: bounds the single copy made under the lock.
 pub const WRITE_MAX: usize = 64 << 10;
@@ -45,6 +57,13 @@ pub const CONNECTIONS_PER_POD: usize = 8192;
 /// Bound TCP addresses of one pod that listen or are about to.
 pub const LISTENERS_PER_POD: usize = 256;
 
+/// How long a pod with a limit of its bandwidth may talk at full speed after a silence. The shorter, the
+/// smoother; timers are as fine as a millisecond.
+pub const BURST: Duration = Duration::from_millis(50);
+
+/// The least it may say at once then: a page, so that slow pods do not send byte by byte.
+pub const BURST_BYTES_MIN: u64 = 4 << 10;
+
 /// UDP sockets of one pod.
 pub const UDP_SOCKETS_PER_POD: usize = 256;
 
@@ -59,6 +78,15 @@ pub const DATAGRAM_MAX: usize = 65_507;
 
 /// Service flows one UDP socket remembers, so that answers of a backend carry the service's address.
 pub const UDP_FLOWS: usize = 64;
+
+/// Clients of one UDP port of the host whose backend is remembered, and that one socket can answer.
+pub const UDP_VISITORS: usize = 4096;
+
+/// Hosts outside that one UDP socket talks to at a time: only those it has sent to are heard.
+pub const UDP_PEERS: usize = 256;
+
+/// How long a UDP client or host outside is remembered in silence (Linux's `nf_conntrack_udp_timeout_stream`).
+pub const UDP_IDLE: Duration = Duration::from_secs(120);
 
 /// Kernel TCP connections that guests of this node hold to the outside at one time. Each is a descriptor
 /// of the node's process.

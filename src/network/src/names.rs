@@ -26,7 +26,7 @@ pub(crate) async fn resolve(stack: &Arc<Stack>, name: &str) -> Result<Vec<IpAddr
         return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
     }
     if asked.name == stack.pod.hostname {
-        return Ok(vec![stack.ip.into()]);
+        return Ok(stack.addresses().collect());
     }
     let gone = || ResolveError::Temporary(asked.name.clone());
     let fabric = stack.fabric.upgrade().ok_or_else(gone)?;

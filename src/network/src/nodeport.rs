@@ -1,4 +1,5 @@
-//! NodePorts: the kernel listeners through which the outside reaches services.
+//! Doors: the kernel sockets through which the outside reaches services: NodePorts, and the ports of services
+//! of type LoadBalancer on the node's address.
 //!
 //! ```text
 //!  wanted ──▶ opening ──bound──▶ open ──no longer wanted──▶ closed (open connections go on)
@@ -8,19 +9,19 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::admit::Origin;
 use crate::fabric::Route;
 use crate::limits::{NODE_PORT_CONNECTIONS, NODE_PORT_RETRY_MAX};
-use crate::services::{Name, WantedPorts};
+use crate::services::{Door, DoorChanges, DoorKind, Name};
 use crate::stack::{Protocol, Stack};
 use crate::{Fabric, NetworkError};
 
@@ -33,88 +34,134 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// The pause after the kernel refused to hand out a connection (usually: no descriptors left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A NodePort that could not be opened on the node's address; it is tried again until it can.
+/// A port of the node's address that a service wants and does not have. It is tried again until it does.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodePortProblem {
+pub struct DoorProblem {
     /// The namespace of the Service.
     pub namespace: String,
     /// The name of the Service.
     pub service: String,
+    /// Why the service wants it.
+    pub kind: DoorKind,
     /// The kernel address that was refused.
     pub address: SocketAddr,
-    /// What the kernel said.
+    /// The protocol.
+    pub protocol: Protocol,
+    /// What the kernel said, or who has the port.
     pub reason: String,
 }
 
-/// The NodePorts of this node.
+/// The doors of this node.
 #[derive(Debug, Default)]
 pub(crate) struct NodePorts {
-    ports: Mutex<BTreeMap<u16, NodePort>>,
+    doors: Mutex<BTreeMap<Door, Opened>>,
+    changed: Arc<Notify>,
 }
 
 #[derive(Debug)]
-struct NodePort {
+struct Opened {
+    kind: DoorKind,
     service: Name,
     stop: CancellationToken,
     problem: Arc<Mutex<Option<String>>>,
 }
 
 impl NodePorts {
-    /// Opens and closes until exactly the wanted ports are open.
-    pub(crate) fn sync(&self, fabric: &Arc<Fabric>, wanted: WantedPorts) {
-        let mut ports = self.ports.lock();
-        ports.retain(|port, open| {
-            let keep = wanted.contains_key(port);
-            if !keep {
-                open.stop.cancel();
-            }
-            keep
-        });
-        for (port, service) in wanted {
-            if let Some(open) = ports.get_mut(&port) {
-                open.service = service;
+    /// Opens and closes what has changed.
+    pub(crate) fn sync(&self, fabric: &Arc<Fabric>, changes: DoorChanges) {
+        let mut doors = self.doors.lock();
+        for (door, owner) in changes {
+            let Some((kind, service)) = owner else {
+                if let Some(open) = doors.remove(&door) {
+                    open.stop.cancel();
+                }
+                continue;
+            };
+            if let Some(open) = doors.get_mut(&door) {
+                (open.kind, open.service) = (kind, service);
                 continue;
             }
             let stop = fabric.stop().child_token();
             let problem = Arc::new(Mutex::new(None));
-            fabric.spawn_detached(run(Arc::clone(fabric), port, stop.clone(), Arc::clone(&problem)));
-            ports.insert(port, NodePort { service, stop, problem });
+            let told = (Arc::clone(&problem), Arc::clone(&self.changed));
+            fabric.spawn_detached(run(Arc::clone(fabric), door, stop.clone(), told));
+            doors.insert(door, Opened { kind, service, stop, problem });
         }
+        drop(doors);
+        self.changed.notify_one();
     }
 
-    pub(crate) fn problems(&self, bind: IpAddr) -> Vec<NodePortProblem> {
-        let ports = self.ports.lock();
-        let problems = ports.iter().filter_map(|(port, open)| {
+    pub(crate) fn problems(&self, fabric: &Fabric) -> Vec<DoorProblem> {
+        let bind = fabric.config().node_port_bind;
+        let problem = |(namespace, service), (port, protocol), kind, reason| DoorProblem {
+            namespace,
+            service,
+            kind,
+            address: SocketAddr::new(bind, port),
+            protocol,
+            reason,
+        };
+        let doors = self.doors.lock();
+        let refused = doors.iter().filter_map(|(door, open)| {
             let reason = open.problem.lock().clone()?;
-            let (namespace, service) = open.service.clone();
-            Some(NodePortProblem { namespace, service, address: SocketAddr::new(bind, *port), reason })
+            Some(problem(open.service.clone(), *door, open.kind, reason))
         });
-        problems.collect()
+        let mut problems: Vec<_> = refused.collect();
+        drop(doors);
+        problems.extend(fabric.services().contested().into_iter().map(|(loser, door, (namespace, name))| {
+            let reason = format!("the service {namespace}/{name} has it");
+            problem(loser, door, DoorKind::LoadBalancer, reason)
+        }));
+        problems
+    }
+
+    /// Waits until there may be other problems.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
     }
 }
 
-async fn run(fabric: Arc<Fabric>, port: u16, stop: CancellationToken, problem: Arc<Mutex<Option<String>>>) {
-    let address = SocketAddr::new(fabric.config().node_port_bind, port);
+/// Where a door says what keeps it closed.
+type Told = (Arc<Mutex<Option<String>>>, Arc<Notify>);
+
+async fn run(fabric: Arc<Fabric>, door: Door, stop: CancellationToken, told: Told) {
+    let address = SocketAddr::new(fabric.config().node_port_bind, door.0);
+    let target = Target::Service(door);
     let work = async {
-        let listener = open(address, &problem).await;
-        tracing::debug!(%address, "NodePort open");
-        serve(&fabric, &listener, &Target::Service(port)).await;
+        match door.1 {
+            Protocol::Tcp => {
+                let listener = open(address, &told, listen).await;
+                serve(&fabric, &listener, &target).await;
+            }
+            Protocol::Udp => {
+                let socket = open(address, &told, bind_udp).await;
+                crate::visitors::serve(&fabric, socket, &target).await;
+            }
+        }
     };
     stop.run_until_cancelled(work).await;
 }
 
-async fn open(address: SocketAddr, problem: &Mutex<Option<String>>) -> TcpListener {
+async fn open<T>(
+    address: SocketAddr,
+    (problem, changed): &Told,
+    try_open: fn(SocketAddr) -> io::Result<T>,
+) -> T {
     let mut pause = RETRY_FIRST;
     loop {
-        match listen(address) {
-            Ok(listener) => {
-                *problem.lock() = None;
-                return listener;
+        match try_open(address) {
+            Ok(socket) => {
+                if problem.lock().take().is_some() {
+                    changed.notify_one();
+                }
+                tracing::debug!(%address, "a port of the node is open");
+                return socket;
             }
             Err(error) => {
                 let known = problem.lock().replace(error.to_string()).is_some();
                 if !known {
-                    tracing::warn!(%address, %error, "NodePort cannot be opened, trying again");
+                    tracing::warn!(%address, %error, "a port of the node cannot be opened, trying again");
+                    changed.notify_one();
                 }
             }
         }
@@ -131,29 +178,40 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(KERNEL_BACKLOG)
 }
 
-/// Where the connections of a listener on the host go.
+/// A datagram socket of the host. Must be called inside a Tokio runtime.
+pub(crate) fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = std::net::UdpSocket::bind(address)?;
+    socket.set_nonblocking(true)?;
+    UdpSocket::from_std(socket)
+}
+
+/// Where what arrives at a socket of the host goes.
 #[derive(Clone, Debug)]
 pub(crate) enum Target {
-    /// To the backends of the service with this NodePort.
-    Service(u16),
+    /// To the backends of the service that has this door.
+    Service(Door),
     /// To a port of one pod.
     Pod(Arc<Stack>, u16),
 }
 
 impl Target {
     /// The way for a client, and the address that it is taken to have dialled.
-    fn route(&self, fabric: &Fabric, client: SocketAddr) -> Result<(Route, SocketAddr), NetworkError> {
+    pub(crate) fn route(
+        &self,
+        fabric: &Fabric,
+        client: SocketAddr,
+        protocol: Protocol,
+    ) -> Result<(Route, SocketAddr), NetworkError> {
         let origin = Origin::visitor(client.ip());
         match self {
-            Target::Service(port) => {
-                let frontend =
-                    fabric.services().node_port(*port, Protocol::Tcp).ok_or(NetworkError::Closed)?;
-                let to = SocketAddr::new(fabric.config().node_port_bind, *port);
-                Ok((fabric.route_to_backend(&frontend, &origin, to, Protocol::Tcp)?, to))
+            Target::Service(door) => {
+                let frontend = fabric.services().door(*door).ok_or(NetworkError::Closed)?;
+                let to = SocketAddr::new(fabric.config().node_port_bind, door.0);
+                Ok((fabric.route_to_backend(&frontend, &origin, to, protocol)?, to))
             }
             Target::Pod(stack, port) => {
                 let to = SocketAddr::new(stack.ip.into(), *port);
-                Ok((fabric.route_to_pod(&origin, Arc::clone(stack), to, Protocol::Tcp)?, to))
+                Ok((fabric.route_to_pod(&origin, Arc::clone(stack), to, protocol)?, to))
             }
         }
     }
@@ -182,7 +240,7 @@ pub(crate) async fn serve(fabric: &Arc<Fabric>, listener: &TcpListener, target: 
 
 async fn proxy(fabric: &Arc<Fabric>, client: TcpStream, from: SocketAddr, target: &Target) {
     let dial = async {
-        let (route, to) = target.route(fabric, from)?;
+        let (route, to) = target.route(fabric, from, Protocol::Tcp)?;
         crate::tcp::dial(fabric, route, fabric.visitor(Some(from), to)).await
     };
     let result = tokio::select! {

@@ -17,16 +17,28 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::Mutex;
 
-use crate::limits::{CHUNK, COALESCE_BELOW, STREAM_WINDOW, WRITE_MAX};
+use crate::bandwidth::{Bucket, Shaping};
+use crate::limits::{CHUNK, COALESCE_BELOW, STREAM_WINDOW, STREAM_WINDOW_MIN, WRITE_MAX};
 use crate::meter::Meter;
 use crate::wakers::Wakers;
 
 /// One direction of a connection.
 #[derive(Debug)]
 pub(crate) struct Pipe {
-    /// Who pays for what is buffered: the pod that writes. The node itself pays nothing.
-    payer: Option<Arc<Meter>>,
+    /// Who pays for what is buffered: the pod that writes, or the one that reads if the node writes. Only
+    /// between the node and the node nobody does.
+    payer: Option<Payer>,
+    /// How fast bytes may pass, if that is limited.
+    shaping: Option<Box<Shaping>>,
     state: Mutex<State>,
+}
+
+/// A pod that pays for a direction.
+#[derive(Clone, Debug)]
+pub(crate) struct Payer {
+    pub(crate) meter: Arc<Meter>,
+    /// It is the one that writes, so what it writes is counted as sent.
+    pub(crate) writes: bool,
 }
 
 #[derive(Debug)]
@@ -35,11 +47,29 @@ struct State {
     chunks: VecDeque<Bytes>,
     tail: BytesMut,
     len: usize,
+    /// What the writer was told it may write, and has not yet.
+    promised: usize,
+    /// What is paid for beyond [`STREAM_WINDOW_MIN`], which is paid with the connection.
+    paid: usize,
     finished: bool,
     reset: bool,
+    /// Stands in the list of a bucket that will wake the writers.
+    throttled: bool,
+    /// What the bucket granted and was not sent yet.
+    grant: usize,
     reader: Reader,
     read_waiters: Wakers,
     write_waiters: Wakers,
+}
+
+/// What a writer that asks for room is told.
+pub(crate) enum Room<'a> {
+    /// It may write, or would fail at once.
+    Ready,
+    /// The reader wakes it.
+    Full,
+    /// This bucket is to wake it.
+    Throttled(&'a Arc<Bucket>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,18 +80,22 @@ enum Reader {
 }
 
 impl Pipe {
-    pub(crate) fn new(payer: Option<Arc<Meter>>) -> Pipe {
+    pub(crate) fn new(payer: Option<Payer>, shaping: Option<Box<Shaping>>) -> Pipe {
         let state = State {
             chunks: VecDeque::new(),
             tail: BytesMut::new(),
             len: 0,
+            promised: 0,
+            paid: 0,
             finished: false,
             reset: false,
+            throttled: false,
+            grant: 0,
             reader: Reader::Open,
             read_waiters: Wakers::default(),
             write_waiters: Wakers::default(),
         };
-        Pipe { payer, state: Mutex::new(state) }
+        Pipe { payer, shaping, state: Mutex::new(state) }
     }
 
     /// Copies out what is there: 0 at the end, `WouldBlock` if there is nothing yet.
@@ -102,11 +136,10 @@ impl Pipe {
         if state.reader == Reader::Shut || data.is_empty() {
             return Ok(data.len());
         }
-        let room = self.window().saturating_sub(state.len);
-        if room == 0 {
+        let written = self.afford(&mut state, data.len());
+        if written == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let written = data.len().min(room).min(WRITE_MAX);
         state.append(&data[..written]);
         self.written(state, written);
         Ok(written)
@@ -130,11 +163,13 @@ impl Pipe {
         Ok(())
     }
 
-    /// How much a write takes now.
+    /// How much a write takes now. It is paid for until the next write, or until it is asked again.
     pub(crate) fn capacity(&self) -> io::Result<usize> {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
         state.writable()?;
-        Ok(self.window().saturating_sub(state.len).min(WRITE_MAX))
+        state.promised = self.afford(&mut state, WRITE_MAX);
+        self.settle(&mut state);
+        Ok(state.promised)
     }
 
     pub(crate) fn poll_readable(&self, cx: &Context<'_>) -> Poll<()> {
@@ -148,13 +183,31 @@ impl Pipe {
         Poll::Pending
     }
 
-    pub(crate) fn poll_writable(&self, cx: &Context<'_>) -> Poll<()> {
+    /// Remembers a writer unless there is room for a fair piece.
+    pub(crate) fn room(&self, cx: &Context<'_>) -> Room<'_> {
         let mut state = self.state.lock();
-        if state.writable().is_err() || state.reader == Reader::Shut || has_room(state.len, self.window()) {
-            return Poll::Ready(());
+        if state.writable().is_err() || state.reader == Reader::Shut {
+            return Room::Ready;
         }
+        if !has_room(state.len, self.window(&state)) {
+            state.write_waiters.register(cx);
+            return Room::Full;
+        }
+        let Some(bucket) = self.shaping.as_ref().and_then(|shaping| shaping.empty(state.grant)) else {
+            return Room::Ready;
+        };
         state.write_waiters.register(cx);
-        Poll::Pending
+        if std::mem::replace(&mut state.throttled, true) { Room::Full } else { Room::Throttled(bucket) }
+    }
+
+    /// A bucket has tokens again.
+    pub(crate) fn go_on(&self, grant: usize) {
+        let mut state = self.state.lock();
+        state.throttled = false;
+        state.grant = grant;
+        let writers = state.write_waiters.take();
+        drop(state);
+        writers.wake();
     }
 
     /// Ready once the reader will never read again.
@@ -171,6 +224,8 @@ impl Pipe {
     pub(crate) fn finish(&self) {
         let mut state = self.state.lock();
         state.finished = true;
+        state.promised = 0;
+        self.settle(&mut state);
         let (readers, writers) = (state.read_waiters.take(), state.write_waiters.take());
         drop(state);
         readers.wake();
@@ -205,21 +260,66 @@ impl Pipe {
     pub(crate) fn reset(&self) {
         let mut state = self.state.lock();
         state.reset = true;
+        state.promised = 0;
+        self.settle(&mut state);
         let (readers, writers) = (state.read_waiters.take(), state.write_waiters.take());
         drop(state);
         readers.wake();
         writers.wake();
     }
 
-    fn window(&self) -> usize {
-        self.payer.as_ref().map_or(STREAM_WINDOW, |payer| payer.window())
+    /// How much may wait here as long as the payer's purse is as it is.
+    fn window(&self, state: &State) -> usize {
+        match &self.payer {
+            Some(payer) if !payer.meter.has(CHUNK) => STREAM_WINDOW_MIN + state.paid,
+            _ => STREAM_WINDOW,
+        }
+    }
+
+    /// How much of `want` a write takes now, paid for.
+    fn afford(&self, state: &mut State, want: usize) -> usize {
+        let allowed =
+            self.shaping.as_ref().map_or(WRITE_MAX, |shaping| shaping.allowed(state.grant).min(WRITE_MAX));
+        let room = STREAM_WINDOW.saturating_sub(state.len);
+        let want = want.min(room).min(allowed);
+        let Some(payer) = &self.payer else { return want };
+        let paid = (STREAM_WINDOW_MIN + state.paid).saturating_sub(state.len);
+        // All of it, or a page of it, or what is paid already.
+        for more in [want.saturating_sub(paid), CHUNK.min(want).saturating_sub(paid)] {
+            if more == 0 || payer.meter.take(more) {
+                state.paid += more;
+                return want.min(paid + more);
+            }
+        }
+        paid
+    }
+
+    /// Pays what is owed, as far as that is possible, and takes back what was paid too much.
+    fn settle(&self, state: &mut State) {
+        let Some(payer) = &self.payer else { return };
+        let due = (state.len + state.promised).saturating_sub(STREAM_WINDOW_MIN);
+        if state.paid > due {
+            payer.meter.give(state.paid - due);
+            state.paid = due;
+        } else if state.paid < due && payer.meter.take(due - state.paid) {
+            state.paid = due;
+        }
     }
 
     fn written(&self, mut state: parking_lot::MutexGuard<'_, State>, bytes: usize) {
         state.len += bytes;
+        state.promised = 0;
         // Under the lock, so that nobody gives back what was not charged yet.
+        self.settle(&mut state);
         if let Some(payer) = &self.payer {
-            payer.wrote(bytes);
+            payer.meter.queued(bytes);
+            if payer.writes {
+                payer.meter.wrote(bytes);
+            }
+        }
+        if let Some(shaping) = &self.shaping {
+            shaping.spend(bytes);
+            state.grant = state.grant.saturating_sub(bytes);
         }
         let readers = state.read_waiters.take();
         drop(state);
@@ -228,10 +328,12 @@ impl Pipe {
 
     fn drained(&self, mut state: parking_lot::MutexGuard<'_, State>, bytes: usize) {
         state.len -= bytes;
+        self.settle(&mut state);
         if let Some(payer) = &self.payer {
-            payer.drained(bytes);
+            payer.meter.drained(bytes);
         }
-        let ready = state.reader != Reader::Open || has_room(state.len, self.window());
+        let waits = state.write_waiters.any();
+        let ready = waits && (state.reader != Reader::Open || has_room(state.len, self.window(&state)));
         let writers = if ready { state.write_waiters.take() } else { Wakers::default() };
         drop(state);
         writers.wake();
@@ -240,8 +342,10 @@ impl Pipe {
 
 impl Drop for Pipe {
     fn drop(&mut self) {
+        let state = self.state.get_mut();
         if let Some(payer) = &self.payer {
-            payer.drained(self.state.get_mut().len);
+            payer.meter.drained(state.len);
+            payer.meter.give(state.paid);
         }
     }
 }
@@ -333,6 +437,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
     use std::task::Wake;
 
+    use coracle_budget::Budget;
     use proptest::prelude::*;
 
     use super::*;
@@ -375,9 +480,10 @@ mod tests {
         /// Bytes come out as they went in, what is buffered is charged and bounded, and whoever was told
         /// to wait is woken when there is something to do.
         #[test]
-        fn behaves_as_a_queue(steps in steps()) {
-            let payer = Arc::new(Meter::default());
-            let pipe = Pipe::new(Some(Arc::clone(&payer)));
+        fn behaves_as_a_queue(steps in steps(), left in prop_oneof![Just(10 << 20), 0u64..1_000_000]) {
+            let budget = Budget::new(Some(left));
+            let payer = Arc::new(Meter::new(Some(&budget)));
+            let pipe = Pipe::new(Some(Payer { meter: Arc::clone(&payer), writes: true }), None);
             let (mut model, mut next) = (VecDeque::new(), 0u8);
             let mut produce = |size: usize| -> Vec<u8> {
                 (0..size).map(|_| { next = next.wrapping_add(1); next }).collect()
@@ -388,7 +494,7 @@ mod tests {
             let cx = Context::from_waker(&waker);
             for step in steps {
                 let reader_waits = pipe.poll_readable(&cx).is_pending();
-                let writer_waits = pipe.poll_writable(&cx).is_pending();
+                let writer_waits = waits(&pipe, &cx);
                 let rung = bell.0.load(Relaxed);
                 match step {
                     Step::Write(size) => {
@@ -403,7 +509,8 @@ mod tests {
                                 }
                             }
                             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                                prop_assert!(model.len() >= STREAM_WINDOW);
+                                let floor = model.len() >= STREAM_WINDOW_MIN && !payer.has(CHUNK);
+                                prop_assert!(model.len() >= STREAM_WINDOW || floor);
                             }
                             Err(error) => prop_assert!(finished && error.kind() == io::ErrorKind::BrokenPipe),
                         }
@@ -454,22 +561,33 @@ mod tests {
                 let woken = bell.0.load(Relaxed) > rung;
                 let noop = Context::from_waker(std::task::Waker::noop());
                 prop_assert!(!reader_waits || woken || pipe.poll_readable(&noop).is_pending());
-                prop_assert!(!writer_waits || woken || pipe.poll_writable(&noop).is_pending());
+                prop_assert!(!writer_waits || woken || waits(&pipe, &noop));
+                prop_assert!(payer.held() as u64 == budget.used() && budget.used() <= left / 4);
             }
             drop(pipe);
-            prop_assert_eq!(payer.buffered(), 0);
+            prop_assert_eq!((payer.buffered(), payer.held(), budget.used()), (0, 0, 0));
         }
     }
 
+    fn waits(pipe: &Pipe, cx: &Context<'_>) -> bool {
+        !matches!(pipe.room(cx), Room::Ready)
+    }
+
     #[test]
-    fn a_pod_over_its_budget_keeps_small_windows() {
-        let payer = Arc::new(Meter::default());
-        payer.wrote(crate::limits::POD_BUFFER_BUDGET + 1);
-        let pipe = Pipe::new(Some(Arc::clone(&payer)));
+    fn a_pod_without_memory_keeps_small_windows() {
+        let budget = Budget::new(Some(0));
+        let payer = Payer { meter: Arc::new(Meter::new(Some(&budget))), writes: true };
+        let pipe = Pipe::new(Some(payer), None);
         let mut written = 0;
         while let Ok(more) = pipe.write(&[0; 3000]) {
             written += more;
         }
-        assert_eq!(written, crate::limits::STREAM_WINDOW_MIN);
+        assert_eq!(written, STREAM_WINDOW_MIN);
+        assert_eq!(pipe.capacity().expect("open"), 0);
+        budget.set_limit(Some(4 << 20));
+        assert_eq!(pipe.capacity().expect("open"), WRITE_MAX);
+        assert_eq!(budget.used(), WRITE_MAX as u64, "what is promised is paid for");
+        pipe.write_bytes(Bytes::from_static(b"less")).expect("promised");
+        assert_eq!(budget.used(), 4);
     }
 }

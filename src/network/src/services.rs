@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use k8s_openapi::jiff::Timestamp;
 use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
@@ -39,12 +40,33 @@ struct Tables {
     /// Slices by the service they belong to, in a fixed order.
     slices_of: HashMap<Name, BTreeSet<String>>,
     frontends: HashMap<(SocketAddr, Protocol), Arc<Frontend>>,
-    node_ports: HashMap<(u16, Protocol), Arc<Frontend>>,
+    /// Who wants a port of the node's address; the first in order has it.
+    doors: HashMap<Door, Vec<Claim>>,
+}
+
+/// A port of the node's address.
+pub(crate) type Door = (u16, Protocol);
+
+/// A service's wish for a port of the node's address. In the order in which wishes are met.
+#[derive(Clone, Debug)]
+struct Claim {
+    rank: (DoorKind, Option<Timestamp>, Name),
+    frontend: Arc<Frontend>,
+}
+
+/// Why a service has a port of the node's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DoorKind {
+    /// It is the service's `nodePort`, which nobody else has.
+    NodePort,
+    /// It is the port of a service of type LoadBalancer: the oldest one gets it, unless it is a NodePort.
+    LoadBalancer,
 }
 
 /// One Service.
 #[derive(Debug, Default)]
 struct Entry {
+    created: Option<Timestamp>,
     cluster_ips: Vec<IpAddr>,
     headless: bool,
     external_name: Option<String>,
@@ -58,7 +80,7 @@ struct Port {
     name: String,
     protocol: Protocol,
     port: u16,
-    node_port: Option<u16>,
+    doors: Vec<(DoorKind, u16)>,
     frontend: Arc<Frontend>,
 }
 
@@ -102,8 +124,8 @@ pub(crate) enum Answer {
     Alias(String),
 }
 
-/// A NodePort that should be open, and for whom.
-pub(crate) type WantedPorts = BTreeMap<u16, Name>;
+/// Doors that have changed, and who has each now.
+pub(crate) type DoorChanges = BTreeMap<Door, Option<(DoorKind, Name)>>;
 
 impl Frontend {
     fn new(affinity: Option<Duration>) -> Frontend {
@@ -184,28 +206,43 @@ impl Affinity {
 }
 
 impl Services {
-    /// Takes in a Service. Answers which NodePorts should be open now.
-    pub(crate) fn apply(&self, service: &Service) -> WantedPorts {
+    /// Takes in a Service. Answers which doors have changed.
+    pub(crate) fn apply(&self, service: &Service) -> DoorChanges {
         let name = name_of(&service.metadata);
         let mut tables = self.tables.write();
         let old = tables.services.remove(&name);
         if let Some(old) = &old {
-            tables.withdraw(old);
+            tables.withdraw(&name, old);
         }
         let entry = Entry::from_service(service, old.as_ref());
-        tables.announce(&entry);
+        tables.announce(&name, &entry);
+        let doors = tables.owners(old.iter().chain([&entry]));
         tables.services.insert(name.clone(), entry);
         tables.refresh(&name);
-        tables.wanted_ports()
+        doors
     }
 
-    /// Forgets a Service. Answers which NodePorts should be open now.
-    pub(crate) fn remove(&self, namespace: &str, name: &str) -> WantedPorts {
+    /// Forgets a Service. Answers which doors have changed.
+    pub(crate) fn remove(&self, namespace: &str, name: &str) -> DoorChanges {
+        let name = (namespace.to_owned(), name.to_owned());
         let mut tables = self.tables.write();
-        if let Some(old) = tables.services.remove(&(namespace.to_owned(), name.to_owned())) {
-            tables.withdraw(&old);
+        let old = tables.services.remove(&name);
+        if let Some(old) = &old {
+            tables.withdraw(&name, old);
         }
-        tables.wanted_ports()
+        tables.owners(&old)
+    }
+
+    /// Services of type LoadBalancer whose port somebody else has on this node: service, port, and who has it.
+    pub(crate) fn contested(&self) -> Vec<(Name, Door, Name)> {
+        let tables = self.tables.read();
+        let contested = tables.doors.iter().filter_map(|(door, claims)| Some((door, claims.split_first()?)));
+        contested
+            .flat_map(|(door, (first, others))| {
+                others.iter().map(|other| (other.rank.2.clone(), *door, first.rank.2.clone()))
+            })
+            .filter(|(loser, _, owner)| loser != owner)
+            .collect()
     }
 
     /// Takes in an EndpointSlice.
@@ -231,9 +268,10 @@ impl Services {
         self.tables.read().frontends.get(&(to, protocol)).cloned()
     }
 
-    /// Who answers on a NodePort.
-    pub(crate) fn node_port(&self, port: u16, protocol: Protocol) -> Option<Arc<Frontend>> {
-        self.tables.read().node_ports.get(&(port, protocol)).cloned()
+    /// Who answers on a port of the node's address.
+    pub(crate) fn door(&self, door: Door) -> Option<Arc<Frontend>> {
+        let tables = self.tables.read();
+        tables.doors.get(&door)?.first().map(|claim| Arc::clone(&claim.frontend))
     }
 
     /// What `service.namespace` leads to, or `host.service.namespace` for an endpoint of its own name.
@@ -256,19 +294,22 @@ impl Services {
 }
 
 impl Tables {
-    fn announce(&mut self, entry: &Entry) {
+    fn announce(&mut self, name: &Name, entry: &Entry) {
         for port in &entry.ports {
             for ip in &entry.cluster_ips {
                 let key = (SocketAddr::new(*ip, port.port), port.protocol);
                 self.frontends.insert(key, Arc::clone(&port.frontend));
             }
-            if let Some(node_port) = port.node_port {
-                self.node_ports.insert((node_port, port.protocol), Arc::clone(&port.frontend));
+            for (kind, number) in &port.doors {
+                let claims = self.doors.entry((*number, port.protocol)).or_default();
+                let rank = (*kind, entry.created, name.clone());
+                claims.push(Claim { rank, frontend: Arc::clone(&port.frontend) });
+                claims.sort_by(|a, b| a.rank.cmp(&b.rank));
             }
         }
     }
 
-    fn withdraw(&mut self, entry: &Entry) {
+    fn withdraw(&mut self, name: &Name, entry: &Entry) {
         // Two services may claim one address for a moment while objects change hands.
         let ours = |frontend: &Arc<Frontend>, port: &Port| Arc::ptr_eq(frontend, &port.frontend);
         for port in &entry.ports {
@@ -278,13 +319,26 @@ impl Tables {
                     self.frontends.remove(&key);
                 }
             }
-            let key = port.node_port.map(|node_port| (node_port, port.protocol));
-            if let Some(key) = key
-                && self.node_ports.get(&key).is_some_and(|frontend| ours(frontend, port))
-            {
-                self.node_ports.remove(&key);
+            for (_, number) in &port.doors {
+                let door = (*number, port.protocol);
+                let Some(claims) = self.doors.get_mut(&door) else { continue };
+                claims.retain(|claim| claim.rank.2 != *name);
+                if claims.is_empty() {
+                    self.doors.remove(&door);
+                }
             }
         }
+    }
+
+    /// Who has the doors that these want.
+    fn owners<'a>(&self, entries: impl IntoIterator<Item = &'a Entry>) -> DoorChanges {
+        let ports = entries.into_iter().flat_map(|entry| &entry.ports);
+        let doors = ports.flat_map(|port| port.doors.iter().map(|(_, number)| (*number, port.protocol)));
+        let owner = |door: &Door| {
+            let first = self.doors.get(door)?.first()?;
+            Some((first.rank.0, first.rank.2.clone()))
+        };
+        doors.map(|door| (door, owner(&door))).collect()
     }
 
     fn remove_slice(&mut self, key: &Name) {
@@ -313,14 +367,6 @@ impl Tables {
         entry.addresses = ready.map(|target| (target.address, target.hostname.clone())).collect();
         entry.addresses.sort();
         entry.addresses.dedup();
-    }
-
-    fn wanted_ports(&self) -> WantedPorts {
-        let ports = self.services.iter().flat_map(|(name, entry)| {
-            let tcp = entry.ports.iter().filter(|port| port.protocol == Protocol::Tcp);
-            tcp.filter_map(|port| Some((port.node_port?, name.clone())))
-        });
-        ports.collect()
     }
 }
 
@@ -362,6 +408,8 @@ impl Entry {
             let seconds = config.and_then(|config| config.timeout_seconds);
             seconds.and_then(|s| u64::try_from(s).ok()).map_or(AFFINITY_DEFAULT, Duration::from_secs)
         });
+        // Who names a class wants somebody else's load balancer.
+        let balanced = type_ == "LoadBalancer" && spec.load_balancer_class.is_none();
         let ports = spec.ports.iter().flatten().filter_map(|port| {
             let name = port.name.clone().unwrap_or_default();
             let protocol = Protocol::of(port.protocol.as_deref())?;
@@ -371,12 +419,23 @@ impl Entry {
             });
             let frontend =
                 known.map_or_else(|| Arc::new(Frontend::new(affinity)), |known| Arc::clone(&known.frontend));
-            let node_port = if type_ == "ClusterIP" { None } else { port.node_port };
-            let node_port = node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
-            Some(Port { name, protocol, port: u16::try_from(port.port).ok()?, node_port, frontend })
+            let number = u16::try_from(port.port).ok()?;
+            let node_port =
+                port.node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
+            let node_port = node_port.filter(|_| type_ != "ClusterIP").map(|port| (DoorKind::NodePort, port));
+            let own = balanced.then_some((DoorKind::LoadBalancer, number));
+            let doors = node_port.into_iter().chain(own).collect();
+            Some(Port { name, protocol, port: number, doors, frontend })
         });
         let headless = spec.cluster_ip.as_deref() == Some("None");
-        Entry { cluster_ips, headless, external_name: None, ports: ports.collect(), addresses: Vec::new() }
+        Entry {
+            created: service.metadata.creation_timestamp.as_ref().map(|time| time.0),
+            cluster_ips,
+            headless,
+            external_name: None,
+            ports: ports.collect(),
+            addresses: Vec::new(),
+        }
     }
 }
 

@@ -14,8 +14,10 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::admit::{DenyReason, Gate};
+use crate::bandwidth::Limits;
 use crate::limits::{
-    CONNECTIONS_PER_POD, EGRESS_CONNECTIONS_PER_POD, LISTENERS_PER_POD, LOOKUPS_PER_POD, UDP_SOCKETS_PER_POD,
+    CONNECTION_COST, CONNECTIONS_PER_POD, EGRESS_CONNECTIONS_PER_POD, LISTENERS_PER_POD, LOOKUPS_PER_POD,
+    UDP_SOCKETS_PER_POD,
 };
 use crate::meter::Meter;
 use crate::ports::Ports;
@@ -41,14 +43,19 @@ pub struct NetworkUsage {
     pub tcp_bound: usize,
     /// UDP sockets.
     pub udp_bound: usize,
-    /// Bytes this pod wrote that the other side has not read yet.
+    /// Bytes in its streams that nobody has read yet and that it pays for: those it wrote, and those from
+    /// outside that it has not read.
     pub buffered: usize,
+    /// Bytes of the pod's memory that its sockets hold.
+    pub held: usize,
     /// Payload bytes written over the pod's life.
     pub sent: u64,
     /// Payload bytes read over the pod's life.
     pub received: u64,
     /// Connections and datagrams that policy refused.
     pub denied: u64,
+    /// Datagrams for the pod that found no room.
+    pub dropped: u64,
 }
 
 impl PodStack {
@@ -64,6 +71,12 @@ impl PodStack {
     #[must_use]
     pub fn ip(&self) -> Ipv4Addr {
         self.stack.ip
+    }
+
+    /// The pod's IPv6 address, if pods of its node have one.
+    #[must_use]
+    pub fn ip6(&self) -> Option<Ipv6Addr> {
+        self.stack.ip6
     }
 
     /// Resets every connection, ends every listener and datagram socket, and frees the address.
@@ -128,17 +141,21 @@ impl PodStack {
             tcp_bound: tables.tcp.bound(),
             udp_bound: tables.udp.bound(),
             buffered: meter.buffered(),
+            held: meter.held(),
             sent: meter.sent(),
             received: meter.received(),
             denied: meter.denied(),
+            dropped: meter.dropped(),
         }
     }
 }
 
 /// The transport protocols of a stack.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Protocol {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// Streams.
     Tcp,
+    /// Datagrams.
     Udp,
 }
 
@@ -157,11 +174,13 @@ impl Protocol {
 #[derive(Debug)]
 pub(crate) struct Stack {
     pub(crate) ip: Ipv4Addr,
+    pub(crate) ip6: Option<Ipv6Addr>,
     pub(crate) pod: PodConfig,
     pub(crate) fabric: Weak<Fabric>,
     pub(crate) meter: Arc<Meter>,
     /// What policies go by.
     pub(crate) gate: Gate,
+    pub(crate) limits: Limits,
     /// Dials to the outside under way and open.
     pub(crate) egress: Arc<Semaphore>,
     /// Lookups of external names under way.
@@ -189,13 +208,20 @@ struct Connections {
 }
 
 impl Stack {
-    pub(crate) fn new(ip: Ipv4Addr, mut pod: PodConfig, fabric: Weak<Fabric>) -> Stack {
+    pub(crate) fn new(
+        ip: Ipv4Addr,
+        ip6: Option<Ipv6Addr>,
+        mut pod: PodConfig,
+        fabric: &Arc<Fabric>,
+    ) -> Stack {
         Stack {
             ip,
+            ip6,
             gate: Gate::new(&mut pod),
+            meter: Arc::new(Meter::new(pod.budget.as_ref())),
+            limits: Limits::new(pod.bandwidth, fabric),
             pod,
-            fabric,
-            meter: Arc::default(),
+            fabric: Arc::downgrade(fabric),
             egress: Arc::new(Semaphore::new(EGRESS_CONNECTIONS_PER_POD)),
             lookups: Arc::new(Semaphore::new(LOOKUPS_PER_POD)),
             tables: Mutex::default(),
@@ -237,6 +263,9 @@ impl Stack {
         }
         if tables.connections.count >= CONNECTIONS_PER_POD {
             return Err(NetworkError::Limit("connections"));
+        }
+        if !self.meter.take(CONNECTION_COST) {
+            return Err(NetworkError::NoBuffers);
         }
         tables.connections.count += 1;
         Ok(ConnectionGuard { stack: Arc::clone(self), slot: None, lease: None })
@@ -306,15 +335,21 @@ impl Stack {
         match remote {
             IpAddr::V4(v4) if v4.is_loopback() => Ipv4Addr::LOCALHOST.into(),
             IpAddr::V4(_) => self.ip.into(),
-            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            IpAddr::V6(v6) if v6.is_loopback() => Ipv6Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => self.ip6.unwrap_or(Ipv6Addr::LOCALHOST).into(),
         }
+    }
+
+    /// The pod's addresses, IPv4 first.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        [Some(IpAddr::V4(self.ip)), self.ip6.map(IpAddr::V6)].into_iter().flatten()
     }
 
     /// Whether a guest may bind this address: the pod's own, its loopback, or any.
     fn owns(&self, address: IpAddr) -> bool {
         match address {
             IpAddr::V4(v4) => v4 == self.ip || v4.is_loopback() || v4.is_unspecified(),
-            IpAddr::V6(v6) => v6.is_loopback() || v6.is_unspecified(),
+            IpAddr::V6(v6) => Some(v6) == self.ip6 || v6.is_loopback() || v6.is_unspecified(),
         }
     }
 }
@@ -358,6 +393,10 @@ impl ConnectionGuard {
         &self.stack.meter
     }
 
+    pub(crate) fn stack(&self) -> &Arc<Stack> {
+        &self.stack
+    }
+
     /// Lets the pod reset the connection when it closes. False if it has closed already.
     pub(crate) fn watch(&mut self, connection: &Arc<Connection>) -> bool {
         let mut tables = self.stack.tables.lock();
@@ -380,6 +419,7 @@ impl Drop for ConnectionGuard {
         let mut tables = self.stack.tables.lock();
         let connections = &mut tables.connections;
         connections.count -= 1;
+        self.stack.meter.give(CONNECTION_COST);
         // A closed pod has given up its slots.
         if let Some(slot) = self.slot
             && let Some(entry) = connections.slots.get_mut(slot)

@@ -13,10 +13,11 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::bandwidth::Shaping;
 use crate::limits::WRITE_MAX;
 use crate::meter::Meter;
-use crate::pipe::Pipe;
-use crate::stack::ConnectionGuard;
+use crate::pipe::{Payer, Pipe, Room};
+use crate::stack::{ConnectionGuard, Stack};
 
 /// One end of a TCP connection, whether the other end is a guest, the node or a host outside.
 ///
@@ -45,6 +46,26 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
+    /// The direction that this side writes into.
+    fn pipe(stacks: &[Option<Arc<Stack>>; 2], side: usize) -> Pipe {
+        let (writer, reader) = (stacks[side].as_ref(), stacks[1 - side].as_ref());
+        let payer = match (writer, reader) {
+            (Some(writer), _) => Some(Payer { meter: Arc::clone(&writer.meter), writes: true }),
+            (None, reader) => reader.map(|reader| Payer { meter: Arc::clone(&reader.meter), writes: false }),
+        };
+        let loopback = matches!((writer, reader), (Some(a), Some(b)) if Arc::ptr_eq(a, b));
+        let shaping = match (writer, reader) {
+            _ if loopback => None,
+            (writer, reader) => Shaping::new(writer.map(|w| &w.limits), reader.map(|r| &r.limits)),
+        };
+        Pipe::new(payer, shaping)
+    }
+
+    /// What this side writes may go on: there is bandwidth again.
+    pub(crate) fn go_on(&self, side: usize, grant: usize) {
+        self.pipes[side].go_on(grant);
+    }
+
     /// Resets the connection from outside (the pod is closed).
     pub(crate) fn reset(&self) {
         self.pipes[0].reset();
@@ -62,9 +83,10 @@ pub(crate) struct End {
 impl Stream {
     /// Joins two ends; the first is the one that dialled. `None` if one of the pods has just closed.
     pub(crate) fn pair(dialler: End, listener: End) -> Option<(Stream, Stream)> {
-        let meter = |end: &End| end.guard.as_ref().map(|guard| Arc::clone(guard.meter()));
+        let stack = |end: &End| end.guard.as_ref().map(|guard| Arc::clone(guard.stack()));
+        let stacks = [stack(&dialler), stack(&listener)];
         let connection =
-            Arc::new(Connection { pipes: [Pipe::new(meter(&dialler)), Pipe::new(meter(&listener))] });
+            Arc::new(Connection { pipes: [Connection::pipe(&stacks, 0), Connection::pipe(&stacks, 1)] });
         let make = |side: usize, end: End| {
             let mut stream = Stream {
                 connection: Arc::clone(&connection),
@@ -153,7 +175,14 @@ impl Stream {
 
     /// Ready when a fair part of the window is free, or when writing failed for good.
     pub fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.outgoing().poll_writable(cx)
+        match self.outgoing().room(cx) {
+            Room::Ready => Poll::Ready(()),
+            Room::Full => Poll::Pending,
+            Room::Throttled(bucket) => {
+                bucket.wake_later(Arc::downgrade(&self.connection), self.side);
+                Poll::Pending
+            }
+        }
     }
 
     /// Ready when the other end has been closed altogether, not only for writing.

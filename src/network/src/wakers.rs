@@ -28,6 +28,11 @@ impl Wakers {
         }
     }
 
+    /// Whether anybody waits.
+    pub(crate) fn any(&self) -> bool {
+        self.first.is_some()
+    }
+
     /// Takes all of them out, to be woken once the lock is gone.
     pub(crate) fn take(&mut self) -> Wakers {
         std::mem::take(self)

@@ -18,7 +18,7 @@ use coracle_client::{Delta, EventType, Informers, Recorder};
 use coracle_image::Images;
 use coracle_network::Fabric;
 use coracle_runtime::Runtime;
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use k8s_openapi::api::core::v1::{Node as NodeObject, Pod, Service};
 use kube::Client;
 use tokio::{sync::watch, time::Instant};
@@ -253,10 +253,13 @@ impl Agent {
         let lease = registration.clone();
         let registered = node.clone();
         context.tasks.spawn(async move { lease.keep_lease(&registered).await });
-        let Some(pod_cidr) = registration.pod_cidr(&node).await else { return };
+        let Some((pod_cidr, pod_cidr_v6)) = registration.pod_cidrs(&node).await else { return };
         let fabric = Fabric::build(coracle_network::Config {
             pod_cidr,
+            pod_cidr_v6,
+            cluster_cidr_v6: pod_cidr_v6.and_then(cluster_of),
             service_cidr: config.service_cidr,
+            service_cidr_v6: None,
             node_addresses: vec![config.address],
             node_port_bind: config.address,
             ..coracle_network::Config::default()
@@ -308,6 +311,11 @@ impl Agent {
         }
         dispatch(&context).await;
     }
+}
+
+/// The cluster's range of IPv6 addresses: the unique local /48 that a node's range lies in.
+fn cluster_of(range: Ipv6Net) -> Option<Ipv6Net> {
+    Ipv6Net::new(range.network(), 48.min(range.prefix_len())).ok().map(|range| range.trunc())
 }
 
 /// Gives every change of this node's pods to the pod's worker, until the informer ends.

@@ -3,7 +3,7 @@
 use std::{
     borrow::Cow,
     collections::BTreeMap,
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
@@ -64,7 +64,14 @@ pub(crate) struct Context {
 impl Context {
     /// What references in a pod's spec resolve to.
     pub(crate) fn facts<'a>(&self, pod: &'a Pod, pod_ip: Option<IpAddr>) -> PodFacts<'a> {
-        PodFacts { pod, pod_ip, host_ip: self.host_ip, allocatable: self.allocatable }
+        let pod_ip6 = pod_ip.and_then(|ip| self.ipv6_of(ip));
+        PodFacts { pod, pod_ip, pod_ip6, host_ip: self.host_ip, allocatable: self.allocatable }
+    }
+
+    /// The second address of the pod with this address.
+    pub(crate) fn ipv6_of(&self, ip: IpAddr) -> Option<Ipv6Addr> {
+        let IpAddr::V4(ip) = ip else { return None };
+        self.fabric.get()?.ipv6_of(ip)
     }
 
     /// The variables that tell a pod where services are.

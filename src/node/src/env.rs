@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     sync::Arc,
 };
 
@@ -48,6 +48,8 @@ pub(crate) enum EnvError {
 pub(crate) struct PodFacts<'a> {
     pub(crate) pod: &'a Pod,
     pub(crate) pod_ip: Option<IpAddr>,
+    /// Its second address.
+    pub(crate) pod_ip6: Option<Ipv6Addr>,
     pub(crate) host_ip: IpAddr,
     /// Stands in for limits that a container does not set.
     pub(crate) allocatable: Allocatable,
@@ -393,7 +395,11 @@ pub(crate) fn field_value(facts: &PodFacts<'_>, field: &ObjectFieldSelector) -> 
         "spec.nodeName" => spec.and_then(|spec| spec.node_name.clone()),
         "spec.serviceAccountName" => spec.and_then(|spec| spec.service_account_name.clone()),
         "status.hostIP" | "status.hostIPs" => Some(facts.host_ip.to_string()),
-        "status.podIP" | "status.podIPs" => facts.pod_ip.map(|ip| ip.to_string()),
+        "status.podIP" => facts.pod_ip.map(|ip| ip.to_string()),
+        "status.podIPs" => facts.pod_ip.map(|ip| match facts.pod_ip6 {
+            Some(second) => format!("{ip},{second}"),
+            None => ip.to_string(),
+        }),
         _ => return Err(EnvError::FieldPath(path.to_owned())),
     };
     Ok(value.unwrap_or_default())

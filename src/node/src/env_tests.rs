@@ -32,6 +32,7 @@ fn environment(container: &Value) -> Result<Environment, EnvError> {
     let facts = PodFacts {
         pod: &pod,
         pod_ip: Some("10.128.0.2".parse().unwrap()),
+        pod_ip6: None,
         host_ip: "10.0.0.1".parse().unwrap(),
         allocatable,
     };

@@ -21,6 +21,7 @@
 
 mod agent;
 mod backoff;
+mod bandwidth;
 mod command;
 mod context;
 mod dirs;

@@ -22,7 +22,7 @@
 
 use std::collections::BTreeMap;
 
-use coracle_network::HostPort;
+use coracle_network::{HostPort, Protocol};
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 use crate::state::{self, Role};
@@ -142,10 +142,14 @@ pub(crate) fn host_ports(pod: &Pod) -> Vec<HostPort> {
         for port in container.ports.iter().flatten() {
             let number = port.host_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0);
             let (Some(number), Ok(target)) = (number, u16::try_from(port.container_port)) else { continue };
-            if port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP") {
-                let ip = port.host_ip.as_deref().and_then(|ip| ip.parse().ok());
-                found.entry((number, ip)).or_insert(HostPort { ip, port: number, target });
-            }
+            let protocol = match port.protocol.as_deref() {
+                None | Some("TCP") => Protocol::Tcp,
+                Some("UDP") => Protocol::Udp,
+                Some(_) => continue,
+            };
+            let ip = port.host_ip.as_deref().and_then(|ip| ip.parse().ok());
+            let host = HostPort { ip, port: number, target, protocol };
+            found.entry((number, ip, protocol)).or_insert(host);
         }
     }
     found.into_values().collect()
@@ -240,16 +244,17 @@ mod tests {
             let ports = host_ports(&pod).into_iter();
             let text = |port: HostPort| {
                 format!(
-                    "{}:{}→{}",
+                    "{}:{}→{}{}",
                     port.ip.map(|ip| ip.to_string()).unwrap_or_default(),
                     port.port,
-                    port.target
+                    port.target,
+                    if port.protocol == Protocol::Udp { "/udp" } else { "" }
                 )
             };
             ports.map(text).collect::<Vec<_>>().join(" ")
         };
-        assert_eq!(found(&spec), ":8080→80 127.0.0.1:8080→82");
+        assert_eq!(found(&spec), ":53→53/udp :8080→80 127.0.0.1:8080→82");
         spec["initContainers"][0]["restartPolicy"] = json!("Always");
-        assert_eq!(found(&spec), ":1→1 :8080→80 127.0.0.1:8080→82");
+        assert_eq!(found(&spec), ":1→1 :53→53/udp :8080→80 127.0.0.1:8080→82");
     }
 }

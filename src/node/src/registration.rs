@@ -13,7 +13,7 @@ use coracle_client::{
     Delta, EventType, Informer, Key, Recorder, api_message, clock, is_already_exists, is_not_found,
 };
 use coracle_runtime::Runtime;
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use k8s_openapi::{
     api::{
         coordination::v1::{Lease, LeaseSpec},
@@ -137,18 +137,19 @@ impl Registration {
         }
     }
 
-    /// Waits until the node was given a range of pod addresses.
-    pub(crate) async fn pod_cidr(&self, node: &Node) -> Option<Ipv4Net> {
-        if let Some(cidr) = cidr_of(node) {
-            return Some(cidr);
+    /// Waits until the node was given its ranges of pod addresses: one of IPv4, and one of IPv6 if its
+    /// cluster has two families.
+    pub(crate) async fn pod_cidrs(&self, node: &Node) -> Option<(Ipv4Net, Option<Ipv6Net>)> {
+        if let Some(cidrs) = cidrs_of(node) {
+            return Some(cidrs);
         }
         let mut deltas = self.informer.subscribe();
         while let Some(delta) = deltas.next().await {
             let object = delta.object();
             if object.metadata.name.as_deref() == Some(&self.identity.name)
-                && let Some(cidr) = cidr_of(object)
+                && let Some(cidrs) = cidrs_of(object)
             {
-                return Some(cidr);
+                return Some(cidrs);
             }
         }
         None
@@ -298,8 +299,11 @@ fn lease(name: &str, node_uid: &str, now: MicroTime) -> Lease {
     }
 }
 
-fn cidr_of(node: &Node) -> Option<Ipv4Net> {
-    node.spec.as_ref()?.pod_cidr.as_deref()?.parse().ok()
+fn cidrs_of(node: &Node) -> Option<(Ipv4Net, Option<Ipv6Net>)> {
+    let spec = node.spec.as_ref()?;
+    let all = || spec.pod_cidr.iter().chain(spec.pod_cidrs.iter().flatten());
+    let v4 = all().find_map(|cidr| cidr.parse().ok())?;
+    Some((v4, all().find_map(|cidr| cidr.parse().ok())))
 }
 
 fn labels(name: &str) -> std::collections::BTreeMap<String, String> {

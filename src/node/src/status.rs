@@ -1,7 +1,7 @@
 //! What a pod's status says, computed from its containers: phase, conditions and the rest, by the rules
 //! and in the words of the kubelet. Pure.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use k8s_openapi::{
     api::core::v1::{
@@ -34,6 +34,8 @@ pub(crate) struct Facts<'a> {
     /// Network and volumes stand.
     pub(crate) set_up: bool,
     pub(crate) pod_ip: Option<IpAddr>,
+    /// Its second address.
+    pub(crate) pod_ip6: Option<Ipv6Addr>,
     pub(crate) host_ip: IpAddr,
     /// When this node took the pod up.
     pub(crate) start: Timestamp,
@@ -88,8 +90,16 @@ pub(crate) fn pod_status(facts: &Facts<'_>, transitions: &mut Transitions) -> Po
         _ => None,
     };
     // After a restart of the agent a pod that is over gets no network again, but keeps showing its past.
-    let known_ip = || facts.pod.status.as_ref().and_then(|status| status.pod_ip.clone());
-    let pod_ip = facts.pod_ip.map(|ip| ip.to_string()).or_else(known_ip);
+    let known = facts.pod.status.as_ref();
+    let pod_ips: Option<Vec<PodIP>> = match facts.pod_ip {
+        Some(ip) => {
+            let both = [Some(ip), facts.pod_ip6.map(IpAddr::V6)].into_iter().flatten();
+            Some(both.map(|ip| PodIP { ip: ip.to_string() }).collect())
+        }
+        None => known.and_then(|status| status.pod_ips.clone()),
+    };
+    let first = pod_ips.as_ref().and_then(|ips| ips.first()).map(|first| first.ip.clone());
+    let pod_ip = first.or_else(|| known.and_then(|status| status.pod_ip.clone()));
     PodStatus {
         phase: Some(phase.into()),
         conditions: Some(conditions),
@@ -98,7 +108,7 @@ pub(crate) fn pod_status(facts: &Facts<'_>, transitions: &mut Transitions) -> Po
         ephemeral_container_statuses: Some(ephemeral).filter(|list| !list.is_empty()),
         host_ip: Some(facts.host_ip.to_string()),
         host_ips: Some(vec![HostIP { ip: facts.host_ip.to_string() }]),
-        pod_ips: pod_ip.clone().map(|ip| vec![PodIP { ip }]),
+        pod_ips: pod_ips.or_else(|| pod_ip.clone().map(|ip| vec![PodIP { ip }])),
         pod_ip,
         start_time: Some(Time(facts.start)),
         observed_generation: facts.pod.metadata.generation,

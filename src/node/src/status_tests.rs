@@ -74,6 +74,7 @@ impl Case {
             over: self.over,
             set_up: true,
             pod_ip: Some("10.128.0.2".parse().unwrap()),
+            pod_ip6: None,
             host_ip: "10.0.0.1".parse().unwrap(),
             start: now,
             now,

@@ -83,6 +83,7 @@ fn facts(pod: &Pod) -> PodFacts<'_> {
     PodFacts {
         pod,
         pod_ip: None,
+        pod_ip6: None,
         host_ip,
         allocatable: Allocatable { memory: 1 << 30, ..Allocatable::default() },
     }

@@ -32,6 +32,7 @@ use k8s_openapi::{
 use tokio::time::Instant;
 
 use crate::{
+    bandwidth,
     context::{Context, container_at, field_path, now},
     dirs, env,
     exec::Running,
@@ -541,16 +542,17 @@ impl Worker {
         let meta = &self.pod.metadata;
         let text = |field: &Option<String>| field.clone().unwrap_or_default();
         let known_ip = self.pod.status.as_ref().and_then(|status| status.pod_ip.as_deref());
+        let failed =
+            |why: &dyn Display| format!("Failed to create pod sandbox: failed to set up pod network: {why}");
         let config = PodConfig {
             namespace: text(&meta.namespace),
             name: text(&meta.name),
             uid: text(&meta.uid),
             hostname: env::hostname(&self.pod),
             want_ip: known_ip.and_then(|ip| ip.parse().ok()),
+            bandwidth: bandwidth::of(&self.pod).map_err(|error| failed(&error))?,
             ..pod_network::config(&self.pod)
         };
-        let failed =
-            |why: &dyn Display| format!("Failed to create pod sandbox: failed to set up pod network: {why}");
         let (pod, namespace) = (config.name.clone(), config.namespace.clone());
         let stack = fabric.add_pod(config).map_err(|error| failed(&error))?;
         for host in platform::host_ports(&self.pod) {
@@ -656,6 +658,7 @@ impl Worker {
             over: self.machine.over(),
             set_up: self.machine.is_set_up(),
             pod_ip: self.ip,
+            pod_ip6: self.ip.and_then(|ip| self.context.ipv6_of(ip)),
             host_ip: self.context.host_ip,
             start: self.start,
             now: clock::seconds(clock::now()),

@@ -1,4 +1,4 @@
-//! Gives every node its part of the pods' addresses (`spec.podCIDR`).
+//! Gives every node its part of the pods' addresses (`spec.podCIDRs`), of each family that the cluster has.
 //!
 //! One worker, so that no part is given twice. What was given and is not in the cache yet is remembered;
 //! a new process starts from a fresh list.
@@ -13,7 +13,7 @@ use coracle_client::{
     Delta, Deltas, During, EventType, Informer, Key, ReconcileError, Recorder, WorkQueue, is_not_found,
 };
 use futures::future::BoxFuture;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use kube::{
     Api, Client, Resource,
@@ -26,6 +26,9 @@ use tracing::info;
 use crate::{Config, Context, pods};
 
 pub(crate) const NAME: &str = "nodeipam";
+
+/// The prefix length of a node's part of the IPv6 range: Kubernetes' default.
+const NODE_MASK_V6: u8 = 64;
 
 /// A node that found no room is looked at again after this; a node that leaves makes room sooner.
 const NO_ROOM: Duration = Duration::from_mins(1);
@@ -73,7 +76,7 @@ struct Controller {
     recorder: Recorder,
     nodes: Informer<Node>,
     /// Parts given to nodes, by the node's uid, until the cache shows them.
-    given: Mutex<BTreeMap<String, Ipv4Net>>,
+    given: Mutex<BTreeMap<String, Vec<IpNet>>>,
 }
 
 impl Controller {
@@ -87,15 +90,15 @@ impl Controller {
                 holder.is_some_and(|node| plan::cidrs(node).next().is_none())
             });
             let observed = Observed { nodes: &nodes, given: &given, node: &node };
-            let plan = plan(&observed, self.config.cluster_cidr, self.config.node_mask);
-            if let Plan::Give(part) = plan {
-                given.insert(pods::uid(&node.metadata).to_owned(), part);
+            let plan = plan(&observed, &self.ranges());
+            if let Plan::Give(parts) = &plan {
+                given.insert(pods::uid(&node.metadata).to_owned(), parts.clone());
             }
             plan
         };
         match plan {
             Plan::Nothing => Ok(None),
-            Plan::Give(part) => self.give(&node, part).await.map(|()| None),
+            Plan::Give(parts) => self.give(&node, &parts).await.map(|()| None),
             Plan::NoRoom => {
                 let message = format!("Node {} status is now: CIDRNotAvailable", key.name);
                 self.recorder.event(&node.object_ref(&()), EventType::Normal, "CIDRNotAvailable", &message);
@@ -104,13 +107,20 @@ impl Controller {
         }
     }
 
-    async fn give(&self, node: &Node, part: Ipv4Net) -> Result<(), ReconcileError> {
+    /// The cluster's ranges and how long a node's part of each is.
+    fn ranges(&self) -> Vec<(IpNet, u8)> {
+        let v6 = self.config.cluster_cidr_v6.map(|range| (range.into(), NODE_MASK_V6));
+        [(self.config.cluster_cidr.into(), self.config.node_mask)].into_iter().chain(v6).collect()
+    }
+
+    async fn give(&self, node: &Node, parts: &[IpNet]) -> Result<(), ReconcileError> {
         let name = pods::name(&node.metadata);
-        let part = part.to_string();
+        let parts: Vec<String> = parts.iter().map(IpNet::to_string).collect();
         let patch = serde_json::json!({
             "metadata": {"uid": node.metadata.uid},
-            "spec": {"podCIDR": part, "podCIDRs": [part]},
+            "spec": {"podCIDR": parts.first(), "podCIDRs": parts},
         });
+        let part = parts.join(",");
         let api: Api<Node> = Api::all(self.client.clone());
         match api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
             Err(error) if is_not_found(&error) => Ok(()),

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 
 use crate::pods;
@@ -11,41 +11,41 @@ pub(super) struct Observed<'a> {
     /// All nodes.
     pub(super) nodes: &'a [Arc<Node>],
     /// Parts given to nodes, by uid, that the nodes above do not show yet.
-    pub(super) given: &'a BTreeMap<String, Ipv4Net>,
+    pub(super) given: &'a BTreeMap<String, Vec<IpNet>>,
     /// The node in question.
     pub(super) node: &'a Node,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Plan {
     /// The node has its part.
     Nothing,
-    /// The node gets this part.
-    Give(Ipv4Net),
-    /// Every part is taken.
+    /// The node gets these parts, one of each range.
+    Give(Vec<IpNet>),
+    /// Every part of a range is taken.
     NoRoom,
 }
 
-/// The first part of `cluster` with prefix length `mask` that nobody has; the same one again for a node
-/// that was given one already.
-pub(super) fn plan(observed: &Observed<'_>, cluster: Ipv4Net, mask: u8) -> Plan {
+/// The first part of every range with that prefix length that nobody has; the same ones again for a node
+/// that was given some already.
+pub(super) fn plan(observed: &Observed<'_>, ranges: &[(IpNet, u8)]) -> Plan {
     if cidrs(observed.node).next().is_some() {
         return Plan::Nothing;
     }
-    if let Some(part) = observed.given.get(pods::uid(&observed.node.metadata)) {
-        return Plan::Give(*part);
+    if let Some(parts) = observed.given.get(pods::uid(&observed.node.metadata)) {
+        return Plan::Give(parts.clone());
     }
-    let taken: Vec<Ipv4Net> = observed
+    let taken: Vec<IpNet> = observed
         .nodes
         .iter()
         .flat_map(|node| cidrs(node))
         .filter_map(|text| text.parse().ok())
-        .chain(observed.given.values().copied())
+        .chain(observed.given.values().flatten().copied())
         .collect();
-    let overlaps = |part: &Ipv4Net| taken.iter().any(|other| other.contains(part) || part.contains(other));
-    // A mask that does not fit the cluster's has no parts.
-    let free = cluster.subnets(mask).ok().and_then(|mut parts| parts.find(|part| !overlaps(part)));
-    free.map_or(Plan::NoRoom, Plan::Give)
+    let overlaps = |part: &IpNet| taken.iter().any(|other| other.contains(part) || part.contains(other));
+    // A mask that does not fit the range's has no parts.
+    let free = |(range, mask): &(IpNet, u8)| range.subnets(*mask).ok()?.find(|part| !overlaps(part));
+    ranges.iter().map(free).collect::<Option<_>>().map_or(Plan::NoRoom, Plan::Give)
 }
 
 /// What a node has.

@@ -23,10 +23,11 @@ fn node(name: &str, cidr: Option<&str>) -> Node {
 #[track_caller]
 fn check(taken: &[&str], given: &[&str], cluster: &str, mask: u8, expected: Option<&str>) {
     let nodes: Vec<_> = taken.iter().map(|cidr| Arc::new(node("other", Some(cidr)))).collect();
-    let given = given.iter().map(|cidr| ((*cidr).to_owned(), cidr.parse().expect("a network"))).collect();
+    let given =
+        given.iter().map(|cidr| ((*cidr).to_owned(), vec![cidr.parse().expect("a network")])).collect();
     let observed = Observed { nodes: &nodes, given: &given, node: &node("new", None) };
-    let expected = expected.map_or(Plan::NoRoom, |cidr| Plan::Give(cidr.parse().expect("a network")));
-    assert_eq!(plan(&observed, cluster.parse().expect("a network"), mask), expected);
+    let expected = expected.map_or(Plan::NoRoom, |cidr| Plan::Give(vec![cidr.parse().expect("a network")]));
+    assert_eq!(plan(&observed, &[(cluster.parse().expect("a network"), mask)]), expected);
 }
 
 #[test]
@@ -39,6 +40,7 @@ fn the_first_free_part_is_given() {
     check(&["10.128.70.0/24"], &["10.128.0.0/18"], "10.128.0.0/9", 18, Some("10.128.128.0/18"));
     check(&["10.0.0.0/25", "10.0.0.128/25"], &[], "10.0.0.0/24", 25, None);
     check(&[], &[], "10.0.0.0/24", 16, None);
+    check(&["fd00::/64"], &["fd00:0:0:1::/64"], "fd00::/48", 64, Some("fd00:0:0:2::/64"));
     check(&["nonsense"], &[], "10.0.0.0/24", 25, Some("10.0.0.0/25"));
 }
 
@@ -56,7 +58,11 @@ async fn under_faults_no_part_is_given_twice() {
             let nodes = bench.api.list::<Node>();
             let parts: BTreeSet<_> =
                 nodes.iter().filter_map(|node| node.spec.as_ref()?.pod_cidr.clone()).collect();
-            (parts.len() == 30).then_some(())
+            let second: BTreeSet<_> = nodes
+                .iter()
+                .filter_map(|node| node.spec.as_ref()?.pod_cidrs.clone()?.get(1).cloned())
+                .collect();
+            (parts.len() == 30 && second.len() == 30).then_some(())
         };
         eventually("thirty parts", all).await;
     }

@@ -2,7 +2,10 @@
 //! NodePorts, datagrams and what guests may not do.
 
 mod admit;
+mod bandwidth;
+mod budget;
 mod drain;
+mod families;
 mod names;
 mod pods;
 mod policy;
@@ -10,3 +13,4 @@ mod services;
 mod streams;
 mod support;
 mod udp;
+mod visitors;

@@ -27,7 +27,7 @@ async fn own_names() {
     for name in ["localhost", "LocalHost.", "x.localhost"] {
         check(&stack, name, &loopback).await;
     }
-    check(&stack, "web-1", &[stack.ip().into()]).await;
+    check(&stack, "web-1", &[stack.ip().into(), stack.ip6().expect("two families").into()]).await;
     check(&stack, "10.1.2.3", &[IpAddr::V4(Ipv4Addr::new(10, 1, 2, 3))]).await;
     let dashed = format!("{}.default.pod.cluster.local", stack.ip().to_string().replace('.', "-"));
     check(&stack, &dashed, &[stack.ip().into()]).await;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use coracle_network::{Config, Fabric, HostPort, NetworkError, PodStack};
+use coracle_network::{Config, Fabric, HostPort, NetworkError, PodStack, Protocol};
 use serde_json::json;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -196,13 +196,13 @@ async fn a_taken_node_port_is_reported_and_opens_once_it_is_free() {
     let squatter = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
     let port = squatter.local_addr().expect("bound").port();
     fabric.apply_service(&node_port_service(port));
-    eventually("the problem to be known", || !fabric.node_port_problems().is_empty()).await;
-    let problem = fabric.node_port_problems().remove(0);
+    eventually("the problem to be known", || !fabric.door_problems().is_empty()).await;
+    let problem = fabric.door_problems().remove(0);
     assert_eq!((problem.namespace.as_str(), problem.service.as_str()), ("default", "web"));
     assert_eq!(problem.address, at(Ipv4Addr::LOCALHOST, port));
     assert!(problem.reason.contains("in use"), "{}", problem.reason);
     drop(squatter);
-    eventually("the problem to pass", || fabric.node_port_problems().is_empty()).await;
+    eventually("the problem to pass", || fabric.door_problems().is_empty()).await;
     curl(port).await.expect("open");
     soon("shutdown", fabric.shutdown()).await;
 }
@@ -214,7 +214,7 @@ async fn a_host_port_leads_to_its_pod_until_that_closes() {
     greeter(&stack, 8080, "a");
     let squatter = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
     let port = squatter.local_addr().expect("bound").port();
-    let host = HostPort { ip: None, port, target: 8080 };
+    let host = HostPort { ip: None, port, target: 8080, protocol: Protocol::Tcp };
     let taken = NetworkError::AddressInUse(at(Ipv4Addr::LOCALHOST, port));
     assert_eq!(stack.open_host_port(host), Err(taken));
     drop(squatter);

@@ -22,16 +22,18 @@ enum Kind {
     LoopbackV6,
     OwnAddress,
     PodToPod,
+    PodToPodV6,
     Service,
     Egress,
     NodePort,
 }
 
-const KINDS: [Kind; 7] = [
+const KINDS: [Kind; 8] = [
     Kind::Loopback,
     Kind::LoopbackV6,
     Kind::OwnAddress,
     Kind::PodToPod,
+    Kind::PodToPodV6,
     Kind::Service,
     Kind::Egress,
     Kind::NodePort,
@@ -57,12 +59,16 @@ async fn pair(kind: Kind) -> Pair {
     }
     let fabric = fabric();
     let server = pod(&fabric, "server");
-    let client =
-        if matches!(kind, Kind::PodToPod | Kind::Service) { pod(&fabric, "client") } else { server.clone() };
+    let client = if matches!(kind, Kind::PodToPod | Kind::PodToPodV6 | Kind::Service) {
+        pod(&fabric, "client")
+    } else {
+        server.clone()
+    };
     let (bind, dial) = match kind {
         Kind::Loopback => (any(80), at(Ipv4Addr::LOCALHOST, 80)),
         Kind::LoopbackV6 => (at(Ipv6Addr::UNSPECIFIED, 80), at(Ipv6Addr::LOCALHOST, 80)),
         Kind::OwnAddress | Kind::PodToPod => (any(80), at(server.ip(), 80)),
+        Kind::PodToPodV6 => (at(Ipv6Addr::UNSPECIFIED, 80), at(server.ip6().expect("two families"), 80)),
         _ => (any(8080), at(Ipv4Addr::new(10, 96, 0, 50), 80)),
     };
     fabric.apply_service(&plain_service("web", "10.96.0.50"));

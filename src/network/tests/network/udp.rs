@@ -38,7 +38,12 @@ async fn what_cannot_be_delivered_is_lost_and_what_cannot_be_sent_is_an_error() 
     assert_eq!(send(Ipv4Addr::new(10, 96, 9, 9), 9, 1), Ok(()), "no such service");
     assert_eq!(send(stack.ip(), 9, DATAGRAM_MAX + 1), Err(NetworkError::DatagramTooLarge(DATAGRAM_MAX + 1)));
     assert!(matches!(send(stack.ip(), 0, 1), Err(NetworkError::InvalidAddress(_))));
-    assert!(matches!(send(Ipv4Addr::new(224, 0, 0, 251), 5353, 1), Err(NetworkError::Denied(_))));
+    assert!(matches!(send(Ipv4Addr::new(224, 0, 0, 251), 5353, 1), Err(NetworkError::Multicast(_))));
+    assert!(matches!(send(Ipv4Addr::BROADCAST, 5353, 1), Err(NetworkError::Denied(_))));
+    assert!(matches!(
+        stack.bind_udp(at(Ipv4Addr::new(224, 0, 0, 251), 5353)),
+        Err(NetworkError::AddressNotAvailable(_))
+    ));
     assert!(matches!(send(Ipv4Addr::new(169, 254, 169, 254), 53, 1), Err(NetworkError::Denied(_))));
     assert_eq!(socket.send(Bytes::new(), None), Err(NetworkError::NotConnected));
 }
@@ -96,4 +101,49 @@ async fn answers_of_a_service_come_from_the_service() {
         listening.send(Bytes::from_static(b"!"), Some(from)).expect("sent");
         assert_eq!(asking.try_recv().expect("an answer"), (Bytes::from_static(b"!"), vip));
     }
+}
+
+/// As by ICMP: the next call of a connected socket says that nobody is there, once.
+#[tokio::test]
+async fn a_connected_socket_is_refused_where_nobody_is() {
+    let fabric = fabric();
+    let (a, b) = (pod(&fabric, "a"), pod(&fabric, "b"));
+    fabric.apply_service(&service(
+        "dns",
+        json!({"clusterIP": "10.96.0.53", "ports": [{"port": 53, "protocol": "UDP"}]}),
+    ));
+    for nobody in [at(b.ip(), 53), at(Ipv4Addr::new(10, 96, 0, 53), 53)] {
+        let socket = a.bind_udp(any(0)).expect("free");
+        socket.connect(Some(nobody)).expect("a fine address");
+        let refused = Err(NetworkError::Refused(nobody));
+        socket.send(Bytes::from_static(b"?"), None).expect("sent");
+        assert_eq!(soon("the refusal", socket.recv()).await, refused);
+        assert_eq!(socket.try_recv(), Err(NetworkError::WouldBlock));
+        socket.send(Bytes::from_static(b"?"), None).expect("sent");
+        assert_eq!(socket.send(Bytes::from_static(b"?"), None), refused.map(drop));
+    }
+    let server = b.bind_udp(any(53)).expect("free");
+    let socket = a.bind_udp(any(0)).expect("free");
+    socket.connect(Some(at(b.ip(), 53))).expect("a fine address");
+    socket.send(Bytes::from_static(b"?"), None).expect("sent");
+    server.try_recv().expect("received");
+    drop(server);
+    socket.send(Bytes::from_static(b"?"), None).expect("sent");
+    assert_eq!(socket.try_recv(), Err(NetworkError::Refused(at(b.ip(), 53))));
+}
+
+/// What does not fit is counted; the oldest stay.
+#[tokio::test]
+async fn the_newest_is_dropped_and_counted() {
+    let fabric = fabric();
+    let stack = pod(&fabric, "pod");
+    let server = stack.bind_udp(any(53)).expect("free");
+    let client = stack.bind_udp(any(0)).expect("free");
+    for n in 0..u16::try_from(UDP_QUEUE_DATAGRAMS).expect("few") + 3 {
+        client.send(Bytes::copy_from_slice(&n.to_be_bytes()), Some(at(stack.ip(), 53))).expect("sent");
+    }
+    assert_eq!(&server.try_recv().expect("the first").0[..], 0u16.to_be_bytes());
+    assert_eq!(stack.usage().dropped, 3);
+    drop(server);
+    assert_eq!(stack.usage().held, 0);
 }

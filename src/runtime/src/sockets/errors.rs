@@ -17,6 +17,8 @@ pub(super) fn error_code(error: &NetworkError) -> ErrorCode {
         NetworkError::Unreachable(_) => ErrorCode::RemoteUnreachable,
         NetworkError::Denied(_) => ErrorCode::AccessDenied,
         NetworkError::Limit(_) => ErrorCode::NewSocketLimit,
+        NetworkError::NoBuffers => ErrorCode::OutOfMemory,
+        NetworkError::Multicast(_) => ErrorCode::NotSupported,
         NetworkError::DatagramTooLarge(_) => ErrorCode::DatagramTooLarge,
         NetworkError::WouldBlock => ErrorCode::WouldBlock,
         // What Linux says after `shutdown(2)` on a listener. `connection-aborted` is an error that servers ignore,
