@@ -92,7 +92,7 @@ impl Launch {
         let start = ContainerSpec {
             budget: Budget::new(None),
             cpu: Cpu::default(),
-            listen: Vec::new(),
+            listen: tcp_ports(spec),
             name: format!("{}/{}/{}", key.namespace, key.name, spec.name),
             args,
             env: env.clone(),
@@ -132,6 +132,19 @@ fn waiting(reason: &'static str, message: &str) -> Waiting {
     Waiting { reason, message: Some(shorten(message, MAX_MESSAGE).into()) }
 }
 
+/// The TCP ports that a container declares, in order.
+fn tcp_ports(spec: &Spec) -> Vec<u16> {
+    let mut ports = Vec::new();
+    for port in spec.ports.iter().flatten() {
+        let tcp = port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP");
+        match u16::try_from(port.container_port) {
+            Ok(number) if tcp && !ports.contains(&number) => ports.push(number),
+            _ => {}
+        }
+    }
+    ports
+}
+
 /// The memory limit of a container in bytes, if it has one.
 pub(crate) fn memory_limit(spec: &Spec) -> Option<u64> {
     let limits = spec.resources.as_ref()?.limits.as_ref()?;
@@ -148,12 +161,33 @@ fn new_id() -> Box<str> {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::ContainerPort;
+
     use super::*;
 
     #[test]
     fn what_a_module_says_about_itself_is_cut() {
         let waiting = waiting("CreateContainerError", &format!("unknown import `{}`", "x".repeat(180_000)));
         assert_eq!(waiting.message.map(|message| message.len()), Some(MAX_MESSAGE));
+    }
+
+    #[test]
+    fn declared_tcp_ports_keep_their_order() {
+        let port = |number: i32, protocol: Option<&str>| ContainerPort {
+            container_port: number,
+            protocol: protocol.map(Into::into),
+            ..ContainerPort::default()
+        };
+        let ports = vec![
+            port(8080, Some("TCP")),
+            port(53, Some("UDP")),
+            port(80, None),
+            port(8080, None),
+            port(70_000, None),
+        ];
+        let spec = Spec { ports: Some(ports), ..Spec::default() };
+        assert_eq!(tcp_ports(&spec), [8080, 80]);
+        assert!(tcp_ports(&Spec::default()).is_empty());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Prints one line per figure. Plain figures, no statistics package: compare runs of one machine.
 
 use std::fmt::Display;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,6 +67,32 @@ impl Bench {
         };
         self.runtime.start(Arc::clone(program), spec).expect("there is room")
     }
+
+    /// Starts a program that ends at once, again and again.
+    async fn starts(&self, what: &str, program: &Arc<Program>) {
+        let mut times = Vec::with_capacity(ROUNDS);
+        for _ in 0..ROUNDS {
+            let begin = Instant::now();
+            assert_eq!(self.start(program).wait().await, Exit::Code(0));
+            times.push(begin.elapsed());
+        }
+        times.sort();
+        say(&format!("{what}: start to exit, alone, median"), micros(times[ROUNDS / 2]));
+        say(&format!("{what}: start to exit, alone, p99"), micros(times[ROUNDS * 99 / 100]));
+
+        let begin = Instant::now();
+        for _ in 0..ROUNDS * 5 / IN_FLIGHT {
+            let running: Vec<Container> = (0..IN_FLIGHT).map(|_| self.start(program)).collect();
+            for container in running {
+                container.wait().await;
+            }
+        }
+        let count = (ROUNDS * 5 / IN_FLIGHT * IN_FLIGHT) as f64;
+        say(
+            &format!("{what}: starts, 64 in flight"),
+            format!("{:.0} /s", count / begin.elapsed().as_secs_f64()),
+        );
+    }
 }
 
 #[tokio::main]
@@ -100,25 +127,10 @@ async fn main() {
     let pod = PodConfig { namespace: "bench".into(), name: "pod".into(), ..PodConfig::default() };
     let bench = Bench { runtime, pod: fabric.add_pod(pod).expect("an address") };
 
-    let mut times = Vec::with_capacity(ROUNDS);
-    for _ in 0..ROUNDS {
-        let begin = Instant::now();
-        assert_eq!(bench.start(&returns).wait().await, Exit::Code(0));
-        times.push(begin.elapsed());
-    }
-    times.sort();
-    say("start to exit, one after the other, median", micros(times[ROUNDS / 2]));
-    say("start to exit, one after the other, p99", micros(times[ROUNDS * 99 / 100]));
-
-    let begin = Instant::now();
-    for _ in 0..ROUNDS * 5 / IN_FLIGHT {
-        let running: Vec<Container> = (0..IN_FLIGHT).map(|_| bench.start(&returns)).collect();
-        for container in running {
-            container.wait().await;
-        }
-    }
-    let count = (ROUNDS * 5 / IN_FLIGHT * IN_FLIGHT) as f64;
-    say("starts, 64 in flight", format!("{:.0} /s", count / begin.elapsed().as_secs_f64()));
+    bench.starts("0.1", &returns).await;
+    let hello = concat!(env!("CARGO_MANIFEST_DIR"), "/../../guest-examples/built/hello.wasm");
+    let hello = bench.runtime.prepare("hello", Path::new(hello)).await.expect("the example is built");
+    bench.starts("0.2, hello", &hello).await;
 
     let spins = prepare(&bench.runtime, "spin", SPIN).await;
     let mut times = Vec::new();

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use coracle_network::NetworkError;
 use serde::{Deserialize, Serialize};
 
 /// The runtime could not be set up.
@@ -120,6 +121,9 @@ pub enum MissingImport {
     /// It belongs to WASI 0.3.
     #[error(": WASI 0.3 needs the node's flag --wasi-p3")]
     Preview3,
+    /// A bindings generator made the module for the component model, and nobody made a component of it.
+    #[error(": the module must be made a component (`wasm-tools component new`)")]
+    Unfinished,
 }
 
 /// A container could not be started.
@@ -130,5 +134,14 @@ pub enum StartError {
     Exhausted {
         /// How many are running.
         running: u32,
+    },
+    /// A port on which a 0.1 module is to find a listener is not to be had.
+    #[error("cannot listen on port {port}")]
+    Listen {
+        /// The port.
+        port: u16,
+        /// Why.
+        #[source]
+        source: NetworkError,
     },
 }

@@ -5,15 +5,15 @@
 //! what is not in it does not exist for the guest) and [`Container`] (the handle: wait, kill, usage).
 //!
 //! ```text
-//!   prepare: bytes ─▶ inspect ─▶ wrap (0.1 modules) ─▶ compile, or the cache ─▶ Program
+//!   prepare: bytes ─▶ inspect ─▶ compile, or the cache ─▶ Program
 //!   start:   Program + ContainerSpec ─▶ instance on the guest threads ─▶ Exit
 //! ```
 //!
-//! There is one path for all guests, the component model: `wasi:filesystem` over `coracle-vfs`
-//! `wasi:sockets` over `coracle-network`, the rest from `wasmtime-wasi`. It must never give a
-//! guest anything of the host: no file, no socket, no environment, no thread of the control plane. Guests run
-//! on threads of their own, below the control plane's priority, and what they can make the host hold is
-//! bounded by the constants of [`limits`].
+//! Components see `wasi:filesystem` over `coracle-vfs`, `wasi:sockets` over `coracle-network`, and the rest from
+//! `wasmtime-wasi`. Core modules see WASI 0.1 (`preview1`), all our own, over the same files and the same network.
+//! It must never give a guest anything of the host: no file, no socket, no environment, no thread of the control
+//! plane. Guests run on threads of their own, below the control plane's priority, and what they can make the host
+//! hold is bounded by the constants of [`limits`].
 
 mod container;
 mod engine;
@@ -26,6 +26,7 @@ mod linker;
 mod output;
 mod pipe;
 mod poll;
+mod preview1;
 mod program;
 mod run;
 mod runtime;

@@ -34,7 +34,7 @@ pub const CORE_INSTANCES: u32 = 64;
 /// indirectly. Programs with [`TABLE_ELEMENTS`] of them need a few megabytes.
 pub const INSTANCE_BYTES: usize = 16 << 20;
 
-/// Linear memories in one component: one per composed part, and the adapter's shims have none.
+/// Linear memories in one component: one per composed part.
 pub const MEMORIES: u32 = 8;
 
 /// Tables in one component.

@@ -11,6 +11,7 @@ use crate::container::{ContainerSpec, Exit, TERMINATED, Usage};
 use crate::error::StartError;
 use crate::executor::{Share, turn_is_over};
 use crate::limits::{CALL_BYTES, MESSAGE_BYTES, RESOURCES};
+use crate::preview1::Listeners;
 use crate::program::{Entry, Program};
 use crate::state::State;
 use crate::stdin::Stdin;
@@ -146,7 +147,7 @@ impl Drop for Place {
 pub(crate) async fn run(
     engine: Engine,
     program: Arc<Program>,
-    spec: ContainerSpec,
+    spec: (ContainerSpec, Listeners),
     memory_limit: u64,
     control: Arc<Control>,
     _place: Place,
@@ -164,11 +165,15 @@ pub(crate) async fn run(
 async fn guest(
     engine: &Engine,
     program: &Program,
-    spec: ContainerSpec,
+    (spec, listeners): (ContainerSpec, Listeners),
     memory_limit: u64,
     control: &Arc<Control>,
 ) -> Exit {
-    let mut store = Store::new(engine, State::new(spec, memory_limit, control));
+    let state = match program.entry() {
+        Entry::Command(_) => State::new(spec, memory_limit, control),
+        Entry::Module(_) => State::module(spec, listeners, memory_limit, control),
+    };
+    let mut store = Store::new(engine, state);
     store.limiter(|state| &mut state.limiter);
     store.set_hostcall_fuel(CALL_BYTES);
     store.set_max_component_handles(RESOURCES);
@@ -186,6 +191,13 @@ async fn guest(
             Entry::Command(command) => {
                 let command = command.instantiate_async(&mut store).await?;
                 command.wasi_cli_run().call_run(&mut store).await
+            }
+            Entry::Module(module) => {
+                let instance = module.instantiate_async(&mut store).await?;
+                let memory = instance.get_memory(&mut store, "memory");
+                store.data_mut().set_memory(memory);
+                let start = instance.get_typed_func::<(), ()>(&mut store, "_start")?;
+                start.call_async(&mut store, ()).await.map(Ok)
             }
         }
     }

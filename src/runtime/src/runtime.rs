@@ -17,6 +17,7 @@ use crate::engine::Settings;
 use crate::error::{PrepareError, RuntimeError, StartError};
 use crate::executor::{Executor, Lost, Share};
 use crate::limits::MEMORY_MAX;
+use crate::preview1::Listeners;
 use crate::program::{Compiler, Loader, Program, Source, loader};
 use crate::run::{Control, Place, run};
 use crate::{engine, threads};
@@ -126,8 +127,8 @@ impl Runtime {
         }))
     }
 
-    /// Makes a program of the module in the file `wasm`, whose digest is `module_digest`: checked, wrapped if it
-    /// is a 0.1 module, compiled or taken from the cache. Callers with the same digest share the work.
+    /// Makes a program of the module in the file `wasm`, whose digest is `module_digest`: checked, compiled
+    /// or taken from the cache. Callers with the same digest share the work.
     ///
     /// # Errors
     /// If the module cannot run here; [`PrepareError::UnknownImport`] names what it wants.
@@ -193,7 +194,7 @@ impl Runtime {
     /// Starts a container. It runs until it ends by itself or is killed, whether anybody holds its handle or not.
     ///
     /// # Errors
-    /// [`StartError::Exhausted`] if too many are running.
+    /// [`StartError::Exhausted`] if too many are running, [`StartError::Listen`] if a port is taken.
     pub fn start(&self, program: Arc<Program>, spec: ContainerSpec) -> Result<Container, StartError> {
         let share = self.executor.share(spec.cpu);
         self.run(program, spec, share)
@@ -220,9 +221,12 @@ impl Runtime {
         share: Arc<Share>,
     ) -> Result<Container, StartError> {
         let place = Place::take(&self.running, self.capacity)?;
+        let ports = if program.accepts() { &spec.listen[..] } else { &[] };
+        let listeners = Listeners::open(&spec.network, ports)?;
         let memory_limit = spec.memory_limit.unwrap_or(self.default_memory_limit).min(MEMORY_MAX);
         let control = Arc::new(Control::new(spec.name.clone(), &spec.stdin, share));
-        let run = run(self.engine.clone(), program, spec, memory_limit, Arc::clone(&control), place);
+        let run =
+            run(self.engine.clone(), program, (spec, listeners), memory_limit, Arc::clone(&control), place);
         let ended = Arc::clone(&control);
         self.executor.spawn(&control.share, run, move |result| {
             ended.end(match result {

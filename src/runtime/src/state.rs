@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use wasmtime::Memory;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
@@ -10,17 +11,21 @@ use crate::files::{Files, FilesView};
 use crate::limiter::Limiter;
 use crate::limits::{RANDOM_BYTES, RESOURCES};
 use crate::output::GuestOutput;
+use crate::preview1::{Listeners, Preview1};
 use crate::run::Control;
 use crate::sockets::{NetView, Sockets};
 use crate::stdin::GuestStdin;
 
 /// A container's side of the host.
 pub(crate) struct State {
-    wasi: WasiCtx,
+    /// `None` for a module of 0.1, whose functions are all our own.
+    wasi: Option<Box<WasiCtx>>,
+    /// `None` for a component.
+    pub(crate) preview1: Option<Box<Preview1>>,
     pub(crate) table: ResourceTable,
     pub(crate) limiter: Limiter,
     files: Files,
-    sockets: Sockets,
+    pub(crate) sockets: Sockets,
 }
 
 impl State {
@@ -38,11 +43,37 @@ impl State {
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES);
         State {
-            wasi: wasi.build(),
+            wasi: Some(Box::new(wasi.build())),
+            preview1: None,
             table,
             limiter: Limiter::new(memory_limit, Arc::clone(control)),
             files: Files::new(&spec.mounts),
             sockets: Sockets::new(spec.network, control),
+        }
+    }
+
+    /// For a module of 0.1.
+    pub(crate) fn module(
+        mut spec: ContainerSpec,
+        listeners: Listeners,
+        memory_limit: u64,
+        control: &Arc<Control>,
+    ) -> State {
+        let preview1 = Preview1::new(&mut spec, listeners, control);
+        State {
+            wasi: None,
+            preview1: Some(Box::new(preview1)),
+            table: ResourceTable::new(),
+            limiter: Limiter::new(memory_limit, Arc::clone(control)),
+            files: Files::new(&spec.mounts),
+            sockets: Sockets::new(spec.network, control),
+        }
+    }
+
+    /// Where a module's pointers lead.
+    pub(crate) fn set_memory(&mut self, memory: Option<Memory>) {
+        if let Some(preview1) = &mut self.preview1 {
+            preview1.set_memory(memory);
         }
     }
 
@@ -59,6 +90,7 @@ impl State {
 
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+        let ctx = self.wasi.as_mut().expect("only components are linked to what asks for it");
+        WasiCtxView { ctx, table: &mut self.table }
     }
 }

@@ -25,6 +25,15 @@ pub enum Stdin {
     Pipe(StdinReader),
 }
 
+impl Stdin {
+    fn into_reader(self) -> Option<Arc<Read>> {
+        match self {
+            Stdin::Closed => None,
+            Stdin::Pipe(reader) => Some(reader.0),
+        }
+    }
+}
+
 /// A new pipe. It holds at most [`STDIN_BYTES`]; writers wait while it is full.
 #[must_use]
 pub fn stdin_pipe() -> (StdinWriter, StdinReader) {
@@ -105,11 +114,7 @@ pub(crate) struct GuestStdin {
 
 impl GuestStdin {
     pub(crate) fn new(stdin: Stdin, terminal: bool) -> GuestStdin {
-        let reader = match stdin {
-            Stdin::Closed => None,
-            Stdin::Pipe(reader) => Some(reader.0),
-        };
-        GuestStdin { reader, terminal }
+        GuestStdin { reader: stdin.into_reader(), terminal }
     }
 }
 
@@ -121,19 +126,41 @@ impl IsTerminal for GuestStdin {
 
 impl StdinStream for GuestStdin {
     fn async_stream(&self) -> Box<dyn AsyncRead + Send + Sync> {
-        Box::new(Handle(self.reader.clone()))
+        Box::new(Input(self.reader.clone()))
     }
 
     fn p2_stream(&self) -> Box<dyn InputStream> {
-        Box::new(Handle(self.reader.clone()))
+        Box::new(Input(self.reader.clone()))
     }
 }
 
 /// One of the guest's handles; all read on from where the others stopped.
-struct Handle(Option<Arc<Read>>);
+pub(crate) struct Input(Option<Arc<Read>>);
+
+impl Input {
+    pub(crate) fn new(stdin: Stdin) -> Input {
+        Input(stdin.into_reader())
+    }
+
+    /// Reads what is there: `None` if nothing is there yet, 0 at the end.
+    pub(crate) fn read_into(&self, buffer: &mut [u8]) -> Option<usize> {
+        let Some(read) = &self.0 else { return Some(0) };
+        let bytes = read.0.read(buffer.len())?;
+        buffer[..bytes.len()].copy_from_slice(&bytes);
+        Some(bytes.len())
+    }
+
+    /// Ready when [`Input::read_into`] would give something.
+    pub(crate) fn poll_readable(&self, cx: &Context<'_>) -> Poll<()> {
+        match &self.0 {
+            Some(read) => read.0.poll_readable(cx),
+            None => Poll::Ready(()),
+        }
+    }
+}
 
 #[async_trait::async_trait]
-impl Pollable for Handle {
+impl Pollable for Input {
     async fn ready(&mut self) {
         if let Some(read) = &self.0 {
             poll_fn(|cx| read.0.poll_readable(cx)).await;
@@ -142,7 +169,7 @@ impl Pollable for Handle {
 }
 
 #[async_trait::async_trait]
-impl InputStream for Handle {
+impl InputStream for Input {
     fn read(&mut self, size: usize) -> StreamResult<Bytes> {
         let Some(read) = &self.0 else { return Err(StreamError::Closed) };
         if size == 0 {
@@ -156,7 +183,7 @@ impl InputStream for Handle {
     }
 }
 
-impl AsyncRead for Handle {
+impl AsyncRead for Input {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -179,8 +206,8 @@ mod tests {
 
     use super::*;
 
-    fn reader(reader: StdinReader) -> Handle {
-        Handle(Some(reader.0))
+    fn reader(reader: StdinReader) -> Input {
+        Input(Some(reader.0))
     }
 
     #[tokio::test]

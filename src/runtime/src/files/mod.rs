@@ -93,7 +93,7 @@ impl preopens::Host for FilesView<'_> {
 }
 
 /// Runs an operation that may wait for a disk (`blocking`) so that other guests of this thread go on meanwhile.
-fn on_disk<T>(blocking: bool, operation: impl FnOnce() -> T) -> T {
+pub(crate) fn on_disk<T>(blocking: bool, operation: impl FnOnce() -> T) -> T {
     if blocking { executor::blocking(operation) } else { operation() }
 }
 

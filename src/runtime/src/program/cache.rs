@@ -20,11 +20,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
 use sha2::{Digest, Sha256};
-use wasmtime::Engine;
 use wasmtime::component::Component;
+use wasmtime::{Engine, Module, Precompiled};
 
 use super::compile::Facts;
-use super::wrap;
 use crate::error::RuntimeError;
 
 /// Seconds after which code that nobody used goes: a month. An image that was removed does not come back later
@@ -40,8 +39,17 @@ const SIZE_MIN: u64 = 512 << 20;
 /// The most it is then. Code is two to three times as large as its module.
 const SIZE_MAX: u64 = 16 << 30;
 
+/// Counts changes to what is made of a module: code that was made otherwise is not used.
+const VERSION: u32 = 2;
+
 /// Bytes read at a time to make a checksum.
 const CHECK_CHUNK: usize = 256 << 10;
+
+/// Compiled code that is loaded.
+pub(super) enum Loaded {
+    Component(Component),
+    Module(Module),
+}
 
 /// The folder of compiled code.
 pub(super) struct Cache {
@@ -105,11 +113,11 @@ impl Drop for Temporary {
     }
 }
 
-/// What made code, as a number: engine, settings, processor, our own wrapping.
+/// What made code, as a number: engine, settings, processor.
 pub(super) fn maker(engine: &Engine) -> u64 {
     let mut hasher = DefaultHasher::new();
     engine.precompile_compatibility_hash().hash(&mut hasher);
-    wrap::VERSION.hash(&mut hasher);
+    VERSION.hash(&mut hasher);
     hasher.finish()
 }
 
@@ -149,7 +157,7 @@ impl Cache {
     }
 
     /// The code of an entry, if it is here and whole.
-    pub(super) fn load(&self, engine: &Engine, name: &str) -> Option<(Facts, Component, Pin)> {
+    pub(super) fn load(&self, engine: &Engine, name: &str) -> Option<(Facts, Loaded, Pin)> {
         let pin = self.pin(name);
         let (code, facts_file) = (self.code(name), self.facts(name));
         let facts: Facts = serde_json::from_slice(&fs::read(&facts_file).ok()?).ok()?;
@@ -170,9 +178,9 @@ impl Cache {
             self.entries.lock().checked.insert(name.to_owned(), identity);
         }
         match map_code(engine, &code) {
-            Ok(component) => {
+            Ok(loaded) => {
                 touch(&facts_file);
-                Some((facts, component, pin))
+                Some((facts, loaded, pin))
             }
             Err(error) => {
                 tracing::warn!(name, %error, "compiled code cannot be loaded and will be made anew");
@@ -200,7 +208,7 @@ impl Cache {
         name: &str,
         facts: &Facts,
         code: &Temporary,
-    ) -> wasmtime::Result<(Component, Pin)> {
+    ) -> wasmtime::Result<(Loaded, Pin)> {
         let pin = self.pin(name);
         let beside = self.temporary()?;
         let text = serde_json::to_vec(facts).expect("facts of strings");
@@ -209,9 +217,9 @@ impl Cache {
         fs::rename(&beside.path, self.facts(name))?;
         let identity = identity(&code.file)?;
         self.entries.lock().checked.insert(name.to_owned(), identity);
-        let component = map_code(engine, &self.code(name))?;
+        let loaded = map_code(engine, &self.code(name))?;
         self.shrink();
-        Ok((component, pin))
+        Ok((loaded, pin))
     }
 
     fn pin(&self, name: &str) -> Pin {
@@ -352,23 +360,29 @@ fn hexadecimal(bytes: &[u8]) -> String {
 
 /// Maps an entry into memory, shared with whoever else maps it.
 #[expect(unsafe_code, reason = "loading compiled code is what the cache is for")]
-fn map_code(engine: &Engine, entry: &Path) -> wasmtime::Result<Component> {
+fn map_code(engine: &Engine, entry: &Path) -> wasmtime::Result<Loaded> {
     // SAFETY: the file holds the output of `precompile_component`, made by this process or by our own binary that
     // it started as a compiler and gave only this file to write. It lies in a folder that only this user can
     // write to, and either was written a moment ago or matched its checksum. It is never changed in place
     // (`Cache::store` renames), so the mapping stays what was checked. Wasmtime itself refuses code of another
     // engine version or other settings.
-    unsafe { Component::deserialize_file(engine, entry) }
+    match Engine::detect_precompiled_file(entry)? {
+        Some(Precompiled::Module) => unsafe { Module::deserialize_file(engine, entry) }.map(Loaded::Module),
+        _ => unsafe { Component::deserialize_file(engine, entry) }.map(Loaded::Component),
+    }
 }
 
 /// Loads code that could not be kept, or is not to be. `code` must be what `precompile_component` has just made,
 /// here or in the compiler's process that we started.
 #[expect(unsafe_code, reason = "loading compiled code is what the cache is for")]
-pub(super) fn copy_code(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
+pub(super) fn copy_code(engine: &Engine, code: &[u8]) -> wasmtime::Result<Loaded> {
     // SAFETY: `code` is the output of `precompile_component`. It was made in this process, or by our own binary
     // that this process started as a compiler; the file between the two was open to nobody else. Wasmtime itself
     // refuses code of other settings.
-    unsafe { Component::deserialize(engine, code) }
+    match Engine::detect_precompiled(code) {
+        Some(Precompiled::Module) => unsafe { Module::deserialize(engine, code) }.map(Loaded::Module),
+        _ => unsafe { Component::deserialize(engine, code) }.map(Loaded::Component),
+    }
 }
 
 #[cfg(test)]

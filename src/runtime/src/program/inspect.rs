@@ -17,12 +17,10 @@ use wasmparser::{
     WasmFeatures,
 };
 
-use super::{ProgramKind, wrap};
+use super::ProgramKind;
 use crate::error::{MissingImport, PrepareError};
 use crate::linker::{Offer, Offers};
-
-/// The import module of WASI 0.1.
-pub(super) const PREVIEW1: &str = "wasi_snapshot_preview1";
+use crate::preview1;
 
 /// How a program is entered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,37 +67,41 @@ pub(super) fn inspect(bytes: &[u8], offers: Offers) -> Result<Kind, PrepareError
     if component { check_component(bytes, offers) } else { check_module(bytes) }
 }
 
-/// Checks that a core module is a command of WASI 0.1.
-///
-/// A module that carries component types of its own (made by a bindings generator) may import more: those
-/// imports are checked on the component that is made of it.
+/// Checks that a core module is a command of WASI 0.1 that wants nothing but its functions.
 fn check_module(bytes: &[u8]) -> Result<Kind, PrepareError> {
-    let offered = wrap::adapter_functions();
-    let mut exports = Vec::new();
-    let mut unknown = None;
+    let (mut functions, mut memories, mut memory) = (Vec::new(), Vec::new(), None);
+    let (mut imports, mut unknown) = (false, None);
     let (mut typed, mut code) = (false, false);
     for payload in Parser::new(0).parse_all(bytes) {
         match payload.map_err(invalid)? {
             Payload::ImportSection(section) => {
                 for import in section.into_imports() {
                     let import = import.map_err(invalid)?;
-                    let known = import.module == PREVIEW1
-                        && matches!(import.ty, TypeRef::Func(_) | TypeRef::FuncExact(_))
-                        && offered.iter().any(|offer| offer == import.name);
+                    imports = true;
+                    let known = matches!(import.ty, TypeRef::Func(_) | TypeRef::FuncExact(_))
+                        && preview1::offers(import.module, import.name);
                     if !known && unknown.is_none() {
                         unknown = Some(format!("{}::{}", import.module, import.name));
                     }
                 }
             }
+            Payload::MemorySection(section) => {
+                for its in section {
+                    memories.push(its.map_err(invalid)?);
+                }
+            }
             Payload::ExportSection(section) => {
                 for export in section {
                     let export = export.map_err(invalid)?;
-                    if export.kind == ExternalKind::Func {
-                        exports.push(export.name);
+                    match export.kind {
+                        ExternalKind::Func => functions.push(export.name),
+                        ExternalKind::Memory if export.name == "memory" => memory = Some(export.index),
+                        _ => {}
                     }
                 }
             }
             Payload::CodeSectionStart { count, .. } => code = count > 0,
+            // What a bindings generator leaves for the tool that makes a component of the module.
             Payload::CustomSection(section) if section.name().starts_with("component-type") => typed = true,
             _ => {}
         }
@@ -107,17 +109,26 @@ fn check_module(bytes: &[u8]) -> Result<Kind, PrepareError> {
     if typed && !code {
         return Err(not_program(WIT_ONLY));
     }
-    if let Some(import) = unknown.filter(|_| !typed) {
-        return Err(PrepareError::UnknownImport { import, why: MissingImport::Unknown });
+    if let Some(import) = unknown {
+        let why = if typed { MissingImport::Unfinished } else { MissingImport::Unknown };
+        return Err(PrepareError::UnknownImport { import, why });
     }
-    if exports.contains(&"_start") {
-        return Ok(Kind::Module);
+    if !functions.contains(&"_start") {
+        return Err(not_program(if functions.contains(&"_initialize") {
+            "it is a reactor (it exports `_initialize` and no `_start`)"
+        } else {
+            "it exports no function `_start`"
+        }));
     }
-    Err(not_program(if exports.contains(&"_initialize") {
-        "it is a reactor (it exports `_initialize` and no `_start`)"
-    } else {
-        "it exports no function `_start`"
-    }))
+    // No memory is imported, so the first of its own has index 0.
+    let memory = memory.and_then(|index| memories.get(usize::try_from(index).ok()?));
+    match memory {
+        None if imports => Err(not_program("it exports no memory `memory`")),
+        Some(memory) if memory.shared || memory.memory64 => {
+            Err(not_program("its `memory` is shared, or has 64-bit addresses"))
+        }
+        _ => Ok(Kind::Module),
+    }
 }
 
 const WIT_ONLY: &str = "it is a WIT package: it has types, but no code";
@@ -332,6 +343,29 @@ mod tests {
         ] {
             check(STABLE, &module(&text), Err(expected));
         }
+        let import = "(import \"wasi_snapshot_preview1\" \"proc_exit\" (func (param i32)))";
+        check(STABLE, &module(&format!("{import} {start}")), Ok(Kind::Module));
+        check(
+            STABLE,
+            &module(&format!("{} {start}", import.replace("snapshot_preview1", "unstable"))),
+            Ok(Kind::Module),
+        );
+        let bare = format!("(module {import} {start})");
+        check(STABLE, &bare, Err("not a program: it exports no memory `memory`"));
+        check(STABLE, &format!("(module {start})"), Ok(Kind::Module));
+        for memory in ["i64 1", "1 1 shared"] {
+            let text = format!("(module {import} {start} (memory (export \"memory\") {memory}))");
+            check(STABLE, &text, Err("not a program: its `memory` is shared, or has 64-bit addresses"));
+        }
+        check(
+            STABLE,
+            &module(&format!(
+                "(@custom \"component-type:x\" \"\") (import \"a:b/c@1.0.0\" \"f\" (func)) {start}"
+            )),
+            Err(
+                "unknown import `a:b/c@1.0.0::f`: the module must be made a component (`wasm-tools component new`)",
+            ),
+        );
         let typed = "(module (@custom \"component-type:x\" \"\"))";
         check(STABLE, typed, Err("not a program: it is a WIT package: it has types, but no code"));
     }

@@ -15,10 +15,10 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 use wasmtime::Engine;
-use wasmtime::component::{Component, Linker};
+use wasmtime::component::Linker;
 use wasmtime_wasi::p2::bindings::CommandPre;
 
-use super::cache::{self, Cache, Pin, Temporary};
+use super::cache::{self, Cache, Loaded, Pin, Temporary};
 use super::compile::{Facts, compile};
 use super::inspect::Kind;
 use super::process::{Input, Process};
@@ -28,7 +28,7 @@ use crate::engine::Settings;
 use crate::error::{PrepareError, RuntimeError};
 use crate::limits::MODULE_BYTES;
 use crate::state::State;
-use crate::{linker, threads};
+use crate::{linker, preview1, threads};
 
 /// Modules compiled at the same time. A large interpreter takes a few hundred megabytes while it is compiled;
 /// each uses all compiler threads, so more at once would not be faster.
@@ -81,6 +81,8 @@ struct Shop {
     /// What made the code in the cache.
     maker: u64,
     linker: Linker<State>,
+    /// What core modules are linked to.
+    modules: wasmtime::Linker<State>,
     cache: Cache,
     place: Place,
     costly: Mutex<BTreeMap<String, (Instant, PrepareError)>>,
@@ -108,10 +110,13 @@ impl Loader {
     /// # Errors
     /// If the cache folder is not usable, or threads cannot be started.
     pub(crate) fn build(engine: &Engine, settings: Settings, config: Config) -> Result<Loader, RuntimeError> {
-        let linker = linker::build(engine, settings).map_err(|error| RuntimeError::Engine {
+        let failed = |error: wasmtime::Error| RuntimeError::Engine {
             containers: 0,
             source: Arc::from(error.into_boxed_dyn_error()),
-        })?;
+        };
+        let linker = linker::build(engine, settings).map_err(failed)?;
+        let mut modules = wasmtime::Linker::new(engine);
+        preview1::add_to_linker(&mut modules).map_err(failed)?;
         let place = match config.compiler {
             Compiler::Process(binary) => {
                 Place::Process(Process::new(binary, config.threads, config.compile_time))
@@ -125,6 +130,7 @@ impl Loader {
             settings,
             maker: cache::maker(engine),
             linker,
+            modules,
             cache: Cache::open(config.cache_dir, config.cache_size)?,
             place,
             costly: Mutex::default(),
@@ -161,8 +167,8 @@ impl Loader {
 impl Shop {
     /// The program, if it was compiled before.
     fn load(&self, digest: String, name: &str) -> Option<Result<Arc<Program>, PrepareError>> {
-        let (facts, component, pin) = self.cache.load(&self.engine, name)?;
-        Some(self.link(digest, facts.kind, &component, Some(pin)))
+        let (facts, loaded, pin) = self.cache.load(&self.engine, name)?;
+        Some(self.link(digest, facts.kind, &loaded, Some(pin)))
     }
 
     /// Why this module is not tried again yet.
@@ -188,8 +194,8 @@ impl Shop {
             Place::Here(_) => Arc::clone(&self).compile_here(order.source).await?,
         };
         blocking(move || {
-            let (component, pin) = self.loaded(&name, &facts, &code, keep)?;
-            self.link(digest, facts.kind, &component, pin)
+            let (loaded, pin) = self.loaded(&name, &facts, &code, keep)?;
+            self.link(digest, facts.kind, &loaded, pin)
         })
         .await?
     }
@@ -261,11 +267,11 @@ impl Shop {
         facts: &Facts,
         code: &Written,
         keep: bool,
-    ) -> Result<(Component, Option<Pin>), PrepareError> {
+    ) -> Result<(Loaded, Option<Pin>), PrepareError> {
         let failed = |error: wasmtime::Error| PrepareError::Compile { message: format!("{error:#}") };
         let mut file = match code {
             Written::File(code) if keep => match self.cache.store(&self.engine, name, facts, code) {
-                Ok((component, pin)) => return Ok((component, Some(pin))),
+                Ok((loaded, pin)) => return Ok((loaded, Some(pin))),
                 Err(error) => {
                     tracing::warn!(name, %error, "compiled code cannot be kept");
                     code.file()
@@ -277,25 +283,31 @@ impl Shop {
         let mut bytes = Vec::new();
         let read = file.rewind().and_then(|()| file.read_to_end(&mut bytes));
         read.map_err(|error| failed(error.into()))?;
-        cache::copy_code(&self.engine, &bytes).map(|component| (component, None)).map_err(failed)
+        cache::copy_code(&self.engine, &bytes).map(|loaded| (loaded, None)).map_err(failed)
     }
 
     fn link(
         &self,
         digest: String,
         kind: Kind,
-        component: &Component,
+        loaded: &Loaded,
         pin: Option<Pin>,
     ) -> Result<Arc<Program>, PrepareError> {
         let link = |error: wasmtime::Error| PrepareError::Link { message: format!("{error:#}") };
         let not_yet = |what: &str| PrepareError::NotProgram { message: format!("{what} are not run yet") };
-        let entry = match kind {
-            Kind::Module | Kind::Command => {
+        let entry = match (kind, loaded) {
+            (Kind::Module, Loaded::Module(module)) => {
+                Entry::Module(self.modules.instantiate_pre(module).map_err(link)?)
+            }
+            (Kind::Command, Loaded::Component(component)) => {
                 let instance = self.linker.instantiate_pre(component).map_err(link)?;
                 Entry::Command(CommandPre::new(instance).map_err(link)?)
             }
-            Kind::Handler | Kind::Handler3 => return Err(not_yet("`wasi:http` handlers")),
-            Kind::Command3 => return Err(not_yet("commands of WASI 0.3")),
+            (Kind::Handler | Kind::Handler3, _) => return Err(not_yet("`wasi:http` handlers")),
+            (Kind::Command3, _) => return Err(not_yet("commands of WASI 0.3")),
+            (Kind::Module, Loaded::Component(_)) | (Kind::Command, Loaded::Module(_)) => {
+                return Err(PrepareError::Link { message: "the compiled code is of another kind".into() });
+            }
         };
         Ok(Arc::new(Program { digest, kind: kind.program_kind(), entry, _pin: pin }))
     }

@@ -3,7 +3,7 @@
 //! ```text
 //!   loader ─▶ cache ───────────────────────────── known ──▶ link ─▶ Program
 //!      └────▶ process ─▶ worker (another process) ─ code ─▶ cache ─▶ link
-//!                           └ inspect, wrap, compile
+//!                           └ inspect, compile
 //! ```
 //!
 //! What looks at a module's bytes does so in the worker's process, with its limits: a module that takes too much
@@ -15,15 +15,16 @@ mod inspect;
 pub(crate) mod loader;
 mod process;
 mod worker;
-mod wrap;
 
 use sha2::{Digest, Sha256};
+use wasmtime::InstancePre;
 use wasmtime_wasi::p2::bindings::CommandPre;
 
 use self::cache::Pin;
 pub use self::loader::Compiler;
 pub(crate) use self::loader::{Loader, Source};
 pub use self::worker::compile_process;
+use crate::preview1;
 use crate::state::State;
 
 /// A module that is ready to run. It is shared by all containers that run it, and stays loaded as long as
@@ -49,6 +50,8 @@ pub enum ProgramKind {
 pub(crate) enum Entry {
     /// A command of WASI 0.2.
     Command(CommandPre<State>),
+    /// A command of WASI 0.1.
+    Module(InstancePre<State>),
 }
 
 impl Program {
@@ -60,6 +63,17 @@ impl Program {
     /// What it is for.
     pub fn kind(&self) -> ProgramKind {
         self.kind
+    }
+
+    /// Whether it is a 0.1 module that can accept connections: it finds listeners on the ports of
+    /// [`crate::ContainerSpec::listen`].
+    pub fn accepts(&self) -> bool {
+        match &self.entry {
+            Entry::Command(_) => false,
+            Entry::Module(module) => {
+                module.module().imports().any(|import| import.name() == preview1::ACCEPT)
+            }
+        }
     }
 
     pub(crate) fn entry(&self) -> &Entry {

@@ -51,14 +51,19 @@ impl Sockets {
     }
 
     /// A place for one more socket, given back when it is dropped.
-    fn place(&self) -> Result<Place, ErrorCode> {
+    pub(crate) fn place(&self) -> Result<Place, ErrorCode> {
         let place = Place(Arc::clone(&self.open));
         if self.open.fetch_add(1, Relaxed) < SOCKETS { Ok(place) } else { Err(ErrorCode::NewSocketLimit) }
+    }
+
+    /// Counts a connection.
+    pub(crate) fn connection(&self, stream: Stream) -> Connection {
+        Connection::new(stream, &self.control.traffic)
     }
 }
 
 /// One of the [`SOCKETS`].
-struct Place(Arc<AtomicUsize>);
+pub(crate) struct Place(Arc<AtomicUsize>);
 
 impl Drop for Place {
     fn drop(&mut self) {
@@ -68,7 +73,7 @@ impl Drop for Place {
 
 /// A connection of the container, and what it is counted by.
 #[derive(Clone)]
-struct Connection(Arc<Counted>);
+pub(crate) struct Connection(Arc<Counted>);
 
 struct Counted {
     stream: Stream,
@@ -81,15 +86,15 @@ impl Connection {
         Connection(Arc::new(Counted { stream, traffic: Arc::clone(traffic) }))
     }
 
-    fn stream(&self) -> &Stream {
+    pub(crate) fn stream(&self) -> &Stream {
         &self.0.stream
     }
 
-    fn sent(&self, bytes: usize) {
+    pub(crate) fn sent(&self, bytes: usize) {
         self.0.traffic.sent.fetch_add(bytes as u64, Relaxed);
     }
 
-    fn received(&self, bytes: usize) {
+    pub(crate) fn received(&self, bytes: usize) {
         self.0.traffic.received.fetch_add(bytes as u64, Relaxed);
     }
 }

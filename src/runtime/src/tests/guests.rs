@@ -16,7 +16,7 @@ pub(super) fn hello(text: &str) -> String {
 }
 
 /// Exits with `code`.
-pub(super) fn exit(code: u32) -> String {
+pub(crate) fn exit(code: u32) -> String {
     format!(
         r#"(module
             (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
@@ -113,7 +113,7 @@ pub(super) fn file(path: &str, oflags: u32, write: Option<&str>) -> String {
 }
 
 /// Opens one file again and again until it is told no, and exits with the error number.
-pub(super) const OPEN_ALL: &str = r#"(module
+pub(crate) const OPEN_ALL: &str = r#"(module
     (import "wasi_snapshot_preview1" "path_open" (func $open
         (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
     (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))

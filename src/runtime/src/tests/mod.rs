@@ -1,6 +1,6 @@
 //! Whole containers, from the file of a module to how it ended.
 
-mod guests;
+pub(crate) mod guests;
 mod hostile;
 mod lifecycle;
 mod prepare;
@@ -26,15 +26,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const MIB: u64 = 1 << 20;
 
 /// A runtime with a folder of its own.
-struct Bench {
-    runtime: Arc<Runtime>,
-    fabric: Arc<Fabric>,
+pub(crate) struct Bench {
+    pub(crate) runtime: Arc<Runtime>,
+    pub(crate) fabric: Arc<Fabric>,
     dir: TempDir,
 }
 
 impl Bench {
     /// Must be called in a tokio runtime (the fabric wants one).
-    fn new() -> Bench {
+    pub(crate) fn new() -> Bench {
         Bench::with_capacity(32)
     }
 
@@ -44,13 +44,13 @@ impl Bench {
         Bench { runtime, fabric: Fabric::build(coracle_network::Config::default()), dir }
     }
 
-    fn pod(&self) -> PodStack {
+    pub(crate) fn pod(&self) -> PodStack {
         let pod = PodConfig { namespace: "test".into(), name: "pod".into(), ..PodConfig::default() };
         self.fabric.add_pod(pod).unwrap()
     }
 
     /// Prepares the module `text` (WAT) as if it had been pulled.
-    async fn prepare(&self, text: &str) -> Result<Arc<Program>, PrepareError> {
+    pub(crate) async fn prepare(&self, text: &str) -> Result<Arc<Program>, PrepareError> {
         let digest = format!("sha256:{:064x}", hash(text));
         let path = self.dir.path().join(format!("{:016x}.wasm", hash(text)));
         if !path.exists() {
@@ -59,7 +59,7 @@ impl Bench {
         self.runtime.prepare(&digest, &path).await
     }
 
-    fn spec(&self, output: &Arc<Capture>) -> ContainerSpec {
+    pub(crate) fn spec(&self, output: &Arc<Capture>) -> ContainerSpec {
         ContainerSpec {
             budget: Budget::new(None),
             cpu: Cpu::default(),
@@ -79,7 +79,11 @@ impl Bench {
     }
 
     /// Starts a guest with changes to its spec.
-    async fn start(&self, text: &str, change: impl FnOnce(&mut ContainerSpec)) -> (Container, Arc<Capture>) {
+    pub(crate) async fn start(
+        &self,
+        text: &str,
+        change: impl FnOnce(&mut ContainerSpec),
+    ) -> (Container, Arc<Capture>) {
         let program = self.prepare(text).await.unwrap();
         let output = Arc::new(Capture::default());
         let mut spec = self.spec(&output);
@@ -88,7 +92,7 @@ impl Bench {
     }
 
     /// Runs a guest to its end.
-    async fn run(&self, text: &str, change: impl FnOnce(&mut ContainerSpec)) -> (Exit, String) {
+    pub(crate) async fn run(&self, text: &str, change: impl FnOnce(&mut ContainerSpec)) -> (Exit, String) {
         let (container, output) = self.start(text, change).await;
         (ended(&container).await, output.text())
     }
@@ -113,7 +117,7 @@ fn config(dir: &Path, max_containers: u32) -> Config {
     Config { threads: 2, max_containers, default_memory_limit: 64 * MIB, ..Config::new(dir.join("compiled")) }
 }
 
-async fn ended(container: &Container) -> Exit {
+pub(crate) async fn ended(container: &Container) -> Exit {
     tokio::time::timeout(PATIENCE, container.wait()).await.expect("the container ends")
 }
 
@@ -130,15 +134,15 @@ fn hash(text: &str) -> u64 {
 
 /// Keeps what a guest prints.
 #[derive(Default)]
-struct Capture(Mutex<Vec<u8>>);
+pub(crate) struct Capture(Mutex<Vec<u8>>);
 
 impl Capture {
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.0.lock()).into_owned()
     }
 
     /// Waits until the guest has printed this.
-    async fn shows(&self, text: &str) {
+    pub(crate) async fn shows(&self, text: &str) {
         let shown = async {
             while !self.text().contains(text) {
                 tokio::time::sleep(Duration::from_millis(1)).await;

@@ -15,8 +15,8 @@ async fn what_cannot_run_is_refused_by_name() {
         (format!("(module {memory})"), "not a program: it exports no function `_start`"),
         (format!("(module (import \"env\" \"f\" (func)) {start} {memory})"), "unknown import `env::f`"),
         (
-            format!("(module (import \"wasi_unstable\" \"proc_exit\" (func (param i32))) {start} {memory})"),
-            "unknown import `wasi_unstable::proc_exit`",
+            format!("(module (import \"wasi_unstable\" \"sock_accept\" (func)) {start} {memory})"),
+            "unknown import `wasi_unstable::sock_accept`",
         ),
         (
             "(component (import \"acme:db/store@1.2.0\" (instance)))".into(),
