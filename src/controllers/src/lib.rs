@@ -26,6 +26,7 @@ mod hash;
 mod hpa;
 mod intstr;
 mod job;
+mod load_balancer;
 mod namespace;
 mod namespaces;
 mod node_ipam;
@@ -139,6 +140,7 @@ const CONTROLLERS: &[Controller] = &[
     Controller { name: endpoints::NAME, run: endpoints::run },
     Controller { name: endpointslice::NAME, run: endpointslice::run },
     Controller { name: endpointslice_mirroring::NAME, run: endpointslice_mirroring::run },
+    Controller { name: load_balancer::NAME, run: load_balancer::run },
     Controller { name: node_lifecycle::NAME, run: node_lifecycle::run },
     Controller { name: node_ttl::NAME, run: node_ttl::run },
     Controller { name: taint_eviction::NAME, run: taint_eviction::run },

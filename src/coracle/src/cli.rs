@@ -174,6 +174,9 @@ pub(crate) enum Bench {
     /// Decisions of the scheduler a second, without the API: a curve up to so many nodes
     #[command(after_help = "Example:\n  coracle bench scheduler --nodes 5000 --pods 150000")]
     Scheduler(BenchScheduler),
+    /// Round trips and throughput between two modules of a pod, and between two processes over the kernel's loopback
+    #[command(after_help = "Example:\n  coracle bench loopback --rounds 100000 --megabytes 4000")]
+    Loopback(BenchLoopback),
 }
 
 /// `coracle bench startup`.
@@ -199,6 +202,20 @@ pub(crate) struct BenchPods {
     /// Give the pods of the ReplicationController an HTTP readiness probe each second
     #[arg(long)]
     pub probes: bool,
+}
+
+/// `coracle bench loopback`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchLoopback {
+    /// How often 64 bytes go there and back
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(100..=10_000_000))]
+    pub rounds: u32,
+    /// How much is moved in writes of 64 KiB
+    #[arg(long, default_value_t = 4000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub megabytes: u32,
+    /// What one of the two processes is started with
+    #[arg(long, hide = true)]
+    pub peer: Vec<String>,
 }
 
 /// `coracle bench scheduler`.

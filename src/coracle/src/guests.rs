@@ -20,6 +20,9 @@ pub(crate) const WEB: Guest = guest!("web");
 /// The commands of `kubectl exec`, `cp` and `debug`.
 pub(crate) const TOOLBOX: Guest = guest!("toolbox");
 
+/// What measures the network of a pod.
+pub(crate) const LOOPBACK: Guest = guest!("loopback");
+
 /// Everything that the examples' manifests name.
 pub(crate) const ALL: &[Guest] = &[
     WEB,

@@ -50,6 +50,7 @@ fn main() -> ExitCode {
             Command::Push(args) => push::run(args).await,
             Command::Bench(Bench::Startup(args)) => bench::startup::run(args).await,
             Command::Bench(Bench::Pods(args)) => bench::pods::run(args).await,
+            Command::Bench(Bench::Loopback(args)) => bench::loopback::run(args).await,
             Command::Bench(Bench::Scheduler(args)) => bench::scheduler::measure(args).await,
             Command::Compile { .. } => unreachable!("done before anything else was set up"),
             Command::Version => {

@@ -172,6 +172,11 @@ impl Pipe {
         Ok(state.promised)
     }
 
+    /// An error if no write will succeed any more.
+    pub(crate) fn check_writable(&self) -> io::Result<()> {
+        self.state.lock().writable()
+    }
+
     pub(crate) fn poll_readable(&self, cx: &Context<'_>) -> Poll<()> {
         let mut state = self.state.lock();
         if state.len > 0

@@ -162,8 +162,14 @@ impl Stream {
         self.outgoing().write_bytes(data)
     }
 
+    /// An error if no write will succeed any more.
+    pub fn check_writable(&self) -> io::Result<()> {
+        self.outgoing().check_writable()
+    }
+
     /// How many bytes the next write takes at once (0 to [`WRITE_MAX`]); an error if no write will
-    /// succeed any more.
+    /// succeed any more. The pod pays for so many until it writes, or asks again: [`Stream::try_write`] costs less
+    /// where the data is at hand.
     pub fn write_capacity(&self) -> io::Result<usize> {
         self.outgoing().capacity()
     }

@@ -27,7 +27,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     command,
     context::Context,
-    dirs,
+    dirs, doors,
     eviction::Evictor,
     exec::Toolbox,
     host::Capacity,
@@ -274,6 +274,8 @@ impl Agent {
         let (node_name, stopped) = (config.name.clone(), stop.clone());
         context.tasks.spawn(local_volumes.run(client.clone(), volumes, node_name, stopped));
         task(Box::pin(context.tokens.clone().run()));
+        let (services, recorder) = (informers.get(), context.recorder.clone());
+        task(Box::pin(doors::run(fabric.clone(), services, recorder)));
         task(Box::pin(network_feed::run(informers.clone(), fabric.clone(), config.name.clone())));
         task(Box::pin(context.sources.clone().run()));
         let prober = context.prober.clone();

@@ -25,6 +25,7 @@ mod bandwidth;
 mod command;
 mod context;
 mod dirs;
+mod doors;
 mod env;
 mod eviction;
 mod exec;

@@ -1,9 +1,10 @@
 //! `coracle bench`: what this build does on this machine, measured from outside.
 //!
-//! Every measurement but that of the scheduler starts the real binary in a folder of its own and talks to it as
+//! Every measurement but those of the scheduler and the loopback starts the real binary in a folder of its own and talks to it as
 //! a client does; times include TLS, HTTP and the disk.
 
 pub(crate) mod child;
+pub(crate) mod loopback;
 pub(crate) mod pods;
 pub(crate) mod scheduler;
 pub(crate) mod startup;

@@ -6,6 +6,7 @@ mod bandwidth;
 mod budget;
 mod drain;
 mod families;
+mod machine;
 mod names;
 mod pods;
 mod policy;

@@ -398,3 +398,67 @@ async fn a_pod_that_closes_resets_its_connections_to_the_outside() {
     drop(_client);
     eventually("the connection to be forgotten", || usage() == 0).await;
 }
+
+/// What a program is told when something is wrong, as `errno` would.
+#[tokio::test(start_paused = true)]
+async fn errors_as_programs_expect_them() {
+    use io::ErrorKind::*;
+    let fabric = fabric();
+    let (stack, other) = (pod(&fabric, "pod"), pod(&fabric, "other"));
+    let v4 = |last| Ipv4Addr::new(10, 128, 0, last);
+    let connect = async |to: SocketAddr| match stack.connect(to).await {
+        Ok(_) => panic!("{to} must not be reached"),
+        Err(error) => error.kind(),
+    };
+    let _full = other.listen(any(81), 1).expect("free");
+    let _queued = stack.connect(at(other.ip(), 81)).await.expect("room for one");
+    for (to, expected) in [
+        (at(other.ip(), 80), ConnectionRefused),
+        (at(Ipv4Addr::LOCALHOST, 80), ConnectionRefused),
+        (at(Ipv6Addr::LOCALHOST, 80), ConnectionRefused),
+        (at(Ipv4Addr::new(10, 96, 9, 9), 80), ConnectionRefused),
+        (at(v4(200), 80), HostUnreachable),
+        (at(other.ip(), 81), TimedOut),
+        (at(other.ip(), 0), InvalidInput),
+        (at(Ipv4Addr::UNSPECIFIED, 80), InvalidInput),
+        (at(Ipv4Addr::new(169, 254, 169, 254), 80), PermissionDenied),
+        (at(Ipv4Addr::new(224, 0, 0, 1), 80), PermissionDenied),
+    ] {
+        assert_eq!(connect(to).await, expected, "{to}");
+    }
+    let bind = |local| stack.bind_tcp(local).expect_err("not to be had").kind();
+    let _held = stack.bind_tcp(any(90)).expect("free");
+    assert_eq!(bind(any(90)), AddrInUse);
+    assert_eq!(bind(at(other.ip(), 91)), AddrNotAvailable);
+
+    let listener = other.listen(any(80), 8).expect("free");
+    let dial = async || {
+        let client = stack.connect(at(other.ip(), 80)).await.expect("it listens");
+        (client, listener.accept().await.expect("it waits"))
+    };
+    let read = |stream: &Stream| stream.try_read(&mut [0; 8]).map_err(|error| error.kind());
+    let write = |stream: &Stream| stream.try_write(b"x").map_err(|error| error.kind());
+
+    let (client, server) = dial().await;
+    assert_eq!(read(&client), Err(WouldBlock));
+    while write(&client).is_ok() {}
+    assert_eq!(write(&client), Err(WouldBlock));
+    // With something unread the other side is told that it was not read.
+    drop(server);
+    assert_eq!((read(&client), write(&client)), (Err(ConnectionReset), Err(ConnectionReset)));
+
+    let (client, server) = dial().await;
+    write(&server).expect("room");
+    drop(server);
+    assert_eq!((read(&client), read(&client), write(&client)), (Ok(1), Ok(0), Err(BrokenPipe)));
+
+    let (client, server) = dial().await;
+    client.shutdown(std::net::Shutdown::Write);
+    assert_eq!((write(&client), read(&server), write(&server)), (Err(BrokenPipe), Ok(0), Ok(1)));
+    assert_eq!(read(&client), Ok(1));
+
+    // Nobody has accepted it, and nobody will.
+    let client = stack.connect(at(other.ip(), 80)).await.expect("it listens");
+    drop(listener);
+    assert_eq!(read(&client), Err(ConnectionReset));
+}

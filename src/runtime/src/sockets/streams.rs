@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use coracle_network::limits::WRITE_MAX;
 use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamError, StreamResult};
 
@@ -66,7 +66,23 @@ impl OutputStream for Output {
 
     /// What is written is with the other side's queue already; there is nothing to flush.
     fn flush(&mut self) -> StreamResult<()> {
-        self.connection.stream().write_capacity().map(drop).map_err(write_error)
+        self.connection.stream().check_writable().map_err(write_error)
+    }
+
+    /// Without a permit in between, and without another after it that nobody may use: the pod pays for those.
+    async fn blocking_write_and_flush(&mut self, mut bytes: Bytes) -> StreamResult<()> {
+        self.permit = 0;
+        while !bytes.is_empty() {
+            match self.connection.stream().try_write(&bytes) {
+                Ok(written) => {
+                    self.connection.sent(written);
+                    bytes.advance(written);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.ready().await,
+                Err(error) => return Err(write_error(error)),
+            }
+        }
+        Ok(())
     }
 
     fn check_write(&mut self) -> StreamResult<usize> {

@@ -48,6 +48,10 @@ struct Outgoing {
     permit: usize,
 }
 
+fn is_mapped(address: SocketAddr) -> bool {
+    matches!(address, SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_some())
+}
+
 impl UdpSocket {
     fn bound(&self) -> Result<&Arc<Socket>, ErrorCode> {
         match &self.state {
@@ -246,6 +250,8 @@ impl HostOutgoingDatagramStream for NetView<'_> {
         for datagram in datagrams {
             let to = datagram.remote_address.map(SocketAddr::from);
             let result = match to {
+                // A socket on `::` is dual-stack here, and answers IPv4 clients by the address it saw.
+                Some(to) if is_mapped(to) && outgoing.socket.local_addr().ip().is_unspecified() => Ok(()),
                 Some(to) => check_remote(outgoing.family, to),
                 None => Ok(()),
             };
