@@ -5,11 +5,12 @@
 
 #![expect(clippy::print_stdout, reason = "figures are what a bench is for")]
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use coracle_network::k8s::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use coracle_network::{Config, Fabric, PodConfig, PodStack, Stream, TcpListener};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
@@ -30,7 +31,72 @@ fn main() {
         throughput(&client, &listener, to).await;
         connects(&client, &listener, to).await;
         idle(&fabric).await;
+        growth().await;
     });
+}
+
+/// What events cost beside ten pods with a service each, and beside ten thousand: the same.
+async fn growth() {
+    const TIMES: u32 = 2000;
+    for pods in [10u32, 10_000] {
+        let fabric = Fabric::build(Config::default());
+        let all: Vec<_> = (0..pods).map(|_| pod(&fabric)).collect();
+        let listeners: Vec<_> = all.iter().map(|pod| pod.listen(any(80), 8).expect("free")).collect();
+        let began = Instant::now();
+        for (number, stack) in (0..).zip(&all) {
+            fabric.apply_service(&service(number));
+            fabric.apply_slice(&slice(number, stack));
+        }
+        report(&format!("beside {pods} pods: a service and its endpoints"), pods, began.elapsed());
+        let began = Instant::now();
+        for number in 0..TIMES {
+            let number = number.wrapping_mul(7919) % pods;
+            fabric.apply_slice(&slice(number, &all[number as usize]));
+        }
+        report(&format!("beside {pods} pods: endpoints that change"), TIMES, began.elapsed());
+        let began = Instant::now();
+        for number in 0..TIMES {
+            let number = number.wrapping_mul(7919) % pods;
+            let to = SocketAddr::new(vip(number), 80);
+            let dialled = all[0].connect(to).await.expect("it listens");
+            drop((dialled, listeners[number as usize].accept().await.expect("it waits")));
+        }
+        report(&format!("beside {pods} pods: connect to a service"), TIMES, began.elapsed());
+        let began = Instant::now();
+        for number in 0..TIMES {
+            let name = format!("s{}.default.svc.cluster.local", number.wrapping_mul(7919) % pods);
+            all[0].resolve(&name).await.expect("it has an address");
+        }
+        report(&format!("beside {pods} pods: a name"), TIMES, began.elapsed());
+        let began = Instant::now();
+        for _ in 0..TIMES {
+            pod(&fabric).close();
+        }
+        report(&format!("beside {pods} pods: a pod that comes and goes"), TIMES, began.elapsed());
+    }
+}
+
+fn vip(number: u32) -> IpAddr {
+    Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 96, 1, 0)) + number).into()
+}
+
+fn service(number: u32) -> Service {
+    let object = serde_json::json!({
+        "metadata": {"name": format!("s{number}"), "namespace": "default"},
+        "spec": {"clusterIP": vip(number), "clusterIPs": [vip(number)], "ports": [{"port": 80}]},
+    });
+    serde_json::from_value(object).expect("a service")
+}
+
+fn slice(number: u32, stack: &PodStack) -> EndpointSlice {
+    let name = format!("s{number}");
+    let object = serde_json::json!({
+        "metadata": {"name": name, "namespace": "default", "labels": {"kubernetes.io/service-name": name}},
+        "addressType": "IPv4",
+        "ports": [{"name": "", "port": 80}],
+        "endpoints": [{"addresses": [stack.ip()]}],
+    });
+    serde_json::from_value(object).expect("a slice")
 }
 
 fn pod(fabric: &Arc<Fabric>) -> PodStack {

@@ -19,7 +19,7 @@ use crate::support::{at, config};
 /// Of the pod whose memory is small.
 const MEMORY: u64 = 1 << 20;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Step {
     Listen { pod: usize, wildcard: bool, port: u16, backlog: usize },
     Unlisten(usize),
