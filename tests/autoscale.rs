@@ -2,7 +2,7 @@
 
 use std::{io::Write, net::TcpStream};
 
-use crate::support::{Cluster, eventually, have_kubectl};
+use crate::support::{Cluster, eventually, have_kubectl, http_get};
 
 /// A module that uses all the CPU it gets, and a web server.
 const LOADS: &str = "
@@ -50,6 +50,38 @@ spec:
     pods:
       metric: {name: tcp_connections}
       target: {type: AverageValue, averageValue: 2}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: handler}
+spec:
+  selector: {matchLabels: {app: handler}}
+  template:
+    metadata: {labels: {app: handler}}
+    spec:
+      containers:
+      - name: handler
+        image: registry.local/handler:1
+---
+apiVersion: v1
+kind: Service
+metadata: {name: handler}
+spec:
+  type: NodePort
+  selector: {app: handler}
+  ports: [{port: 80, targetPort: 8080}]
+---
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {name: handler}
+spec:
+  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: handler}
+  maxReplicas: 2
+  metrics:
+  - type: Pods
+    pods:
+      metric: {name: http_requests_per_second}
+      target: {type: AverageValue, averageValue: 500m}
 ";
 
 #[test]
@@ -58,7 +90,7 @@ fn load_brings_pods() {
         return;
     }
     let cluster = Cluster::start();
-    cluster.push(&["burner", "web"]);
+    cluster.push(&["burner", "web", "handler"]);
     cluster.kubectl_input("apply -f -", LOADS);
     cluster.kubectl("wait --for=condition=Available deployment --all --timeout=60s");
     cluster.kubectl("autoscale deployment burner --cpu-percent=50 --min=1 --max=2");
@@ -71,8 +103,11 @@ fn load_brings_pods() {
         Ok(client)
     };
     let mut clients: Vec<TcpStream> = (0..6).map(|_| eventually("a connection", connect)).collect();
+    let handler = cluster.node_port("handler", "");
     let mut scaled = |name: &str, replicas: &str| {
         eventually("more pods", || {
+            // Requests that come and go, each time this asks: some twenty a second.
+            http_get(&handler, "/")?;
             for client in &mut clients {
                 client.write_all(b"and ").unwrap();
             }
@@ -84,6 +119,7 @@ fn load_brings_pods() {
     };
     scaled("burner", "2");
     scaled("web", "3");
+    scaled("handler", "2");
     drop(clients);
 
     let described = cluster.kubectl("describe hpa burner");

@@ -171,7 +171,9 @@ fn pods_that_cannot_run_say_why() {
         &pod("greedy", "registry.local/web:1", ", resources: {requests: {cpu: 5000}}"),
     );
     cluster.kubectl_input("apply -f -", &pod("looping", "registry.local/hostile:1", ", args: [exit, '3']"));
-    cluster.kubectl_input("apply -f -", &pod("handler", "registry.local/handler:1", ""));
+    let handler = pod("handler", "registry.local/handler:1", "")
+        .replace("{name: handler}", "{name: handler, annotations: {coracle.dev/http-reuse: often}}");
+    cluster.kubectl_input("apply -f -", &handler);
     let describes = |name: &str, words: &[&str]| {
         eventually(name, || {
             let described = cluster.kubectl(&format!("describe pod {name}"));
@@ -184,7 +186,8 @@ fn pods_that_cannot_run_say_why() {
     describes("absent", &["ErrImagePull", "registry.local/none:1", "Failed"]);
     describes("greedy", &["FailedScheduling", "0/1 nodes are available: 1 Insufficient cpu."]);
     describes("looping", &["CrashLoopBackOff", "Exit Code:    ", "Back-off restarting failed container"]);
-    describes("handler", &["wasi:http"]);
+    let problem = "annotation coracle.dev/http-reuse: Invalid value: \"often\": must be a whole number";
+    describes("handler", &["CreateContainerConfigError", problem]);
     let listed = cluster.kubectl("get pods");
     has(&listed, &["Pending", "CrashLoopBackOff"]);
 }

@@ -16,6 +16,7 @@ mod autoscale;
 mod crash;
 mod demos;
 mod hostile;
+mod http;
 mod kubectl;
 mod process;
 mod registry;

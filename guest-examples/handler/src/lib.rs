@@ -3,8 +3,6 @@
 //! Shows the other way to write a server: the node accepts the connection and calls `handle` on an
 //! instance of its own per request, so that an idle handler holds no memory at all. It answers with
 //! the request's method and path and the name of its pod.
-//! Served once the node serves `wasi:http`; until then such an image is refused with the name of what
-//! it needs.
 
 use wasip2::{
     exports::http::incoming_handler::Guest,

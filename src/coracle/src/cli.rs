@@ -177,6 +177,15 @@ pub(crate) enum Bench {
     /// Round trips and throughput between two modules of a pod, and between two processes over the kernel's loopback
     #[command(after_help = "Example:\n  coracle bench loopback --rounds 100000 --megabytes 4000")]
     Loopback(BenchLoopback),
+    /// Requests to a wasi:http component a second, through a NodePort, beside what `wasmtime serve` does with it
+    #[command(after_help = "Example:\n  coracle bench http --connections 64 --seconds 10")]
+    Http(BenchHttp),
+    /// What `bench http` compares with
+    #[command(hide = true)]
+    HttpPeer {
+        /// The component to serve
+        component: PathBuf,
+    },
 }
 
 /// `coracle bench startup`.
@@ -216,6 +225,23 @@ pub(crate) struct BenchLoopback {
     /// What one of the two processes is started with
     #[arg(long, hide = true)]
     pub peer: Vec<String>,
+}
+
+/// `coracle bench http`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchHttp {
+    /// How many clients ask at the same time, each on a connection of its own
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub connections: u32,
+    /// How long each measurement takes
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=600))]
+    pub seconds: u32,
+    /// How often each is measured, in turns
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub rounds: u32,
+    /// A wasmtime binary to compare with, instead of this binary's own copy of what it does
+    #[arg(long, value_name = "PATH")]
+    pub wasmtime: Option<PathBuf>,
 }
 
 /// `coracle bench scheduler`.

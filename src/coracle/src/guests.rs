@@ -17,6 +17,9 @@ macro_rules! guest {
 /// The HTTP server: the demo's web tier, and the pod of the benchmarks.
 pub(crate) const WEB: Guest = guest!("web");
 
+/// A `wasi:http` component that says hello: what HTTP is measured with.
+pub(crate) const HANDLER: Guest = guest!("handler");
+
 /// The commands of `kubectl exec`, `cp` and `debug`.
 pub(crate) const TOOLBOX: Guest = guest!("toolbox");
 
@@ -30,9 +33,10 @@ pub(crate) const ALL: &[Guest] = &[
     guest!("ambassador"),
     guest!("burner"),
     guest!("content"),
-    guest!("handler"),
+    HANDLER,
     guest!("hello"),
     guest!("hostile"),
+    guest!("routes"),
     guest!("shop"),
 ];
 

@@ -51,6 +51,8 @@ fn main() -> ExitCode {
             Command::Bench(Bench::Startup(args)) => bench::startup::run(args).await,
             Command::Bench(Bench::Pods(args)) => bench::pods::run(args).await,
             Command::Bench(Bench::Loopback(args)) => bench::loopback::run(args).await,
+            Command::Bench(Bench::Http(args)) => bench::http::run(args).await,
+            Command::Bench(Bench::HttpPeer { component }) => bench::http_peer::run(&component).await,
             Command::Bench(Bench::Scheduler(args)) => bench::scheduler::measure(args).await,
             Command::Compile { .. } => unreachable!("done before anything else was set up"),
             Command::Version => {

@@ -10,6 +10,11 @@ pub(crate) fn line(text: &str) {
     let _ = writeln!(io::stdout().lock(), "{text}");
 }
 
+/// Writes a line to standard error.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
 /// Writes text to standard output without a line end, at once.
 pub(crate) fn part(text: &str) {
     let mut out = io::stdout().lock();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use coracle_api::quantity::Quantity;
 use coracle_budget::Budget;
 use coracle_network::PodStack;
-use coracle_runtime::{ContainerSpec, Cpu, Stdin, stdin_pipe};
+use coracle_runtime::{ContainerSpec, Cpu, ProgramKind, Stdin, stdin_pipe};
 use k8s_openapi::api::core::v1::{Container as Spec, Pod};
 
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
     env::{self, Environment},
     exec::Running,
     handle::PodHandle,
+    http,
     images::{chain, image_id},
     logs::LogOutput,
     platform,
@@ -61,6 +62,14 @@ impl Launch {
             .await
             .map_err(|error| waiting("CreateContainerError", &chain(&error)))?;
 
+        let serving = match program.kind() {
+            ProgramKind::Command => None,
+            ProgramKind::HttpHandler => Some(
+                http::config(&pod, spec)
+                    .map_err(|problem| waiting("CreateContainerConfigError", &problem))?,
+            ),
+        };
+
         let facts = context.facts(&pod, Some(stack.ip().into()));
         let services = context.service_variables(&pod);
         let env = Environment::of(&facts, spec, &image.env, &services, context.sources.as_ref())
@@ -105,10 +114,11 @@ impl Launch {
             stdout,
             stderr,
         };
-        let container = context
-            .runtime
-            .start(program.clone(), start)
-            .map_err(|error| waiting("RunContainerError", &chain(&error)))?;
+        let container = match serving {
+            None => context.runtime.start(program.clone(), start),
+            Some(config) => context.runtime.serve(program.clone(), start, config),
+        };
+        let container = container.map_err(|error| waiting("RunContainerError", &chain(&error)))?;
         let running = Arc::new(Running {
             program,
             env,

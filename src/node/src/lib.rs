@@ -32,6 +32,7 @@ mod exec;
 mod handle;
 mod hooks;
 mod host;
+mod http;
 mod images;
 mod kubelet_api;
 mod launch;

@@ -13,6 +13,7 @@ use coracle_budget::Budget;
 use coracle_network::PodStack;
 use coracle_vfs::Mounts;
 
+use crate::http::HttpUsage;
 use crate::output::Output;
 use crate::run::Control;
 use crate::stdin::Stdin;
@@ -91,6 +92,8 @@ pub struct Usage {
     pub received: u64,
     /// TCP connections now.
     pub connections: u64,
+    /// What it answered, if it is a `wasi:http` handler.
+    pub http: Option<HttpUsage>,
 }
 
 /// A handle on a container. Clones are handles on the same one; dropping the last does not end it.

@@ -135,7 +135,13 @@ pub enum StartError {
         /// How many are running.
         running: u32,
     },
-    /// A port on which a 0.1 module is to find a listener is not to be had.
+    /// It is a handler, which nothing but a request can start.
+    #[error("not a command: it is a `wasi:http` handler")]
+    NotCommand,
+    /// It is a command, which starts by itself.
+    #[error("not a `wasi:http` handler: it is a command")]
+    NotHandler,
+    /// A port on which a 0.1 module is to find a listener, or a handler is to be served, is not to be had.
     #[error("cannot listen on port {port}")]
     Listen {
         /// The port.

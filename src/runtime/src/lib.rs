@@ -7,19 +7,21 @@
 //! ```text
 //!   prepare: bytes ─▶ inspect ─▶ compile, or the cache ─▶ Program
 //!   start:   Program + ContainerSpec ─▶ instance on the guest threads ─▶ Exit
+//!   serve:   Program + ContainerSpec + HttpConfig ─▶ a listener; an instance per request
 //! ```
 //!
-//! Components see `wasi:filesystem` over `coracle-vfs`, `wasi:sockets` over `coracle-network`, and the rest from
-//! `wasmtime-wasi`. Core modules see WASI 0.1 (`preview1`), all our own, over the same files and the same network.
-//! It must never give a guest anything of the host: no file, no socket, no environment, no thread of the control
-//! plane. Guests run on threads of their own, below the control plane's priority, and what they can make the host
-//! hold is bounded by the constants of [`limits`].
+//! Components see `wasi:filesystem` over `coracle-vfs`, `wasi:sockets` and `wasi:http` over `coracle-network`, and
+//! the rest from `wasmtime-wasi`. Core modules see WASI 0.1 (`preview1`), all our own, over the same files and the
+//! same network. It must never give a guest anything of the host: no file, no socket, no environment, no thread of
+//! the control plane. Guests run on threads of their own, below the control plane's priority, and what they can
+//! make the host hold is bounded by the constants of [`limits`].
 
 mod container;
 mod engine;
 mod error;
 mod executor;
 mod files;
+mod http;
 mod limiter;
 pub mod limits;
 mod linker;
@@ -38,6 +40,7 @@ mod threads;
 
 pub use container::{Container, ContainerSpec, Cpu, Exit, TERMINATED, Usage};
 pub use error::{MissingImport, PrepareError, RuntimeError, StartError};
+pub use http::{BUCKETS, CONCURRENCY_MAX, HttpConfig, HttpUsage};
 pub use output::{Output, OutputReader, PipedOutput, output_pipe};
 pub use program::{Compiler, Program, ProgramKind, compile_process, digest};
 pub use runtime::{Config, Runtime};

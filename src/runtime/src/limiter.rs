@@ -17,6 +17,8 @@ pub(crate) struct Limiter {
     /// What the last allowed growth added, to take back if it failed after all.
     last: u64,
     control: Arc<Control>,
+    /// One of several instances of the container: the limit is for all of them together.
+    shared: bool,
 }
 
 /// Why a growth ended the guest.
@@ -28,26 +30,41 @@ pub(crate) struct OutOfMemory {
 
 impl Limiter {
     pub(crate) fn new(limit: u64, control: Arc<Control>) -> Limiter {
-        Limiter { limit, used: 0, last: 0, control }
+        Limiter { limit, used: 0, last: 0, control, shared: false }
+    }
+
+    /// For one of several instances, whose memory counts together.
+    pub(crate) fn shared(limit: u64, control: Arc<Control>) -> Limiter {
+        Limiter { limit, used: 0, last: 0, control, shared: true }
     }
 
     /// Books a growth. One beyond the limit ends the guest: a guest told "no" would abort anyway, and then
     /// nobody could tell an `OOMKilled` from a bug.
     fn grow(&mut self, bytes: u64) -> wasmtime::Result<bool> {
-        if bytes > self.limit.saturating_sub(self.used) {
-            self.control.set_out_of_memory();
+        if !self.control.take_memory(bytes, self.limit) {
+            if !self.shared {
+                self.control.set_out_of_memory();
+            }
             return Err(wasmtime::Error::new(OutOfMemory { limit: self.limit }));
         }
         self.used += bytes;
         self.last = bytes;
-        self.control.set_memory(self.used);
         Ok(true)
     }
 
     fn take_back(&mut self) {
         self.used -= self.last;
+        self.control.give_memory(self.last);
         self.last = 0;
-        self.control.set_memory(self.used);
+    }
+}
+
+impl Drop for Limiter {
+    /// What a container used stays known after its end; what an instance used is there for the others.
+    fn drop(&mut self) {
+        if self.shared {
+            self.control.give_memory(self.used);
+        }
     }
 }
 

@@ -6,6 +6,9 @@ use wasmtime_wasi::cli::{WasiCli, WasiCliView};
 use wasmtime_wasi::clocks::{WasiClocks, WasiClocksView};
 use wasmtime_wasi::p2::bindings::{cli, clocks, filesystem, random};
 use wasmtime_wasi::random::{WasiRandom, WasiRandomView};
+use wasmtime_wasi_http::p2::bindings::{LinkOptions as HttpOptions, http};
+use wasmtime_wasi_http::p3::bindings::http as http3;
+use wasmtime_wasi_http::{WasiHttp, WasiHttpView};
 use wasmtime_wasi_io::bindings::wasi::io;
 
 use crate::engine::Settings;
@@ -33,6 +36,8 @@ const WASI_2: &[&str] = &[
     "wasi:clocks/wall-clock",
     "wasi:filesystem/preopens",
     "wasi:filesystem/types",
+    "wasi:http/outgoing-handler",
+    "wasi:http/types",
     "wasi:io/error",
     "wasi:io/poll",
     "wasi:io/streams",
@@ -66,6 +71,8 @@ const WASI_3: &[&str] = &[
     "wasi:clocks/types",
     "wasi:filesystem/preopens",
     "wasi:filesystem/types",
+    "wasi:http/client",
+    "wasi:http/types",
     "wasi:random/insecure",
     "wasi:random/insecure-seed",
     "wasi:random/random",
@@ -125,7 +132,7 @@ impl HasData for Io {
 }
 
 /// The linker that all programs share.
-pub(crate) fn build(engine: &Engine, _settings: Settings) -> wasmtime::Result<Linker<State>> {
+pub(crate) fn build(engine: &Engine, settings: Settings) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     let l = &mut linker;
     io::error::add_to_linker::<State, Io>(l, |state| &mut state.table)?;
@@ -149,5 +156,11 @@ pub(crate) fn build(engine: &Engine, _settings: Settings) -> wasmtime::Result<Li
     filesystem::types::add_to_linker::<State, FileSystem>(l, State::files)?;
     filesystem::preopens::add_to_linker::<State, FileSystem>(l, State::files)?;
     sockets::add_to_linker(l)?;
+    http::types::add_to_linker::<State, WasiHttp>(l, &(&HttpOptions::default()).into(), State::http)?;
+    http::outgoing_handler::add_to_linker::<State, WasiHttp>(l, State::http)?;
+    if settings.wasi_p3 {
+        http3::types::add_to_linker::<State, WasiHttp>(l, State::http)?;
+        http3::client::add_to_linker::<State, WasiHttp>(l, State::http)?;
+    }
     Ok(linker)
 }

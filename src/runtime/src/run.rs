@@ -9,7 +9,8 @@ use wasmtime_wasi::I32Exit;
 
 use crate::container::{ContainerSpec, Exit, TERMINATED, Usage};
 use crate::error::StartError;
-use crate::executor::{Share, turn_is_over};
+use crate::executor::{Lost, Share, turn_is_over};
+use crate::http::Metrics;
 use crate::limits::{CALL_BYTES, MESSAGE_BYTES, RESOURCES};
 use crate::preview1::Listeners;
 use crate::program::{Entry, Program};
@@ -28,6 +29,7 @@ pub(crate) struct Control {
     kill: Notify,
     out_of_memory: AtomicBool,
     memory: AtomicU64,
+    http: Option<Arc<Metrics>>,
     exit: watch::Sender<Option<Exit>>,
 }
 
@@ -55,8 +57,14 @@ impl Control {
             kill: Notify::new(),
             out_of_memory: AtomicBool::new(false),
             memory: AtomicU64::new(0),
+            http: None,
             exit: watch::Sender::new(None),
         }
+    }
+
+    /// For a handler, with what its requests are counted by.
+    pub(crate) fn serving(name: String, share: Arc<Share>, metrics: Arc<Metrics>) -> Control {
+        Control { http: Some(metrics), ..Control::new(name, &Stdin::Closed, share) }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -81,12 +89,17 @@ impl Control {
     }
 
     /// How it ended, if somebody ended it from outside.
-    fn ended_from_outside(&self) -> Option<Exit> {
+    pub(crate) fn ended_from_outside(&self) -> Option<Exit> {
         match self.ending.load(Ordering::Acquire) {
             RUNNING => None,
             STOPPED => Some(Exit::Code(TERMINATED)),
             _ => Some(Exit::Killed),
         }
+    }
+
+    /// Waits until somebody ends it from outside. For the one who runs it.
+    pub(crate) async fn killed(&self) {
+        self.kill.notified().await;
     }
 
     pub(crate) async fn wait(&self) -> Exit {
@@ -102,15 +115,36 @@ impl Control {
             sent: self.traffic.sent.load(Ordering::Relaxed),
             received: self.traffic.received.load(Ordering::Relaxed),
             connections: self.traffic.connections.load(Ordering::Relaxed),
+            http: self.http.as_ref().map(|metrics| metrics.usage()),
         }
     }
 
-    pub(crate) fn set_memory(&self, bytes: u64) {
-        self.memory.store(bytes, Ordering::Relaxed);
+    /// Counts memory in, if the limit has room for it.
+    pub(crate) fn take_memory(&self, bytes: u64, limit: u64) -> bool {
+        let taken = |used: u64| used.checked_add(bytes).filter(|used| *used <= limit);
+        self.memory.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
+    }
+
+    pub(crate) fn give_memory(&self, bytes: u64) {
+        self.memory.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn set_out_of_memory(&self) {
         self.out_of_memory.store(true, Ordering::Relaxed);
+    }
+
+    /// What to do when the task that runs the container is over.
+    pub(crate) fn ending(self: &Arc<Self>) -> impl FnOnce(Result<Exit, Lost>) + Send + 'static {
+        let control = Arc::clone(self);
+        move |result| {
+            control.end(match result {
+                Ok(exit) => exit,
+                Err(Lost::ShutDown) => Exit::Killed,
+                Err(Lost::Panicked) => {
+                    Exit::Trap { message: "the runtime failed while it ran this container".into() }
+                }
+            });
+        }
     }
 
     /// Says how the container ended; only the first call counts.
@@ -172,20 +206,9 @@ async fn guest(
     let state = match program.entry() {
         Entry::Command(_) => State::new(spec, memory_limit, control),
         Entry::Module(_) => State::module(spec, listeners, memory_limit, control),
+        Entry::Handler(_) | Entry::Handler3(_) => return failure(&StartError::NotCommand.into(), control),
     };
-    let mut store = Store::new(engine, state);
-    store.limiter(|state| &mut state.limiter);
-    store.set_hostcall_fuel(CALL_BYTES);
-    store.set_max_component_handles(RESOURCES);
-    store.set_epoch_deadline(1);
-    let flag = Arc::clone(control);
-    store.epoch_deadline_callback(move |_| {
-        Ok(match flag.ended_from_outside() {
-            Some(_) => UpdateDeadline::Interrupt,
-            None if turn_is_over() => UpdateDeadline::Yield(1),
-            None => UpdateDeadline::Continue(1),
-        })
-    });
+    let mut store = store(engine, state, control);
     let result = async {
         match program.entry() {
             Entry::Command(command) => {
@@ -199,6 +222,7 @@ async fn guest(
                 let start = instance.get_typed_func::<(), ()>(&mut store, "_start")?;
                 start.call_async(&mut store, ()).await.map(Ok)
             }
+            Entry::Handler(_) | Entry::Handler3(_) => Err(StartError::NotCommand.into()),
         }
     }
     .await;
@@ -207,6 +231,24 @@ async fn guest(
         Ok(Err(())) => Exit::Code(1),
         Err(error) => failure(&error, control),
     }
+}
+
+/// A store for an instance of the container, held to its limits, that ends when the container is ended.
+pub(crate) fn store(engine: &Engine, state: State, control: &Arc<Control>) -> Store<State> {
+    let mut store = Store::new(engine, state);
+    store.limiter(|state| &mut state.limiter);
+    store.set_hostcall_fuel(CALL_BYTES);
+    store.set_max_component_handles(RESOURCES);
+    store.set_epoch_deadline(1);
+    let flag = Arc::clone(control);
+    store.epoch_deadline_callback(move |_| {
+        Ok(match flag.ended_from_outside() {
+            Some(_) => UpdateDeadline::Interrupt,
+            None if turn_is_over() => UpdateDeadline::Yield(1),
+            None => UpdateDeadline::Continue(1),
+        })
+    });
+    store
 }
 
 /// A backtrace as Wasmtime shows it, but for C++ names, which stay as the module gives them. A few hundred bytes
@@ -252,6 +294,14 @@ fn failure(error: &wasmtime::Error, control: &Control) -> Exit {
     if control.out_of_memory.load(Ordering::Relaxed) {
         return Exit::OutOfMemory;
     }
+    Exit::Trap { message: message(error) }
+}
+
+/// Why a guest failed: the reason, then the backtrace.
+pub(crate) fn message(error: &wasmtime::Error) -> String {
+    if let Some(I32Exit(code)) = error.downcast_ref() {
+        return format!("exit with code {code}");
+    }
     let reason = match error.downcast_ref::<Trap>() {
         Some(trap) => trap.to_string(),
         None => error.root_cause().to_string(),
@@ -263,5 +313,5 @@ fn failure(error: &wasmtime::Error, control: &Control) -> Exit {
     if message.len() > MESSAGE_BYTES {
         message.truncate(message.floor_char_boundary(MESSAGE_BYTES));
     }
-    Exit::Trap { message }
+    message
 }

@@ -12,13 +12,13 @@ use futures::future::{BoxFuture, Shared, WeakShared};
 use parking_lot::Mutex;
 use wasmtime::Engine;
 
-use crate::container::{Container, ContainerSpec, Exit};
+use crate::container::{Container, ContainerSpec};
 use crate::engine::Settings;
 use crate::error::{PrepareError, RuntimeError, StartError};
-use crate::executor::{Executor, Lost, Share};
+use crate::executor::{Executor, Share};
 use crate::limits::MEMORY_MAX;
 use crate::preview1::Listeners;
-use crate::program::{Compiler, Loader, Program, Source, loader};
+use crate::program::{Compiler, Loader, Program, ProgramKind, Source, loader};
 use crate::run::{Control, Place, run};
 use crate::{engine, threads};
 
@@ -74,14 +74,14 @@ impl Config {
 
 /// Prepares modules and runs containers.
 pub struct Runtime {
-    engine: Engine,
+    pub(crate) engine: Engine,
     loader: Arc<Loader>,
     programs: Mutex<BTreeMap<String, Prepared>>,
-    running: Arc<AtomicU32>,
-    capacity: u32,
-    default_memory_limit: u64,
+    pub(crate) running: Arc<AtomicU32>,
+    pub(crate) capacity: u32,
+    pub(crate) default_memory_limit: u64,
     /// Dropped, it ends all containers: each is dropped when its turn is over.
-    executor: Executor,
+    pub(crate) executor: Executor,
 }
 
 /// A program that is being loaded, or was.
@@ -194,7 +194,8 @@ impl Runtime {
     /// Starts a container. It runs until it ends by itself or is killed, whether anybody holds its handle or not.
     ///
     /// # Errors
-    /// [`StartError::Exhausted`] if too many are running, [`StartError::Listen`] if a port is taken.
+    /// [`StartError::Exhausted`] if too many are running, [`StartError::Listen`] if a port is taken,
+    /// [`StartError::NotCommand`] for a handler.
     pub fn start(&self, program: Arc<Program>, spec: ContainerSpec) -> Result<Container, StartError> {
         let share = self.executor.share(spec.cpu);
         self.run(program, spec, share)
@@ -220,6 +221,9 @@ impl Runtime {
         spec: ContainerSpec,
         share: Arc<Share>,
     ) -> Result<Container, StartError> {
+        if program.kind() != ProgramKind::Command {
+            return Err(StartError::NotCommand);
+        }
         let place = Place::take(&self.running, self.capacity)?;
         let ports = if program.accepts() { &spec.listen[..] } else { &[] };
         let listeners = Listeners::open(&spec.network, ports)?;
@@ -227,16 +231,7 @@ impl Runtime {
         let control = Arc::new(Control::new(spec.name.clone(), &spec.stdin, share));
         let run =
             run(self.engine.clone(), program, (spec, listeners), memory_limit, Arc::clone(&control), place);
-        let ended = Arc::clone(&control);
-        self.executor.spawn(&control.share, run, move |result| {
-            ended.end(match result {
-                Ok(exit) => exit,
-                Err(Lost::ShutDown) => Exit::Killed,
-                Err(Lost::Panicked) => {
-                    Exit::Trap { message: "the runtime failed while it ran this container".into() }
-                }
-            });
-        });
+        self.executor.spawn(&control.share, run, control.ending());
         Ok(Container { control })
     }
 

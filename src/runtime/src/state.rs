@@ -5,9 +5,11 @@ use std::sync::Arc;
 use wasmtime::Memory;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
 use crate::container::ContainerSpec;
 use crate::files::{Files, FilesView};
+use crate::http::Http;
 use crate::limiter::Limiter;
 use crate::limits::{RANDOM_BYTES, RESOURCES};
 use crate::output::GuestOutput;
@@ -26,10 +28,28 @@ pub(crate) struct State {
     pub(crate) limiter: Limiter,
     files: Files,
     pub(crate) sockets: Sockets,
+    /// `None` for a module of 0.1.
+    http: Option<Http>,
 }
 
 impl State {
+    /// For a container that is one instance.
     pub(crate) fn new(spec: ContainerSpec, memory_limit: u64, control: &Arc<Control>) -> State {
+        let http = Http::new(spec.network.clone(), Arc::clone(&control.traffic));
+        State::with(spec, Limiter::new(memory_limit, Arc::clone(control)), control, http)
+    }
+
+    /// For one of the instances of a container, which share its memory limit.
+    pub(crate) fn one_of_many(
+        spec: ContainerSpec,
+        memory_limit: u64,
+        control: &Arc<Control>,
+        http: Http,
+    ) -> State {
+        State::with(spec, Limiter::shared(memory_limit, Arc::clone(control)), control, http)
+    }
+
+    fn with(spec: ContainerSpec, limiter: Limiter, control: &Arc<Control>, http: Http) -> State {
         let mut wasi = WasiCtx::builder();
         wasi.args(&spec.args)
             .envs(&spec.env)
@@ -46,9 +66,10 @@ impl State {
             wasi: Some(Box::new(wasi.build())),
             preview1: None,
             table,
-            limiter: Limiter::new(memory_limit, Arc::clone(control)),
+            limiter,
             files: Files::new(&spec.mounts),
             sockets: Sockets::new(spec.network, control),
+            http: Some(http),
         }
     }
 
@@ -67,6 +88,7 @@ impl State {
             limiter: Limiter::new(memory_limit, Arc::clone(control)),
             files: Files::new(&spec.mounts),
             sockets: Sockets::new(spec.network, control),
+            http: None,
         }
     }
 
@@ -85,6 +107,13 @@ impl State {
     /// For the hosts of `wasi:sockets`.
     pub(crate) fn net(&mut self) -> NetView<'_> {
         NetView { table: &mut self.table, sockets: &self.sockets }
+    }
+}
+
+impl WasiHttpView for State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        let http = self.http.as_mut().expect("only components are linked to what asks for it");
+        http.view(&mut self.table)
     }
 }
 

@@ -4,6 +4,8 @@
 //! a client does; times include TLS, HTTP and the disk.
 
 pub(crate) mod child;
+pub(crate) mod http;
+pub(crate) mod http_peer;
 pub(crate) mod loopback;
 pub(crate) mod pods;
 pub(crate) mod scheduler;

@@ -10,6 +10,7 @@ mod tests;
 
 use std::{collections::HashMap, time::Duration};
 
+use coracle_runtime::HttpUsage;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -20,31 +21,36 @@ const PERIOD: Duration = Duration::from_secs(5);
 /// A rate over less than this says more about the moment than about the container.
 const SHORTEST: Duration = Duration::from_secs(1);
 
-/// A counter of CPU time with the rate at which it grows.
+/// A counter with the rate at which it grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Meter {
-    used: Duration,
+    count: u64,
     at: Instant,
-    /// Billionths of a core; `None` until it was measured twice.
+    /// Per second; `None` until it was measured twice.
     rate: Option<u64>,
 }
 
 impl Meter {
-    fn first(used: Duration, at: Instant) -> Meter {
-        Meter { used, at, rate: None }
+    fn first(count: u64, at: Instant) -> Meter {
+        Meter { count, at, rate: None }
+    }
+
+    /// What was known of it, with a newer reading.
+    fn of(known: Option<Meter>, count: u64, at: Instant) -> Meter {
+        known.map_or(Meter::first(count, at), |meter| meter.next(count, at))
     }
 
     /// The meter with a newer reading. A counter that has gone back is that of another run.
-    fn next(self, used: Duration, at: Instant) -> Meter {
+    fn next(self, count: u64, at: Instant) -> Meter {
         let passed = at.saturating_duration_since(self.at);
-        if used < self.used {
-            return Meter::first(used, at);
+        if count < self.count {
+            return Meter::first(count, at);
         }
         if passed < SHORTEST {
             return self;
         }
-        let rate = (used - self.used).as_nanos() * 1_000_000_000 / passed.as_nanos().max(1);
-        Meter { used, at, rate: Some(u64::try_from(rate).unwrap_or(u64::MAX)) }
+        let rate = u128::from(count - self.count) * 1_000_000_000 / passed.as_nanos().max(1);
+        Meter { count, at, rate: Some(u64::try_from(rate).unwrap_or(u64::MAX)) }
     }
 }
 
@@ -58,7 +64,21 @@ pub(crate) struct Stats {
 struct Seen {
     node: Option<Meter>,
     /// By the pod's uid and the container's name.
-    containers: HashMap<(Box<str>, Box<str>), Meter>,
+    containers: HashMap<(Box<str>, Box<str>), Meters>,
+}
+
+/// What is remembered of a container.
+#[derive(Clone, Copy, Debug)]
+struct Meters {
+    /// Nanoseconds of CPU time.
+    cpu: Meter,
+    /// Thousandths of HTTP requests.
+    requests: Option<Meter>,
+}
+
+/// CPU time as it is counted.
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// What a container uses.
@@ -74,6 +94,10 @@ pub(crate) struct ContainerUsage {
     /// Bytes that it wrote outside of its volumes.
     pub(crate) root_bytes: u64,
     pub(crate) connections: u64,
+    /// What it answered, if it is a `wasi:http` handler.
+    pub(crate) http: Option<HttpUsage>,
+    /// HTTP requests in a thousand seconds.
+    pub(crate) http_rate: Option<u64>,
 }
 
 /// What a pod uses.
@@ -131,26 +155,31 @@ impl Stats {
                     all.fold((0, 0), |sum, one| (sum.0 + one.memory, sum.1 + one.connections));
                 let key = (Box::from(handle.uid()), name.clone());
                 let known = seen.containers.get(&key).copied();
-                let meter = known.map_or(Meter::first(own.cpu, now), |meter| meter.next(own.cpu, now));
-                meters.insert(key, meter);
+                let cpu = Meter::of(known.map(|known| known.cpu), nanos(own.cpu), now);
+                let known = known.and_then(|known| known.requests);
+                let requests =
+                    own.http.map(|http| Meter::of(known, http.requests.saturating_mul(1_000), now));
+                meters.insert(key, Meters { cpu, requests });
                 let network = running.stack.usage();
                 (pod.sent, pod.received) = (network.sent, network.received);
                 let root_bytes = running.mounts.root_usage().bytes;
                 pod.containers.push(ContainerUsage {
                     name,
                     cpu: own.cpu,
-                    cpu_rate: meter.rate,
+                    cpu_rate: cpu.rate,
                     memory: memory + root_bytes,
                     memory_limit: running.memory_limit,
                     root_bytes,
                     connections,
+                    http: own.http,
+                    http_rate: requests.and_then(|requests| requests.rate),
                 });
             }
             pods.push(pod);
         }
         seen.containers = meters;
         let cpu = host::cpu_time();
-        let meter = seen.node.map_or(Meter::first(cpu, now), |meter| meter.next(cpu, now));
+        let meter = Meter::of(seen.node, nanos(cpu), now);
         seen.node = Some(meter);
         drop(seen);
         pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use coracle_runtime::{BUCKETS, HttpUsage};
+
 use super::{ContainerUsage, PodUsage, Usage};
 
 /// A page in Prometheus' text format.
@@ -147,5 +149,79 @@ pub(crate) fn kubelet(node: &str, usage: &Usage, evictions: &[(&str, u64)]) -> S
     for (signal, count) in evictions {
         page.sample("kubelet_evictions", &[("eviction_signal", signal)], bytes(*count));
     }
+    handlers(&mut page, usage);
     page.0
 }
+
+/// What `wasi:http` handlers answered.
+fn handlers(page: &mut Page, usage: &Usage) {
+    let all: Vec<_> = usage
+        .pods
+        .iter()
+        .flat_map(|pod| pod.containers.iter().map(move |container| (pod, container)))
+        .filter_map(|(pod, container)| {
+            let labels =
+                [("container", &*container.name), ("namespace", &*pod.namespace), ("pod", &*pod.name)];
+            Some((labels, container.http?))
+        })
+        .collect();
+    if all.is_empty() {
+        return;
+    }
+    let mut family = |name: &str, kind: &str, help: &str, samples: &dyn Fn(&HttpUsage) -> Vec<Sample>| {
+        page.family(name, kind, help);
+        for (labels, usage) in &all {
+            for (suffix, more, value) in samples(usage) {
+                let more = more.as_ref().map(|(label, value)| (*label, value.as_str()));
+                let labels: Vec<_> = labels.iter().copied().chain(more).collect();
+                page.sample(&format!("{name}{suffix}"), &labels, value);
+            }
+        }
+    };
+    family("coracle_http_requests_total", "counter", "HTTP requests answered, by status.", &|usage| {
+        let answers = usage.answers.iter().zip(1..);
+        let mut samples: Vec<Sample> =
+            answers.map(|(count, class)| ("", Some(("code", format!("{class}xx"))), bytes(*count))).collect();
+        samples.push(("", Some(("code", "abandoned".into())), bytes(usage.abandoned)));
+        samples
+    });
+    family("coracle_http_requests_in_flight", "gauge", "HTTP requests that are being answered.", &|usage| {
+        vec![("", None, bytes(usage.in_flight))]
+    });
+    family(
+        "coracle_http_errors_total",
+        "counter",
+        "HTTP requests that no guest answered, by reason.",
+        &|usage| {
+            let reasons =
+                [("failed", usage.failed), ("overloaded", usage.overloaded), ("timeout", usage.timed_out)];
+            let sample =
+                |(reason, count): (&str, u64)| ("", Some(("reason", reason.to_owned())), bytes(count));
+            reasons.map(sample).into()
+        },
+    );
+    family("coracle_http_instances", "gauge", "Instances of HTTP handlers.", &|usage| {
+        vec![("", None, bytes(usage.instances))]
+    });
+    family("coracle_http_instances_total", "counter", "Instances of HTTP handlers made so far.", &|usage| {
+        vec![("", None, bytes(usage.instances_made))]
+    });
+    let help = "Time from the head of an HTTP request to the end of its answer.";
+    family("coracle_http_request_duration_seconds", "histogram", help, &|usage| {
+        let mut sum = 0;
+        let bounds = BUCKETS.iter().map(f64::to_string).chain(["+Inf".to_owned()]);
+        let mut samples: Vec<Sample> = bounds
+            .zip(usage.durations)
+            .map(|(bound, count)| {
+                sum += count;
+                ("_bucket", Some(("le", bound)), bytes(sum))
+            })
+            .collect();
+        samples.push(("_sum", None, usage.duration_sum.as_secs_f64()));
+        samples.push(("_count", None, bytes(sum)));
+        samples
+    });
+}
+
+/// What follows the name, a label more, and the value.
+type Sample = (&'static str, Option<(&'static str, String)>, f64);

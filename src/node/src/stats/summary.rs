@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::{ContainerUsage, PodUsage, Usage};
 
-/// The summary as JSON. Containers carry the metric `tcp_connections`, which autoscalers can use.
+/// The summary as JSON. Containers carry metrics that autoscalers can use: `tcp_connections`, and handlers
+/// `http_requests_per_second`.
 pub(crate) fn summary(node: &str, usage: &Usage) -> Value {
     let now = clock::now();
     let machine = &usage.node;
@@ -49,6 +50,13 @@ fn pod_stats(pod: &PodUsage, now: Timestamp) -> Value {
 }
 
 fn container_stats(container: &ContainerUsage, now: Timestamp) -> Value {
+    let metric =
+        |name: &str, value: Value| json!({ "name": name, "type": "gauge", "time": now, "value": value });
+    let mut metrics = vec![metric("tcp_connections", container.connections.into())];
+    #[allow(clippy::cast_precision_loss, reason = "no container answers 2^53 requests a second")]
+    if let Some(rate) = container.http_rate {
+        metrics.push(metric("http_requests_per_second", (rate as f64 / 1_000.0).into()));
+    }
     let nanos = u64::try_from(container.cpu.as_nanos()).unwrap_or(u64::MAX);
     json!({
         "name": container.name,
@@ -60,8 +68,6 @@ fn container_stats(container: &ContainerUsage, now: Timestamp) -> Value {
             "rssBytes": container.memory,
         },
         "rootfs": { "time": now, "usedBytes": container.root_bytes },
-        "userDefinedMetrics": [
-            { "name": "tcp_connections", "type": "gauge", "time": now, "value": container.connections },
-        ],
+        "userDefinedMetrics": metrics,
     })
 }

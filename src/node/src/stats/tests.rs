@@ -6,14 +6,15 @@ use super::*;
 async fn a_rate_is_what_was_used_since() {
     let start = Instant::now();
     let seconds = Duration::from_secs;
-    let first = Meter::first(seconds(10), start);
+    let spent = |time| nanos(seconds(time));
+    let first = Meter::first(spent(10), start);
     assert_eq!(first.rate, None);
-    let second = first.next(seconds(12), start + seconds(4));
+    let second = first.next(spent(12), start + seconds(4));
     assert_eq!(second.rate, Some(500_000_000), "two seconds of CPU in four");
-    let soon = second.next(seconds(13), start + Duration::from_millis(4_100));
+    let soon = second.next(spent(13), start + Duration::from_millis(4_100));
     assert_eq!(soon, second, "a tenth of a second says nothing");
-    let restarted = second.next(seconds(1), start + seconds(8));
-    assert_eq!((restarted.rate, restarted.used), (None, seconds(1)), "another run has another counter");
+    let restarted = second.next(spent(1), start + seconds(8));
+    assert_eq!((restarted.rate, restarted.count), (None, spent(1)), "another run has another counter");
 }
 
 fn usage() -> Usage {
@@ -25,6 +26,8 @@ fn usage() -> Usage {
         memory_limit: Some(8192),
         root_bytes: 10,
         connections: 3,
+        http: None,
+        http_rate: None,
     };
     let pod = PodUsage {
         namespace: "n".into(),
@@ -63,6 +66,43 @@ fn prometheus_reads_the_known_names() {
     assert!(cadvisor.contains("container_network_receive_bytes_total{interface=\"eth0\""), "{cadvisor}");
     assert!(cadvisor.contains("machine_cpu_cores 2\n"), "{cadvisor}");
     let kubelet = kubelet("node", &usage(), &[("memory.available", 2)]);
-    assert!(kubelet.contains("kubelet_running_pods 1\n"), "{kubelet}");
+    assert!(kubelet.contains("kubelet_running_pods 1\n") && !kubelet.contains("http"), "{kubelet}");
     assert!(kubelet.contains("kubelet_evictions{eviction_signal=\"memory.available\"} 2\n"), "{kubelet}");
+}
+
+#[test]
+fn handlers_say_what_they_answer() {
+    let mut usage = usage();
+    usage.pods[0].containers[0].http_rate = Some(2_500);
+    usage.pods[0].containers[0].http = Some(HttpUsage {
+        answers: [0, 5, 0, 0, 1],
+        in_flight: 2,
+        failed: 1,
+        durations: [3, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
+        duration_sum: Duration::from_millis(12_500),
+        ..HttpUsage::default()
+    });
+    let summary = summary("node", &usage);
+    let metrics = &summary["pods"][0]["containers"][0]["userDefinedMetrics"];
+    assert_eq!(
+        (&metrics[1]["name"], &metrics[1]["value"]),
+        (&"http_requests_per_second".into(), &2.5.into())
+    );
+    assert_eq!(summary["pods"][0]["containers"][1]["userDefinedMetrics"].as_array().map(Vec::len), Some(1));
+    let page = kubelet("node", &usage, &[]);
+    let labels = "container=\"web\",namespace=\"n\",pod=\"p\\\"q\"";
+    for line in [
+        format!("coracle_http_requests_total{{{labels},code=\"2xx\"}} 5"),
+        format!("coracle_http_requests_total{{{labels},code=\"5xx\"}} 1"),
+        format!("coracle_http_requests_in_flight{{{labels}}} 2"),
+        format!("coracle_http_errors_total{{{labels},reason=\"failed\"}} 1"),
+        format!("coracle_http_request_duration_seconds_bucket{{{labels},le=\"0.005\"}} 3"),
+        format!("coracle_http_request_duration_seconds_bucket{{{labels},le=\"10\"}} 5"),
+        format!("coracle_http_request_duration_seconds_bucket{{{labels},le=\"+Inf\"}} 6"),
+        format!("coracle_http_request_duration_seconds_sum{{{labels}}} 12.5"),
+        format!("coracle_http_request_duration_seconds_count{{{labels}}} 6"),
+    ] {
+        assert!(page.lines().any(|found| found == line), "{line} in {page}");
+    }
+    assert_eq!(page.matches("# TYPE coracle_http_request_duration_seconds histogram").count(), 1);
 }

@@ -35,7 +35,7 @@ use tokio::time::Instant;
 use self::queue::{GroupId, Nanos, RunQueue, TICK};
 pub(crate) use self::share::Share;
 pub(crate) use self::task::Lost;
-use self::task::{Job, Task};
+use self::task::{Job, Task, Work};
 pub(crate) use self::worker::{blocking, turn_is_over};
 use crate::container::Cpu;
 
@@ -156,19 +156,7 @@ impl Executor {
         F: Future<Output: Send> + Send + 'static,
         E: FnOnce(Result<F::Output, Lost>) + Send + 'static,
     {
-        let work = Job::boxed(Box::pin(future), end);
-        let mut state = self.0.state.lock();
-        if state.stopped {
-            drop(state);
-            return task::close(work);
-        }
-        let number = state.free.pop().unwrap_or_else(|| {
-            state.tasks.push(None);
-            state.tasks.len() - 1
-        });
-        let task = Task::new(Arc::clone(share), number, work);
-        state.tasks[number] = Some(Arc::clone(&task));
-        self.0.push(&mut state, task);
+        self.0.spawn(share, Job::boxed(Box::pin(future), end));
     }
 }
 
@@ -184,6 +172,21 @@ impl Drop for Executor {
 impl Inner {
     fn now(&self) -> Nanos {
         u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn spawn(&self, share: &Arc<Share>, work: Box<dyn Work>) {
+        let mut state = self.state.lock();
+        if state.stopped {
+            drop(state);
+            return task::close(work);
+        }
+        let number = state.free.pop().unwrap_or_else(|| {
+            state.tasks.push(None);
+            state.tasks.len() - 1
+        });
+        let task = Task::new(Arc::clone(share), number, work);
+        state.tasks[number] = Some(Arc::clone(&task));
+        self.push(&mut state, task);
     }
 
     fn add_group(&self, cpu: Cpu) -> GroupId {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Inner;
 use super::queue::GroupId;
+use super::task::{Job, Lost};
 use crate::container::Cpu;
 
 /// What a run's tasks have in common: their weight, their limit, and the CPU time they used.
@@ -37,6 +38,15 @@ impl Share {
 
     fn of(group: Arc<Group>) -> Arc<Share> {
         Arc::new(Share { group, used: AtomicU64::new(0), ending: AtomicBool::new(false) })
+    }
+
+    /// Runs a future on this share, as [`super::Executor::spawn`] does.
+    pub(crate) fn spawn<F, E>(self: &Arc<Self>, future: F, end: E)
+    where
+        F: Future<Output: Send> + Send + 'static,
+        E: FnOnce(Result<F::Output, Lost>) + Send + 'static,
+    {
+        self.executor().spawn(self, Job::boxed(Box::pin(future), end));
     }
 
     /// Changes what the group is due, from now on.

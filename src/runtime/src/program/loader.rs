@@ -17,6 +17,8 @@ use tokio::time::Instant;
 use wasmtime::Engine;
 use wasmtime::component::Linker;
 use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p3::bindings::ServicePre;
 
 use super::cache::{self, Cache, Loaded, Pin, Temporary};
 use super::compile::{Facts, compile};
@@ -303,9 +305,17 @@ impl Shop {
                 let instance = self.linker.instantiate_pre(component).map_err(link)?;
                 Entry::Command(CommandPre::new(instance).map_err(link)?)
             }
-            (Kind::Handler | Kind::Handler3, _) => return Err(not_yet("`wasi:http` handlers")),
+            (Kind::Handler, Loaded::Component(component)) => {
+                let instance = self.linker.instantiate_pre(component).map_err(link)?;
+                Entry::Handler(ProxyPre::new(instance).map_err(link)?)
+            }
+            (Kind::Handler3, Loaded::Component(component)) => {
+                let instance = self.linker.instantiate_pre(component).map_err(link)?;
+                Entry::Handler3(ServicePre::new(instance).map_err(link)?)
+            }
             (Kind::Command3, _) => return Err(not_yet("commands of WASI 0.3")),
-            (Kind::Module, Loaded::Component(_)) | (Kind::Command, Loaded::Module(_)) => {
+            (Kind::Module, Loaded::Component(_))
+            | (Kind::Command | Kind::Handler | Kind::Handler3, Loaded::Module(_)) => {
                 return Err(PrepareError::Link { message: "the compiled code is of another kind".into() });
             }
         };

@@ -19,6 +19,8 @@ mod worker;
 use sha2::{Digest, Sha256};
 use wasmtime::InstancePre;
 use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p3::bindings::ServicePre;
 
 use self::cache::Pin;
 pub use self::loader::Compiler;
@@ -52,6 +54,10 @@ pub(crate) enum Entry {
     Command(CommandPre<State>),
     /// A command of WASI 0.1.
     Module(InstancePre<State>),
+    /// A `wasi:http` handler of WASI 0.2.
+    Handler(ProxyPre<State>),
+    /// A `wasi:http` handler of WASI 0.3.
+    Handler3(ServicePre<State>),
 }
 
 impl Program {
@@ -69,7 +75,7 @@ impl Program {
     /// [`crate::ContainerSpec::listen`].
     pub fn accepts(&self) -> bool {
         match &self.entry {
-            Entry::Command(_) => false,
+            Entry::Command(_) | Entry::Handler(_) | Entry::Handler3(_) => false,
             Entry::Module(module) => {
                 module.module().imports().any(|import| import.name() == preview1::ACCEPT)
             }

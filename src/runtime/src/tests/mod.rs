@@ -1,9 +1,11 @@
 //! Whole containers, from the file of a module to how it ended.
 
 pub(crate) mod guests;
+mod handlers;
 mod hostile;
 mod lifecycle;
 mod prepare;
+mod requests;
 mod volumes;
 
 use std::path::{Path, PathBuf};

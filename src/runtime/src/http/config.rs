@@ -1,0 +1,66 @@
+//! How a handler is served, and what it can make the host hold.
+
+use std::time::Duration;
+
+/// The port of a handler whose container declares none.
+pub(super) const PORT: u16 = 8080;
+
+/// Instances of one container at one time, unless it says otherwise. A small instance holds about two megabytes,
+/// so that this many just fit a container of 256 MiB; and a node has some ten thousand places for all.
+const CONCURRENCY: usize = 100;
+
+/// The most instances that a container may ask for: a tenth of what a node has room for.
+pub const CONCURRENCY_MAX: usize = 1_000;
+
+/// Until when an answer must have begun, unless the container says otherwise; also half of how long a connection
+/// with a request in flight may be silent. What Knative gives a request.
+const TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Requests that wait for an instance. Each holds its connection and its head, a few kilobytes. More are told to
+/// come back later.
+pub(super) const LINE: usize = 512;
+
+/// Connections to one handler at one time, with about ten kilobytes each. More wait in the listener's backlog.
+pub(super) const CONNECTIONS: usize = 1_024;
+
+/// How long a connection may wait for a request, and a request for the end of its head: what nginx gives both.
+pub(super) const IDLE: Duration = Duration::from_secs(60);
+
+/// How long an instance that is used again waits for its next request: what `wasmtime serve` gives. While requests
+/// come, it is warm; a moment later the container is empty again.
+pub(super) const INSTANCE_IDLE: Duration = Duration::from_secs(1);
+
+/// Bytes of a request's head, and read at once of its body: eight times what nginx takes. A longer one is refused
+/// with 431.
+pub(super) const HEAD_BYTES: usize = 64 << 10;
+
+/// Streams of one HTTP/2 connection at one time: what RFC 9113 names as the least to allow.
+pub(super) const STREAMS: u32 = 100;
+
+/// Bytes that one HTTP/2 connection, and each of its streams, may send ahead of who reads them.
+pub(super) const H2_CONNECTION_WINDOW: u32 = 256 << 10;
+
+/// See [`H2_CONNECTION_WINDOW`].
+pub(super) const H2_STREAM_WINDOW: u32 = 64 << 10;
+
+/// Bytes of an answer that wait for a slow HTTP/2 client, per stream.
+pub(super) const H2_SEND_BYTES: usize = 64 << 10;
+
+/// How a handler is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HttpConfig {
+    /// The port of the pod that it listens on.
+    pub port: u16,
+    /// How many requests one instance answers, one after the other: 1 for a fresh one each time.
+    pub reuse: u32,
+    /// How many instances there may be at one time: 1 to [`CONCURRENCY_MAX`].
+    pub concurrency: usize,
+    /// How long an instance may take to begin its answer. A connection may be silent for twice as long within one.
+    pub timeout: Duration,
+}
+
+impl Default for HttpConfig {
+    fn default() -> HttpConfig {
+        HttpConfig { port: PORT, reuse: 1, concurrency: CONCURRENCY, timeout: TIMEOUT }
+    }
+}

@@ -1,0 +1,171 @@
+//! Instances of a handler.
+
+use std::future::{pending, poll_fn};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
+use futures::channel;
+use http::Request;
+use tokio::sync::oneshot;
+use wasmtime::{AsContextMut, Engine, PoolConcurrencyLimitError, Store};
+use wasmtime_wasi_http::handler::{Prepared, Proxy};
+use wasmtime_wasi_http::p2::bindings::Proxy as Proxy2;
+use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
+use wasmtime_wasi_http::{WasiBody, WasiHttpView};
+
+use super::metrics::{Alive, Metrics};
+use super::output::Lines;
+use super::{Client, Http};
+use crate::container::ContainerSpec;
+use crate::error::StartError;
+use crate::limiter::OutOfMemory;
+use crate::output::Output;
+use crate::program::{Entry, Program};
+use crate::run::{Control, Place, store};
+use crate::state::State;
+use crate::stdin::Stdin;
+
+/// What a guest answers: a response, or the error that it gives instead.
+pub(super) type Head = Result<http::Response<WasiBody>, String>;
+
+/// Makes instances, all alike.
+pub(super) struct Factory {
+    pub(super) engine: Engine,
+    pub(super) program: Arc<Program>,
+    pub(super) spec: ContainerSpec,
+    pub(super) memory_limit: u64,
+    pub(super) control: Arc<Control>,
+    pub(super) running: Arc<AtomicU32>,
+    pub(super) capacity: u32,
+    pub(super) client: Arc<Client>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+/// No instance could be made.
+#[derive(Debug)]
+pub(super) enum MakeError {
+    /// The node has no place for another.
+    NoPlace,
+    /// The container's memory limit has no room for another.
+    NoMemory,
+    /// The guest failed before its first request.
+    Failed(wasmtime::Error),
+}
+
+/// An instance and what it may hold.
+pub(super) struct Instance {
+    store: Store<State>,
+    handler: Handler,
+    /// Requests it was given.
+    pub(super) requests: u32,
+    _place: Place,
+    _alive: Alive,
+}
+
+/// How an instance is called.
+enum Handler {
+    Two(Proxy2),
+    Three(Proxy),
+}
+
+impl Factory {
+    pub(super) async fn make(&self) -> Result<Instance, MakeError> {
+        let place = Place::take(&self.running, self.capacity).map_err(|_| MakeError::NoPlace)?;
+        let http = Http::sharing(Arc::clone(&self.client));
+        let state = State::one_of_many(self.instance_spec(), self.memory_limit, &self.control, http);
+        let mut store = store(&self.engine, state, &self.control);
+        let handler = async {
+            match self.program.entry() {
+                Entry::Handler(handler) => handler.instantiate_async(&mut store).await.map(Handler::Two),
+                Entry::Handler3(handler) => {
+                    let handler = handler.instantiate_async(&mut store).await;
+                    handler.map(|handler| Handler::Three(Proxy::P3(handler)))
+                }
+                _ => Err(wasmtime::Error::new(StartError::NotHandler)),
+            }
+        };
+        let handler = handler.await.map_err(|error| {
+            match (error.is::<PoolConcurrencyLimitError>(), error.is::<OutOfMemory>()) {
+                (true, _) => MakeError::NoPlace,
+                (_, true) => MakeError::NoMemory,
+                _ => MakeError::Failed(error),
+            }
+        })?;
+        Ok(Instance { store, handler, requests: 0, _place: place, _alive: Alive::begin(&self.metrics) })
+    }
+
+    fn instance_spec(&self) -> ContainerSpec {
+        let spec = &self.spec;
+        let lines = |output: &Arc<dyn Output>| Lines::new(output) as Arc<dyn Output>;
+        ContainerSpec {
+            name: String::new(),
+            args: spec.args.clone(),
+            env: spec.env.clone(),
+            mounts: spec.mounts.clone(),
+            network: spec.network.clone(),
+            memory_limit: spec.memory_limit,
+            budget: Arc::clone(&spec.budget),
+            cpu: spec.cpu,
+            listen: Vec::new(),
+            working_dir: spec.working_dir.clone(),
+            stdin: Stdin::Closed,
+            tty: spec.tty,
+            stdout: lines(&spec.stdout),
+            stderr: lines(&spec.stderr),
+        }
+    }
+}
+
+impl Instance {
+    /// Has the guest handle a request, and gives the instance back when it has returned. The answer's head goes to
+    /// `head` before, if the guest gives one.
+    ///
+    /// # Errors
+    /// If the guest traps, exits or is ended: then the instance is gone.
+    pub(super) async fn handle(
+        mut self,
+        request: Request<WasiBody>,
+        head: oneshot::Sender<Head>,
+    ) -> wasmtime::Result<Instance> {
+        self.requests += 1;
+        match &self.handler {
+            Handler::Two(handler) => {
+                let mut http = self.store.data_mut().http();
+                let request = http.new_incoming_request(Scheme::Http, request)?;
+                let out = http.new_response_outparam_from_callback(move |answer| {
+                    // Nobody waits any more: the client is gone.
+                    let _ = head.send(answer.map_err(|code| format!("{code:?}")));
+                })?;
+                handler.wasi_http_incoming_handler().call_handle(&mut self.store, request, out).await?;
+            }
+            Handler::Three(handler) => handle_3(&mut self.store, handler, request, head).await?,
+        }
+        Ok(self)
+    }
+}
+
+/// A guest of WASI 0.3 gives its response back and goes on writing it; it is done when all that it began is.
+async fn handle_3(
+    store: &mut Store<State>,
+    handler: &Proxy,
+    request: Request<WasiBody>,
+    head: oneshot::Sender<Head>,
+) -> wasmtime::Result<()> {
+    let (sender, answer) = channel::oneshot::channel::<wasmtime::Result<http::Response<WasiBody>>>();
+    let pass_on = async {
+        if let Ok(answer) = answer.await {
+            let _ = head.send(answer.map_err(|error| format!("{error:#}")));
+        }
+    };
+    store
+        .run_concurrent(async |accessor| {
+            let prepared = accessor.with(|mut store| {
+                Prepared::new(store.as_context_mut(), handler, request, State::http, sender)
+            })?;
+            let (ran, ()) = futures::join!(prepared.run(accessor, pending()), pass_on);
+            ran?;
+            poll_fn(|cx| accessor.poll_no_interesting_tasks(cx)).await;
+            wasmtime::Result::Ok(())
+        })
+        .await?
+}

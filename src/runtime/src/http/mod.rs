@@ -1,0 +1,117 @@
+//! `wasi:http`: requests to handlers, and requests of all guests.
+//!
+//! ```text
+//!            pod's stack                     guests' threads
+//!   client ─▶ listener ─▶ connection (hyper) ─▶ gate ─▶ instance: new, or one that waits
+//!                               ▲                           │ handle(request)
+//!                               └──── head, body, trailers ◀┘
+//!
+//!   serving ──stop──▶ draining: no new connections, requests in flight finish ──▶ Exit::Code(0)
+//!        └───kill───▶ all connections and instances end at once ───────────────▶ Exit::Killed
+//! ```
+//!
+//! A handler's container holds a listener and nothing else until somebody asks. Each request gets an instance of
+//! its own from the engine's pool; with [`HttpConfig::reuse`] an instance answers several, one after the other,
+//! and waits a moment for the next. The guest runs inside the task of its connection: an answer costs no
+//! change of threads, and when the client goes away the instance goes with it. All instances together are held
+//! to the container's memory limit.
+//!
+//! Read first: [`server`] (the life of the container and its connections), [`answer`] (one request) and
+//! [`client`] (requests of guests).
+
+mod answer;
+mod body;
+mod client;
+mod config;
+mod connect;
+mod errors;
+mod factory;
+mod gate;
+mod io;
+mod metrics;
+mod output;
+mod pool;
+mod server;
+mod tasks;
+mod trouble;
+
+use std::sync::Arc;
+
+use coracle_network::PodStack;
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi_http::{
+    DEFAULT_FORBIDDEN_HEADERS, Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks,
+};
+
+pub(crate) use self::client::Client;
+pub use self::config::{CONCURRENCY_MAX, HttpConfig};
+pub(crate) use self::metrics::Metrics;
+pub use self::metrics::{BUCKETS, HttpUsage};
+use crate::run::Traffic;
+
+/// A guest's side of `wasi:http`.
+pub(crate) struct Http {
+    ctx: WasiHttpCtx,
+    hooks: Hooks,
+}
+
+/// How a guest's requests leave.
+enum Hooks {
+    /// It has sent none yet; most never do.
+    Unused { stack: PodStack, traffic: Arc<Traffic> },
+    /// Its container's client.
+    Used(Arc<Client>),
+}
+
+impl Http {
+    /// For a container that is one instance.
+    pub(crate) fn new(stack: PodStack, traffic: Arc<Traffic>) -> Http {
+        Http { ctx: WasiHttpCtx::new(), hooks: Hooks::Unused { stack, traffic } }
+    }
+
+    /// For an instance of a container that has many.
+    pub(crate) fn sharing(client: Arc<Client>) -> Http {
+        Http { ctx: WasiHttpCtx::new(), hooks: Hooks::Used(client) }
+    }
+
+    /// For the hosts of `wasi:http`.
+    pub(crate) fn view<'a>(&'a mut self, table: &'a mut ResourceTable) -> WasiHttpCtxView<'a> {
+        WasiHttpCtxView { hooks: &mut self.hooks, table, ctx: &mut self.ctx }
+    }
+}
+
+impl Hooks {
+    fn client(&mut self) -> Arc<Client> {
+        if let Hooks::Unused { stack, traffic } = self {
+            *self = Hooks::Used(Client::new(stack.clone(), Arc::clone(traffic)));
+        }
+        match self {
+            Hooks::Used(client) => Arc::clone(client),
+            Hooks::Unused { .. } => unreachable!("replaced just above"),
+        }
+    }
+}
+
+/// The end of what is left to do for a request after its answer: nothing, in the end.
+type Rest = Box<dyn Future<Output = Result<(), Error>> + Send>;
+
+type Answered = Result<(http::Response<WasiBody>, Rest), Error>;
+
+impl WasiHttpHooks for Hooks {
+    fn is_forbidden_header(&mut self, name: &http::HeaderName) -> bool {
+        DEFAULT_FORBIDDEN_HEADERS.contains(name)
+    }
+
+    fn send_request(
+        &mut self,
+        request: http::Request<WasiBody>,
+        options: Option<RequestOptions>,
+        _processed: Rest,
+    ) -> Box<dyn Future<Output = Answered> + Send> {
+        let client = self.client();
+        Box::new(async move {
+            let response = client.send(request, options.unwrap_or_default()).await?;
+            Ok((response, Box::new(std::future::ready(Ok(()))) as Rest))
+        })
+    }
+}

@@ -1,0 +1,275 @@
+//! A handler's container: its listener, its connections, its end.
+
+use std::convert::Infallible;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use coracle_network::{NetworkError, Stream, TcpListener};
+use hyper::service::service_fn;
+use hyper_util::server::conn::auto::Builder;
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep};
+
+use super::answer::answer;
+use super::body::Failed;
+use super::client::Client;
+use super::config::{
+    CONCURRENCY_MAX, CONNECTIONS, H2_CONNECTION_WINDOW, H2_SEND_BYTES, H2_STREAM_WINDOW, HEAD_BYTES,
+    HttpConfig, IDLE, LINE, STREAMS,
+};
+use super::factory::{Factory, Instance};
+use super::gate::Gate;
+use super::io::{Activity, Io};
+use super::metrics::Metrics;
+use super::pool::Pool;
+use super::tasks::{Phase, Spawner, Tasks};
+use super::trouble::Trouble;
+use crate::container::{Container, ContainerSpec, Exit};
+use crate::error::StartError;
+use crate::limiter::OutOfMemory;
+use crate::limits::MEMORY_MAX;
+use crate::program::{Program, ProgramKind};
+use crate::run::{Control, message};
+use crate::runtime::Runtime;
+
+/// Connections that wait to be accepted: as many as the network lets wait.
+const BACKLOG: usize = coracle_network::limits::BACKLOG_MAX;
+
+/// What all connections of a handler share.
+pub(super) struct Server {
+    pub(super) config: HttpConfig,
+    pub(super) gate: Gate,
+    pub(super) pool: Arc<Pool>,
+    pub(super) factory: Factory,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) trouble: Trouble,
+    pub(super) tasks: Arc<Tasks>,
+    control: Arc<Control>,
+    connections: Arc<Semaphore>,
+    protocol: Builder<Spawner>,
+}
+
+impl Runtime {
+    /// Serves HTTP on the pod's network with instances of a handler, until it is stopped or killed. What its
+    /// instances print goes to the outputs of `spec`; its stdin is not used.
+    ///
+    /// Stopped, it takes no new connections, answers what it was asked, and ends with code 0.
+    ///
+    /// # Errors
+    /// [`StartError::NotHandler`] for a command, [`StartError::Listen`] if the port is taken.
+    pub fn serve(
+        &self,
+        program: Arc<Program>,
+        spec: ContainerSpec,
+        config: HttpConfig,
+    ) -> Result<Container, StartError> {
+        if program.kind() != ProgramKind::HttpHandler {
+            return Err(StartError::NotHandler);
+        }
+        let port = config.port;
+        let listener = spec
+            .network
+            .listen((Ipv6Addr::UNSPECIFIED, port).into(), BACKLOG)
+            .map_err(|source| StartError::Listen { port, source })?;
+        let metrics = Arc::new(Metrics::default());
+        let share = self.executor.share(spec.cpu);
+        let control = Arc::new(Control::serving(spec.name.clone(), share, Arc::clone(&metrics)));
+        control.stop.listens(listener.drain_handle());
+        let tasks = Tasks::new(Arc::clone(&control.share));
+        let server = Arc::new(Server {
+            config,
+            gate: Gate::new(config.concurrency.clamp(1, CONCURRENCY_MAX), LINE),
+            pool: Pool::new(config.reuse),
+            trouble: Trouble::new(Arc::clone(&spec.stderr)),
+            factory: Factory {
+                engine: self.engine.clone(),
+                program,
+                memory_limit: spec.memory_limit.unwrap_or(self.default_memory_limit).min(MEMORY_MAX),
+                control: Arc::clone(&control),
+                running: Arc::clone(&self.running),
+                capacity: self.capacity,
+                client: Client::new(spec.network.clone(), Arc::clone(&control.traffic)),
+                metrics: Arc::clone(&metrics),
+                spec,
+            },
+            metrics,
+            protocol: protocol(&tasks),
+            tasks,
+            control: Arc::clone(&control),
+            connections: Arc::new(Semaphore::new(CONNECTIONS)),
+        });
+        control.share.spawn(run(server, listener), control.ending());
+        Ok(Container { control })
+    }
+}
+
+/// HTTP/1.1, and HTTP/2 for who begins with it.
+fn protocol(tasks: &Arc<Tasks>) -> Builder<Spawner> {
+    let mut builder = Builder::new(Spawner(Arc::clone(tasks)));
+    builder.http1().max_buf_size(HEAD_BYTES);
+    builder
+        .http2()
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(u32::try_from(HEAD_BYTES).expect("a few kilobytes"))
+        .initial_connection_window_size(H2_CONNECTION_WINDOW)
+        .initial_stream_window_size(H2_STREAM_WINDOW)
+        .max_send_buf_size(H2_SEND_BYTES);
+    builder
+}
+
+/// The life of the container.
+async fn run(server: Arc<Server>, listener: TcpListener) -> Exit {
+    let exit = tokio::select! {
+        biased;
+        () = server.control.killed() => None,
+        exit = serve(&server, listener) => Some(exit),
+    };
+    server.tasks.enter(Phase::Ended);
+    server.tasks.all_ended().await;
+    server.pool.close();
+    let exit = exit.unwrap_or_else(|| server.control.ended_from_outside().unwrap_or(Exit::Killed));
+    tracing::debug!(container = server.control.name(), ?exit, "container ended");
+    exit
+}
+
+/// Takes connections until it is told to stop, and then finishes what it was asked.
+async fn serve(server: &Arc<Server>, listener: TcpListener) -> Exit {
+    loop {
+        let place = Arc::clone(&server.connections).acquire_owned().await.expect("never closed");
+        match listener.accept().await {
+            Ok(stream) => server.tasks.spawn(connection(Arc::clone(server), stream, place)),
+            Err(NetworkError::Draining) => break,
+            Err(error) => {
+                // The pod's network is gone, and the pod with it.
+                tracing::debug!(container = server.control.name(), %error, "a handler's listener has ended");
+                return Exit::Killed;
+            }
+        }
+    }
+    drop(listener);
+    server.tasks.enter(Phase::Draining);
+    server.tasks.all_ended().await;
+    Exit::Code(0)
+}
+
+/// What the requests of one connection share.
+pub(super) struct Connection {
+    pub(super) local: SocketAddr,
+    pub(super) activity: Arc<Activity>,
+    /// A timer that no request uses at this moment. Most connections have one request at a time; for the next, its
+    /// timer is moved on, which costs much less than a new one.
+    timer: Mutex<Option<Pin<Box<Sleep>>>>,
+}
+
+async fn connection(server: Arc<Server>, stream: Stream, _place: OwnedSemaphorePermit) {
+    let activity = Activity::new();
+    let shared = Arc::new(Connection {
+        local: stream.local_addr(),
+        activity: Arc::clone(&activity),
+        timer: Mutex::new(None),
+    });
+    let io = Io::new(stream, Arc::clone(&server.control.traffic), Some(Arc::clone(&activity)));
+    let service = service_fn(|request| {
+        let answered = answer(Arc::clone(&server), Arc::clone(&shared), request);
+        async { Ok::<_, Infallible>(answered.await) }
+    });
+    let mut exchange = pin!(server.protocol.serve_connection(io, service));
+    // Twice, so that who waits for the beginning of an answer is told that there is none before this comes.
+    let mut silence = pin!(activity.silence(IDLE, server.config.timeout * 2));
+    let mut phase = server.tasks.phase();
+    let mut draining = false;
+    loop {
+        tokio::select! {
+            biased;
+            result = &mut exchange => {
+                if let Err(error) = result {
+                    tracing::debug!(container = server.control.name(), %error, "a connection ended early");
+                }
+                return;
+            }
+            () = &mut silence => return,
+            _ = phase.wait_for(|phase| *phase == Phase::Draining), if !draining => {
+                draining = true;
+                exchange.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
+impl Connection {
+    /// A timer for one request.
+    pub(super) fn deadline(self: &Arc<Self>, at: Instant) -> Deadline {
+        let timer = match self.timer.lock().take() {
+            Some(mut timer) => {
+                timer.as_mut().reset(at);
+                timer
+            }
+            None => Box::pin(tokio::time::sleep_until(at)),
+        };
+        Deadline { timer: Some(timer), connection: Arc::clone(self) }
+    }
+}
+
+/// When an answer must have begun.
+pub(super) struct Deadline {
+    timer: Option<Pin<Box<Sleep>>>,
+    connection: Arc<Connection>,
+}
+
+impl Deadline {
+    /// Ready when it has passed.
+    pub(super) fn passed(&mut self) -> Passed<'_> {
+        Passed(self)
+    }
+}
+
+/// See [`Deadline::passed`].
+pub(super) struct Passed<'a>(&'a mut Deadline);
+
+impl Future for Passed<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.0.timer {
+            Some(timer) => timer.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Deadline {
+    fn drop(&mut self) {
+        *self.connection.timer.lock() = self.timer.take();
+    }
+}
+
+impl Server {
+    /// A guest has come back from its request.
+    pub(super) fn returned(&self, result: wasmtime::Result<Instance>) -> Result<(), Failed> {
+        match result {
+            Ok(instance) => {
+                self.pool.give(instance);
+                Ok(())
+            }
+            Err(error) => {
+                self.failed(&error);
+                Err(Failed)
+            }
+        }
+    }
+
+    /// A guest has trapped.
+    pub(super) fn failed(&self, error: &wasmtime::Error) {
+        if self.control.ended_from_outside().is_some() {
+            return;
+        }
+        self.metrics.failed();
+        match error.is::<OutOfMemory>() {
+            true => self.trouble.tell(&error.root_cause().to_string()),
+            false => self.trouble.tell(&message(error)),
+        }
+    }
+}
