@@ -126,6 +126,13 @@ pub(crate) struct NodeOptions {
     /// Compiled code kept on disk, in MiB [default: a tenth of the disk, at most 16 GiB]
     #[arg(long, value_name = "MIB")]
     pub cache_size: Option<u64>,
+    /// Talk to this registry without TLS; those on this machine's loopback always are [repeatable]
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub insecure_registry: Vec<String>,
+    /// Which images run, by their cosign signatures: a list of `prefix`, `keys` (files or PEM) and `mode`
+    /// (require, warn, allow, reject) in YAML
+    #[arg(long, value_name = "FILE")]
+    pub image_policy: Option<PathBuf>,
     /// CPU time that compiling a small module may take, in seconds
     #[arg(long, hide = true, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     pub compile_seconds: u64,
@@ -133,7 +140,13 @@ pub(crate) struct NodeOptions {
 
 impl Default for NodeOptions {
     fn default() -> NodeOptions {
-        NodeOptions { wasi_p3: false, cache_size: None, compile_seconds: 20 }
+        NodeOptions {
+            wasi_p3: false,
+            cache_size: None,
+            insecure_registry: Vec::new(),
+            image_policy: None,
+            compile_seconds: 20,
+        }
     }
 }
 

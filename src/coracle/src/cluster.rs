@@ -18,7 +18,7 @@ use bytes::Bytes;
 use coracle_apiserver::{ApiServer, User};
 use coracle_client::{Election, Informers};
 use coracle_dashboard::Dashboard;
-use coracle_image::{Images, Reference, manifest_for};
+use coracle_image::{Images, Reference, SignaturePolicy, SignatureRule, manifest_for};
 use coracle_node::Node;
 use coracle_runtime::{Compiler, Runtime};
 use coracle_store::Embedded;
@@ -90,8 +90,12 @@ impl Cluster {
             bail!("{name:?} cannot be a node's name: {wrong}");
         }
         let store = Embedded::sled(&data.join("store")).context("cannot open the store")?;
-        let images = Images::open(coracle_image::Config::new(data.join("images")))
-            .context("cannot open the image store")?;
+        let images = Images::open(coracle_image::Config {
+            plain_http: config.node.insecure_registry.clone(),
+            policy: config.node.image_policy.as_deref().map(image_policy).transpose()?.unwrap_or_default(),
+            ..coracle_image::Config::new(data.join("images"))
+        })
+        .context("cannot open the image store")?;
         push_toolbox(&images).await.context("cannot store the toolbox's image")?;
         let server = ApiServer::build(
             coracle_apiserver::Config {
@@ -233,6 +237,16 @@ impl Cluster {
             tracing::warn!("the store did not close in time; what was acknowledged is on disk all the same");
         }
     }
+}
+
+/// Reads a file of rules for signatures; the keys that it names are beside it.
+fn image_policy(path: &Path) -> anyhow::Result<SignaturePolicy> {
+    let read = || {
+        let rules: Vec<SignatureRule> = serde_saphyr::from_str(&std::fs::read_to_string(path)?)?;
+        Ok(SignaturePolicy::build(rules, path.parent().unwrap_or(Path::new(".")))?)
+    };
+    let policy: anyhow::Result<SignaturePolicy> = read();
+    policy.with_context(|| format!("the image policy {} cannot be used", path.display()))
 }
 
 /// Puts this binary's toolbox into the registry, unless it is there.

@@ -1,20 +1,36 @@
 //! Content by digest: drafts that are written, checked and synced, and then become content by one
 //! rename.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use tokio::io::{AsyncSeekExt, AsyncWriteExt};
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use uuid::Uuid;
 
 use crate::ImageError;
 use crate::digest::{Digest, Digester};
 
+/// Beginnings of content that are kept for another attempt. With the limit on a blob's size this bounds
+/// what they take; an image that is pulled needs some of them at the same time.
+const MAX_BEGINNINGS: usize = 8;
+
+/// How long a beginning is kept over a restart. Who wants the image asks again within minutes.
+const KEPT: Duration = Duration::from_secs(60 * 60);
+
+/// How the names of their files end.
+const BEGINNING: &str = ".part";
+
 /// The folders of blobs and drafts.
 pub(crate) struct Content {
     blobs: PathBuf,
     drafts: PathBuf,
+    /// The beginnings that somebody is writing to.
+    busy: Arc<Mutex<BTreeSet<Digest>>>,
 }
 
 /// Content that is not yet complete. Its file goes when it goes.
@@ -24,6 +40,20 @@ pub(crate) struct Draft {
     digester: Digester,
     size: u64,
     limit: u64,
+    /// For a beginning, that nobody else writes to it: it stays for another attempt.
+    busy: Option<Busy>,
+}
+
+/// Says that somebody is writing to a beginning.
+struct Busy {
+    digest: Digest,
+    all: Arc<Mutex<BTreeSet<Digest>>>,
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.all.lock().remove(&self.digest);
+    }
 }
 
 /// Why a draft did not take more.
@@ -34,19 +64,60 @@ pub(crate) enum AppendError {
 }
 
 impl Content {
-    /// Makes the folders, and forgets the drafts of an earlier run.
+    /// Makes the folders, and forgets the drafts of an earlier run but for recent beginnings.
     pub(crate) fn open(dir: &Path) -> Result<Content, ImageError> {
-        let content = Content { blobs: dir.join("blobs").join("sha256"), drafts: dir.join("uploads") };
+        let blobs = dir.join("blobs").join("sha256");
+        let content = Content { blobs, drafts: dir.join("uploads"), busy: Arc::default() };
         fs::create_dir_all(&content.blobs).map_err(ImageError::io("create", &content.blobs))?;
-        match fs::remove_dir_all(&content.drafts) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(ImageError::io("empty", &content.drafts)(error));
-            }
-            _ => {}
-        }
         fs::create_dir_all(&content.drafts).map_err(ImageError::io("create", &content.drafts))?;
+        content.clean(Some(KEPT)).map_err(ImageError::io("empty", &content.drafts))?;
         sync_dir(dir)?;
         Ok(content)
+    }
+
+    /// Removes drafts but for beginnings that are younger than `kept`.
+    fn clean(&self, kept: Option<Duration>) -> io::Result<()> {
+        let recent = |path: &Path| {
+            let written = path.metadata().and_then(|meta| meta.modified()).ok();
+            // What is of the future is of a clock that was wrong.
+            let age = written.and_then(|written| SystemTime::elapsed(&written).ok());
+            kept.is_some_and(|kept| age.is_some_and(|age| age < kept))
+        };
+        for entry in fs::read_dir(&self.drafts)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                fs::remove_dir_all(&path)?;
+            } else if beginning(&path).is_none() || !recent(&path) {
+                fs::remove_file(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the beginnings that nobody is writing to, but for the `spared` youngest. Gives their bytes.
+    pub(crate) fn forget_beginnings(&self, spared: usize) -> Result<u64, ImageError> {
+        let mut found = Vec::new();
+        let list = || {
+            for entry in fs::read_dir(&self.drafts)? {
+                let path = entry?.path();
+                if let (Some(digest), Ok(meta)) = (beginning(&path), path.metadata()) {
+                    found.push((meta.modified()?, meta.len(), digest, path));
+                }
+            }
+            Ok(())
+        };
+        let listed: io::Result<()> = { list }();
+        listed.map_err(ImageError::io("read", &self.drafts))?;
+        let busy = self.busy.lock();
+        found.retain(|(_, _, digest, _)| !busy.contains(digest));
+        found.sort();
+        found.truncate(found.len().saturating_sub(spared));
+        let mut freed = 0;
+        for (_, size, _, path) in &found {
+            remove_if_there(path)?;
+            freed += size;
+        }
+        Ok(freed)
     }
 
     pub(crate) fn path(&self, digest: &Digest) -> PathBuf {
@@ -105,7 +176,37 @@ impl Content {
     pub(crate) async fn draft(&self, limit: u64) -> Result<Draft, ImageError> {
         let path = self.drafts.join(Uuid::new_v4().to_string());
         let file = tokio::fs::File::create_new(&path).await.map_err(ImageError::io("create", &path))?;
-        Ok(Draft { file, path, digester: Digester::default(), size: 0, limit })
+        Ok(Draft { file, path, digester: Digester::default(), size: 0, limit, busy: None })
+    }
+
+    /// Begins content of this digest and at most `limit` bytes, or goes on where an earlier attempt
+    /// stopped. One that is left stays for the next attempt.
+    pub(crate) async fn resume(&self, digest: &Digest, limit: u64) -> Result<Draft, ImageError> {
+        if !self.busy.lock().insert(digest.clone()) {
+            return self.draft(limit).await;
+        }
+        let busy = Busy { digest: digest.clone(), all: self.busy.clone() };
+        self.forget_beginnings(MAX_BEGINNINGS - 1)?;
+        let path = self.drafts.join(format!("{}{BEGINNING}", digest.hex()));
+        let failed = || ImageError::io("create", &path);
+        let mut options = tokio::fs::OpenOptions::new();
+        let opened = options.read(true).write(true).create(true).truncate(false).open(&path).await;
+        let mut file = opened.map_err(failed())?;
+        let mut draft_of = Digester::default();
+        let (mut size, mut buffer) = (0_u64, vec![0; 256 * 1024]);
+        loop {
+            let count = file.read(&mut buffer).await.map_err(failed())?;
+            if count == 0 {
+                break;
+            }
+            size += count as u64;
+            draft_of.update(&buffer[..count]);
+        }
+        let mut draft = Draft { file, path, digester: draft_of, size, limit, busy: Some(busy) };
+        if size > limit {
+            draft.restart().await?;
+        }
+        Ok(draft)
     }
 
     /// Makes a finished draft content. Its bytes are durable already.
@@ -139,6 +240,19 @@ impl Draft {
         sought.map(|_| ()).map_err(ImageError::io("write", &self.path))
     }
 
+    /// Forgets everything that was written.
+    pub(crate) async fn restart(&mut self) -> Result<(), ImageError> {
+        self.file.set_len(0).await.map_err(ImageError::io("write", &self.path))?;
+        self.size = 0;
+        self.digester = Digester::default();
+        self.rewind().await
+    }
+
+    /// Sees to it that nothing stays for another attempt.
+    pub(crate) fn discard(&mut self) {
+        self.size = 0;
+    }
+
     /// Adds bytes at the end.
     pub(crate) async fn append(&mut self, bytes: &[u8]) -> Result<(), AppendError> {
         let size = self.size + bytes.len() as u64;
@@ -166,8 +280,15 @@ impl Draft {
 impl Drop for Draft {
     fn drop(&mut self) {
         // Adopted drafts are not there any more.
-        let _ = fs::remove_file(&self.path);
+        if self.busy.is_none() || self.size == 0 {
+            let _ = fs::remove_file(&self.path);
+        }
     }
+}
+
+/// The digest that a beginning is to have.
+fn beginning(path: &Path) -> Option<Digest> {
+    Digest::from_hex(path.file_name()?.to_str()?.strip_suffix(BEGINNING)?)
 }
 
 /// Makes the names in a folder durable.

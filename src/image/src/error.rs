@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::Reference;
+use crate::{Reference, SignatureError};
 
 /// The image store on this machine failed.
 #[derive(Clone, Debug, Error)]
@@ -180,7 +180,16 @@ pub enum PullError {
     },
     /// It is there, but cannot run here.
     #[error(transparent)]
-    Format(FormatError),
+    Format(#[from] FormatError),
+    /// It is not signed as the node's policy wants it.
+    #[error("Source image {reference} rejected")]
+    Signature {
+        /// The image.
+        reference: String,
+        /// What is missing.
+        #[source]
+        source: SignatureError,
+    },
     /// The store on this machine failed.
     #[error("{reference}: cannot be stored")]
     Store {
@@ -213,6 +222,8 @@ pub(crate) enum Unusable {
     Store(ImageError),
     /// Its files were not unpacked yet.
     Packed,
+    /// The policy does not let it in.
+    Unsigned(SignatureError),
 }
 
 impl Unusable {
@@ -220,6 +231,7 @@ impl Unusable {
         match self {
             Unusable::Format(error) => PullError::Format(error),
             Unusable::Store(source) => PullError::Store { reference: reference.to_string(), source },
+            Unusable::Unsigned(source) => PullError::Signature { reference: reference.to_string(), source },
             Unusable::Packed => PullError::NotFound { reference: reference.to_string() },
         }
     }

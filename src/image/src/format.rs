@@ -200,7 +200,7 @@ fn is_something_else(media_type: &str) -> bool {
     ["tar", "gzip", "zip", "zstd", "json", "encrypted"].iter().any(|other| media_type.contains(other))
 }
 
-fn target(descriptor: &Descriptor) -> Result<Target, FormatError> {
+pub(crate) fn target(descriptor: &Descriptor) -> Result<Target, FormatError> {
     Ok(Target { digest: digest(descriptor)?, size: descriptor.size })
 }
 

@@ -15,7 +15,8 @@ use crate::error::Unusable;
 use crate::manifest::OCI_MANIFEST;
 use crate::shared::Shared;
 use crate::{
-    Credentials, ImageError, ImageFiles, LOCAL_REGISTRY, PullError, Reference, manifest_for, registry, remote,
+    Credentials, ImageError, ImageFiles, LOCAL_REGISTRY, PullError, Reference, SignaturePolicy, manifest_for,
+    registry, remote,
 };
 
 /// Pulls from other registries that run at the same time; more wait. Two would fill most uplinks, a
@@ -36,6 +37,8 @@ pub struct Config {
     /// Registries (`host` or `host:port`) to talk to without TLS. Those on this machine's loopback
     /// are always talked to like that.
     pub plain_http: Vec<String>,
+    /// Which images are let in.
+    pub policy: SignaturePolicy,
 }
 
 impl Config {
@@ -47,6 +50,7 @@ impl Config {
             max_image_bytes: 1024 * 1024 * 1024,
             pull_timeout: Duration::from_secs(600),
             plain_http: Vec::new(),
+            policy: SignaturePolicy::default(),
         }
     }
 }
@@ -196,6 +200,11 @@ impl Images {
         self.shared.blocking(remove).await
     }
 
+    /// Removes what is left of pulls that broke off; they begin anew. Gives the bytes.
+    pub async fn remove_unfinished(&self) -> Result<u64, ImageError> {
+        self.shared.blocking(|shared| shared.content.forget_beginnings(0)).await
+    }
+
     /// Puts a module into the embedded registry.
     pub async fn push_local(&self, reference: &Reference, module: Vec<u8>) -> Result<Image, ImageError> {
         if !reference.is_local() {
@@ -211,10 +220,17 @@ impl Images {
             shared.describe(&name, &digest).map_err(|error| match error {
                 Unusable::Format(error) => ImageError::Format(error),
                 Unusable::Store(error) => error,
-                Unusable::Packed => unreachable!("a module has no files"),
+                Unusable::Packed | Unusable::Unsigned(_) => {
+                    unreachable!("a module has no files, and only names are let in or not")
+                }
             })
         };
         self.shared.blocking(push).await
+    }
+
+    #[cfg(test)]
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     /// The embedded registry: the OCI distribution API below `/v2/`. Whoever serves it has

@@ -9,10 +9,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use parking_lot::{Mutex, RwLock};
+use serde_json::Value;
 
 use crate::ImageError;
 use crate::content::{Content, remove_if_there, sync_dir};
 use crate::digest::Digest;
+use crate::manifest::{Descriptor, Manifest};
 
 /// Repositories by their full name, `<registry>/<name>`.
 pub(crate) struct Index {
@@ -28,11 +30,14 @@ struct Repository {
     /// With their media types.
     manifests: BTreeMap<Digest, String>,
     tags: BTreeMap<String, Digest>,
+    /// What says something about a manifest, which need not be here: by both digests.
+    referrers: BTreeMap<Digest, BTreeMap<Digest, Value>>,
 }
 
 const BLOBS: &str = "_blobs";
 const MANIFESTS: &str = "_manifests";
 const TAGS: &str = "_tags";
+const REFERRERS: &str = "_referrers";
 
 impl Index {
     pub(crate) fn open(dir: &Path, content: &Content) -> Result<Index, ImageError> {
@@ -62,6 +67,19 @@ impl Index {
                         for (tag, path) in children(&path)? {
                             let digest = fs::read_to_string(&path).map_err(ImageError::io("read", &path))?;
                             repository.tags.extend(Digest::parse(&digest).map(|digest| (tag, digest)));
+                        }
+                    }
+                    REFERRERS => {
+                        for (pair, path) in children(&path)? {
+                            let text = fs::read(&path).map_err(ImageError::io("read", &path))?;
+                            let digests = pair.split_once('-').and_then(|(subject, referrer)| {
+                                Some((Digest::from_hex(subject)?, Digest::from_hex(referrer)?))
+                            });
+                            if let (Some((subject, referrer)), Ok(said)) =
+                                (digests, serde_json::from_slice(&text))
+                            {
+                                repository.referrers.entry(subject).or_default().insert(referrer, said);
+                            }
                         }
                     }
                     _ if name.is_empty() => folders.push((path, child)),
@@ -126,6 +144,13 @@ impl Index {
 
     pub(crate) fn names(&self) -> Vec<String> {
         self.repositories.read().keys().cloned().collect()
+    }
+
+    /// The descriptors of the manifests of a repository that say something about another one.
+    pub(crate) fn referrers(&self, name: &str, subject: &Digest) -> BTreeMap<Digest, Value> {
+        let repositories = self.repositories.read();
+        let referrers = repositories.get(name).and_then(|repository| repository.referrers.get(subject));
+        referrers.cloned().unwrap_or_default()
     }
 
     /// All manifests, as repository, digest and the tags for it.
@@ -194,9 +219,16 @@ impl Index {
         if let Some(tag) = tag {
             self.put(name, TAGS, tag, &digest.to_string())?;
         }
+        let referrer = referrer(bytes, media_type, &digest);
+        if let Some((subject, said)) = &referrer {
+            self.put(name, REFERRERS, &pair(subject, &digest), &said.to_string())?;
+        }
         let mut repositories = self.repositories.write();
         let repository = repositories.entry(name.to_owned()).or_default();
         repository.manifests.insert(digest.clone(), media_type.to_owned());
+        if let Some((subject, said)) = referrer {
+            repository.referrers.entry(subject).or_default().insert(digest.clone(), said);
+        }
         if let Some(tag) = tag {
             repository.tags.insert(tag.to_owned(), digest.clone());
         }
@@ -231,10 +263,27 @@ impl Index {
                 self.edit(name, |repository| repository.tags.remove(&tag));
             }
         }
+        for subject in self.subjects(name, digest) {
+            self.delete(name, REFERRERS, &pair(&subject, digest))?;
+        }
         self.delete(name, MANIFESTS, &digest.hex())?;
-        self.edit(name, |repository| repository.manifests.remove(digest));
+        self.edit(name, |repository| {
+            repository.referrers.retain(|_, referrers| {
+                referrers.remove(digest);
+                !referrers.is_empty()
+            });
+            repository.manifests.remove(digest)
+        });
         self.collect(content, digest)?;
         Ok(true)
+    }
+
+    /// What a manifest says something about: one manifest, or none.
+    fn subjects(&self, name: &str, digest: &Digest) -> Vec<Digest> {
+        let repositories = self.repositories.read();
+        let Some(repository) = repositories.get(name) else { return Vec::new() };
+        let about = repository.referrers.iter().filter(|(_, referrers)| referrers.contains_key(digest));
+        about.map(|(subject, _)| subject.clone()).collect()
     }
 
     /// Removes a blob from a repository; false if it does not have it.
@@ -313,8 +362,34 @@ impl Repository {
         self.blobs.retain(|digest| !missing.contains(digest));
         self.manifests.retain(|digest, _| !missing.contains(digest));
         self.tags.retain(|_, digest| self.manifests.contains_key(digest));
+        self.referrers.retain(|_, referrers| {
+            referrers.retain(|digest, _| self.manifests.contains_key(digest));
+            !referrers.is_empty()
+        });
         Ok(())
     }
+}
+
+/// The name of the file that says what refers to what.
+fn pair(subject: &Digest, referrer: &Digest) -> String {
+    format!("{}-{}", subject.hex(), referrer.hex())
+}
+
+/// What a manifest says something about, and how lists of such manifests describe this one.
+fn referrer(bytes: &[u8], media_type: &str, digest: &Digest) -> Option<(Digest, Value)> {
+    let manifest: Manifest = serde_json::from_slice(bytes).ok()?;
+    let subject = Digest::parse(&manifest.subject?.digest)?;
+    let config_type = manifest.config.map(|config| config.media_type);
+    let descriptor = Descriptor {
+        media_type: media_type.to_owned(),
+        digest: digest.to_string(),
+        size: bytes.len() as u64,
+        // Artifacts that have no type of their own go by that of their configuration.
+        artifact_type: manifest.artifact_type.filter(|of| !of.is_empty()).or(config_type),
+        annotations: manifest.annotations,
+        ..Descriptor::default()
+    };
+    Some((subject, serde_json::to_value(descriptor).ok()?))
 }
 
 /// Makes a folder below `root` whose name is durable on every level.

@@ -32,8 +32,10 @@
 //!  DIR/repositories/<registry>/<name>/_blobs/<hex>           this repository has the blob
 //!                                    /_manifests/<hex>       ... the manifest, of this media type
 //!                                    /_tags/<tag>            the digest it stands for
+//!                                    /_referrers/<hex>-<hex> ... what says something about a manifest
 //!  DIR/files/<hex of a manifest>/root                        the image's files, unpacked
 //!  DIR/uploads/<id>                                          not yet content; emptied at start
+//!  DIR/uploads/<hex>.part                                    the beginning of a blob whose pull broke off
 //! ```
 
 mod content;
@@ -49,6 +51,7 @@ mod reference;
 mod registry;
 mod remote;
 mod shared;
+mod signature;
 mod wasm;
 
 #[cfg(test)]
@@ -60,3 +63,6 @@ pub use images::{Config, Image, Images, Listed};
 pub use package::{Package, manifest_for};
 pub use reference::{LOCAL_REGISTRY, Reference, ReferenceError};
 pub use remote::Credentials;
+pub use signature::{
+    PolicyError, SignatureError, SignatureMode, SignaturePolicy, SignatureRule, SignedIdentity,
+};

@@ -85,8 +85,9 @@ impl Reference {
         Digest::parse(self.digest()?)
     }
 
-    pub(crate) fn as_oci(&self) -> &oci_client::Reference {
-        &self.0
+    /// The host, with its port if it names one, that answers for the registry.
+    pub(crate) fn host(&self) -> &str {
+        self.0.resolve_registry()
     }
 }
 

@@ -1,6 +1,6 @@
 //! What requests and pulls share: the store, and what is known of the images in it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::BufReader;
 use std::sync::Arc;
@@ -18,11 +18,16 @@ use crate::images::{Config, Image};
 use crate::index::Index;
 use crate::manifest::{Execution, MAX_CONFIG, MAX_MANIFEST, Manifest};
 use crate::registry::uploads::Uploads;
-use crate::{FormatError, ImageError, PullError, Reference, wasm};
+use crate::signature::{self, SignatureMode, is_signature, signature_tag};
+use crate::{FormatError, ImageError, PullError, Reference, SignatureError, SignaturePolicy, wasm};
 
 /// Images that are unpacked at the same time. Decompressing is work for the processor: with more, pods
 /// that run already would feel it.
 const PARALLEL_UNPACKING: usize = 1;
+
+/// Blobs that are fetched at the same time, over all pulls. What more connections bring is mostly a
+/// slower answer to everybody else.
+const PARALLEL_DOWNLOADS: usize = 6;
 
 pub(crate) struct Shared {
     pub(crate) content: Content,
@@ -32,6 +37,10 @@ pub(crate) struct Shared {
     pub(crate) max_module_bytes: u64,
     pub(crate) max_image_bytes: u64,
     pub(crate) plain_http: Vec<String>,
+    pub(crate) policy: SignaturePolicy,
+    pub(crate) downloads: Semaphore,
+    /// What the policy has let in: repository and manifest.
+    admitted: RwLock<HashSet<(String, Digest)>>,
     /// Images by the digest of their manifest, read once.
     described: RwLock<HashMap<Digest, Image>>,
     unpacking: Semaphore,
@@ -39,7 +48,7 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn open(config: Config) -> Result<Shared, ImageError> {
-        let Config { dir, max_module_bytes, max_image_bytes, plain_http, .. } = config;
+        let Config { dir, max_module_bytes, max_image_bytes, plain_http, policy, .. } = config;
         let content = Content::open(&dir)?;
         let index = Index::open(&dir, &content)?;
         let files = Files::open(&dir, max_image_bytes)?;
@@ -52,6 +61,9 @@ impl Shared {
             max_module_bytes,
             max_image_bytes,
             plain_http,
+            policy,
+            downloads: Semaphore::new(PARALLEL_DOWNLOADS),
+            admitted: RwLock::default(),
             described: RwLock::default(),
             unpacking: Semaphore::new(PARALLEL_UNPACKING),
         })
@@ -79,7 +91,59 @@ impl Shared {
 
     /// What a reference stands for on this machine; an error if it is there but cannot run.
     pub(crate) fn find(&self, reference: &Reference) -> Result<Option<Image>, Unusable> {
-        self.resolve(reference).map(|digest| self.describe(&reference.name(), &digest)).transpose()
+        let Some(digest) = self.resolve(reference) else { return Ok(None) };
+        self.look_at_signatures(reference, &digest)?;
+        self.describe(&reference.name(), &digest).map(Some)
+    }
+
+    /// Refuses an image that is here and that the policy does not let in.
+    fn look_at_signatures(&self, reference: &Reference, digest: &Digest) -> Result<(), Unusable> {
+        if self.policy.rule(reference).is_none() {
+            return Ok(());
+        }
+        let inner = match format::choose(&self.manifest(digest)) {
+            Ok(Choice::Index(inner)) => Some(inner),
+            _ => None,
+        };
+        self.let_in(reference, digest, inner.as_ref()).map_err(Unusable::Unsigned)
+    }
+
+    /// Refuses an image that the policy does not let in, by the signatures that are here.
+    pub(crate) fn admit(
+        &self,
+        reference: &Reference,
+        outer: &Digest,
+        inner: Option<&Digest>,
+    ) -> Result<(), PullError> {
+        let refused = |source| PullError::Signature { reference: reference.to_string(), source };
+        self.let_in(reference, outer, inner).map_err(refused)
+    }
+
+    fn let_in(
+        &self,
+        reference: &Reference,
+        outer: &Digest,
+        inner: Option<&Digest>,
+    ) -> Result<(), SignatureError> {
+        let Some(rule) = self.policy.rule(reference) else { return Ok(()) };
+        match rule.mode {
+            SignatureMode::Allow => return Ok(()),
+            SignatureMode::Reject => return Err(SignatureError::Rejected { prefix: rule.shown() }),
+            SignatureMode::Require | SignatureMode::Warn => {}
+        }
+        let known = (reference.name(), outer.clone());
+        if self.admitted.read().contains(&known) {
+            return Ok(());
+        }
+        let digests: Vec<&Digest> = std::iter::once(outer).chain(inner).collect();
+        match signature::verify(rule, reference, &digests, &self.content, &self.index) {
+            Err(error) if rule.mode == SignatureMode::Warn => {
+                tracing::warn!(image = %reference, %error, "an image is let in without a valid signature");
+            }
+            verified => verified?,
+        }
+        self.admitted.write().insert(known);
+        Ok(())
     }
 
     /// Makes an image ready whose content is here.
@@ -89,6 +153,7 @@ impl Shared {
         digest: &Digest,
     ) -> Result<Image, PullError> {
         let name = reference.name();
+        self.look_at_signatures(reference, digest).map_err(|error| error.into_pull(reference))?;
         match self.describe(&name, digest) {
             Err(Unusable::Packed) => {}
             described => return described.map_err(|error| error.into_pull(reference)),
@@ -183,28 +248,33 @@ impl Shared {
         Ok((manifest, plan, execution))
     }
 
-    /// Removes a manifest of a repository, with what only it leads to: the manifests of an index, and
-    /// the blobs that no other manifest names. What is `in_use` stays.
+    /// Removes a manifest of a repository, with what only it leads to: the manifests of an index, its
+    /// signatures, and the blobs that no other manifest names. What is `in_use` stays.
     pub(crate) fn remove(
         &self,
         name: &str,
         manifest: &Digest,
         in_use: &BTreeSet<Digest>,
     ) -> Result<(), ImageError> {
-        let removed = self.manifest(manifest);
+        let mut removed = vec![self.manifest(manifest)];
+        let mut signatures = self.signatures_of(name, manifest);
         self.remove_manifest(name, manifest)?;
-        let mut removed = vec![removed];
-        for inner in
-            removed[0].manifests.iter().filter_map(|inner| format::digest(inner).ok()).collect::<Vec<_>>()
-        {
+        let parts: Vec<Digest> =
+            removed[0].manifests.iter().filter_map(|inner| format::digest(inner).ok()).collect();
+        for inner in parts {
             if self.index.manifest(name, &inner).is_some()
                 && !in_use.contains(&inner)
                 && !self.index.is_tagged(name, &inner)
                 && !self.is_part(name, &inner)
             {
                 removed.push(self.manifest(&inner));
+                signatures.extend(self.signatures_of(name, &inner));
                 self.remove_manifest(name, &inner)?;
             }
+        }
+        for signature in signatures {
+            removed.push(self.manifest(&signature));
+            self.remove_manifest(name, &signature)?;
         }
         let others = self.index.manifests_of(name);
         let kept: BTreeSet<Digest> =
@@ -215,6 +285,15 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    /// The manifests that are signatures of this one.
+    fn signatures_of(&self, name: &str, manifest: &Digest) -> Vec<Digest> {
+        let mut found: Vec<Digest> = self.index.tag(name, &signature_tag(manifest)).into_iter().collect();
+        let referrers = self.index.referrers(name, manifest).into_iter();
+        let signs = |said: &serde_json::Value| said["artifactType"].as_str().is_some_and(is_signature);
+        found.extend(referrers.filter(|(_, said)| signs(said)).map(|(digest, _)| digest));
+        found
     }
 
     /// Whether an index of the repository leads to the manifest.
@@ -229,6 +308,7 @@ impl Shared {
     pub(crate) fn remove_manifest(&self, name: &str, digest: &Digest) -> Result<bool, ImageError> {
         let removed = self.index.remove_manifest(&self.content, name, digest)?;
         self.described.write().remove(digest);
+        self.admitted.write().remove(&(name.to_owned(), digest.clone()));
         if !self.index.has_manifest(digest) {
             self.files.remove(digest)?;
         }

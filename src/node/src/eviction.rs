@@ -245,6 +245,11 @@ impl Evictor {
 
     /// Removes images that were pulled and that no pod has used for a while, the longest unused first.
     async fn remove_images(&self, dir: &Path) {
+        match self.images.remove_unfinished().await {
+            Ok(0) => {}
+            Ok(bytes) => tracing::info!(bytes, "what was left of broken pulls was removed"),
+            Err(error) => tracing::warn!(%error, "what is left of broken pulls was not removed"),
+        }
         let now = Instant::now();
         let mut unused: Vec<(Option<Instant>, String)> = {
             let used = self.used.lock();

@@ -74,7 +74,12 @@ impl Puller {
             Waiting { reason: "InvalidImageName", message: Some(message.into()) }
         })?;
         let policy = Policy::of(policy, name);
-        let present = if policy == Policy::Always { None } else { self.images.find(&reference) };
+        let present = match policy {
+            Policy::Always => None,
+            // What is in the embedded registry is on this machine, if perhaps not unpacked yet.
+            Policy::Never if reference.is_local() => self.images.pull(&reference, None).await.ok(),
+            Policy::Never | Policy::IfNotPresent => self.images.find(&reference),
+        };
         match (present, policy) {
             (Some(image), _) => {
                 tell(false, "Pulled", format!("Container image \"{name}\" already present on machine"));
@@ -110,6 +115,18 @@ impl Puller {
                     ),
                 );
                 Ok(image)
+            }
+            Err(error @ PullError::Signature { .. }) => {
+                // The runtimes' word for it, which the kubelet makes a reason of its own.
+                let detail = chain(&error);
+                tell(
+                    true,
+                    "Failed",
+                    format!("Failed to pull image \"{name}\": SignatureValidationFailed: {detail}"),
+                );
+                let message =
+                    format!("image pull failed for {name} because the signature validation failed: {detail}");
+                Err(Waiting { reason: "SignatureValidationFailed", message: Some(message.into()) })
             }
             Err(error) => {
                 let message = format!("failed to pull and unpack image \"{name}\": {}", chain(&error));

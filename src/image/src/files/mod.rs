@@ -90,13 +90,22 @@ pub(crate) struct Files {
     dir: PathBuf,
     /// Where what is not complete is; emptied at start.
     drafts: PathBuf,
-    /// Bytes that the files of one image may have.
-    max_bytes: u64,
+    limits: Limits,
+}
+
+/// What the files of one image may be.
+#[derive(Clone, Copy)]
+struct Limits {
+    bytes: u64,
+    entries: usize,
+    /// Content of this size is not looked at for how well it was compressed.
+    small: u64,
 }
 
 impl Files {
     pub(crate) fn open(dir: &Path, max_bytes: u64) -> Result<Files, ImageError> {
-        let files = Files { dir: dir.join("files"), drafts: dir.join("uploads"), max_bytes };
+        let limits = Limits { bytes: max_bytes, entries: tree::MAX_ENTRIES, small: SMALL };
+        let files = Files { dir: dir.join("files"), drafts: dir.join("uploads"), limits };
         fs::create_dir_all(&files.dir).map_err(ImageError::io("create", &files.dir))?;
         Ok(files)
     }
@@ -136,8 +145,8 @@ impl Files {
         }
         let draft = DraftFolder::make(&self.drafts)?;
         let mut unpacked = Unpacked::make(&draft.path)?;
-        let mut tree = Tree::new();
-        let mut budget = Budget { left: self.max_bytes, limit: self.max_bytes };
+        let mut tree = Tree::new(self.limits.entries);
+        let mut budget = Budget { left: self.limits.bytes, limits: self.limits };
         let mut env = Vec::new();
         let apply = |target: &Target, tree: &mut Tree, unpacked: &mut Unpacked, budget: &mut Budget| {
             let path = content.path(&target.digest);
@@ -289,13 +298,17 @@ impl From<io::Error> for Problem {
 /// Bytes that may still be unpacked.
 struct Budget {
     left: u64,
-    limit: u64,
+    limits: Limits,
 }
 
 impl Budget {
     /// Counts what comes out of a layer of `size` bytes.
     fn meter<R: Read>(&mut self, inner: R, size: u64) -> Meter<'_, R> {
-        Meter { inner, budget: self, ratio_left: size.saturating_mul(MAX_RATIO).saturating_add(SMALL) }
+        Meter {
+            inner,
+            budget: self,
+            ratio_left: size.saturating_mul(MAX_RATIO).saturating_add(self.limits.small),
+        }
     }
 
     fn take(&mut self, bytes: u64) -> Result<(), String> {
@@ -304,7 +317,7 @@ impl Budget {
                 self.left = left;
                 Ok(())
             }
-            None => Err(format!("the files of the image have more than {} bytes", self.limit)),
+            None => Err(format!("the files of the image have more than {} bytes", self.limits.bytes)),
         }
     }
 }

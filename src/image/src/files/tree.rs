@@ -30,6 +30,7 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 /// The root and what is below.
 pub(super) struct Tree {
     nodes: Vec<Entry>,
+    max_entries: usize,
     /// The layer that is being added, from 1; the root was there before.
     layer: u32,
 }
@@ -55,8 +56,8 @@ pub(super) enum Node {
 const ROOT: usize = 0;
 
 impl Tree {
-    pub(super) fn new() -> Tree {
-        Tree { nodes: vec![Entry { layer: 0, node: Node::Folder(BTreeMap::new()) }], layer: 0 }
+    pub(super) fn new(max_entries: usize) -> Tree {
+        Tree { nodes: vec![Entry { layer: 0, node: Node::Folder(BTreeMap::new()) }], max_entries, layer: 0 }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -155,8 +156,8 @@ impl Tree {
     }
 
     fn add(&mut self, node: Node) -> Result<usize, String> {
-        if self.nodes.len() > MAX_ENTRIES {
-            return Err(format!("there are more than {MAX_ENTRIES} files and folders"));
+        if self.nodes.len() > self.max_entries {
+            return Err(format!("there are more than {} files and folders", self.max_entries));
         }
         self.nodes.push(Entry { layer: self.layer, node });
         Ok(self.nodes.len() - 1)

@@ -9,6 +9,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use super::blobs::accepted;
 use super::error::{Code, RegistryError};
+use super::referrers;
 use super::route::ManifestReference;
 use super::{Request, index_name};
 use crate::digest::Digest;
@@ -82,15 +83,19 @@ async fn write(
         ManifestReference::Digest(_) => None,
         ManifestReference::Tag(tag) => Some(tag.clone()),
     };
+    let subject = referrers::subject(&manifest);
     let digest = shared
         .blocking(move |shared| {
             shared.index.put_manifest(&shared.content, &index_name, &bytes, &media_type, tag.as_deref())
         })
         .await?;
-    let response = Response::builder()
+    let mut response = Response::builder()
         .status(StatusCode::CREATED)
         .header(LOCATION, format!("/v2/{name}/manifests/{digest}"))
         .header("docker-content-digest", digest.to_string());
+    if let Some(subject) = subject {
+        response = response.header("oci-subject", subject.to_string());
+    }
     Ok(response.body(Body::empty()).expect("the headers are valid"))
 }
 

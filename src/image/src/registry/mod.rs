@@ -8,6 +8,7 @@ mod blobs;
 mod error;
 mod listing;
 mod manifests;
+mod referrers;
 mod route;
 pub(crate) mod uploads;
 
@@ -36,7 +37,9 @@ struct Request {
 
 /// All query parameters of the API.
 #[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Parameters {
+    artifact_type: Option<String>,
     digest: Option<String>,
     mount: Option<String>,
     from: Option<String>,
@@ -81,6 +84,7 @@ async fn dispatch(
                 manifests::serve(&shared, &name, &reference, request).await
             }
             Route::Blob { name, digest } => blobs::serve(&shared, &name, &digest, request).await,
+            Route::Referrers { name, subject } => referrers::list(&shared, &name, &subject, &request),
             Route::Uploads { name } => uploads::begin(&shared, &name, request).await,
             Route::Upload { name, id } => uploads::serve(&shared, &name, &id, request).await,
         }

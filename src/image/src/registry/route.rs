@@ -13,6 +13,7 @@ pub(super) enum Route {
     Tags { name: String },
     Manifest { name: String, reference: ManifestReference },
     Blob { name: String, digest: Digest },
+    Referrers { name: String, subject: Digest },
     Uploads { name: String },
     Upload { name: String, id: String },
 }
@@ -40,6 +41,9 @@ pub(super) fn parse(path: &str) -> Result<Route, RegistryError> {
         }
         [name @ .., "blobs", _] => {
             (name, |name, digest| Ok(Route::Blob { name, digest: parse_digest(digest)? }))
+        }
+        [name @ .., "referrers", _] => {
+            (name, |name, digest| Ok(Route::Referrers { name, subject: parse_digest(digest)? }))
         }
         [name @ .., "manifests", _] => (name, |name, reference| {
             let reference = match reference {

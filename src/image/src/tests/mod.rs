@@ -6,7 +6,9 @@ mod packagings;
 mod references;
 mod registry;
 mod remote;
+mod signatures;
 mod store;
+mod transfer;
 
 use std::sync::Arc;
 

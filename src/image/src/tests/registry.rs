@@ -310,6 +310,111 @@ async fn tags_and_repositories_in_pages() {
 }
 
 #[tokio::test]
+async fn what_refers_to_a_manifest_is_listed() {
+    let (dir, images, tool) = tool();
+    let empty = Digest::of(b"{}").to_string();
+    tool.push_blob("web", b"{}").await;
+    let subject = Digest::of(b"not here yet").to_string();
+    let artifact = |name: &str, artifact_type: Option<&str>, config: &str| {
+        let mut manifest = json!({
+            "schemaVersion": 2, "mediaType": Package::MANIFEST_TYPE,
+            "config": {"mediaType": config, "digest": empty, "size": 2}, "layers": [],
+            "subject": {"mediaType": Package::MANIFEST_TYPE, "digest": subject, "size": 7},
+            "annotations": {"name": name}});
+        if let Some(artifact_type) = artifact_type {
+            manifest["artifactType"] = json!(artifact_type);
+        }
+        manifest.to_string().into_bytes()
+    };
+    let list = format!("/v2/web/referrers/{subject}");
+    let nothing = tool.get(&list).await.expect(StatusCode::OK);
+    assert_eq!(nothing.header("content-type"), crate::manifest::OCI_INDEX);
+    assert_eq!(
+        nothing.json(),
+        json!({"schemaVersion": 2, "mediaType": crate::manifest::OCI_INDEX, "manifests": []})
+    );
+    tool.get(&list.replace("web", "none")).await.expect(StatusCode::OK);
+
+    let mut digests = Vec::new();
+    for (name, artifact_type, config) in [
+        ("a", Some("application/x.sbom"), "application/vnd.oci.empty.v1+json"),
+        ("b", Some("application/x.sig+json"), "application/vnd.oci.empty.v1+json"),
+        ("c", None, "application/x.sig+json"),
+    ] {
+        let bytes = artifact(name, artifact_type, config);
+        let digest = Digest::of(&bytes).to_string();
+        let answer = tool.push_manifest("web", &digest, &bytes).await.expect(StatusCode::CREATED);
+        assert_eq!(answer.header("oci-subject"), subject);
+        digests.push((digest, bytes.len()));
+    }
+    let index = json!({"schemaVersion": 2, "mediaType": crate::manifest::OCI_INDEX, "manifests": [],
+        "artifactType": "application/x.index", "subject": {"mediaType": "x", "digest": subject, "size": 7}});
+    let headers = [("content-type", crate::manifest::OCI_INDEX)];
+    let answer = tool.send(PUT, "/v2/web/manifests/index", &headers, index.to_string()).await;
+    assert_eq!(answer.expect(StatusCode::CREATED).header("oci-subject"), subject);
+
+    let all = tool.get(&list).await.json();
+    assert_eq!(all["manifests"].as_array().unwrap().len(), 4);
+    let sbom =
+        all["manifests"].as_array().unwrap().iter().find(|said| said["digest"] == digests[0].0).unwrap();
+    let expected = json!({"mediaType": Package::MANIFEST_TYPE, "digest": digests[0].0, "size": digests[0].1,
+                          "artifactType": "application/x.sbom", "annotations": {"name": "a"}});
+    assert_eq!(*sbom, expected);
+    let filtered = tool.get(&format!("{list}?artifactType=application%2Fx.sig%2Bjson")).await;
+    assert_eq!(filtered.header("oci-filters-applied"), "artifactType");
+    assert_eq!(filtered.json()["manifests"].as_array().unwrap().len(), 2);
+    let after = all["manifests"][1]["digest"].as_str().unwrap();
+    let rest = tool.get(&format!("{list}?last={after}")).await.json();
+    assert_eq!(rest["manifests"], json!([all["manifests"][2], all["manifests"][3]]));
+
+    // A restart keeps it, a removal does not.
+    drop((images, tool));
+    let images = open(dir.path());
+    let tool = Tool { router: images.registry_router() };
+    assert_eq!(tool.get(&list).await.json(), all);
+    let path = format!("/v2/web/manifests/{}", digests[0].0);
+    tool.send(DELETE, &path, &[], "").await.expect(StatusCode::ACCEPTED);
+    assert_eq!(tool.get(&list).await.json()["manifests"].as_array().unwrap().len(), 3);
+    assert_eq!(
+        std::fs::read_dir(dir.path().join("repositories/registry.local/web/_referrers")).unwrap().count(),
+        3
+    );
+    tool.get("/v2/web/referrers/latest").await.expect_error(StatusCode::BAD_REQUEST, "DIGEST_INVALID");
+    tool.send(PUT, &list, &[], "").await.expect_error(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED");
+}
+
+#[tokio::test]
+async fn long_lists_of_referrers_come_in_pages() {
+    let (_dir, _images, tool) = tool();
+    let empty = tool.push_blob("web", b"{}").await;
+    let subject = Digest::of(b"subject").to_string();
+    for number in 0..5 {
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": Package::MANIFEST_TYPE, "artifactType": "a/b+c",
+            "config": {"mediaType": "x", "digest": empty, "size": 2}, "layers": [],
+            "subject": {"mediaType": "x", "digest": subject, "size": 7},
+            "annotations": {"number": number.to_string(), "long": "x".repeat(1 << 20)}});
+        let answer = tool.push_manifest("web", &number.to_string(), manifest.to_string().as_bytes()).await;
+        answer.expect(StatusCode::CREATED);
+    }
+    let mut path = format!("/v2/web/referrers/{subject}?artifactType=a%2Fb%2Bc");
+    let (mut pages, mut numbers) = (0, std::collections::BTreeSet::new());
+    loop {
+        let answer = tool.get(&path).await.expect(StatusCode::OK);
+        assert!(answer.body.len() as u64 <= crate::manifest::MAX_MANIFEST);
+        for said in answer.json()["manifests"].as_array().unwrap() {
+            assert!(numbers.insert(said["annotations"]["number"].as_str().unwrap().to_owned()));
+        }
+        pages += 1;
+        let link =
+            answer.header("link").strip_prefix('<').and_then(|link| link.strip_suffix(">; rel=\"next\""));
+        let Some(next) = link else { break };
+        path = next.to_owned();
+    }
+    assert_eq!((pages, numbers.len()), (2, 5));
+}
+
+#[tokio::test]
 async fn other_requests_are_refused() {
     let (_dir, _images, tool) = tool();
     let digest = Digest::of(b"").to_string();

@@ -396,6 +396,8 @@ fn a_new_image_is_tried_at_once_by_what_waits() {
     }
     check("ErrImagePull", 0, "ErrImagePull");
     check("ErrImagePull", 1, "ImagePullBackOff");
+    check("SignatureValidationFailed", 0, "SignatureValidationFailed");
+    check("SignatureValidationFailed", 1, "ImagePullBackOff");
     check("InvalidImageName", 1, "InvalidImageName");
     check("ErrImageNeverPull", 1, "ErrImageNeverPull");
     check("CreateContainerError", 1, "CreateContainerError");

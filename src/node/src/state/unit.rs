@@ -349,9 +349,9 @@ impl Unit {
 
     fn fail(&mut self, waiting: Waiting, context: &Context<'_>, effects: &mut Vec<Effect>) -> Life {
         let now = context.now.instant;
-        let pull = waiting.reason == "ErrImagePull";
+        let pull = matches!(waiting.reason, "ErrImagePull" | "SignatureValidationFailed");
         // What is wrong with an image has been told already, by an event of its own.
-        let of_image = matches!(waiting.reason, "ErrImagePull" | "ErrImageNeverPull" | "InvalidImageName");
+        let of_image = pull || matches!(waiting.reason, "ErrImageNeverPull" | "InvalidImageName");
         let text = match &waiting.message {
             Some(message) if !of_image => format!("Error: {message}"),
             _ => format!("Error: {}", waiting.reason),
@@ -377,7 +377,7 @@ impl Unit {
         let image = &self.plan.image;
         let text = format!("Back-off pulling image \"{image}\"");
         let message = match &waiting.message {
-            Some(message) => format!("{text}: ErrImagePull: {message}"),
+            Some(message) => format!("{text}: {}: {message}", waiting.reason),
             None => text.clone(),
         };
         effects.push(note(context, false, "BackOff", text));

@@ -5,7 +5,7 @@ use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use coracle_apiserver::{ApiServer, User};
 use coracle_client::{Informers, clock};
-use coracle_image::{Images, Reference};
+use coracle_image::{Images, Reference, SignatureMode, SignaturePolicy, SignatureRule, SignedIdentity};
 use coracle_runtime::Runtime;
 use coracle_store::Embedded;
 use http_body_util::BodyExt;
@@ -59,7 +59,17 @@ impl Bench {
             ..coracle_runtime::Config::new(dir.path().join("compiled"))
         })
         .unwrap();
-        let images = Images::open(coracle_image::Config::new(dir.path().join("images"))).unwrap();
+        let refused = SignatureRule {
+            prefix: "registry.local/refused".to_owned(),
+            keys: Vec::new(),
+            mode: SignatureMode::Reject,
+            identity: SignedIdentity::default(),
+        };
+        let images = Images::open(coracle_image::Config {
+            policy: SignaturePolicy::build(vec![refused], dir.path()).unwrap(),
+            ..coracle_image::Config::new(dir.path().join("images"))
+        })
+        .unwrap();
         let mut bench = Bench {
             _server: server,
             dir,

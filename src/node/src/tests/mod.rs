@@ -119,11 +119,20 @@ async fn what_a_pod_lacks_is_named_and_waited_for() {
     let mut absent = container.clone();
     absent["image"] = "registry.local/absent:1".into();
     bench.create("pulls", json!({"containers": [absent]})).await;
+    bench.push("registry.local/refused:1", guests::sleeps("")).await;
+    let mut refused = container.clone();
+    refused["image"] = "registry.local/refused:1".into();
+    bench.create("refused", json!({"containers": [refused]})).await;
 
     bench.pod("env", |pod| waiting(pod) == "CreateContainerConfigError").await;
     bench.pod("mounts", |pod| waiting(pod) == "ContainerCreating").await;
     let messages = bench.events("mounts", "FailedMount").await;
     assert_eq!(messages, ["MountVolume.SetUp failed for volume \"v\" : configmap \"late\" not found"]);
+    bench.pod("refused", |pod| waiting(pod) == "SignatureValidationFailed").await;
+    let refusal = "Failed to pull image \"registry.local/refused:1\": SignatureValidationFailed: Source image \
+                   registry.local/refused:1 rejected: Running images of \"registry.local/refused\" is rejected by policy";
+    let events = bench.events("refused", "Failed").await;
+    assert!(events.contains(&refusal.to_owned()), "{events:?}");
     bench.pod("pulls", |pod| waiting(pod) == "ErrImagePull").await;
     bench.pod("pulls", |pod| waiting(pod) == "ImagePullBackOff").await;
     let (code, text) = bench.get("/containerLogs/default/pulls/c").await;
