@@ -43,7 +43,7 @@ pub(crate) struct Shared {
     admitted: RwLock<HashSet<(String, Digest)>>,
     /// Images by the digest of their manifest, read once.
     described: RwLock<HashMap<Digest, Image>>,
-    unpacking: Semaphore,
+    unpacking: Arc<Semaphore>,
 }
 
 impl Shared {
@@ -65,7 +65,7 @@ impl Shared {
             downloads: Semaphore::new(PARALLEL_DOWNLOADS),
             admitted: RwLock::default(),
             described: RwLock::default(),
-            unpacking: Semaphore::new(PARALLEL_UNPACKING),
+            unpacking: Arc::new(Semaphore::new(PARALLEL_UNPACKING)),
         })
     }
 
@@ -158,9 +158,11 @@ impl Shared {
             Err(Unusable::Packed) => {}
             described => return described.map_err(|error| error.into_pull(reference)),
         }
-        let _permit = self.unpacking.acquire().await.expect("the semaphore is never closed");
+        let permit = self.unpacking.clone().acquire_owned().await.expect("the semaphore is never closed");
         let (shared, manifest) = (self.clone(), digest.clone());
         let unpacked = spawn_blocking(move || {
+            // Until the work ends, even if nobody waits for it any more.
+            let _permit = permit;
             shared.unpack(&name, &manifest)?;
             shared.describe(&name, &manifest)
         });

@@ -80,6 +80,10 @@ struct ModuleRecord {
     size: u64,
 }
 
+/// Files and folders up to which each is made durable by itself. Beyond, one flush of the whole file system
+/// is cheaper, but it waits for what everybody else writes.
+const FEW: usize = 200;
+
 const ROOT: &str = "root";
 const DATA: &str = "data";
 const MODULE: &str = "module.wasm";
@@ -169,25 +173,38 @@ impl Files {
                 None
             }
         };
-        let places = unpacked.place(&tree, &draft.path.join(ROOT))?;
+        let (places, folders) = unpacked.place(&tree, &draft.path.join(ROOT))?;
         let module = match module {
             Some(file) => Some(keep_module(&places[file], &draft.path.join(MODULE))?),
             None => None,
         };
         let record = Record { size: unpacked.placed, empty: tree.is_empty(), module, env };
-        self.finish(&draft, manifest, &record)?;
+        self.finish(&draft, manifest, &record, if unpacked.is_durable() { &folders } else { &[] })?;
         Ok(())
     }
 
-    /// Makes a draft what is found from now on.
-    fn finish(&self, draft: &DraftFolder, manifest: &Digest, record: &Record) -> Result<(), ImageError> {
+    /// Makes a draft what is found from now on. Its files are durable, its `folders` are not; without any
+    /// nothing is.
+    fn finish(
+        &self,
+        draft: &DraftFolder,
+        manifest: &Digest,
+        record: &Record,
+        folders: &[PathBuf],
+    ) -> Result<(), ImageError> {
         let dir = self.path(manifest);
         let write = || {
             fs::remove_dir_all(draft.path.join(DATA))?;
             let record = serde_json::to_vec(record).expect("strings and numbers serialise");
-            fs::write(draft.path.join(RECORD), record)?;
-            // There may be very many files: one flush is cheaper than one for each.
-            rustix::fs::syncfs(File::open(&draft.path)?)?;
+            let mut file = File::create_new(draft.path.join(RECORD))?;
+            file.write_all(&record)?;
+            file.sync_all()?;
+            for folder in folders.iter().chain([&draft.path]) {
+                File::open(folder)?.sync_all()?;
+            }
+            if folders.is_empty() {
+                rustix::fs::syncfs(File::open(&draft.path)?)?;
+            }
             match fs::rename(&draft.path, &dir) {
                 // Somebody else was faster, or what is there is not ours.
                 Err(_) if dir.join(RECORD).exists() => Ok(()),
@@ -304,11 +321,8 @@ struct Budget {
 impl Budget {
     /// Counts what comes out of a layer of `size` bytes.
     fn meter<R: Read>(&mut self, inner: R, size: u64) -> Meter<'_, R> {
-        Meter {
-            inner,
-            budget: self,
-            ratio_left: size.saturating_mul(MAX_RATIO).saturating_add(self.limits.small),
-        }
+        let ratio_left = size.saturating_mul(MAX_RATIO).saturating_add(self.limits.small);
+        Meter { inner, budget: self, ratio_left }
     }
 
     fn take(&mut self, bytes: u64) -> Result<(), String> {
@@ -346,6 +360,8 @@ struct Unpacked {
     files: Vec<Kept>,
     /// Bytes of the files that got a name.
     placed: u64,
+    /// Folders that were made for them.
+    folders: usize,
 }
 
 /// What is known of one of them.
@@ -358,11 +374,16 @@ impl Unpacked {
     fn make(draft: &Path) -> Result<Unpacked, ImageError> {
         let data = draft.join(DATA);
         make_dir(&data).map_err(ImageError::io("create", &data))?;
-        Ok(Unpacked { data, files: Vec::new(), placed: 0 })
+        Ok(Unpacked { data, files: Vec::new(), placed: 0, folders: 0 })
     }
 
     fn file(&self, file: FileId) -> PathBuf {
         self.data.join(file.to_string())
+    }
+
+    /// Whether the files are durable as soon as they are written.
+    fn is_durable(&self) -> bool {
+        self.files.len() <= FEW && self.folders <= FEW
     }
 
     fn is_wasm(&self, file: FileId) -> bool {
@@ -371,6 +392,10 @@ impl Unpacked {
 
     /// Copies exactly `size` bytes, which the reader counts.
     fn copy(&mut self, from: &mut impl Read, size: u64, mtime: u64) -> Result<FileId, Problem> {
+        // What hides others gets no place in the tree, where the rest is counted.
+        if self.files.len() > tree::MAX_ENTRIES {
+            return Err(Problem::Format(format!("there are more than {} files", tree::MAX_ENTRIES)));
+        }
         let path = self.file(self.files.len());
         let failed = || ImageError::io("write", &path);
         let mut options = OpenOptions::new();
@@ -387,6 +412,9 @@ impl Unpacked {
             wasm = wasm.or_else(|| Some(buffer[..count].starts_with(b"\0asm")));
             file.write_all(&buffer[..count]).map_err(failed()).map_err(Problem::Store)?;
             left -= count as u64;
+        }
+        if self.is_durable() {
+            file.sync_all().map_err(failed()).map_err(Problem::Store)?;
         }
         if let Some(time) = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(mtime)) {
             // Of no consequence if the file system cannot say it.
@@ -408,10 +436,11 @@ impl Unpacked {
         self.copy(from, size, mtime)
     }
 
-    /// Gives the files their names below `root`, and says where each of them is.
-    fn place(&mut self, tree: &Tree, root: &Path) -> Result<Vec<PathBuf>, ImageError> {
+    /// Gives the files their names below `root`; says where each of them is, and what folders there are.
+    fn place(&mut self, tree: &Tree, root: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>), ImageError> {
         make_dir(root).map_err(ImageError::io("create", root))?;
         let mut places = vec![PathBuf::new(); self.files.len()];
+        let mut folders = vec![root.to_owned()];
         let (mut placed, mut outcome) = (0, Ok(()));
         tree.each(&mut |path, node| {
             if outcome.is_err() {
@@ -419,7 +448,10 @@ impl Unpacked {
             }
             let to = root.join(std::ffi::OsStr::from_bytes(path));
             let made = match node {
-                Node::Folder(_) => make_dir(&to),
+                Node::Folder(_) => {
+                    folders.push(to.clone());
+                    make_dir(&to)
+                }
                 Node::Link(target) => {
                     let target = tree::link_target(path, target);
                     std::os::unix::fs::symlink(std::ffi::OsStr::from_bytes(&target), &to)
@@ -435,6 +467,7 @@ impl Unpacked {
         });
         outcome?;
         self.placed = placed;
-        Ok(places)
+        self.folders = folders.len();
+        Ok((places, folders))
     }
 }

@@ -355,6 +355,47 @@ fn bombs_do_not_go_off() {
     refused(limits, &[window], "");
 }
 
+/// Whatever a byte is changed to: no panic, and nothing outside.
+#[test]
+fn damaged_layers_are_errors_or_files() {
+    let layer = archive(&[
+        wasm("m.wasm"),
+        property("path", "long/name"),
+        file("x", "1"),
+        link("l", "/etc"),
+        hard("h", "m.wasm"),
+        file("d/.wh.x", ""),
+    ]);
+    let world = World::new();
+    for whole in [layer.clone(), gzip(&layer), zstd(&layer)] {
+        for at in (0..whole.len()).step_by(whole.len() / 37 + 1) {
+            let mut changed = whole.clone();
+            changed[at] ^= 0x15;
+            let mut tree = Tree::new(100);
+            let draft = DraftFolder::make(&world.files.drafts).unwrap();
+            let mut unpacked = Unpacked::make(&draft.path).unwrap();
+            let digest = world.content.write(&changed).unwrap();
+            let blob = File::open(world.content.path(&digest)).unwrap();
+            let mut budget = Budget { left: LIMIT, limits: world.files.limits };
+            if layer::apply(blob, &mut tree, &mut unpacked, &mut budget).is_ok() {
+                tree.each(&mut |path, _| assert!(!path.starts_with(b"/") && !path.starts_with(b"..")));
+                unpacked.place(&tree, &draft.path.join(ROOT)).unwrap();
+            }
+        }
+    }
+    assert_eq!(world.left_over(), 0);
+}
+
+#[test]
+fn many_files_are_kept_as_few_are() {
+    let world = World::new();
+    let mut entries: Vec<_> = (0..FEW).map(|number| file(&format!("d/{number}"), "1")).collect();
+    entries.push(wasm("m.wasm"));
+    let found = world.unpack(&[archive(&entries)], &Execution::default()).unwrap();
+    assert_eq!(world.listing().len(), FEW + 2);
+    assert_eq!(found.files.unwrap().size, FEW as u64 + WASM.len() as u64);
+}
+
 #[test]
 fn compressed_layers_in_all_their_forms() {
     let layer = archive(&[wasm("m.wasm"), file("a", "1")]);

@@ -309,6 +309,63 @@ async fn tags_and_repositories_in_pages() {
     tool.get("/v2/b/web/tags/list?n=x").await.expect_error(StatusCode::BAD_REQUEST, "UNSUPPORTED");
 }
 
+/// What the distribution specification's own tests ask for, where no other test here does.
+#[tokio::test]
+async fn the_rest_of_the_specification() {
+    let (_dir, _images, tool) = tool();
+    let nothing = Digest::of(b"nothing").to_string();
+    // Of what is not there nothing is said but that.
+    tool.push_blob("web", b"{}").await;
+    for path in [format!("blobs/{nothing}"), format!("manifests/{nothing}"), "manifests/none".to_owned()] {
+        let code = if path.starts_with('b') { "BLOB_UNKNOWN" } else { "MANIFEST_UNKNOWN" };
+        tool.get(&format!("/v2/web/{path}")).await.expect_error(StatusCode::NOT_FOUND, code);
+        let head = tool.send(HEAD, &format!("/v2/web/{path}"), &[], "").await;
+        head.expect(StatusCode::NOT_FOUND);
+    }
+    // A mount of what nobody has begins an upload.
+    for from in ["", "&from=web"] {
+        let answer = tool.send(POST, &format!("/v2/to/blobs/uploads/?mount={nothing}{from}"), &[], "").await;
+        let path = answer.expect(StatusCode::ACCEPTED).header("location").to_owned();
+        tool.send(DELETE, &path, &[], "").await.expect(StatusCode::NO_CONTENT);
+    }
+    // A manifest without layers, and one of a type that we know nothing of.
+    let config = tool.push_blob("web", b"{}").await;
+    for artifact_type in [None, Some("application/vnd.example")] {
+        let mut manifest = json!({"schemaVersion": 2, "mediaType": Package::MANIFEST_TYPE, "layers": [],
+            "config": {"mediaType": "application/vnd.oci.empty.v1+json", "digest": config, "size": 2}});
+        if let Some(artifact_type) = artifact_type {
+            manifest["artifactType"] = json!(artifact_type);
+        }
+        let manifest = manifest.to_string();
+        let answer = tool.push_manifest("web", "bare", manifest.as_bytes()).await.expect(StatusCode::CREATED);
+        let digest = Digest::of(manifest.as_bytes()).to_string();
+        assert_eq!(answer.header("location"), format!("/v2/web/manifests/{digest}"));
+        let answer = tool.get("/v2/web/manifests/bare").await.expect(StatusCode::OK);
+        assert_eq!((answer.header("docker-content-digest"), &*answer.body), (&*digest, manifest.as_bytes()));
+    }
+    // Chunks, with the first one again, and the end without content.
+    let path = tool.begin("web").await;
+    tool.send(PATCH, &path, &[("content-range", "2-4")], "cde")
+        .await
+        .expect(StatusCode::RANGE_NOT_SATISFIABLE);
+    for (range, chunk, status) in [("0-2", "abc", 202), ("0-2", "abc", 416), ("3-5", "def", 202)] {
+        let answer = tool.send(PATCH, &path, &[("content-range", range)], chunk).await;
+        assert_eq!(answer.status.as_u16(), status, "{range}");
+    }
+    let end = format!("{path}?digest={}", Digest::of(b"abcdef"));
+    tool.send(PUT, &end, &[("content-length", "0")], "").await.expect(StatusCode::CREATED);
+    // Tags from one on, so many.
+    for tag in ["test1", "test0", "test3", "test2"] {
+        let manifest = tool.get("/v2/web/manifests/bare").await.body;
+        tool.push_manifest("web", tag, &manifest).await.expect(StatusCode::CREATED);
+    }
+    let tags =
+        async |query: &str| tool.get(&format!("/v2/web/tags/list{query}")).await.json()["tags"].clone();
+    assert_eq!(tags("").await, json!(["bare", "test0", "test1", "test2", "test3"]));
+    assert_eq!(tags("?n=2&last=test0").await, json!(["test1", "test2"]));
+    assert_eq!(tags("?last=test2").await, json!(["test3"]));
+}
+
 #[tokio::test]
 async fn what_refers_to_a_manifest_is_listed() {
     let (dir, images, tool) = tool();

@@ -93,7 +93,7 @@ async fn a_broken_pull_goes_on_where_it_stopped() {
 
 #[tokio::test]
 async fn what_arrived_stays_for_the_next_pull_and_the_next_start() {
-    let (world, ranges) = breaking(40_000, 4).await;
+    let (world, ranges) = breaking(10_000, 4).await;
     let module = large(100_000);
     world.tool.push("web", "1", &module).await;
     let name = reference(&format!("{}/web:1", world.host));
