@@ -376,7 +376,7 @@ impl Directory {
         self.place.tree().sync(&self.place.node)
     }
 
-    pub(crate) fn find(&self, path: &str, follow: bool) -> Result<Found, VfsError> {
+    pub(crate) fn find<'p>(&self, path: &'p str, follow: bool) -> Result<Found<'p>, VfsError> {
         check_relative(path)?;
         walk(&self.root, &self.place, path, follow)
     }
@@ -448,7 +448,7 @@ impl std::fmt::Debug for Entries {
     }
 }
 
-fn create(found: &Found, options: OpenOptions) -> Result<File, VfsError> {
+fn create(found: &Found<'_>, options: OpenOptions) -> Result<File, VfsError> {
     let name = found.name.as_deref().ok_or(VfsError::NoEntry)?;
     if !options.create {
         return Err(VfsError::NoEntry);
@@ -465,7 +465,7 @@ fn create(found: &Found, options: OpenOptions) -> Result<File, VfsError> {
     Ok(File::new(file, &found.parent.mount, options.read, options.write))
 }
 
-fn existing(found: &Found) -> Result<Arc<Place>, VfsError> {
+fn existing(found: &Found<'_>) -> Result<Arc<Place>, VfsError> {
     let place = found.place.clone().ok_or(VfsError::NoEntry)?;
     if found.directory && place.node.kind != FileKind::Directory {
         return Err(VfsError::NotDirectory);

@@ -13,17 +13,16 @@ pub struct File {
     read: bool,
     write: bool,
     read_only: bool,
-    blocking: bool,
 }
 
 impl File {
     pub(crate) fn new(inner: Arc<dyn OpenFile>, mount: &Mount, read: bool, write: bool) -> File {
-        File { inner, read, write, read_only: mount.read_only, blocking: mount.tree.blocking() }
+        File { inner, read, write, read_only: mount.read_only }
     }
 
     /// Whether operations may wait for a disk.
     pub fn blocking(&self) -> bool {
-        self.blocking
+        self.inner.blocking()
     }
 
     /// Whether it was opened to be read.

@@ -1,6 +1,7 @@
 //! The virtual filesystem: what a container sees as files, without a kernel mount.
 //!
-//! Read first: [`Volume`] (a tree with a limit: in memory, or a directory of the host), [`Mounts`] (how a
+//! Read first: [`Volume`] (a tree with a limit: in memory, a directory of the
+//! host, the files of an image, or an overlay of these), [`Mounts`] (how a
 //! container's view is put together from volumes) and [`Directory`] (the door through which a host of
 //! `wasi:filesystem`, or the node, reads and writes that view).
 //!
@@ -9,11 +10,11 @@
 //!        │ names
 //!   namespace              one component at a time: mount points, "..", symbolic links
 //!        │ nodes
-//!   Tree (trait)           one volume: memory │ host directory
+//!   Tree (trait)           one volume: memory │ host directory │ image files │ overlay of trees
 //! ```
 //!
 //! It must never follow a path out of the container's view (links are read and walked here, never by the
-//! kernel), hold more than a volume's limit, or wait while it holds a lock. Operations are synchronous; those
+//! kernel), hold more than a volume's limit, or wait for a guest while it holds a lock. Operations are synchronous; those
 //! where [`Directory::blocking`] or [`Directory::paths_block`] say so may wait for a disk.
 
 mod clock;
@@ -24,6 +25,7 @@ mod host;
 mod memory;
 mod mounts;
 mod namespace;
+mod overlay;
 mod quota;
 mod tree;
 mod volume;
@@ -48,6 +50,8 @@ pub const LINKS_MAX: u32 = 40;
 /// handle at a time, would only build chains that cost the host memory.
 pub const DEPTH_MAX: u32 = 2_048;
 
+#[cfg(test)]
+mod agreement;
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]

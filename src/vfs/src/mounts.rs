@@ -8,8 +8,8 @@ use crate::error::VfsError;
 use crate::namespace::{Mount, Place, Point};
 use crate::volume::Volume;
 
-/// What a container may write outside of its mounts, in bytes. There is no image below it yet, so this holds
-/// only what programs put into `/tmp` and the like; it is host memory that no pod asked for, hence small.
+/// What a container may write outside of its mounts, in bytes: what programs put into `/tmp` and the like, and
+/// files of the image that they change. It is memory, which a pod has little of, hence small.
 pub const ROOT_LIMIT: u64 = 16 << 20;
 
 /// How a volume is mounted.
@@ -21,7 +21,8 @@ pub struct MountOptions {
     pub sub_path: Option<String>,
 }
 
-/// A container's view: an empty root of its own in memory ([`ROOT_LIMIT`]) with volumes mounted in it.
+/// A container's view: a root of its own with volumes mounted in it. Without a word it is an empty one in memory
+/// ([`ROOT_LIMIT`]).
 ///
 /// A clone is the same view (for `exec`): same root, same volumes.
 #[derive(Clone)]
@@ -42,8 +43,13 @@ impl Default for Mounts {
 impl Mounts {
     /// A view with nothing mounted.
     pub fn new() -> Mounts {
-        let root = Volume::memory(Some(ROOT_LIMIT));
-        Mounts { root, root_read_only: false, points: Arc::default(), blocking: false }
+        Mounts::over(Volume::memory(Some(ROOT_LIMIT)))
+    }
+
+    /// A view of this volume with nothing mounted.
+    pub fn over(root: Volume) -> Mounts {
+        let blocking = root.tree.blocking();
+        Mounts { root, root_read_only: false, points: Arc::default(), blocking }
     }
 
     /// Mounts `volume` at the absolute `path`, over what is there. Mounts may lie inside mounts, in any order.

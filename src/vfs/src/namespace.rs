@@ -4,6 +4,7 @@
 //! the tree's own idea of a parent, so it cannot be led outside by renames; at the top it stays. Links are
 //! read and their target is walked here; an absolute one starts at the container's root.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -46,11 +47,11 @@ pub(crate) struct Place {
 }
 
 /// Where a path leads.
-pub(crate) struct Found {
+pub(crate) struct Found<'p> {
     /// The directory that holds the last name.
     pub(crate) parent: Arc<Place>,
     /// The last name; `None` if the path ends in `.` or `..`, or is one of them.
-    pub(crate) name: Option<String>,
+    pub(crate) name: Option<Cow<'p, str>>,
     /// What is there, if anything.
     pub(crate) place: Option<Arc<Place>>,
     /// The path ends in `/`: only a directory will do.
@@ -135,29 +136,37 @@ pub(crate) fn check_relative(path: &str) -> Result<(), VfsError> {
 /// # Errors
 /// If a directory on the way is missing, is none, or leads through too many links. A missing last name is no
 /// error: [`Found::place`] is `None` then.
-pub(crate) fn walk(
+pub(crate) fn walk<'p>(
     root: &Arc<Place>,
     base: &Arc<Place>,
-    path: &str,
+    path: &'p str,
     follow: bool,
-) -> Result<Found, VfsError> {
+) -> Result<Found<'p>, VfsError> {
     check_length(path)?;
     let mut here = if path.starts_with('/') { Arc::clone(root) } else { Arc::clone(base) };
     let mut directory = ends_in_directory(path);
-    let mut left = Vec::new();
-    push(&mut left, path);
+    // What is left to walk; of links that were followed, their targets with what came after them.
+    let mut left = Cow::Borrowed(path);
+    let mut at = 0;
     let mut links = 0;
-    while let Some(name) = left.pop() {
+    while let Some((start, end)) = component(&left, at) {
+        let name = &left[start..end];
+        at = end;
         if name == ".." {
             here = here.parent.clone().unwrap_or(here);
             continue;
         }
-        let last = left.is_empty();
-        let place = match here.child(&name) {
+        let last = component(&left, end).is_none();
+        let found = |place| {
+            let name = match &left {
+                Cow::Borrowed(path) => Cow::Borrowed(&path[start..end]),
+                Cow::Owned(path) => Cow::Owned(path[start..end].to_owned()),
+            };
+            Found { parent: Arc::clone(&here), name: Some(name), place, directory }
+        };
+        let place = match here.child(name) {
             Ok(place) => place,
-            Err(VfsError::NoEntry) if last => {
-                return Ok(Found { parent: here, name: Some(name), place: None, directory });
-            }
+            Err(VfsError::NoEntry) if last => return Ok(found(None)),
             Err(error) => return Err(error),
         };
         match place.node.kind {
@@ -172,14 +181,28 @@ pub(crate) fn walk(
                     here = Arc::clone(root);
                 }
                 directory |= last && ends_in_directory(&target);
-                push(&mut left, &target);
+                left = Cow::Owned(if last { target } else { format!("{target}/{}", &left[end..]) });
+                at = 0;
             }
             FileKind::Directory if !last => here = place,
             _ if !last => return Err(VfsError::NotDirectory),
-            _ => return Ok(Found { parent: here, name: Some(name), place: Some(place), directory }),
+            _ => return Ok(found(Some(place))),
         }
     }
     Ok(Found { parent: Arc::clone(&here), name: None, place: Some(here), directory: true })
+}
+
+/// Where the next component that says anything begins and ends, from `at` on.
+fn component(path: &str, at: usize) -> Option<(usize, usize)> {
+    let mut start = at;
+    loop {
+        let rest = path.get(start..)?;
+        let length = rest.find('/').unwrap_or(rest.len());
+        if !matches!(&rest[..length], "" | ".") {
+            return Some((start, start + length));
+        }
+        start += length + 1;
+    }
 }
 
 fn check_length(path: &str) -> Result<(), VfsError> {
@@ -197,9 +220,4 @@ fn check_length(path: &str) -> Result<(), VfsError> {
 
 fn ends_in_directory(path: &str) -> bool {
     path.ends_with('/') || path.ends_with("/.")
-}
-
-/// Puts the components of `path` on the stack, the first on top.
-fn push(left: &mut Vec<String>, path: &str) {
-    left.extend(path.split('/').rev().filter(|name| !matches!(*name, "" | ".")).map(str::to_owned));
 }

@@ -1,10 +1,18 @@
 //! A volume's limit: charged before anything is stored, given back when the last handle is gone.
+//!
+//! Two things are counted. The limit counts what programs see: bytes of content, names. The pod's budget, which a
+//! volume in memory may have, counts what the host really holds for that: allocations with what is spare in them,
+//! and what a name costs beside its content.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use coracle_budget::{Budget, Charge};
+use parking_lot::Mutex;
 
 use crate::error::VfsError;
 
-/// Bytes of limit per name (and per stored piece of a file). Empty files cost the host about 300 bytes each,
+/// Bytes of limit per name (and per stored piece of a file). Empty files cost the host about [`ENTRY_BYTES`] each,
 /// so with one per 4 KiB the overhead beyond the limit stays under a tenth, and a volume full of 4 KiB files
 /// still fits.
 const BYTES_PER_ENTRY: u64 = 4_096;
@@ -12,8 +20,15 @@ const BYTES_PER_ENTRY: u64 = 4_096;
 /// Names that any volume may hold, however small its limit.
 const MIN_ENTRIES: u64 = 1_024;
 
-/// Names that a volume without a limit may hold: some 300 MB of host memory at worst.
+/// Names that a volume without a limit may hold: some 200 MB of host memory at worst.
 const MAX_ENTRIES: u64 = 1_000_000;
+
+/// What a name costs the host beside its letters: an inode (a test holds it to 128 bytes with its counts) and its
+/// place in the tree of names (24 bytes, and half as much for what is spare there), with the allocator's share.
+pub(crate) const ENTRY_BYTES: u64 = 192;
+
+/// What a piece of a file costs beside its bytes: its place in the tree of pieces.
+const PIECE_BYTES: u64 = 64;
 
 /// A limit that is none.
 const NONE: u64 = u64::MAX;
@@ -32,6 +47,8 @@ pub(crate) struct Quota {
     bytes: AtomicU64,
     entries: AtomicU64,
     pieces: AtomicU64,
+    /// The memory that this volume takes of its pod's.
+    pod: Option<Mutex<Charge>>,
 }
 
 impl Quota {
@@ -42,7 +59,13 @@ impl Quota {
             bytes: AtomicU64::new(0),
             entries: AtomicU64::new(0),
             pieces: AtomicU64::new(0),
+            pod: None,
         }
+    }
+
+    /// Counts against the pod's memory, too.
+    pub(crate) fn of_pod(limit: Option<u64>, budget: &Arc<Budget>) -> Quota {
+        Quota { pod: Some(Mutex::new(budget.empty())), ..Quota::new(limit) }
     }
 
     pub(crate) fn limit(&self) -> Option<u64> {
@@ -71,6 +94,9 @@ impl Quota {
 
     /// Charges as much of `bytes` as fits and says how much that was.
     pub(crate) fn charge_some(&self, bytes: u64) -> u64 {
+        if bytes == 0 {
+            return 0;
+        }
         let limit = self.limit.load(Ordering::Relaxed);
         let before = self
             .bytes
@@ -87,11 +113,29 @@ impl Quota {
     }
 
     pub(crate) fn release(&self, bytes: u64) {
-        sub(&self.bytes, bytes);
+        if bytes > 0 {
+            sub(&self.bytes, bytes);
+        }
     }
 
-    pub(crate) fn charge_entry(&self) -> Result<(), VfsError> {
-        add(&self.entries, 1, self.max_entries.load(Ordering::Relaxed))
+    /// Takes memory of the pod's, for content that is charged as well.
+    pub(crate) fn hold(&self, bytes: u64) -> Result<(), VfsError> {
+        match &self.pod {
+            Some(pod) => pod.lock().grow(bytes).map_err(|_| VfsError::NoSpace),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives memory of the pod's back.
+    pub(crate) fn let_go(&self, bytes: u64) {
+        if let Some(pod) = &self.pod {
+            pod.lock().shrink(bytes);
+        }
+    }
+
+    pub(crate) fn charge_entry(&self, name: &str) -> Result<(), VfsError> {
+        add(&self.entries, 1, self.max_entries.load(Ordering::Relaxed))?;
+        self.hold(cost(name)).inspect_err(|_| sub(&self.entries, 1))
     }
 
     /// Charges a name that exists already, even beyond the bound.
@@ -99,23 +143,38 @@ impl Quota {
         self.entries.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn release_entries(&self, count: u64) {
-        sub(&self.entries, count);
+    pub(crate) fn release_entry(&self, name: &str) {
+        sub(&self.entries, 1);
+        self.let_go(cost(name));
+    }
+
+    /// A name becomes another: what it costs the pod changes with its letters.
+    pub(crate) fn rename_entry(&self, from: &str, to: &str) -> Result<(), VfsError> {
+        let (before, after) = (cost(from), cost(to));
+        self.let_go(before.saturating_sub(after));
+        self.hold(after.saturating_sub(before))
     }
 
     pub(crate) fn charge_piece(&self) -> Result<(), VfsError> {
-        add(&self.pieces, 1, self.max_entries.load(Ordering::Relaxed).saturating_mul(2))
+        add(&self.pieces, 1, self.max_entries.load(Ordering::Relaxed).saturating_mul(2))?;
+        self.hold(PIECE_BYTES).inspect_err(|_| sub(&self.pieces, 1))
     }
 
     pub(crate) fn release_pieces(&self, count: u64) {
         sub(&self.pieces, count);
+        self.let_go(count * PIECE_BYTES);
     }
+}
+
+/// What a name costs the pod.
+fn cost(name: &str) -> u64 {
+    ENTRY_BYTES + name.len() as u64
 }
 
 fn add(counter: &AtomicU64, amount: u64, limit: u64) -> Result<(), VfsError> {
     counter
         .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-            used.checked_add(amount).filter(|sum| *sum <= limit)
+            used.checked_add(amount).filter(|sum| *sum <= limit || amount == 0)
         })
         .map(|_| ())
         .map_err(|_| VfsError::NoSpace)

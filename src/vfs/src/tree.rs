@@ -99,6 +99,11 @@ impl Node {
     pub(crate) fn of<T: Any + Send + Sync>(&self) -> Arc<T> {
         Arc::clone(&self.inner).downcast().expect("a node goes back to the tree that made it")
     }
+
+    /// As [`Node::of`], to look at.
+    pub(crate) fn get<T: Any + Send + Sync>(&self) -> &T {
+        self.inner.downcast_ref().expect("a node goes back to the tree that made it")
+    }
 }
 
 /// A volume's tree. All operations are atomic against each other as POSIX has them.
@@ -141,6 +146,8 @@ pub(crate) trait OpenFile: Send + Sync {
     fn set_size(&self, size: u64) -> Result<(), VfsError>;
     fn stat(&self) -> Result<Stat, VfsError>;
     fn set_times(&self, times: Times) -> Result<(), VfsError>;
+    /// Whether operations on it may wait for a disk.
+    fn blocking(&self) -> bool;
     fn sync(&self, data_only: bool) -> Result<(), VfsError>;
 }
 

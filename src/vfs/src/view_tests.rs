@@ -175,6 +175,11 @@ fn scattered_bytes_are_bounded() {
     assert!(volume.usage().bytes < 10_000);
 }
 
+/// The names of projected content, without what the layout adds.
+fn keys(dir: &Directory) -> Vec<String> {
+    names(dir).into_iter().filter(|name| !name.starts_with("..")).collect()
+}
+
 #[test]
 fn projected_content_changes_at_once() {
     let volume = Volume::memory(None);
@@ -182,9 +187,10 @@ fn projected_content_changes_at_once() {
     let mut mounts = Mounts::new();
     mounts.add("/c", &volume, &MountOptions { read_only: true, sub_path: None }).unwrap();
     let root = mounts.root();
-    let open = root.open_file("c/a", OpenOptions { read: true, ..OpenOptions::default() }).unwrap();
+    let read = OpenOptions { read: true, follow: true, ..OpenOptions::default() };
+    let open = root.open_file("c/a", read).unwrap();
     assert_eq!(root.stat_at("c/a", true).unwrap().mode, 0o440);
-    assert_eq!(volume.usage().bytes, 11);
+    let (bytes, entries) = (volume.usage().bytes, volume.usage().entries);
     volume.project(files(&[("a", "new a"), ("keys/d", "new d")])).unwrap();
     assert_eq!(root.read("c/a", 9).unwrap(), b"new a");
     assert_eq!(names(&root.open_directory("c/keys").unwrap()), ["d"]);
@@ -192,18 +198,64 @@ fn projected_content_changes_at_once() {
     open.read_at(0, &mut buffer).unwrap();
     assert_eq!(&buffer, b"old a", "who reads goes on reading the old one");
     drop(open);
-    assert_eq!((volume.usage().bytes, volume.usage().entries), (10, 3), "the old content is given back");
+    assert_eq!(volume.usage().bytes, bytes - 1, "the old content is given back");
+    assert_eq!(volume.usage().entries, entries - 2, "and its names");
 
-    let before = names(&volume.root());
-    for bad in ["", "/a", "a/", "../a", "a/../b", "a//b", "./a", "nul\0"] {
+    let before = (keys(&volume.root()), volume.usage());
+    for bad in ["", "/a", "a/", "../a", "a/../b", "a//b", "./a", "nul\0", "..data", "..2026"] {
         fails(volume.project(files(&[(bad, "x")])), "Invalid");
     }
     fails(volume.project(files(&[("a", "x"), ("a/b", "y")])), "Invalid");
     fails(volume.project(files(&[(&"n".repeat(256), "x")])), "NameTooLong");
-    assert_eq!(names(&volume.root()), before, "a failure changes nothing");
-    assert_eq!((volume.usage().bytes, volume.usage().entries), (10, 3));
+    assert_eq!((keys(&volume.root()), volume.usage()), before, "a failure changes nothing");
     let folder = tempfile::tempdir().unwrap();
     fails(Volume::host(folder.path(), None).unwrap().project(BTreeMap::new()), "Unsupported");
+}
+
+/// As kubelet lays it out, for programs that watch where `..data` leads.
+#[test]
+fn projected_content_lies_behind_a_link() {
+    let volume = Volume::memory(None);
+    let root = volume.root();
+    volume.project(files(&[("a", "1"), ("keys/b", "1")])).unwrap();
+    let folder = root.read_link("..data").unwrap();
+    assert!(folder.starts_with("..20") && folder.len() > "..2026_11_22_02_30_00.".len(), "{folder}");
+    assert_eq!(names(&root), [folder.as_str(), "..data", "a", "keys"]);
+    assert_eq!(root.read_link("a").unwrap(), "..data/a");
+    assert_eq!(root.read_link("keys").unwrap(), "..data/keys");
+    assert_eq!(root.stat_at("..data/keys/b", false).unwrap().kind, FileKind::File);
+
+    let (stat, changed) = (root.stat().unwrap(), |root: &Directory| root.read_link("..data").unwrap());
+    volume.project(files(&[("a", "1"), ("keys/b", "1")])).unwrap();
+    assert_eq!((changed(&root), root.stat().unwrap()), (folder.clone(), stat), "the same changes nothing");
+    let data = root.open_directory("..data").unwrap();
+    volume.project(files(&[("a", "2"), ("keys/b", "1")])).unwrap();
+    let second = changed(&root);
+    assert_ne!(second, folder);
+    assert!(!names(&root).contains(&folder));
+    assert_eq!(root.read(&format!("{folder}/a"), 9).unwrap(), b"2", "a path through an old folder leads on");
+    assert_eq!(data.read("a", 9).unwrap(), b"1", "who holds the folder holds all of it");
+    assert_eq!(names(&data), ["a", "keys"]);
+    volume.project(files(&[("a", "2")])).unwrap();
+    let third = changed(&root);
+    assert_ne!(third, second);
+    let mut other = files(&[("a", "2")]);
+    other.get_mut("a").unwrap().mode = 0o400;
+    volume.project(other).unwrap();
+    assert_ne!(changed(&root), third, "another mode is another content");
+}
+
+/// Modes are shown, and nobody is kept out by them: guests have no users, and what their pod mounts is theirs.
+#[test]
+fn modes_keep_nobody_out() {
+    let volume = Volume::memory(None);
+    let file = |mode| ProjectedFile { data: Bytes::from_static(b"text"), mode };
+    volume.project([0o400, 0o000, 0o4755].map(|mode| (mode.to_string(), file(mode))).into()).unwrap();
+    for mode in [0o400, 0o000, 0o4755] {
+        let name = mode.to_string();
+        assert_eq!(volume.root().stat_at(&name, true).unwrap().mode, mode);
+        assert_eq!(volume.root().read(&name, 9).unwrap(), b"text");
+    }
 }
 
 /// Readers see all of the old content or all of the new.
@@ -222,8 +274,11 @@ fn projection_is_seen_whole() {
         });
         let root = volume.root();
         while !done.load(std::sync::atomic::Ordering::Relaxed) {
-            assert_eq!(names(&root), ["one", "two"]);
-            assert_eq!(root.read("one", 1).unwrap().len(), 1);
+            assert_eq!(keys(&root), ["one", "two"]);
+            assert_eq!(root.read("one", 1).unwrap().len(), 1, "it is never missing");
+            let data = root.open_directory("..data").unwrap();
+            assert_eq!(names(&data), ["one", "two"]);
+            assert_eq!(data.read("one", 1).unwrap(), data.read("two", 1).unwrap());
         }
     });
 }

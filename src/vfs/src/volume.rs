@@ -5,11 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use coracle_budget::Budget;
 
 use crate::directory::Directory;
 use crate::error::VfsError;
 use crate::host::HostTree;
+use crate::host::image::ImageTree;
 use crate::memory::MemoryTree;
+use crate::overlay::OverlayTree;
 use crate::tree::Tree;
 
 /// One file of a projected volume (configMap, secret, downwardAPI).
@@ -45,7 +48,18 @@ impl Volume {
     /// `limit` is in bytes of file content that is stored (holes of sparse files are free). A write beyond it
     /// fails at once with [`VfsError::NoSpace`].
     pub fn memory(limit: Option<u64>) -> Volume {
-        let tree = Arc::new(MemoryTree::new(limit));
+        Volume::in_memory(MemoryTree::new(limit, None))
+    }
+
+    /// As [`Volume::memory`], with what the host holds for it (content, names, what is spare in allocations) counted
+    /// as memory of the pod with this budget. A write or a new name that the pod has no memory for is
+    /// [`VfsError::NoSpace`], too.
+    pub fn memory_of(limit: Option<u64>, budget: &Arc<Budget>) -> Volume {
+        Volume::in_memory(MemoryTree::new(limit, Some(budget)))
+    }
+
+    fn in_memory(tree: MemoryTree) -> Volume {
+        let tree = Arc::new(tree);
         Volume { tree: Arc::clone(&tree) as Arc<dyn Tree>, memory: Some(tree) }
     }
 
@@ -58,6 +72,31 @@ impl Volume {
     /// If the directory cannot be opened, or cannot be measured for the limit.
     pub fn host(dir: &Path, limit: Option<u64>) -> Result<Volume, VfsError> {
         Ok(Volume { tree: Arc::new(HostTree::open(dir, limit)?), memory: None })
+    }
+
+    /// The files of an image: a directory of the host that nobody writes to, for reading. All writes are
+    /// [`VfsError::ReadOnly`].
+    ///
+    /// What is known of the directory is shared by all volumes of it; only open files are handles of the host, and
+    /// each volume has its own share of these.
+    ///
+    /// # Errors
+    /// If the directory cannot be opened.
+    pub fn image(dir: &Path) -> Result<Volume, VfsError> {
+        Ok(Volume { tree: Arc::new(ImageTree::open(dir)?), memory: None })
+    }
+
+    /// Volumes seen as one: what is written goes to `upper`, what is there already comes from it and from `lowers`,
+    /// the topmost first. The lower ones are never written to and must not change meanwhile.
+    ///
+    /// The limit and what counts toward it are those of `upper`, with an entry for each name of a lower volume that
+    /// is removed or replaced. Such removals are remembered by this volume and not in `upper`: they end with it.
+    /// A file with several names in a lower volume that is written to by one of them is from then on a file of its
+    /// own. An upper volume on a disk holds a handle of the host for each directory of a lower one that is written
+    /// to.
+    pub fn overlay(lowers: &[Volume], upper: &Volume) -> Volume {
+        let lowers = lowers.iter().map(|volume| Arc::clone(&volume.tree)).collect();
+        Volume { tree: Arc::new(OverlayTree::new(lowers, Arc::clone(&upper.tree))), memory: None }
     }
 
     /// The volume's own root, as a namespace of its own: links that point up or are absolute end there.
@@ -84,11 +123,17 @@ impl Volume {
     /// Replaces the whole content of a memory volume in one step: a reader that opens a file sees the old tree
     /// or the new one, and files that are open keep their old content.
     ///
-    /// Keys are relative paths (`a.conf`, `keys/tls.crt`).
+    /// It looks as Kubernetes has it: `..data` is a link to a folder with the content, each name at the top is a
+    /// link through `..data`, and new content is a new folder behind `..data`. Programs that watch for another
+    /// target of `..data`, and those that open it and read what belongs together, find what they expect.
+    /// The same content again changes nothing.
+    ///
+    /// Keys are relative paths (`a.conf`, `keys/tls.crt`) that do not begin with `..`. Modes are shown and not
+    /// enforced: a guest reads what its pod mounts, as root would, also a file of mode 0.
     ///
     /// # Errors
     /// [`VfsError::Unsupported`] for a volume that is not in memory, [`VfsError::Invalid`] for a path that is
-    /// absolute, holds `..` or is below another file, [`VfsError::NoSpace`] beyond the limit.
+    /// absolute, begins with or holds `..`, or is below another file, [`VfsError::NoSpace`] beyond the limit.
     pub fn project(&self, files: BTreeMap<String, ProjectedFile>) -> Result<(), VfsError> {
         self.memory.as_ref().ok_or(VfsError::Unsupported)?.project(files)
     }

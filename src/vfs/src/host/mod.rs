@@ -7,8 +7,11 @@
 
 mod errno;
 mod handles;
+pub(crate) mod image;
 mod measure;
 mod open;
+#[cfg(test)]
+mod tests;
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;

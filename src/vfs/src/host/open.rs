@@ -60,8 +60,8 @@ impl Ledger {
         if !self.limited() {
             return add();
         }
-        self.quota.charge_entry()?;
-        add().inspect_err(|_| self.quota.release_entries(1))
+        self.quota.charge_entry("")?;
+        add().inspect_err(|_| self.quota.release_entry(""))
     }
 
     fn limited(&self) -> bool {
@@ -82,7 +82,7 @@ impl Ledger {
         let freed = freed_by_removal(dir, name, &open);
         remove()?;
         self.quota.release(freed);
-        self.quota.release_entries(1);
+        self.quota.release_entry("");
         Ok(())
     }
 
@@ -109,7 +109,7 @@ impl Ledger {
         rename()?;
         if let Some(bytes) = freed {
             self.quota.release(bytes);
-            self.quota.release_entries(1);
+            self.quota.release_entry("");
         }
         Ok(())
     }
@@ -232,6 +232,10 @@ impl OpenFile for HostFile {
 
     fn stat(&self) -> Result<Stat, VfsError> {
         stat(&self.file, self.ledger.device)
+    }
+
+    fn blocking(&self) -> bool {
+        true
     }
 
     fn set_times(&self, times: Times) -> Result<(), VfsError> {

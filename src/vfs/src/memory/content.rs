@@ -1,6 +1,7 @@
 //! The content of a file in memory: shared bytes that nobody changed, or pieces with holes between them.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use bytes::Bytes;
 
@@ -21,32 +22,49 @@ pub(super) struct Content {
 #[derive(Debug)]
 enum Store {
     /// As it was projected; the API object's own bytes.
-    Shared(Bytes),
+    Shared(Box<Bytes>),
+    /// Nothing is stored beyond the first piece: most files are small, and need no tree of pieces.
+    Small(Vec<u8>),
     /// By number of piece. A piece may be shorter than [`PIECE`]: the rest reads as zero.
-    Pieces(BTreeMap<u64, Vec<u8>>),
+    #[expect(clippy::box_collection, reason = "files are many and few of them large: the others stay small")]
+    Pieces(Box<BTreeMap<u64, Vec<u8>>>),
 }
 
 impl Content {
-    pub(super) fn empty() -> Content {
-        Content { size: 0, store: Store::Pieces(BTreeMap::new()) }
+    pub(super) const fn empty() -> Content {
+        Content { size: 0, store: Store::Small(Vec::new()) }
     }
 
     /// Content that is shared until it is written to.
     pub(super) fn shared(data: Bytes, quota: &Quota) -> Result<Content, VfsError> {
-        quota.charge(data.len() as u64)?;
-        Ok(Content { size: data.len() as u64, store: Store::Shared(data) })
+        let bytes = data.len() as u64;
+        quota.charge(bytes)?;
+        quota.hold(bytes).inspect_err(|_| quota.release(bytes))?;
+        Ok(Content { size: bytes, store: Store::Shared(Box::new(data)) })
     }
 
     pub(super) fn size(&self) -> u64 {
         self.size
     }
 
+    /// The bytes that are shared, if nobody has written yet.
+    pub(super) fn as_shared(&self) -> Option<&Bytes> {
+        match &self.store {
+            Store::Shared(data) => Some(data),
+            Store::Small(_) | Store::Pieces(_) => None,
+        }
+    }
+
     /// Gives all charges back.
     pub(super) fn discard(&mut self, quota: &Quota) {
         match &self.store {
-            Store::Shared(data) => quota.release(data.len() as u64),
+            Store::Shared(data) => {
+                quota.release(data.len() as u64);
+                quota.let_go(data.len() as u64);
+            }
+            Store::Small(piece) => give_back(piece, 0, quota),
             Store::Pieces(pieces) => {
-                quota.release(pieces.values().map(|piece| piece.len() as u64).sum());
+                pieces.values().for_each(|piece| give_back(piece, 0, quota));
                 quota.release_pieces(pieces.len() as u64);
             }
         }
@@ -56,24 +74,18 @@ impl Content {
     pub(super) fn read(&self, offset: u64, buffer: &mut [u8]) -> usize {
         let count = usize::try_from(self.size.saturating_sub(offset)).unwrap_or(usize::MAX).min(buffer.len());
         let buffer = &mut buffer[..count];
+        if count == 0 {
+            return 0;
+        }
         match &self.store {
-            Store::Shared(data) => {
-                if let Ok(start) = usize::try_from(offset)
-                    && count > 0
-                {
-                    buffer.copy_from_slice(&data[start..start + count]);
-                }
-            }
+            Store::Shared(data) => read_piece(data, start_of(offset), buffer),
+            Store::Small(piece) => read_piece(piece, start_of(offset), buffer),
             Store::Pieces(pieces) => {
                 let mut done = 0;
                 while done < count {
                     let (number, start, length) = split(offset + done as u64, count - done);
-                    let out = &mut buffer[done..done + length];
                     let stored = pieces.get(&number).map_or(&[][..], Vec::as_slice);
-                    let from = stored.get(start..).unwrap_or_default();
-                    let available = from.len().min(length);
-                    out[..available].copy_from_slice(&from[..available]);
-                    out[available..].fill(0);
+                    read_piece(stored, start, &mut buffer[done..done + length]);
                     done += length;
                 }
             }
@@ -87,11 +99,16 @@ impl Content {
     /// [`VfsError::NoSpace`] if not one byte fits.
     pub(super) fn write(&mut self, offset: u64, data: &[u8], quota: &Quota) -> Result<usize, VfsError> {
         self.unshare(quota)?;
-        let Store::Pieces(pieces) = &mut self.store else { return Err(VfsError::NoSpace) };
         let mut done = 0;
         while done < data.len() {
             let (number, start, length) = split(offset + done as u64, data.len() - done);
-            let written = write_piece(pieces, number, start, &data[done..done + length], quota);
+            let written = match self.piece(number, quota) {
+                Ok(piece) => write_piece(piece, start, &data[done..done + length], quota),
+                Err(_) => 0,
+            };
+            if written == 0 {
+                self.drop_empty(number, quota);
+            }
             done += written;
             if written < length {
                 break;
@@ -109,32 +126,71 @@ impl Content {
             self.discard(quota);
             return Ok(());
         }
+        if size != self.size {
+            self.unshare(quota)?;
+        }
         if size < self.size {
-            self.unshare(quota)?;
-            let Store::Pieces(pieces) = &mut self.store else { return Err(VfsError::NoSpace) };
-            let (number, start, _) = split(size, PIECE);
-            let mut gone = pieces.split_off(&number);
-            if start > 0
-                && let Some(mut piece) = gone.remove(&number)
-            {
-                quota.release(piece.len().saturating_sub(start) as u64);
-                piece.truncate(start);
-                piece.shrink_to_fit();
-                pieces.insert(number, piece);
+            match &mut self.store {
+                Store::Shared(_) => return Err(VfsError::NoSpace), // it is unshared
+                Store::Small(piece) => cut(piece, start_of(size), quota),
+                Store::Pieces(pieces) => {
+                    let (number, start, _) = split(size, PIECE);
+                    let gone = pieces.split_off(&(number + u64::from(start > 0)));
+                    gone.values().for_each(|piece| give_back(piece, 0, quota));
+                    quota.release_pieces(gone.len() as u64);
+                    if let Some(piece) = pieces.get_mut(&number) {
+                        cut(piece, start, quota);
+                    }
+                }
             }
-            quota.release(gone.values().map(|piece| piece.len() as u64).sum());
-            quota.release_pieces(gone.len() as u64);
-        } else if size > self.size {
-            self.unshare(quota)?;
         }
         self.size = size;
         Ok(())
     }
 
+    /// The piece of that number, made if there is none; an empty one that nothing is written to is to be dropped
+    /// again.
+    fn piece(&mut self, number: u64, quota: &Quota) -> Result<&mut Vec<u8>, VfsError> {
+        if let Store::Small(first) = &mut self.store
+            && number > 0
+        {
+            let mut pieces = Box::new(BTreeMap::new());
+            if !first.is_empty() {
+                quota.charge_piece()?;
+                pieces.insert(0, std::mem::take(first));
+            }
+            self.store = Store::Pieces(pieces);
+        }
+        match &mut self.store {
+            Store::Shared(_) => Err(VfsError::NoSpace), // it is unshared
+            Store::Small(first) => Ok(first),
+            Store::Pieces(pieces) => match pieces.entry(number) {
+                Entry::Occupied(piece) => Ok(piece.into_mut()),
+                Entry::Vacant(place) => {
+                    quota.charge_piece()?;
+                    Ok(place.insert(Vec::new()))
+                }
+            },
+        }
+    }
+
+    fn drop_empty(&mut self, number: u64, quota: &Quota) {
+        if let Store::Pieces(pieces) = &mut self.store
+            && pieces.get(&number).is_some_and(Vec::is_empty)
+        {
+            pieces.remove(&number);
+            quota.release_pieces(1);
+        }
+    }
+
     /// Turns shared bytes into pieces. The bytes are charged already; only the pieces are new.
     fn unshare(&mut self, quota: &Quota) -> Result<(), VfsError> {
         let Store::Shared(data) = &self.store else { return Ok(()) };
-        let mut pieces = BTreeMap::new();
+        if data.len() <= PIECE {
+            self.store = Store::Small(data.to_vec());
+            return Ok(());
+        }
+        let mut pieces = Box::new(BTreeMap::new());
         for (number, piece) in (0..).zip(data.chunks(PIECE)) {
             if quota.charge_piece().is_err() {
                 quota.release_pieces(number);
@@ -153,39 +209,76 @@ fn split(offset: u64, length: usize) -> (u64, usize, usize) {
     (offset / PIECE as u64, start, length.min(PIECE - start))
 }
 
-/// Writes into one piece and says how much: less than all of `data` only if the quota ends.
-fn write_piece(
-    pieces: &mut BTreeMap<u64, Vec<u8>>,
-    number: u64,
-    start: usize,
-    data: &[u8],
-    quota: &Quota,
-) -> usize {
-    let stored = pieces.get(&number).map(Vec::len);
-    let have = stored.unwrap_or(0);
+/// An offset into what is stored in one stretch; far beyond it if it does not fit.
+fn start_of(offset: u64) -> usize {
+    usize::try_from(offset).unwrap_or(usize::MAX)
+}
+
+/// Reads from one stretch; what is not stored is zero.
+fn read_piece(stored: &[u8], start: usize, out: &mut [u8]) {
+    let from = stored.get(start..).unwrap_or_default();
+    let available = from.len().min(out.len());
+    out[..available].copy_from_slice(&from[..available]);
+    out[available..].fill(0);
+}
+
+/// Writes into one piece and says how much: less than all of `data` only if a limit ends.
+fn write_piece(piece: &mut Vec<u8>, start: usize, data: &[u8], quota: &Quota) -> usize {
+    let have = piece.len();
     let growth = (start + data.len()).saturating_sub(have);
     let granted = usize::try_from(quota.charge_some(growth as u64)).unwrap_or(growth);
     let end = if growth == 0 { start + data.len() } else { have + granted };
-    if end <= start || (stored.is_none() && quota.charge_piece().is_err()) {
+    if end <= start || reserve(piece, end, quota).is_err() {
         quota.release(granted as u64);
         return 0;
     }
     let data = &data[..data.len().min(end - start)];
-    let piece = pieces.entry(number).or_default();
-    let needed = end.max(have);
-    if needed > piece.capacity() {
-        let target = (piece.capacity() * 2).clamp(needed, PIECE.max(needed));
-        piece.reserve_exact(target - piece.len());
+    if start > have {
+        piece.resize(start, 0);
     }
-    if piece.len() < needed {
-        piece.resize(needed, 0);
-    }
-    piece[start..start + data.len()].copy_from_slice(data);
+    let over = data.len().min(piece.len() - start);
+    piece[start..start + over].copy_from_slice(&data[..over]);
+    piece.extend_from_slice(&data[over..]);
     data.len()
+}
+
+/// Makes room for `needed` bytes: twice as much as there was for who goes on writing, or just that if the pod has
+/// no more.
+fn reserve(piece: &mut Vec<u8>, needed: usize, quota: &Quota) -> Result<(), VfsError> {
+    let before = piece.capacity();
+    if needed <= before {
+        return Ok(());
+    }
+    let roomy = (before * 2).clamp(needed, PIECE);
+    let target = match quota.hold((roomy - before) as u64) {
+        Ok(()) => roomy,
+        Err(_) => {
+            quota.hold((needed - before) as u64)?;
+            needed
+        }
+    };
+    piece.reserve_exact(target - piece.len());
+    Ok(())
+}
+
+/// Shortens a piece.
+fn cut(piece: &mut Vec<u8>, length: usize, quota: &Quota) {
+    if length < piece.len() {
+        give_back(piece, length, quota);
+        piece.truncate(length);
+        piece.shrink_to(length);
+    }
+}
+
+/// Gives back what a piece holds beyond its first `length` bytes.
+fn give_back(piece: &Vec<u8>, length: usize, quota: &Quota) {
+    quota.release((piece.len() - length) as u64);
+    quota.let_go((piece.capacity() - length) as u64);
 }
 
 #[cfg(test)]
 mod tests {
+    use coracle_budget::Budget;
     use proptest::prelude::*;
 
     use super::*;
@@ -214,7 +307,8 @@ mod tests {
             steps in proptest::collection::vec(step(), 0..24),
         ) {
             let limit = 4 * PIECE as u64;
-            let quota = Quota::new(Some(limit));
+            let budget = Budget::new(None);
+            let quota = Quota::of_pod(Some(limit), &budget);
             let mut content = Content::shared(Bytes::from(start.clone()), &quota).unwrap();
             let mut model = start;
             for step in steps {
@@ -234,13 +328,14 @@ mod tests {
                     }
                 }
                 prop_assert!(quota.bytes() <= limit);
+                prop_assert!(budget.used() >= quota.bytes() && budget.used() <= 2 * limit);
                 prop_assert_eq!(content.size(), model.len() as u64);
                 let mut all = vec![7; model.len() + 10];
                 prop_assert_eq!(content.read(0, &mut all), model.len());
                 prop_assert_eq!(&all[..model.len()], &model[..]);
             }
             content.discard(&quota);
-            prop_assert_eq!(quota.bytes(), 0);
+            prop_assert_eq!((quota.bytes(), budget.used()), (0, 0));
         }
     }
 }

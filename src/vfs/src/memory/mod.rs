@@ -6,73 +6,87 @@
 mod content;
 mod inode;
 mod project;
+#[cfg(test)]
+mod tests;
 
+use std::collections::btree_map::Entry;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::{Mutex, RwLock};
+use coracle_budget::Budget;
+use parking_lot::Mutex;
 
-use self::content::Content;
-use self::inode::{Body, Inode, Names};
+use self::inode::{Body, Inode, Shared};
 use crate::error::VfsError;
 use crate::quota::Quota;
-use crate::tree::{Access, Cursor, Entry, FileKind, Node, OpenFile, Stat, Times, Tree, next_device};
+use crate::tree::{self, Access, Cursor, FileKind, Node, OpenFile, Stat, Times, Tree, next_device};
 use crate::volume::Usage;
 
-const FILE_MODE: u32 = 0o644;
-const DIRECTORY_MODE: u32 = 0o755;
-const LINK_MODE: u32 = 0o777;
+const FILE_MODE: u16 = 0o644;
+const DIRECTORY_MODE: u16 = 0o755;
+const LINK_MODE: u16 = 0o777;
 
 /// How many names a listing takes out of a directory at a time, so that a reader holds its lock shortly.
 const LISTING_BATCH: usize = 128;
 
 /// A tree in memory.
 pub(crate) struct MemoryTree {
-    device: u64,
-    quota: Arc<Quota>,
+    shared: Arc<Shared>,
     root: Arc<Inode>,
     next_inode: AtomicU64,
     structure: Mutex<()>,
 }
 
 impl MemoryTree {
-    pub(crate) fn new(limit: Option<u64>) -> MemoryTree {
-        let device = next_device();
-        let quota = Arc::new(Quota::new(limit));
-        let root = Inode::new(1, device, &quota, DIRECTORY_MODE, empty_directory());
-        MemoryTree { device, quota, root, next_inode: AtomicU64::new(2), structure: Mutex::new(()) }
+    /// What it holds is memory of the pod with this budget, if one is given.
+    pub(crate) fn new(limit: Option<u64>, budget: Option<&Arc<Budget>>) -> MemoryTree {
+        let quota = match budget {
+            Some(budget) => Quota::of_pod(limit, budget),
+            None => Quota::new(limit),
+        };
+        let shared = Arc::new(Shared { device: next_device(), quota });
+        let root = Inode::new(1, &shared, DIRECTORY_MODE, Body::empty_directory());
+        MemoryTree { shared, root, next_inode: AtomicU64::new(2), structure: Mutex::new(()) }
     }
 
-    fn inode(&self, mode: u32, body: Body) -> Arc<Inode> {
+    fn inode(&self, mode: u16, body: Body) -> Arc<Inode> {
         let number = self.next_inode.fetch_add(1, Ordering::Relaxed);
-        Inode::new(number, self.device, &self.quota, mode, body)
+        Inode::new(number, &self.shared, mode, body)
+    }
+
+    /// A symbolic link, which owns the charge for its target.
+    fn link_to(&self, target: &str) -> Result<Arc<Inode>, VfsError> {
+        let (quota, bytes) = (&self.shared.quota, target.len() as u64);
+        quota.charge(bytes)?;
+        quota.hold(bytes).inspect_err(|_| quota.release(bytes))?;
+        Ok(self.inode(LINK_MODE, Body::Symlink(target.into())))
     }
 
     /// Puts a new name into a directory.
-    fn insert(&self, dir: &Node, name: &str, make: impl FnOnce(&Arc<Inode>) -> Arc<Inode>) -> Inserted {
-        let dir = dir.of::<Inode>();
+    fn insert(
+        &self,
+        dir: &Inode,
+        name: &str,
+        make: impl FnOnce() -> Result<Arc<Inode>, VfsError>,
+    ) -> Result<Arc<Inode>, VfsError> {
         let mut names = dir.names()?.write();
         if names.removed {
             return Err(VfsError::NoEntry);
         }
-        if names.entries.contains_key(name) {
-            return Err(VfsError::Exists);
-        }
-        self.quota.charge_entry()?;
-        let inode = make(&dir);
-        names.entries.insert(name.into(), Arc::clone(&inode));
+        let Entry::Vacant(place) = names.entries.entry(name.into()) else { return Err(VfsError::Exists) };
+        self.shared.quota.charge_entry(name)?;
+        let inode = make().inspect_err(|_| self.shared.quota.release_entry(name))?;
+        place.insert(Arc::clone(&inode));
         drop(names);
         dir.mark_modified();
         Ok(inode)
     }
 }
 
-type Inserted = Result<Arc<Inode>, VfsError>;
-
 impl Tree for MemoryTree {
     fn device(&self) -> u64 {
-        self.device
+        self.shared.device
     }
 
     fn blocking(&self) -> bool {
@@ -80,11 +94,12 @@ impl Tree for MemoryTree {
     }
 
     fn usage(&self) -> Usage {
-        Usage { bytes: self.quota.bytes(), limit: self.quota.limit(), entries: self.quota.entries() }
+        let quota = &self.shared.quota;
+        Usage { bytes: quota.bytes(), limit: quota.limit(), entries: quota.entries() }
     }
 
     fn quota(&self) -> &Quota {
-        &self.quota
+        &self.shared.quota
     }
 
     fn root(&self) -> Node {
@@ -92,17 +107,17 @@ impl Tree for MemoryTree {
     }
 
     fn lookup(&self, dir: &Node, name: &str) -> Result<Node, VfsError> {
-        let dir = dir.of::<Inode>();
+        let dir = dir.get::<Inode>();
         let found = dir.names()?.read().entries.get(name).cloned();
-        found.map(node).ok_or(VfsError::NoEntry)
+        found.or_else(|| self.successor(dir, name)).map(node).ok_or(VfsError::NoEntry)
     }
 
     fn stat(&self, node: &Node) -> Result<Stat, VfsError> {
-        Ok(node.of::<Inode>().status())
+        Ok(node.get::<Inode>().status())
     }
 
     fn set_times(&self, node: &Node, times: Times) -> Result<(), VfsError> {
-        node.of::<Inode>().change_times(times);
+        node.get::<Inode>().change_times(times);
         Ok(())
     }
 
@@ -120,28 +135,26 @@ impl Tree for MemoryTree {
     }
 
     fn create(&self, dir: &Node, name: &str, _access: Access) -> Result<Arc<dyn OpenFile>, VfsError> {
-        let inode =
-            self.insert(dir, name, |_| self.inode(FILE_MODE, Body::File(RwLock::new(Content::empty()))))?;
-        Ok(inode)
+        let file = || Ok(self.inode(FILE_MODE, Body::empty_file()));
+        Ok(self.insert(dir.get(), name, file)?)
     }
 
     fn create_directory(&self, dir: &Node, name: &str) -> Result<(), VfsError> {
-        self.insert(dir, name, |parent| {
-            let inode = self.inode(DIRECTORY_MODE, empty_directory());
-            inode.set_parent(parent);
-            inode
-        })
-        .map(|_| ())
+        let parent = dir.of::<Inode>();
+        let below = || {
+            let inode = self.inode(DIRECTORY_MODE, Body::empty_directory());
+            inode.set_parent(&parent);
+            Ok(inode)
+        };
+        self.insert(&parent, name, below).map(|_| ())
     }
 
     fn symlink(&self, dir: &Node, name: &str, target: &str) -> Result<(), VfsError> {
-        self.quota.charge(target.len() as u64)?;
-        let link = self.inode(LINK_MODE, Body::Symlink(target.into())); // owns the charge from here
-        self.insert(dir, name, |_| link).map(|_| ())
+        self.insert(dir.get(), name, || self.link_to(target)).map(|_| ())
     }
 
     fn read_link(&self, node: &Node) -> Result<String, VfsError> {
-        match &node.of::<Inode>().body {
+        match &node.get::<Inode>().body {
             Body::Symlink(target) => Ok(target.as_ref().to_owned()),
             Body::File(_) | Body::Directory(_) => Err(VfsError::Invalid),
         }
@@ -152,15 +165,15 @@ impl Tree for MemoryTree {
         if inode.kind() == FileKind::Directory {
             return Err(VfsError::NotPermitted);
         }
-        self.insert(to, new_name, |_| {
-            inode.link();
-            Arc::clone(&inode)
+        self.insert(to.get(), new_name, || {
+            inode.link()?;
+            Ok(Arc::clone(&inode))
         })
         .map(|_| ())
     }
 
     fn unlink(&self, dir: &Node, name: &str) -> Result<(), VfsError> {
-        let dir = dir.of::<Inode>();
+        let dir = dir.get::<Inode>();
         let mut names = dir.names()?.write();
         let kind = names.entries.get(name).ok_or(VfsError::NoEntry)?.kind();
         if kind == FileKind::Directory {
@@ -168,7 +181,7 @@ impl Tree for MemoryTree {
         }
         let gone = names.entries.remove(name);
         drop(names);
-        self.quota.release_entries(1);
+        self.shared.quota.release_entry(name);
         if let Some(inode) = gone {
             inode.unlink();
         }
@@ -178,13 +191,13 @@ impl Tree for MemoryTree {
 
     fn remove_directory(&self, dir: &Node, name: &str) -> Result<(), VfsError> {
         let _structure = self.structure.lock();
-        let dir = dir.of::<Inode>();
+        let dir = dir.get::<Inode>();
         let mut names = dir.names()?.write();
         let child = Arc::clone(names.entries.get(name).ok_or(VfsError::NoEntry)?);
         retire(&child)?;
         names.entries.remove(name);
         drop(names);
-        self.quota.release_entries(1);
+        self.shared.quota.release_entry(name);
         child.unlink();
         dir.mark_modified();
         Ok(())
@@ -209,28 +222,34 @@ impl Tree for MemoryTree {
             if !source.entries.get(name).is_some_and(|now| Arc::ptr_eq(now, &inode)) {
                 return Err(VfsError::NoEntry);
             }
-            if let Some(old) = into.entries.get(new_name) {
+            let old = into.entries.get(new_name);
+            if let Some(old) = old {
                 if Arc::ptr_eq(old, &inode) {
                     return Ok(()); // two names of one file: nothing happens, says POSIX
                 }
                 match (inode.kind(), old.kind()) {
-                    (FileKind::Directory, FileKind::Directory) => {
-                        if within(&from, old) {
-                            return Err(VfsError::NotEmpty);
-                        }
-                        retire(old)?;
+                    (FileKind::Directory, FileKind::Directory) if within(&from, old) => {
+                        return Err(VfsError::NotEmpty);
                     }
+                    (FileKind::Directory, FileKind::Directory) => {}
                     (FileKind::Directory, _) => return Err(VfsError::NotDirectory),
                     (_, FileKind::Directory) => return Err(VfsError::IsDirectory),
                     _ => {}
                 }
+            }
+            self.shared.quota.rename_entry(name, new_name)?;
+            if let Some(old) = old.filter(|old| old.kind() == FileKind::Directory)
+                && let Err(error) = retire(old)
+            {
+                let _ = self.shared.quota.rename_entry(new_name, name);
+                return Err(error);
             }
             source.entries.remove(name);
             target.as_deref_mut().unwrap_or(&mut source).entries.insert(new_name.into(), Arc::clone(&inode))
         };
         inode.set_parent(&to);
         if let Some(old) = replaced {
-            self.quota.release_entries(1);
+            self.shared.quota.release_entry(new_name);
             old.unlink();
         }
         from.mark_modified();
@@ -255,39 +274,35 @@ impl Tree for MemoryTree {
 /// cannot make it skip or repeat the others.
 struct Listing {
     dir: Arc<Inode>,
-    batch: std::vec::IntoIter<(Arc<str>, FileKind)>,
-    last: Option<Arc<str>>,
+    batch: std::vec::IntoIter<tree::Entry>,
+    last: Option<String>,
     end: bool,
 }
 
 impl Cursor for Listing {
-    fn next(&mut self) -> Result<Option<Entry>, VfsError> {
+    fn next(&mut self) -> Result<Option<tree::Entry>, VfsError> {
         if self.batch.len() == 0 && !self.end {
             let names = self.dir.names()?.read();
             let from = match &self.last {
-                Some(last) => Bound::Excluded(&**last),
+                Some(last) => Bound::Excluded(last.as_str()),
                 None => Bound::Unbounded,
             };
             let batch: Vec<_> = names
                 .entries
                 .range::<str, _>((from, Bound::Unbounded))
                 .take(LISTING_BATCH)
-                .map(|(name, inode)| (Arc::clone(name), inode.kind()))
+                .map(|(name, inode)| tree::Entry { name: name.as_ref().to_owned(), kind: inode.kind() })
                 .collect();
             self.end = batch.len() < LISTING_BATCH;
-            self.last = batch.last().map(|(name, _)| Arc::clone(name)).or(self.last.take());
+            self.last = batch.last().map(|entry| entry.name.clone()).or(self.last.take());
             self.batch = batch.into_iter();
         }
-        Ok(self.batch.next().map(|(name, kind)| Entry { name: name.as_ref().to_owned(), kind }))
+        Ok(self.batch.next())
     }
 }
 
 fn node(inode: Arc<Inode>) -> Node {
     Node { kind: inode.kind(), inner: inode }
-}
-
-fn empty_directory() -> Body {
-    Body::Directory(RwLock::new(Names { entries: Default::default(), removed: false }))
 }
 
 /// Marks an empty directory as removed, so that nothing is made in it from here on.

@@ -1,0 +1,88 @@
+//! What volumes in memory cost.
+
+use std::collections::BTreeSet;
+
+use coracle_budget::Budget;
+
+use crate::quota::ENTRY_BYTES;
+use crate::{OpenOptions, VfsError, Volume};
+
+const CREATE: OpenOptions = OpenOptions {
+    read: true,
+    write: true,
+    create: true,
+    exclusive: false,
+    truncate: false,
+    directory: false,
+    follow: true,
+};
+
+#[test]
+fn the_pod_pays_for_what_is_held() {
+    let budget = Budget::new(Some(1 << 20));
+    let volume = Volume::memory_of(Some(1 << 30), &budget);
+    let root = volume.root();
+    root.write("file", &[1; 4_096]).unwrap();
+    assert_eq!(budget.used(), 4_096 + ENTRY_BYTES + 4);
+    root.rename("file", &root, "f").unwrap();
+    assert_eq!(budget.used(), 4_096 + ENTRY_BYTES + 1);
+    root.symlink("target", "l").unwrap();
+    assert_eq!(budget.used(), 4_096 + 2 * (ENTRY_BYTES + 1) + 6);
+
+    let other = budget.charge(900 << 10).unwrap();
+    let error = root.write("big", &[1; 200 << 10]).unwrap_err();
+    assert!(matches!(error, VfsError::NoSpace), "the pod is full before the volume is");
+    assert!(budget.used() > 1_000 << 10);
+    drop(other);
+    root.write("big", &[1; 200 << 10]).unwrap();
+    let rest = budget.limit().unwrap() - budget.used();
+    let _full = budget.charge(rest).unwrap();
+    assert!(matches!(root.create_directory("d"), Err(VfsError::NoSpace)));
+    assert!(matches!(root.symlink("x", "m"), Err(VfsError::NoSpace)));
+    root.unlink("big").unwrap();
+    root.create_directory("d").unwrap();
+    drop((root, volume));
+    assert_eq!(budget.used(), rest, "all is given back");
+}
+
+/// Four gibibytes with a few bytes in them.
+#[test]
+fn holes_cost_nothing() {
+    let budget = Budget::new(Some(1 << 20));
+    let volume = Volume::memory_of(Some(1 << 20), &budget);
+    let file = volume.root().open_file("sparse", CREATE).unwrap();
+    let end = 4 << 30;
+    file.set_size(end).unwrap();
+    file.write_at(end - 3, b"end").unwrap();
+    file.write_at(end / 2, b"middle").unwrap();
+    assert_eq!(file.stat().unwrap().size, end);
+    let mut buffer = [7; 64];
+    assert_eq!(file.read_at(end - 64, &mut buffer).unwrap(), 64);
+    assert!(buffer[..61].iter().all(|byte| *byte == 0) && &buffer[61..] == b"end");
+    assert!(budget.used() < 64 << 10, "{}", budget.used());
+    file.set_size(end / 2 + 6).unwrap();
+    file.set_size(u64::from(u32::MAX)).unwrap();
+    assert_eq!(file.read_at(end / 2, &mut buffer).unwrap(), 64);
+    assert!(buffer.starts_with(b"middle\0"));
+}
+
+/// A hundred thousand names in one folder: each step is a step in a tree of names, and a listing holds a few of
+/// them at a time.
+#[test]
+fn large_folders_are_folders() {
+    let volume = Volume::memory(None);
+    let root = volume.root();
+    let count = 100_000;
+    for n in 0..count {
+        root.open_file(&n.to_string(), CREATE).unwrap();
+    }
+    let mut entries = root.entries().unwrap();
+    let mut seen = BTreeSet::new();
+    while let Some(entry) = entries.next_entry().unwrap() {
+        let n: u32 = entry.name.parse().unwrap();
+        assert!(seen.insert(n));
+        root.stat_at(&entry.name, true).unwrap();
+        root.unlink(&entry.name).unwrap();
+    }
+    assert_eq!((seen.len(), volume.usage().entries), (count, 0));
+}
