@@ -199,6 +199,26 @@ pub(crate) enum Bench {
         /// The component to serve
         component: PathBuf,
     },
+    /// Small files in a volume in memory, against wasmtime-wasi on the host's memory filesystem
+    #[command(after_help = "Example:\n  coracle bench volume --files 10000 --bytes 4096")]
+    Volume(BenchVolume),
+}
+
+/// `coracle bench volume`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchVolume {
+    /// How many files the guest makes, reads and removes
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub files: u32,
+    /// Bytes of each
+    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(0..=65_536))]
+    pub bytes: u32,
+    /// How often each of the ways is measured
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub runs: u32,
+    /// A folder of the host for the comparison, in memory
+    #[arg(long, default_value = "/dev/shm")]
+    pub folder: PathBuf,
 }
 
 /// `coracle bench startup`.

@@ -26,6 +26,9 @@ pub(crate) const TOOLBOX: Guest = guest!("toolbox");
 /// What measures the network of a pod.
 pub(crate) const LOOPBACK: Guest = guest!("loopback");
 
+/// Many small files: what `bench volume` runs.
+pub(crate) const FILES: Guest = guest!("files");
+
 /// Everything that the examples' manifests name.
 pub(crate) const ALL: &[Guest] = &[
     WEB,
@@ -33,6 +36,7 @@ pub(crate) const ALL: &[Guest] = &[
     guest!("ambassador"),
     guest!("burner"),
     guest!("content"),
+    FILES,
     HANDLER,
     guest!("hello"),
     guest!("hostile"),

@@ -54,6 +54,7 @@ fn main() -> ExitCode {
             Command::Bench(Bench::Http(args)) => bench::http::run(args).await,
             Command::Bench(Bench::HttpPeer { component }) => bench::http_peer::run(&component).await,
             Command::Bench(Bench::Scheduler(args)) => bench::scheduler::measure(args).await,
+            Command::Bench(Bench::Volume(args)) => bench::volume::measure(args).await,
             Command::Compile { .. } => unreachable!("done before anything else was set up"),
             Command::Version => {
                 ui::line(&format!(

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use coracle_budget::Budget;
 use coracle_client::Key;
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
@@ -69,6 +70,8 @@ pub(crate) struct PodHandle {
     logs: Mutex<Vec<Option<Arc<ContainerLog>>>>,
     /// Its running containers, and what was started beside them.
     pub(crate) guests: Guests,
+    /// The memory that it may hold.
+    pub(crate) budget: Arc<Budget>,
 }
 
 impl PodHandle {
@@ -80,6 +83,7 @@ impl PodHandle {
             arrived: Notify::new(),
             logs: Mutex::default(),
             guests: Guests::default(),
+            budget: Budget::new(None),
         }
     }
 

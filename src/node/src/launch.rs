@@ -6,6 +6,7 @@ use coracle_api::quantity::Quantity;
 use coracle_budget::Budget;
 use coracle_network::PodStack;
 use coracle_runtime::{ContainerSpec, Cpu, ProgramKind, Stdin, stdin_pipe};
+use coracle_vfs::{ROOT_LIMIT, Volume};
 use k8s_openapi::api::core::v1::{Container as Spec, Pod};
 
 use crate::{
@@ -74,8 +75,9 @@ impl Launch {
         let services = context.service_variables(&pod);
         let env = Environment::of(&facts, spec, &image.env, &services, context.sources.as_ref())
             .map_err(|error| waiting("CreateContainerConfigError", &error.to_string()))?;
+        let root = Volume::memory_of(Some(ROOT_LIMIT), &handle.budget);
         let mut mounts = volumes
-            .mounts(spec, &env)
+            .mounts(root, spec, &env)
             .map_err(|error| waiting("CreateContainerConfigError", &error.to_string()))?;
         let args = env::arguments(spec, &image.entrypoint, &image.cmd, &env)
             .map_err(|error| waiting("CreateContainerConfigError", &error.to_string()))?;

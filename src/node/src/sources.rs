@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    path::PathBuf,
     sync::{Arc, Weak},
 };
 
@@ -22,7 +21,7 @@ use crate::{
     handle::PodHandle,
     local_volumes::{self, LocalVolumes},
     tokens::Tokens,
-    volumes::{self, VolumeSources},
+    volumes::{self, ImageContent, VolumeSources},
 };
 
 /// What the module of an image is called in an image volume, if the image gives it no name.
@@ -177,11 +176,11 @@ impl VolumeSources for Sources {
         self.tokens.get(pod_uid, projection)
     }
 
-    fn image(&self, reference: &str) -> Option<(PathBuf, String)> {
+    fn image(&self, reference: &str) -> Option<ImageContent> {
         let image = self.images.find(&ImageReference::parse(reference).ok()?)?;
         let named = image.entrypoint.first().and_then(|path| path.rsplit('/').next());
         let named = named.filter(|name| !name.is_empty() && *name != "." && *name != "..");
-        Some((image.path, named.unwrap_or(MODULE).to_owned()))
+        Some(ImageContent::Module { path: image.path, name: named.unwrap_or(MODULE).to_owned() })
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use coracle_api::quantity::Quantity;
+use coracle_budget::Budget;
 use coracle_vfs::{MountOptions, Mounts, ProjectedFile, VfsError, Volume};
 use k8s_openapi::{
     api::core::v1::{
@@ -94,8 +95,23 @@ pub(crate) trait VolumeSources: Sources {
     fn local_volume(&self, volume: &PersistentVolume, handle: &str) -> Result<Volume, VfsError>;
     /// A service account token that was obtained for a pod before.
     fn token(&self, pod_uid: &str, projection: &ServiceAccountTokenProjection) -> Option<Bytes>;
-    /// The file of an image that was pulled for an image volume before, and its name in there.
-    fn image(&self, reference: &str) -> Option<(PathBuf, String)>;
+    /// What an image that was pulled for an image volume before brings.
+    fn image(&self, reference: &str) -> Option<ImageContent>;
+}
+
+/// What an image volume shows.
+#[derive(Debug)]
+pub(crate) enum ImageContent {
+    /// The files of the image: a folder that nobody changes.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the store unpacks no files yet"))]
+    Files(PathBuf),
+    /// Of an image that is a module and nothing else: its file, and what it is called.
+    Module {
+        /// Where it is on this node.
+        path: PathBuf,
+        /// Its name in the volume.
+        name: String,
+    },
 }
 
 /// The volumes of one pod.
@@ -157,20 +173,23 @@ pub(crate) fn images(pod: &Pod) -> impl Iterator<Item = (&str, Option<&str>)> {
 
 impl PodVolumes {
     /// Makes the volumes; blocking if [`on_disk`]. What is on disk from before (the agent was restarted)
-    /// is kept.
+    /// is kept. Volumes in memory that the pod writes to are `memory` of its own; what it is shown of other
+    /// objects is the node's.
     pub(crate) fn set_up(
         facts: &PodFacts<'_>,
         pod_dir: &Path,
         sources: &dyn VolumeSources,
+        memory: &Arc<Budget>,
     ) -> Result<PodVolumes, SetUpError> {
         let mut list = Vec::new();
         for spec in specs(facts.pod) {
-            let volume = match make(facts, spec, pod_dir, sources) {
+            let volume = match make(facts, spec, pod_dir, sources, memory) {
                 Ok(Some(volume)) => Ok(volume),
                 Ok(None) => projection(facts, spec, sources).and_then(|files| {
                     let volume = Volume::memory(None);
                     volume.project(files).map_err(VolumeError::Files)?;
-                    Ok(volume.into())
+                    // Whatever the mount says, as Kubernetes has it.
+                    Ok(Source { read_only: true, ..volume.into() })
                 }),
                 Err(error) => Err(error),
             };
@@ -193,9 +212,14 @@ impl PodVolumes {
         }
     }
 
-    /// The view of one container.
-    pub(crate) fn mounts(&self, container: &Container, env: &Environment) -> Result<Mounts, SetUpError> {
-        let mut mounts = Mounts::new();
+    /// The view of one container, over a root of its own.
+    pub(crate) fn mounts(
+        &self,
+        root: Volume,
+        container: &Container,
+        env: &Environment,
+    ) -> Result<Mounts, SetUpError> {
+        let mut mounts = Mounts::over(root);
         for mount in container.volume_mounts.iter().flatten() {
             let failed = |problem| SetUpError { volume: mount.name.clone(), problem };
             let source = self.find(&mount.name).ok_or_else(|| failed(VolumeError::Unknown))?;
@@ -242,13 +266,14 @@ fn make(
     spec: &VolumeSpec,
     pod_dir: &Path,
     sources: &dyn VolumeSources,
+    memory: &Arc<Budget>,
 ) -> Result<Option<Source>, VolumeError> {
     if is_projection(spec) {
         return Ok(None);
     }
     let own_dir = pod_dir.join("volumes").join(&spec.name);
     if let Some(source) = &spec.empty_dir {
-        return empty_dir(facts, source, &own_dir).map(|volume| Some(volume.into()));
+        return empty_dir(facts, source, &own_dir, memory).map(|volume| Some(volume.into()));
     }
     if let Some(source) = &spec.host_path {
         return host_path(source, pod_dir).map(Some);
@@ -319,10 +344,13 @@ fn persistent_volume(
     }
 }
 
-/// A folder with the module of an image in it, for reading.
+/// The files of an image, or a folder with its module, for reading.
 fn image(reference: &str, dir: &Path, sources: &dyn VolumeSources) -> Result<Source, VolumeError> {
-    let (module, name) =
-        sources.image(reference).ok_or_else(|| VolumeError::NoImage(reference.to_owned()))?;
+    let content = sources.image(reference).ok_or_else(|| VolumeError::NoImage(reference.to_owned()))?;
+    let (module, name) = match content {
+        ImageContent::Files(files) => return shown(&files),
+        ImageContent::Module { path, name } => (path, name),
+    };
     make_folder(dir)?;
     let path = dir.join(name);
     let failed =
@@ -335,7 +363,12 @@ fn image(reference: &str, dir: &Path, sources: &dyn VolumeSources) -> Result<Sou
     if std::fs::hard_link(&module, &path).is_err() {
         std::fs::copy(&module, &path).map_err(failed)?;
     }
-    let volume = Volume::host(dir, None).map_err(VolumeError::Files)?;
+    shown(dir)
+}
+
+/// A folder that nobody writes to.
+fn shown(dir: &Path) -> Result<Source, VolumeError> {
+    let volume = Volume::image(dir).map_err(VolumeError::Files)?;
     Ok(Source { read_only: true, ..volume.into() })
 }
 
@@ -349,13 +382,29 @@ fn type_name(spec: &VolumeSpec) -> &'static str {
     known.into_iter().find(|(there, _)| *there).map_or("unknown", |(_, name)| name)
 }
 
-fn empty_dir(facts: &PodFacts<'_>, source: &EmptyDirVolumeSource, dir: &Path) -> Result<Volume, VolumeError> {
+fn empty_dir(
+    facts: &PodFacts<'_>,
+    source: &EmptyDirVolumeSource,
+    dir: &Path,
+    memory: &Arc<Budget>,
+) -> Result<Volume, VolumeError> {
     let limit = bytes(source.size_limit.as_ref());
     if in_memory(source) {
-        return Ok(Volume::memory(Some(memory_size(facts, limit))));
+        return Ok(Volume::memory_of(Some(memory_size(facts, limit)), memory));
     }
     make_folder(dir)?;
+    let limit = limit.into_iter().chain(storage_limit(facts.pod)).min();
     Volume::host(dir, limit).map_err(VolumeError::Files)
+}
+
+/// What the pod may keep on the node's disk, if any of its containers says: no volume of it takes more.
+fn storage_limit(pod: &Pod) -> Option<u64> {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let limits = containers.filter_map(|container| {
+        let limits = container.resources.as_ref()?.limits.as_ref()?;
+        bytes(limits.get("ephemeral-storage"))
+    });
+    limits.fold(None, |sum, limit| Some(sum.unwrap_or(0_u64).saturating_add(limit)))
 }
 
 /// The size of a volume in memory, by Kubernetes' rule: at most its `sizeLimit`, what the pod's containers may use

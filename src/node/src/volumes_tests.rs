@@ -51,8 +51,13 @@ impl VolumeSources for Objects {
         self.get::<String>("token").map(|token| format!("{token} for {pod_uid}").into())
     }
 
-    fn image(&self, reference: &str) -> Option<(PathBuf, String)> {
-        self.get::<PathBuf>(reference).map(|path| (path.to_path_buf(), "tool.wasm".to_owned()))
+    fn image(&self, reference: &str) -> Option<ImageContent> {
+        let path = self.get::<PathBuf>(reference)?.to_path_buf();
+        Some(if path.is_dir() {
+            ImageContent::Files(path)
+        } else {
+            ImageContent::Module { path, name: "tool.wasm".to_owned() }
+        })
     }
 }
 
@@ -75,7 +80,7 @@ fn pod(volume: &Value) -> Pod {
 
 fn set_up(volume: &Value, sources: &Objects, dir: &Path) -> Result<PodVolumes, SetUpError> {
     let pod = pod(volume);
-    PodVolumes::set_up(&facts(&pod), dir, sources)
+    PodVolumes::set_up(&facts(&pod), dir, sources, &Budget::new(None))
 }
 
 fn facts(pod: &Pod) -> PodFacts<'_> {
@@ -218,6 +223,46 @@ fn empty_dirs_lie_where_they_are_told() {
     assert!(matches!(root.write("g", b"five."), Err(VfsError::NoSpace)));
 }
 
+/// What the pod writes to memory is its own, what it is shown of other objects is not.
+#[test]
+fn volumes_in_memory_are_the_pods_memory() {
+    let memory = Budget::new(Some(8 << 10));
+    let make = |volume: &Value| {
+        let pod = pod(volume);
+        PodVolumes::set_up(&facts(&pod), Path::new("/nowhere"), &objects(), &memory).unwrap()
+    };
+    let shown = make(&json!({"configMap": {"name": "map"}}));
+    assert_eq!((memory.used(), shown.list[0].1.read_only), (0, true));
+    let volumes = make(&json!({"emptyDir": {"medium": "Memory"}}));
+    let root = volumes.find("v").unwrap().volume.root();
+    root.write("f", &[1; 4 << 10]).unwrap();
+    assert!(memory.used() > 4 << 10);
+    assert!(matches!(root.write("g", &[1; 4 << 10]), Err(VfsError::NoSpace)));
+    drop((root, volumes));
+    assert_eq!(memory.used(), 0);
+}
+
+#[test]
+fn volumes_on_disk_take_no_more_than_the_pod_may() {
+    #[track_caller]
+    fn check(size_limit: Option<&str>, containers: &[Option<&str>], expected: Option<u64>) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut pod = pod(&json!({"emptyDir": {"sizeLimit": size_limit}}));
+        let limits = containers.iter().map(|limit| match limit {
+            Some(limit) => json!({"name": "c", "resources": {"limits": {"ephemeral-storage": limit}}}),
+            None => json!({"name": "c"}),
+        });
+        pod.spec.as_mut().unwrap().containers = serde_json::from_value(limits.collect()).unwrap();
+        let volumes = PodVolumes::set_up(&facts(&pod), dir.path(), &objects(), &Budget::new(None)).unwrap();
+        assert_eq!(volumes.find("v").unwrap().volume.usage().limit, expected);
+    }
+    check(None, &[None], None);
+    check(Some("1Mi"), &[None], Some(1 << 20));
+    check(None, &[Some("1Mi"), None], Some(1 << 20));
+    check(Some("4Mi"), &[Some("1Mi"), Some("2Mi")], Some(3 << 20));
+    check(Some("2Mi"), &[Some("1Mi"), Some("2Mi")], Some(2 << 20));
+}
+
 #[test]
 fn volumes_in_memory_have_a_size() {
     #[track_caller]
@@ -231,7 +276,8 @@ fn volumes_in_memory_have_a_size() {
             .collect();
         let mut pod = pod(&json!({"emptyDir": {"medium": "Memory", "sizeLimit": size_limit}}));
         pod.spec.as_mut().unwrap().containers = serde_json::from_value(containers.into()).unwrap();
-        let volumes = PodVolumes::set_up(&facts(&pod), Path::new("/nowhere"), &objects()).unwrap();
+        let volumes =
+            PodVolumes::set_up(&facts(&pod), Path::new("/nowhere"), &objects(), &Budget::new(None)).unwrap();
         assert_eq!(volumes.find("v").unwrap().volume.usage().limit, Some(expected));
     }
     check(None, &[None], MEMORY_VOLUME_DEFAULT);
@@ -256,14 +302,14 @@ fn mounts_expand_and_protect() {
         serde_json::from_value(json!({"name": "c", "env": [{"name": "NAME", "value": "p"}]})).unwrap();
     let pod = pod(&json!({}));
     let env = Environment::of(&facts(&pod), &env, &[], &BTreeMap::new(), &objects()).unwrap();
-    let root = volumes.mounts(&container, &env).unwrap().root();
+    let root = volumes.mounts(Volume::memory(None), &container, &env).unwrap().root();
     root.write("rw/f", b"1").unwrap();
     assert_eq!(root.read("ro/p/x/f", 10).unwrap(), b"1");
     assert!(matches!(root.write("ro/f", b"2"), Err(VfsError::ReadOnly)));
 
     let stranger = json!({"name": "c", "volumeMounts": [{"name": "w", "mountPath": "/w"}]});
     let stranger = serde_json::from_value(stranger).unwrap();
-    assert!(volumes.mounts(&stranger, &env).is_err());
+    assert!(volumes.mounts(Volume::memory(None), &stranger, &env).is_err());
 }
 
 /// The affinity of a volume that is a folder of this node.
@@ -337,7 +383,7 @@ fn tokens_are_projected_when_they_are_there() {
     assert!(error.ends_with("the token of the service account is not there yet"), "{error}");
     objects.0.lock().unwrap().insert("token", json!("word"));
     let made = set_up(&volume, &objects, Path::new("/d/pods/u")).unwrap();
-    assert_eq!(made.list[0].1.volume.usage().bytes, "word for u".len() as u64);
+    assert_eq!(content(&made, "token").as_deref(), Some("word for u"));
 }
 
 #[test]
@@ -351,6 +397,13 @@ fn images_are_folders_to_read() {
         assert!(made.list[0].1.read_only);
         assert_eq!(std::fs::read(own.join("volumes/v/tool.wasm")).unwrap(), b"module");
     }
+    let files = dir.path().join("files");
+    std::fs::create_dir(&files).unwrap();
+    std::fs::write(files.join("f"), "of the image").unwrap();
+    objects.0.lock().unwrap().insert("files:1", json!(files));
+    let made = set_up(&json!({"image": {"reference": "files:1"}}), &objects, &own).unwrap();
+    assert_eq!(content(&made, "f").as_deref(), Some("of the image"));
+    assert!(matches!(made.list[0].1.volume.root().write("f", b""), Err(VfsError::ReadOnly)));
     let error = set_up(&json!({"image": {"reference": "none:1"}}), &objects, &own).unwrap_err().to_string();
     assert!(error.ends_with("image \"none:1\" is not there yet"), "{error}");
 }

@@ -513,9 +513,10 @@ impl Worker {
         let (context, pod, ip) = (self.context.clone(), self.pod.clone(), self.ip);
         let dir = volumes::pod_dir(&context.pods_dir, self.handle.uid());
         let on_disk = volumes::on_disk(&pod);
-        let abandoned = self.abandoned.clone();
+        let (abandoned, memory) = (self.abandoned.clone(), self.handle.budget.clone());
         let make = move || {
-            let volumes = PodVolumes::set_up(&context.facts(&pod, ip), &dir, context.sources.as_ref());
+            let facts = context.facts(&pod, ip);
+            let volumes = PodVolumes::set_up(&facts, &dir, context.sources.as_ref(), &memory);
             // The pod was deleted meanwhile, and its folder perhaps removed before this one made it.
             if on_disk && abandoned.load(Ordering::SeqCst) && dir.exists() {
                 dirs::remove_reporting(&dir);

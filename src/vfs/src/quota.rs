@@ -20,12 +20,13 @@ const BYTES_PER_ENTRY: u64 = 4_096;
 /// Names that any volume may hold, however small its limit.
 const MIN_ENTRIES: u64 = 1_024;
 
-/// Names that a volume without a limit may hold: some 200 MB of host memory at worst.
+/// Names that a volume without a limit may hold: some 250 MB of host memory, or twice that with the longest names.
 const MAX_ENTRIES: u64 = 1_000_000;
 
-/// What a name costs the host beside its letters: an inode (a test holds it to 128 bytes with its counts) and its
-/// place in the tree of names (24 bytes, and half as much for what is spare there), with the allocator's share.
-pub(crate) const ENTRY_BYTES: u64 = 192;
+/// What a name costs the host beside its letters: an inode (a test holds it to 128 bytes with its counts, and what a
+/// folder has beside that to 64) and its place in the tree of names (24 bytes, and half as much for what is spare
+/// there), with the allocator's share.
+pub(crate) const ENTRY_BYTES: u64 = 256;
 
 /// What a piece of a file costs beside its bytes: its place in the tree of pieces.
 const PIECE_BYTES: u64 = 64;

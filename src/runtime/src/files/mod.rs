@@ -4,6 +4,8 @@
 //! for handles here: what lies in the table under a handle is our [`Handle`], [`Entries`] or stream, and the
 //! table checks that when it is looked up.
 
+#[cfg(test)]
+pub(crate) mod conformance;
 mod descriptor;
 mod error;
 mod streams;
@@ -98,31 +100,4 @@ pub(crate) fn on_disk<T>(blocking: bool, operation: impl FnOnce() -> T) -> T {
 }
 
 #[cfg(test)]
-mod tests {
-    use wasmtime_wasi::p2::bindings::filesystem::preopens::Host as _;
-    use wasmtime_wasi::p2::bindings::filesystem::types::{HostDescriptor, OpenFlags, PathFlags};
-
-    use super::*;
-
-    /// A guest that opens files without end is told so, and what it closes it can open again.
-    #[tokio::test]
-    async fn open_files_are_bounded() {
-        let mut table = ResourceTable::new();
-        let mut files = Files::new(&Mounts::new());
-        let mut view = FilesView { table: &mut table, files: &mut files };
-        let root = view.get_directories().unwrap().remove(0).0;
-        let mut open = async || {
-            let root = Resource::new_borrow(root.rep());
-            view.open_at(root, PathFlags::empty(), "f".into(), OpenFlags::CREATE, DescriptorFlags::WRITE)
-                .await
-        };
-        let mut last = None;
-        for _ in 1..OPEN_FILES {
-            last = Some(open().await.unwrap());
-        }
-        assert_eq!(open().await.unwrap_err().downcast().unwrap(), ErrorCode::Quota);
-        HostDescriptor::drop(&mut view, last.unwrap()).unwrap();
-        assert!(view.get_directories().is_ok());
-        assert!(view.get_directories().is_err());
-    }
-}
+mod tests;

@@ -103,3 +103,21 @@ async fn nothing_of_the_host_is_reached() {
         assert_eq!(result, (Exit::Code(expected), String::new()), "{path}");
     }
 }
+
+/// A program on its standard library, over each kind of volume.
+#[tokio::test]
+async fn many_files_come_and_go() {
+    let bench = Bench::new();
+    for backend in crate::files::conformance::backends() {
+        let args = ["/v", "60", "4096"];
+        let (exit, said) =
+            bench.run_example("files", &args, |spec| spec.mounts = backend.mounts.clone()).await;
+        assert_eq!(exit, Exit::Code(0), "{}: {said}", backend.name);
+        assert!(said.starts_with("write "), "{said}");
+        let left = backend.mounts.root().open_directory("v").unwrap().entries().unwrap().next_entry();
+        assert_eq!(left.unwrap(), None);
+    }
+    let (exit, said) = bench.run_example("files", &["/", "9000", "4096"], |_| {}).await;
+    assert_eq!(exit, Exit::Code(1));
+    assert!(said.contains("No space left on device"), "{said}");
+}

@@ -272,5 +272,6 @@ mod tests {
     fn an_inode_is_small() {
         let size = size_of::<Inode>() + 2 * size_of::<usize>();
         assert!(size <= 128, "{size} bytes");
+        assert!(size_of::<Folder>() <= 64, "{} bytes", size_of::<Folder>());
     }
 }
