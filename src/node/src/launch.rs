@@ -6,7 +6,7 @@ use coracle_api::quantity::Quantity;
 use coracle_budget::Budget;
 use coracle_network::PodStack;
 use coracle_runtime::{ContainerSpec, Cpu, ProgramKind, Stdin, stdin_pipe};
-use coracle_vfs::{ROOT_LIMIT, Volume};
+use coracle_vfs::Mounts;
 use k8s_openapi::api::core::v1::{Container as Spec, Pod};
 
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
     platform,
     state::Waiting,
     termination::{self, MAX_MESSAGE, shorten},
-    volumes::PodVolumes,
+    volumes::{self, PodVolumes},
 };
 
 /// What is launched.
@@ -75,13 +75,20 @@ impl Launch {
         let services = context.service_variables(&pod);
         let env = Environment::of(&facts, spec, &image.env, &services, context.sources.as_ref())
             .map_err(|error| waiting("CreateContainerConfigError", &error.to_string()))?;
-        let root = Volume::memory_of(Some(ROOT_LIMIT), &handle.budget);
+        let root = volumes::container_root(&image, &handle.budget).map_err(|error| {
+            waiting("CreateContainerError", &format!("cannot open the files of the image: {error}"))
+        })?;
         let mut mounts = volumes
             .mounts(root, spec, &env)
             .map_err(|error| waiting("CreateContainerConfigError", &error.to_string()))?;
         let args = env::arguments(spec, &image.entrypoint, &image.cmd, &env)
             .map_err(|error| waiting("CreateContainerConfigError", &error.to_string()))?;
         termination::Message::of(spec).prepare(mounts.root()).await;
+        let own_dir = spec.working_dir.clone().filter(|dir| !dir.is_empty());
+        let working_dir = own_dir.or_else(|| image.working_dir.clone());
+        if let Some(dir) = &working_dir {
+            make_working_dir(&mounts, dir).await;
+        }
         if platform::read_only_root(spec) {
             mounts.set_root_read_only();
         }
@@ -97,8 +104,6 @@ impl Launch {
             _ => (Stdin::Closed, None),
         };
         let (env, tty) = (env.into_vec(), spec.tty.unwrap_or(false));
-        let own_dir = spec.working_dir.clone().filter(|dir| !dir.is_empty());
-        let working_dir = own_dir.or_else(|| image.working_dir.clone());
         let memory_limit = memory_limit(spec);
         let start = ContainerSpec {
             budget: Budget::new(None),
@@ -136,6 +141,17 @@ impl Launch {
         tell(false, "Started", format!("Started container {}", spec.name));
         let image_id = image_id(spec.image.as_deref().unwrap_or_default(), &image.digest);
         Ok(Launched { running, container_id: new_id(), image_id: image_id.into() })
+    }
+}
+
+/// Makes the folder that a container starts in, as container runtimes do. Where it cannot be made, the program finds
+/// that out by itself.
+async fn make_working_dir(mounts: &Mounts, dir: &str) {
+    let (root, dir) = (mounts.root(), dir.trim_start_matches('/').to_owned());
+    if root.paths_block() {
+        let _ = tokio::task::spawn_blocking(move || root.create_directories(&dir)).await;
+    } else {
+        let _ = root.create_directories(&dir);
     }
 }
 

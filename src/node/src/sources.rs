@@ -178,6 +178,9 @@ impl VolumeSources for Sources {
 
     fn image(&self, reference: &str) -> Option<ImageContent> {
         let image = self.images.find(&ImageReference::parse(reference).ok()?)?;
+        if let Some(files) = image.files {
+            return Some(ImageContent::Files(files.path));
+        }
         let named = image.entrypoint.first().and_then(|path| path.rsplit('/').next());
         let named = named.filter(|name| !name.is_empty() && *name != "." && *name != "..");
         Some(ImageContent::Module { path: image.path, name: named.unwrap_or(MODULE).to_owned() })

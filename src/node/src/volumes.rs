@@ -10,7 +10,8 @@ use std::{
 use bytes::Bytes;
 use coracle_api::quantity::Quantity;
 use coracle_budget::Budget;
-use coracle_vfs::{MountOptions, Mounts, ProjectedFile, VfsError, Volume};
+use coracle_image::Image;
+use coracle_vfs::{MountOptions, Mounts, ProjectedFile, ROOT_LIMIT, VfsError, Volume};
 use k8s_openapi::{
     api::core::v1::{
         ConfigMap, Container, DownwardAPIVolumeFile, EmptyDirVolumeSource, HostPathVolumeSource, KeyToPath,
@@ -103,7 +104,6 @@ pub(crate) trait VolumeSources: Sources {
 #[derive(Debug)]
 pub(crate) enum ImageContent {
     /// The files of the image: a folder that nobody changes.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the store unpacks no files yet"))]
     Files(PathBuf),
     /// Of an image that is a module and nothing else: its file, and what it is called.
     Module {
@@ -242,6 +242,16 @@ impl PodVolumes {
 
     fn find(&self, name: &str) -> Option<&Source> {
         self.list.iter().find(|(known, _)| &**known == name).map(|(_, source)| source)
+    }
+}
+
+/// The root of a container: the files of its image, if it brings any, and over them what the container writes, which
+/// is memory of its pod.
+pub(crate) fn container_root(image: &Image, memory: &Arc<Budget>) -> Result<Volume, VfsError> {
+    let own = Volume::memory_of(Some(ROOT_LIMIT), memory);
+    match &image.files {
+        Some(files) => Ok(Volume::overlay(&[Volume::image(&files.path)?], &own)),
+        None => Ok(own),
     }
 }
 

@@ -223,6 +223,43 @@ fn empty_dirs_lie_where_they_are_told() {
     assert!(matches!(root.write("g", b"five."), Err(VfsError::NoSpace)));
 }
 
+#[test]
+fn a_root_is_the_image_and_what_is_written() {
+    let files = tempfile::tempdir().unwrap();
+    std::fs::create_dir(files.path().join("etc")).unwrap();
+    std::fs::write(files.path().join("etc/config"), "of the image").unwrap();
+    let image = |files: Option<&Path>| Image {
+        digest: String::new(),
+        module_digest: String::new(),
+        size: 0,
+        path: PathBuf::new(),
+        entrypoint: Vec::new(),
+        cmd: Vec::new(),
+        env: Vec::new(),
+        working_dir: None,
+        files: files.map(|path| coracle_image::ImageFiles { path: path.to_owned(), size: 12 }),
+    };
+    let memory = Budget::new(Some(1 << 20));
+    let volumes = PodVolumes::default();
+    let pod = pod(&json!({}));
+    let container = Container { name: "c".into(), ..Container::default() };
+    let env = Environment::of(&facts(&pod), &container, &[], &BTreeMap::new(), &objects()).unwrap();
+    let view = |files| {
+        let root = container_root(&image(files), &memory).unwrap();
+        volumes.mounts(root, &container, &env).unwrap().root()
+    };
+    let (one, two) = (view(Some(files.path())), view(Some(files.path())));
+    one.write("etc/config", b"changed").unwrap();
+    one.write("etc/new", &[1; 4 << 10]).unwrap();
+    assert!(memory.used() > 4 << 10);
+    assert_eq!(two.read("etc/config", 99).unwrap(), b"of the image", "another container's is its own");
+    assert!(one.write("large", &vec![1; 2 << 20]).is_err());
+    assert!(view(None).read("etc/config", 99).is_err());
+    drop((one, two));
+    assert_eq!(memory.used(), 0);
+    assert_eq!(std::fs::read(files.path().join("etc/config")).unwrap(), b"of the image");
+}
+
 /// What the pod writes to memory is its own, what it is shown of other objects is not.
 #[test]
 fn volumes_in_memory_are_the_pods_memory() {

@@ -17,7 +17,7 @@ use wasmtime::component::{Component, Linker, ResourceTable};
 use wasmtime::{Engine, Store};
 use wasmtime_wasi::p2::bindings::Command;
 use wasmtime_wasi::p2::pipe::MemoryOutputPipe;
-use wasmtime_wasi::{DirPerms, FilePerms, WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
 
 use crate::{cli::BenchVolume, guests, ui};
 
@@ -181,9 +181,9 @@ impl WasiView for PeerState {
 impl Peer {
     fn new(args: &BenchVolume) -> anyhow::Result<Peer> {
         let engine = Engine::default();
-        let component = Component::new(&engine, guests::FILES.wasm)?;
+        let component = Component::new(&engine, guests::FILES.wasm).map_err(foreign)?;
         let mut linker = Linker::new(&engine);
-        wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+        wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(foreign)?;
         Ok(Peer { engine, component, linker, folder: args.folder.clone(), args: arguments(args) })
     }
 
@@ -196,7 +196,8 @@ impl Peer {
             .stdout(stdout.clone())
             .stderr(stderr.clone())
             .allow_blocking_current_thread(inline)
-            .preopened_dir(folder.path(), MOUNT, DirPerms::all(), FilePerms::all())?;
+            .preopened_dir(folder.path(), MOUNT, FsPerms::ReadWrite)
+            .map_err(foreign)?;
         let state = PeerState { wasi: wasi.build(), table: ResourceTable::new() };
         let mut store = Store::new(&self.engine, state);
         let (component, linker) = (self.component.clone(), self.linker.clone());
@@ -210,6 +211,11 @@ impl Peer {
         ensure!(matches!(ended, Ok(Ok(()))), "the guest ended with {ended:?}: {said}");
         Times::parse(&text)
     }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the shape that `map_err` takes")]
+fn foreign(error: wasmtime::Error) -> anyhow::Error {
+    anyhow::anyhow!("{error:#}")
 }
 
 #[cfg(test)]
