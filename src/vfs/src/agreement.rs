@@ -36,10 +36,16 @@ fn call() -> impl Strategy<Value = Call> {
         3 => path().prop_map(Call::RemoveDirectory),
         3 => path().prop_map(Call::Unlink),
         6 => (path(), path()).prop_map(|(from, to)| Call::Rename(from, to)),
+        1 => path().prop_map(|from| Call::Rename(from.clone(), above(&from))),
+        1 => path().prop_map(|to| Call::Rename(above(&to), to)),
         2 => (path(), path()).prop_map(|(from, to)| Call::Link(from, to)),
         2 => (path(), path()).prop_map(|(target, at)| Call::Symlink(target, at)),
         1 => path().prop_map(Call::List),
     ]
+}
+
+fn above(path: &str) -> String {
+    path.rsplit_once('/').map_or("c", |(above, _)| above).to_owned()
 }
 
 /// What a call says: its result, or the name of its error.
@@ -105,7 +111,7 @@ fn tree(dir: &Directory) -> Vec<String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(ProptestConfig::with_cases(96))]
 
     /// What was there before is in memory, on a disk, or below an overlay, in one layer or in two; hard links are
     /// left out of it, since an overlay ends them.

@@ -281,6 +281,7 @@ fn renaming_replaces(f: &Fixture) {
     fails(dir.rename("b", dir, "x/"), "NotDirectory");
     fails(dir.rename("b", dir, "d"), "IsDirectory");
     fails(dir.rename("d", dir, "b"), "NotDirectory");
+    fails(dir.rename("d/c", dir, "d"), "NotEmpty");
 }
 
 fn renaming_directories(f: &Fixture) {

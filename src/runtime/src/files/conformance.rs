@@ -254,9 +254,10 @@ async fn names_of_files<D: Door>(door: &mut D) {
     assert_eq!(door.read(&old, 0, 9).await.unwrap(), b"f", "who had the old one open keeps it");
     door.close(old).await;
     fails(door.rename("v/none", "v/x").await, "no-entry");
-    fails(door.rename("v/d/f", "v/d").await, "is-directory");
+    fails(door.rename("v/d/f", "v/d").await, "not-empty");
     fails(door.rename("v/d", "v/d/f").await, "invalid");
     door.create_directory("v/e").await.unwrap();
+    fails(door.rename("v/d/f", "v/e").await, "is-directory");
     door.rename("v/d", "v/e").await.unwrap();
     assert_eq!(content(door, "v/e/f").await.unwrap(), "g");
     assert_eq!(names(door, "v").await, ["e"]);

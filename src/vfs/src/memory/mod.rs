@@ -228,9 +228,7 @@ impl Tree for MemoryTree {
                     return Ok(()); // two names of one file: nothing happens, says POSIX
                 }
                 match (inode.kind(), old.kind()) {
-                    (FileKind::Directory, FileKind::Directory) if within(&from, old) => {
-                        return Err(VfsError::NotEmpty);
-                    }
+                    (_, FileKind::Directory) if within(&from, old) => return Err(VfsError::NotEmpty),
                     (FileKind::Directory, FileKind::Directory) => {}
                     (FileKind::Directory, _) => return Err(VfsError::NotDirectory),
                     (_, FileKind::Directory) => return Err(VfsError::IsDirectory),

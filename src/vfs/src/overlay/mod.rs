@@ -423,6 +423,7 @@ impl Tree for OverlayTree {
                 return Ok(()); // two names of one file: nothing happens, says POSIX
             }
             match (item.kind, old.kind) {
+                (_, FileKind::Directory) if within(&from, old) => return Err(VfsError::NotEmpty),
                 (FileKind::Directory, FileKind::Directory) if core.is_empty(old)? => {}
                 (FileKind::Directory, FileKind::Directory) => return Err(VfsError::NotEmpty),
                 (FileKind::Directory, _) => return Err(VfsError::NotDirectory),
