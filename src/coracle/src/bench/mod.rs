@@ -1,8 +1,7 @@
 //! `coracle bench`: what this build does on this machine, measured from outside.
 //!
-//! Every measurement but those of the scheduler and the loopback starts the real binary in a folder of its own and talks to it as
-//! Every measurement but those of the scheduler and of volumes starts the real binary in a folder of its own and talks to it as
-//! a client does; times include TLS, HTTP and the disk.
+//! Every measurement but those of the scheduler, the loopback and volumes starts the real binary in a folder of its own
+//! and talks to it as a client does; times include TLS, HTTP and the disk.
 
 pub(crate) mod child;
 pub(crate) mod http;
