@@ -34,13 +34,7 @@ impl Pull<'_> {
             }
         }
         for descriptor in self.referrers(image).await? {
-            let about = |descriptor: &Descriptor| {
-                is_signature(descriptor.artifact_type.as_deref().unwrap_or_default())
-                    || is_signature(&descriptor.media_type)
-            };
-            let Some(digest) = Digest::parse(&descriptor.digest).filter(|_| about(&descriptor)) else {
-                continue;
-            };
+            let Some(digest) = Digest::parse(&descriptor.digest) else { continue };
             if self.shared.index.manifest(&self.name, &digest).is_some() {
                 continue;
             }
@@ -51,7 +45,7 @@ impl Pull<'_> {
         Ok(())
     }
 
-    /// What says something about an image: by the API, or by the tag that stands for it in registries
+    /// What signs an image: by the API, or by the tag that stands for it in registries
     /// that do not have it.
     async fn referrers(&self, image: &Digest) -> Result<Vec<Descriptor>, PullError> {
         let by_api = self.document(&format!("referrers/{image}"), "its referrers").await;
@@ -69,7 +63,11 @@ impl Pull<'_> {
         // A registry may answer anything at a path it does not know.
         let mut index: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         let index: Manifest = serde_json::from_value(index.take()).unwrap_or_default();
-        Ok(index.manifests.into_iter().take(MAX_SIGNATURES).collect())
+        let signs = |descriptor: &Descriptor| {
+            is_signature(descriptor.artifact_type.as_deref().unwrap_or_default())
+                || is_signature(&descriptor.media_type)
+        };
+        Ok(index.manifests.into_iter().filter(signs).take(MAX_SIGNATURES).collect())
     }
 
     async fn keep_signature(&self, fetched: Fetched, tag: Option<String>) -> Result<(), PullError> {
