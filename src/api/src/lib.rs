@@ -10,6 +10,7 @@
 //! Nothing here panics on hostile input, and every recursion is bounded: by the depth that
 //! [`schema::parse_json`] and [`protobuf::decode`] let through, or by the depth of the schema.
 
+pub mod addresses;
 pub mod amounts;
 pub mod field;
 pub mod kind;

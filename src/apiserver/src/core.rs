@@ -4,7 +4,7 @@ use std::{ops::RangeInclusive, sync::Arc};
 
 use axum::Router;
 use coracle_store::Store;
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use jiff::Timestamp;
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -48,12 +48,13 @@ impl Core {
     pub(crate) fn new(
         store: Arc<dyn Store>,
         service_cidr: Ipv4Net,
+        service_cidr_v6: Ipv6Net,
         node_ports: RangeInclusive<u16>,
         tokens: Tokens,
         clock: fn() -> Timestamp,
         shutdown: CancellationToken,
     ) -> Arc<Core> {
-        let admission = Admission::new(service_cidr, node_ports, &*store);
+        let admission = Admission::new(service_cidr, service_cidr_v6, node_ports, &*store);
         Arc::new(Core {
             store,
             registry: Registry::builtin(),

@@ -4,6 +4,7 @@
 use std::{io, net::IpAddr, net::SocketAddr, ops::RangeInclusive, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{Extension, Router, middleware};
+use coracle_api::addresses;
 use coracle_store::Store;
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
@@ -97,7 +98,16 @@ impl ApiServer {
         let shutdown = CancellationToken::new();
         let tokens = pki.tokens(&config.pki_dir).map_err(BuildError::Pki)?;
         let node_ports = config.node_ports.clone();
-        let core = Core::new(store, config.service_cidr, node_ports, tokens, config.now, shutdown.clone());
+        let service_cidr_v6 = addresses::services_v6(addresses::cluster_v6(pki.ca_pem()));
+        let core = Core::new(
+            store,
+            config.service_cidr,
+            service_cidr_v6,
+            node_ports,
+            tokens,
+            config.now,
+            shutdown.clone(),
+        );
         bootstrap::run(&core, address).await.map_err(BuildError::Bootstrap)?;
 
         // Whatever the extra routes do not know is the API's.

@@ -55,7 +55,7 @@ mod ttl_after_finished;
 mod volume_binder;
 mod volume_protection;
 
-use std::{net::Ipv6Addr, time::Duration};
+use std::time::Duration;
 
 use coracle_client::{Election, Informers, LeaderElection};
 use futures::future::BoxFuture;
@@ -95,24 +95,12 @@ impl Config {
         Config {
             cluster_cidr,
             node_mask: 18,
-            cluster_cidr_v6: Some(unique_local(&ca_pem)),
+            cluster_cidr_v6: Some(coracle_api::addresses::cluster_v6(&ca_pem)),
             ca_pem,
             node_grace: Duration::from_secs(40),
             lease: None,
         }
     }
-}
-
-/// The /48 of RFC 4193 that belongs to the cluster with this CA: `fd`, then 40 bits that differ between clusters
-/// and stay the same as long as the CA does. Services will have its last /112.
-fn unique_local(ca_pem: &str) -> Ipv6Net {
-    // FNV-1a: nobody has to guess it, two clusters only must not have the same.
-    let hash = ca_pem.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    let global = u128::from((hash >> 40) ^ (hash & 0xff_ffff_ffff));
-    let network = Ipv6Addr::from((0xfd << 120) | (global << 80));
-    Ipv6Net::new_assert(network, 48)
 }
 
 /// A control loop: its name and what runs it until the context's shutdown.

@@ -14,6 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use coracle_api::addresses::services_v6;
 use coracle_client::{Delta, EventType, Informers, Recorder};
 use coracle_image::Images;
 use coracle_network::Fabric;
@@ -259,7 +260,7 @@ impl Agent {
             pod_cidr_v6,
             cluster_cidr_v6: pod_cidr_v6.and_then(cluster_of),
             service_cidr: config.service_cidr,
-            service_cidr_v6: None,
+            service_cidr_v6: pod_cidr_v6.and_then(cluster_of).map(services_v6),
             node_addresses: vec![config.address],
             node_port_bind: config.address,
             ..coracle_network::Config::default()

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use async_trait::async_trait;
 use coracle_api::status::Status;
 use coracle_store::{ListOptions, Store};
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde_json::Value;
 
 use crate::{object, pipeline::Call};
@@ -89,6 +89,7 @@ impl Admission {
     /// The plugins of a server over this store.
     pub(crate) fn new(
         service_cidr: Ipv4Net,
+        service_cidr_v6: Ipv6Net,
         node_ports: RangeInclusive<u16>,
         store: &dyn Store,
     ) -> Admission {
@@ -104,7 +105,7 @@ impl Admission {
                 Box::new(storage::PersistentVolumeClaimResize),
             ],
             quotas: Quotas::default(),
-            addresses: ServiceAddresses::new(service_cidr, node_ports, store),
+            addresses: ServiceAddresses::new(service_cidr, service_cidr_v6, node_ports, store),
         }
     }
 

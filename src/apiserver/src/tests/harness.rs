@@ -55,7 +55,15 @@ impl Server {
     pub(super) async fn over(store: Arc<Embedded>) -> Server {
         let cidr = "10.96.0.0/16".parse().unwrap();
         let tokens = Tokens::new(&rcgen::KeyPair::generate().unwrap()).unwrap();
-        let core = Core::new(store, cidr, 30000..=30009, tokens, test_clock, CancellationToken::new());
+        let core = Core::new(
+            store,
+            cidr,
+            "fd00:1:2:ffff::/112".parse().unwrap(),
+            30000..=30009,
+            tokens,
+            test_clock,
+            CancellationToken::new(),
+        );
         bootstrap::run(&core, "127.0.0.1:6443".parse().unwrap())
             .await
             .expect("an empty store takes the first objects");

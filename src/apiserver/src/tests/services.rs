@@ -176,3 +176,50 @@ async fn the_service_of_the_server_comes_back() {
     assert_eq!(again["spec"]["clusterIP"], first["spec"]["clusterIP"]);
     server.core.shutdown.cancel();
 }
+
+#[tokio::test]
+async fn a_service_has_an_address_of_each_family_that_it_asks_for() {
+    let server = Server::new().await;
+    let make = async |name: &str, spec: Value| {
+        let made = server.post(SERVICES, service(name, spec)).await.is(201);
+        let spec = &made["spec"];
+        let kinds = spec["clusterIPs"].as_array().unwrap().iter().map(|ip| match ip.as_str().unwrap() {
+            "None" => "none",
+            v6 if v6.starts_with("fd00:1:2:ffff::") => "v6",
+            v4 if v4.starts_with("10.96.") => "v4",
+            other => panic!("{other}"),
+        });
+        assert_eq!(spec["clusterIP"], spec["clusterIPs"][0]);
+        (kinds.collect::<Vec<_>>(), spec["ipFamilies"].clone(), spec["ipFamilyPolicy"].clone())
+    };
+    let both = json!(["IPv4", "IPv6"]);
+    assert_eq!(make("a", json!({})).await, (vec!["v4"], json!(["IPv4"]), json!("SingleStack")));
+    let spec = json!({"ipFamilies": ["IPv6"]});
+    assert_eq!(make("b", spec).await, (vec!["v6"], json!(["IPv6"]), json!("SingleStack")));
+    for policy in ["PreferDualStack", "RequireDualStack"] {
+        let spec = json!({"ipFamilyPolicy": policy});
+        assert_eq!(make(&policy.to_lowercase(), spec).await, (vec!["v4", "v6"], both.clone(), json!(policy)));
+    }
+    let spec = json!({"ipFamilyPolicy": "PreferDualStack", "ipFamilies": ["IPv6"]});
+    assert_eq!(make("c", spec).await, (vec!["v6", "v4"], json!(["IPv6", "IPv4"]), json!("PreferDualStack")));
+    let spec = json!({"ipFamilyPolicy": "PreferDualStack", "clusterIP": "None"});
+    assert_eq!(make("d", spec).await, (vec!["none"], both.clone(), json!("PreferDualStack")));
+    let spec = json!({"clusterIP": "fd00:1:2:ffff::77"});
+    assert_eq!(make("e", spec.clone()).await, (vec!["v6"], json!(["IPv6"]), json!("SingleStack")));
+    let taken = server.post(SERVICES, service("f", spec)).await;
+    taken.fails(422, "Invalid", "failed to allocate IP fd00:1:2:ffff::77: provided IP is already allocated");
+    let outside = server.post(SERVICES, service("f", json!({"clusterIP": "fd00::1"}))).await;
+    outside.fails(422, "Invalid", "The range of valid IPs is fd00:1:2:ffff::/112");
+
+    // A second family comes and goes with the policy.
+    let path = format!("{SERVICES}/a");
+    let patch = json!({"spec": {"ipFamilyPolicy": "PreferDualStack"}});
+    let grown = server.patch(&path, MERGE, patch).await.is(200);
+    assert_eq!(
+        (grown["spec"]["clusterIPs"].as_array().unwrap().len(), &grown["spec"]["ipFamilies"]),
+        (2, &both)
+    );
+    let patch = json!({"spec": {"ipFamilyPolicy": "SingleStack"}});
+    let shrunk = server.patch(&path, MERGE, patch).await.is(200);
+    assert_eq!(shrunk["spec"]["clusterIPs"], json!([grown["spec"]["clusterIP"]]));
+}
