@@ -10,6 +10,9 @@
 //! connect with accept and close 0.8 µs, one connection moves 5 GB/s, and an idle connection costs 0.7 kB
 //! for both ends together.
 //!
+//! What waits in sockets is paid from the memory of a pod ([`PodConfig::budget`]): who writes pays, from outside the
+//! reader. A pod that has none left goes on in small pieces and makes no new connections.
+//!
 //! It must never let a guest reach the node's own addresses, its loopback or link-local addresses, hold
 //! a lock across an await, or queue without a bound ([`limits`]).
 
