@@ -172,6 +172,13 @@ impl Pipe {
         Ok(state.promised)
     }
 
+    /// How much a write would probably take now.
+    pub(crate) fn vacancy(&self) -> io::Result<usize> {
+        let state = self.state.lock();
+        state.writable()?;
+        Ok(self.window(&state).saturating_sub(state.len).min(WRITE_MAX))
+    }
+
     /// An error if no write will succeed any more.
     pub(crate) fn check_writable(&self) -> io::Result<()> {
         self.state.lock().writable()

@@ -162,6 +162,12 @@ impl Stream {
         self.outgoing().write_bytes(data)
     }
 
+    /// How many bytes a write would probably take now; an error if no write will succeed any more. Unlike
+    /// [`Stream::write_capacity`] it promises nothing, and costs nothing.
+    pub fn write_vacancy(&self) -> io::Result<usize> {
+        self.outgoing().vacancy()
+    }
+
     /// An error if no write will succeed any more.
     pub fn check_writable(&self) -> io::Result<()> {
         self.outgoing().check_writable()

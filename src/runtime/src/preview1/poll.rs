@@ -196,7 +196,7 @@ fn available(kind: &Kind, direction: Direction) -> (u64, u16) {
             (size.saturating_sub(*position), 0)
         }
         (Kind::Output { output, .. }, Direction::Write) => (output.room() as u64, 0),
-        (Kind::Stream(stream), Direction::Write) => match stream.connection.stream().write_capacity() {
+        (Kind::Stream(stream), Direction::Write) => match stream.connection.stream().write_vacancy() {
             Ok(room) => (room as u64, 0),
             Err(_) => (0, HANGUP),
         },
