@@ -59,4 +59,14 @@ for source in */src/main.rs */src/bin/*.rs {handler,routes}/src/lib.rs; do
   esac
   cp "${CARGO_TARGET_DIR:-target}/$target/release/$name.wasm" "$out/$name.wasm"
 done
+# C programs for WASI 0.1. Without a compiler that has its C library (zig has), those that are built already stay.
+if command -v zig >/dev/null; then zig=(zig); else zig=(python3 -m ziglang); fi
+for source in preview1/*.c; do
+  if "${zig[@]}" version >/dev/null 2>&1; then
+    "${zig[@]}" cc -target wasm32-wasi -Os -s -o "$out/$(basename "$source" .c).wasm" "$source"
+    chmod 644 "$out/$(basename "$source" .c).wasm"
+  else
+    echo "no zig to build $source with (pip install ziglang)" >&2
+  fi
+done
 ls -l "$out"

@@ -66,7 +66,8 @@ impl Guest<'_> {
     }
 
     pub(super) fn fd_fdstat_get(&mut self, fd: u32, result_at: u32) -> Result<()> {
-        let descriptor = self.preview1.table.get(fd)?;
+        let descriptor = self.preview1.table.get_mut(fd)?;
+        descriptor.seen();
         let mut stat = [0; 24];
         stat[0] = descriptor.file_type() as u8;
         stat[2..4].copy_from_slice(&descriptor.flags.to_le_bytes());
@@ -80,6 +81,7 @@ impl Guest<'_> {
         let descriptor = self.preview1.table.get_mut(fd)?;
         descriptor.may(rights::FD_FDSTAT_SET_FLAGS)?;
         descriptor.flags = flags;
+        descriptor.seen();
         Ok(())
     }
 

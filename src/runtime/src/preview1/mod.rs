@@ -14,7 +14,9 @@
 //! that the container declares, so that the first is 3, where programs made for `wasmtime --tcplisten` and for
 //! systemd's `LISTEN_FDS` look for it; then `/`, the root of the container's view. What looks for directories
 //! (wasi-libc, Rust, Go) skips the listeners, because `fd_prestat_get` calls them something that is no directory.
-//! A program that cannot accept gets no listeners, so that a port it only declares stays closed.
+//! A program that cannot accept gets no listeners, so that a port it only declares stays closed. A listener says
+//! that it does not block, as Wasmtime's do (Go would otherwise accept and do nothing else), but waits for those
+//! that accept without having asked or said how it behaves: simple programs in C and Rust.
 //!
 //! A working directory is told as `PWD`, which Go begins in. wasi-libc begins in `/`: it resolves paths itself,
 //! and nothing of 0.1 could tell it otherwise.
@@ -40,7 +42,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use wasmtime::{Caller, Extern, Linker, Memory};
 
-use self::abi::{Errno, Result, Snapshot, code};
+use self::abi::{Errno, Result, Snapshot, code, fdflags};
 use self::memory::GuestMemory;
 use self::table::{Descriptor, Direction, Kind, OpenDirectory, Table};
 use crate::container::ContainerSpec;
@@ -70,7 +72,10 @@ impl Preview1 {
     /// Takes out of the spec what is the program's alone.
     pub(crate) fn new(spec: &mut ContainerSpec, listeners: Listeners, control: &Arc<Control>) -> Preview1 {
         let mut table = Table::default();
-        let mut open = |kind| table.push(Descriptor::new(kind, 0)).is_ok();
+        let mut open = |kind| {
+            let flags = if matches!(kind, Kind::Listener { .. }) { fdflags::NONBLOCK } else { 0 };
+            table.push(Descriptor::new(kind, flags)).is_ok()
+        };
         let mut opened = true;
         opened &=
             open(Kind::Input { input: Input::new(std::mem::take(&mut spec.stdin)), terminal: spec.tty });
@@ -91,7 +96,7 @@ impl Preview1 {
         }
         for listener in listeners.0 {
             control.stop.listens(listener.drain_handle());
-            opened &= open(Kind::Listener { listener });
+            opened &= open(Kind::Listener { listener, unseen: true });
         }
         let root = OpenDirectory { directory: spec.mounts.root(), preopened: true, listing: None };
         opened &= open(Kind::Directory(root));
@@ -144,7 +149,7 @@ async fn retry(
 ) -> u32 {
     loop {
         let result = with(caller, |guest| match attempt(guest) {
-            Err(Errno::Again) if !guest.preview1.table.get(fd)?.nonblocking() => Ok(false),
+            Err(Errno::Again) if guest.preview1.table.get(fd)?.blocks() => Ok(false),
             result => result.map(|()| true),
         });
         match result {

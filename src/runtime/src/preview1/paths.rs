@@ -76,7 +76,7 @@ impl Guest<'_> {
         length: u32,
         how: u32,
         base: u64,
-        inheriting: u64,
+        _inheriting: u64,
         flags: u32,
         result_at: u32,
     ) -> Result<()> {
@@ -114,7 +114,7 @@ impl Guest<'_> {
         let mut descriptor = Descriptor::new(kind, flags);
         // What a directory's holder gave up, nothing opened in it has.
         descriptor.base &= handed_down;
-        descriptor.inheriting &= handed_down & if inheriting == 0 { u64::MAX } else { inheriting };
+        descriptor.inheriting &= handed_down;
         let new = self.preview1.table.push(descriptor)?;
         self.memory.put_u32(result_at, new)
     }

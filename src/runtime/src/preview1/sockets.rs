@@ -59,7 +59,7 @@ impl Guest<'_> {
             return Err(Errno::Inval);
         }
         let listening = self.preview1.table.get(fd)?;
-        let Kind::Listener { listener } = &listening.kind else {
+        let Kind::Listener { listener, .. } = &listening.kind else {
             return Err(if matches!(listening.kind, Kind::Stream(_)) {
                 Errno::Inval
             } else {

@@ -26,11 +26,25 @@ pub(super) struct Descriptor {
 
 /// What a descriptor stands for.
 pub(super) enum Kind {
-    Input { input: Input, terminal: bool },
-    Output { output: Arc<dyn Output>, terminal: bool },
-    File { file: File, position: u64 },
+    Input {
+        input: Input,
+        terminal: bool,
+    },
+    Output {
+        output: Arc<dyn Output>,
+        terminal: bool,
+    },
+    File {
+        file: File,
+        position: u64,
+    },
     Directory(OpenDirectory),
-    Listener { listener: TcpListener },
+    /// `unseen` until the guest asks or says how it behaves. It says that it does not block, so that Go waits for it
+    /// together with others; but who accepts and never asked, as simple programs in C and Rust do, waits.
+    Listener {
+        listener: TcpListener,
+        unseen: bool,
+    },
     Stream(Box<OpenStream>),
 }
 
@@ -94,6 +108,18 @@ impl Descriptor {
         self.flags & fdflags::NONBLOCK != 0
     }
 
+    /// Whether an operation waits.
+    pub(super) fn blocks(&self) -> bool {
+        matches!(self.kind, Kind::Listener { unseen: true, .. }) || !self.nonblocking()
+    }
+
+    /// The guest knows now how it behaves.
+    pub(super) fn seen(&mut self) {
+        if let Kind::Listener { unseen, .. } = &mut self.kind {
+            *unseen = false;
+        }
+    }
+
     /// Whether it may be used for this. What was never open for reading or writing is `EBADF`, as everywhere;
     /// what the guest gave up is `ENOTCAPABLE`.
     pub(super) fn may(&self, right: u64) -> Result<()> {
@@ -119,7 +145,7 @@ impl Descriptor {
         match (&self.kind, direction) {
             (Kind::Input { input, .. }, Direction::Read) => input.poll_readable(cx),
             (Kind::Output { output, .. }, Direction::Write) => output.poll_room(cx),
-            (Kind::Listener { listener }, Direction::Read) => listener.poll_acceptable(cx),
+            (Kind::Listener { listener, .. }, Direction::Read) => listener.poll_acceptable(cx),
             (Kind::Stream(stream), Direction::Read) if stream.peeked.is_empty() => {
                 stream.connection.stream().poll_readable(cx)
             }

@@ -100,7 +100,7 @@ impl Bench {
     }
 
     /// Runs one of the built examples.
-    async fn run_example(
+    pub(crate) async fn run_example(
         &self,
         name: &str,
         args: &[&str],
@@ -123,7 +123,7 @@ pub(crate) async fn ended(container: &Container) -> Exit {
     tokio::time::timeout(PATIENCE, container.wait()).await.expect("the container ends")
 }
 
-fn example(name: &str) -> PathBuf {
+pub(crate) fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../guest-examples/built/{name}.wasm"))
 }
 

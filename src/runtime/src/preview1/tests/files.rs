@@ -264,7 +264,8 @@ async fn rights_can_be_given_up_and_not_taken_back() {
             ("fd_fdstat_set_flags 4 1", 76),
             ("fd_fdstat_set_rights 9 0 0", 8),
             // A directory that hands down nothing but reading.
-            ("path_open 3 0 '.' 2 0 8194 0 100", 0),
+            ("path_open 3 0 '.' 2 0 0 0 100", 0),
+            ("fd_fdstat_set_rights 5 8192 8194", 0),
             ("path_open 5 0 'f' 0 66 0 0 100", 0),
             ("fd_read 6 0 1 104", 0),
             ("fd_write 6 0 1 104", 8),

@@ -12,6 +12,7 @@ mod files;
 mod hostile;
 mod paths;
 mod process;
+mod programs;
 mod sockets;
 
 use std::collections::BTreeMap;

@@ -39,6 +39,7 @@ async fn listeners_come_first_and_are_no_directories() {
         ("fd_prestat_get 6 300", 8),
         ("fd_fdstat_get 3 400", 0),
         ("get8 400", 6),
+        ("get16 402", 4),
         ("fd_filestat_get 3 400", 0),
         ("get8 416", 6),
         ("path_open 5 0 'f' 1 66 0 0 100", 0),
@@ -52,6 +53,7 @@ async fn listeners_come_first_and_are_no_directories() {
         ("sock_accept 1 0 104", 57),
         ("sock_accept 9 0 104", 8),
         ("sock_recv 1 0 1 0 104 108", 57),
+        ("sock_accept 3 4 104", 6),
         ("fd_fdstat_set_flags 3 4", 0),
         ("sock_accept 3 0 104", 6),
         ("sock_accept 3 1 104", 28),
@@ -152,6 +154,29 @@ async fn connections_are_served() {
         verdict(&steps, &ended(&container).await);
         let usage = container.usage();
         assert_eq!((usage.sent, usage.received, usage.connections), (9, 12, 0));
+    }
+}
+
+/// Who never asked how a listener behaves waits in `sock_accept`; who asked is told that it does not block, and it
+/// does not.
+#[tokio::test]
+async fn a_listener_behaves_as_it_is_taken() {
+    let bench = Bench::new();
+    for (steps, waits) in [
+        (&[("fd_fdstat_get 3 400", 0), ("get16 402", 4), ("sock_accept 3 0 100", 6)][..], false),
+        (&[("fd_fdstat_set_flags 3 0", 0), ("sock_accept 3 0 100", 28)], true),
+        (&[("sock_accept 3 0 100", 28)], true),
+    ] {
+        let (_, listen) = listening(&bench, &[80]);
+        let (container, _) = start(&bench, steps, listen).await;
+        if waits {
+            // It waits until it is told that nobody will come; it cannot have been told before it began to.
+            while container.usage().cpu.is_zero() {
+                tokio::task::yield_now().await;
+            }
+            container.stop();
+        }
+        verdict(steps, &ended(&container).await);
     }
 }
 
