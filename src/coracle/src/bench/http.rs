@@ -101,7 +101,8 @@ async fn serve(connection: &Connection, name: &str, reuse: &str) -> anyhow::Resu
         "metadata": {
             "name": name, "labels": {"bench": name}, "annotations": {"coracle.dev/http-reuse": reuse},
         },
-        "spec": {"containers": [
+        // Without the variables of all services: the peer's guest has no environment at all.
+        "spec": {"enableServiceLinks": false, "containers": [
             {"name": "handler", "image": "registry.local/handler:1", "ports": [{"containerPort": 8080}]},
         ]},
     });

@@ -20,8 +20,8 @@ const TIMEOUT: Duration = Duration::from_secs(300);
 /// come back later.
 pub(super) const LINE: usize = 512;
 
-/// Connections to one handler at one time, with about ten kilobytes each. More wait in the listener's backlog.
-pub(super) const CONNECTIONS: usize = 1_024;
+/// Connections to one handler at one time, with about ten kilobytes each. More are told to come back later.
+pub(crate) const CONNECTIONS: usize = 1_024;
 
 /// How long a connection may wait for a request, and a request for the end of its head: what nginx gives both.
 pub(super) const IDLE: Duration = Duration::from_secs(60);

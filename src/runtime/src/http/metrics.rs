@@ -26,7 +26,8 @@ pub struct HttpUsage {
     pub abandoned: u64,
     /// Requests that ended in a trap, or without an answer of the guest.
     pub failed: u64,
-    /// Requests that were turned away, because too many were waiting or no memory was left.
+    /// Requests that were turned away, because too many were waiting or no memory was left, and connections that were
+    /// too many.
     pub overloaded: u64,
     /// Requests whose answer did not begin in time.
     pub timed_out: u64,

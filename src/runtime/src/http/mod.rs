@@ -44,6 +44,8 @@ use wasmtime_wasi_http::{
 };
 
 pub(crate) use self::client::Client;
+#[cfg(test)]
+pub(crate) use self::config::CONNECTIONS;
 pub use self::config::{CONCURRENCY_MAX, HttpConfig};
 pub(crate) use self::metrics::Metrics;
 pub use self::metrics::{BUCKETS, HttpUsage};

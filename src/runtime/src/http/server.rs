@@ -38,6 +38,10 @@ use crate::runtime::Runtime;
 /// Connections that wait to be accepted: as many as the network lets wait.
 const BACKLOG: usize = coracle_network::limits::BACKLOG_MAX;
 
+/// The answer on a connection that is one too many, whatever was asked.
+const FULL: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
 /// What all connections of a handler share.
 pub(super) struct Server {
     pub(super) config: HttpConfig,
@@ -138,9 +142,15 @@ async fn run(server: Arc<Server>, listener: TcpListener) -> Exit {
 /// Takes connections until it is told to stop, and then finishes what it was asked.
 async fn serve(server: &Arc<Server>, listener: TcpListener) -> Exit {
     loop {
-        let place = Arc::clone(&server.connections).acquire_owned().await.expect("never closed");
         match listener.accept().await {
-            Ok(stream) => server.tasks.spawn(connection(Arc::clone(server), stream, place)),
+            Ok(stream) => match Arc::clone(&server.connections).try_acquire_owned() {
+                Ok(place) => server.tasks.spawn(connection(Arc::clone(server), stream, place)),
+                Err(_) => {
+                    // Not left to wait: nobody would see then that the listener is to end.
+                    server.metrics.overloaded();
+                    let _ = stream.try_write(FULL);
+                }
+            },
             Err(NetworkError::Draining) => break,
             Err(error) => {
                 // The pod's network is gone, and the pod with it.
