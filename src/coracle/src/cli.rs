@@ -136,6 +136,9 @@ pub(crate) struct NodeOptions {
     /// CPU time that compiling a small module may take, in seconds
     #[arg(long, hide = true, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     pub compile_seconds: u64,
+    /// What pods may reach outside the cluster where no NetworkPolicy and no annotation says
+    #[arg(long, value_enum, default_value_t = Egress::Allow)]
+    pub egress: Egress,
 }
 
 impl Default for NodeOptions {
@@ -146,6 +149,25 @@ impl Default for NodeOptions {
             insecure_registry: Vec::new(),
             image_policy: None,
             compile_seconds: 20,
+            egress: Egress::Allow,
+        }
+    }
+}
+
+/// What pods may reach outside the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Egress {
+    /// Everything but this host, as in Kubernetes
+    Allow,
+    /// Nothing but what a NetworkPolicy's ipBlock or coracle.dev/egress-hosts names
+    Deny,
+}
+
+impl From<Egress> for coracle_node::Egress {
+    fn from(egress: Egress) -> coracle_node::Egress {
+        match egress {
+            Egress::Allow => coracle_node::Egress::Allow,
+            Egress::Deny => coracle_node::Egress::Deny,
         }
     }
 }

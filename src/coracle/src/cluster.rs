@@ -161,6 +161,8 @@ impl Cluster {
                 max_pods: MAX_PODS,
                 version: coracle_apiserver::GIT_VERSION.to_owned(),
                 service_cidr: SERVICE_CIDR,
+                api_server: Some(reachable(server.address())),
+                egress: config.node.egress.into(),
                 toolbox: Some(Bytes::from_static(guests::TOOLBOX.wasm)),
                 static_pods: Some(data.join("manifests")),
                 shutdown_grace: SHUTDOWN_GRACE,

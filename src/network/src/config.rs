@@ -8,7 +8,9 @@ use coracle_budget::Budget;
 use ipnet::{Ipv4Net, Ipv6Net};
 use k8s_openapi::api::core::v1::Pod;
 
+use crate::names::outside::SystemResolver;
 use crate::stack::Protocol;
+use crate::{ClusterNames, DnsConfig, HostNames, HostResolver};
 
 /// The facts a node's network is built from.
 ///
@@ -37,8 +39,22 @@ pub struct Config {
     /// Kernel sockets of this host that guests may reach, and only through a Service whose endpoints
     /// name them (the API server behind `kubernetes.default`).
     pub host_endpoints: Vec<SocketAddr>,
+    /// Where the cluster's DNS server is, an address of the service range; none if `None`. A Service of that address
+    /// that has endpoints takes its place.
+    pub cluster_dns: Option<IpAddr>,
+    /// Who knows the names of the world.
+    pub resolver: Arc<dyn HostResolver>,
     /// Whether pods reach the outside unless something forbids it, or only where something allows it.
     pub egress: Egress,
+}
+
+impl Config {
+    /// What names of this cluster end in, and who answers for them.
+    #[must_use]
+    pub fn cluster_names(&self) -> ClusterNames {
+        let server = self.cluster_dns.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        ClusterNames { domain: self.cluster_domain.clone(), server }
+    }
 }
 
 /// What a pod may reach outside the cluster if neither a NetworkPolicy nor its annotations say.
@@ -64,6 +80,8 @@ impl Default for Config {
             node_addresses: Vec::new(),
             node_port_bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
             host_endpoints: Vec::new(),
+            cluster_dns: Some(Ipv4Addr::new(10, 96, 0, 10).into()),
+            resolver: Arc::new(SystemResolver),
             egress: Egress::Allow,
         }
     }
@@ -99,6 +117,10 @@ pub struct PodConfig {
     pub uid: String,
     /// The name by which the pod resolves itself; the pod's name if empty.
     pub hostname: String,
+    /// How it resolves names; the cluster first if `None`.
+    pub dns: Option<DnsConfig>,
+    /// What it resolves without asking; its host name if `None`.
+    pub host_names: Option<HostNames>,
     /// An address to keep if it is free (a pod that outlives its agent keeps its IP).
     pub want_ip: Option<Ipv4Addr>,
     /// What pays for the bytes that wait in the pod's sockets; without one they are only bounded.

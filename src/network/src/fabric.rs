@@ -29,6 +29,7 @@ use crate::admit::{Denials, DenyReason, Origin, Policies};
 use crate::idset::IdSet;
 use crate::kernel::HostAddresses;
 use crate::limits::{EGRESS_CONNECTIONS, LOOKUPS};
+use crate::names::outside::Cache;
 use crate::nodeport::{DoorProblem, NodePorts};
 use crate::policy::{Place, canonical, place};
 use crate::services::{Candidates, Frontend, Services};
@@ -59,6 +60,7 @@ pub struct Fabric {
     host: HostAddresses,
     egress: Arc<Semaphore>,
     lookups: Arc<Semaphore>,
+    names: Cache,
     next_port: AtomicU16,
     denied: AtomicU64,
 }
@@ -79,6 +81,8 @@ pub(crate) enum Way {
     Pod(Arc<Stack>, SocketAddr),
     /// Out of the node, counted against the pod's share if it is a pod that dials.
     Kernel { to: SocketAddr, egress: Option<Arc<Semaphore>> },
+    /// To the cluster's DNS server, for this pod.
+    Dns(Arc<Stack>),
 }
 
 /// A service's backends in the order in which one dial tries them.
@@ -153,6 +157,7 @@ impl Fabric {
             host: HostAddresses::new(),
             egress: Arc::new(Semaphore::new(EGRESS_CONNECTIONS)),
             lookups: Arc::new(Semaphore::new(LOOKUPS)),
+            names: Cache::default(),
             next_port: AtomicU16::new(NODE_PORT_FIRST),
             denied: AtomicU64::new(0),
         })
@@ -273,7 +278,13 @@ impl Fabric {
         if let Some(pod) = self.pod_at(to) {
             return self.route_to_pod(origin, pod, to, protocol);
         }
-        if let Some(frontend) = self.services.frontend(to, protocol) {
+        let frontend = self.services.frontend(to, protocol);
+        if let Some(stack) = origin.pod().filter(|_| self.is_dns(to))
+            && frontend.as_ref().is_none_or(|frontend| frontend.is_empty())
+        {
+            return Ok(Route::Direct(Way::Dns(Arc::clone(stack))));
+        }
+        if let Some(frontend) = frontend {
             return self.route_to_backend(&frontend, origin, to, protocol);
         }
         if self.is_node(to.ip()) {
@@ -477,6 +488,26 @@ impl Fabric {
 
     pub(crate) fn egress(&self) -> &Arc<Semaphore> {
         &self.egress
+    }
+
+    /// Whether this is the cluster's DNS server.
+    fn is_dns(&self, to: SocketAddr) -> bool {
+        to.port() == 53 && self.config.cluster_dns == Some(to.ip())
+    }
+
+    /// Whether an address is one of the cluster's pods'.
+    pub(crate) fn is_cluster(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(v4) => self.config.cluster_cidr.contains(&v4) || self.config.pod_cidr.contains(&v4),
+            IpAddr::V6(v6) => {
+                let within = |range: Option<Ipv6Net>| range.is_some_and(|range| range.contains(&v6));
+                within(self.config.cluster_cidr_v6) || within(self.config.pod_cidr_v6)
+            }
+        }
+    }
+
+    pub(crate) fn names(&self) -> &Cache {
+        &self.names
     }
 
     pub(crate) fn lookups(&self) -> &Arc<Semaphore> {

@@ -19,6 +19,7 @@
 mod admit;
 mod bandwidth;
 mod config;
+mod dns;
 mod error;
 mod fabric;
 mod hostport;
@@ -46,6 +47,7 @@ pub use fabric::Fabric;
 pub use hostport::HostPort;
 /// The types that the fabric is fed with.
 pub use k8s_openapi as k8s;
+pub use names::{ClusterNames, DnsConfig, HostNames, HostResolver, NameError, Server};
 pub use nodeport::DoorProblem;
 pub use services::DoorKind;
 pub use stack::{NetworkUsage, PodStack, Protocol};

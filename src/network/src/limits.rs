@@ -117,6 +117,33 @@ pub const LOOKUPS_PER_POD: usize = 8;
 /// How long a guest waits for the host's resolver (what `resolv.conf` waits for one server).
 pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long one look-up may take with all that its search list makes of the name.
+pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long a server that a pod's `dnsConfig` names has to answer one query.
+pub const NAMESERVER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// For how long the host's resolver is not asked again for a name that it knew.
+pub const NAME_KEPT: Duration = Duration::from_secs(30);
+
+/// The same for a name that nobody has: it may be about to be made.
+pub const NO_NAME_KEPT: Duration = Duration::from_secs(5);
+
+/// Names of the world that a node keeps. One costs some 200 bytes.
+pub const NAMES_KEPT: usize = 4096;
+
+/// The longest query that the cluster's DNS server reads. One question has at most 300 bytes.
+pub const DNS_QUERY_MAX: usize = 4096;
+
+/// Connections of one pod to the cluster's DNS server.
+pub const DNS_CONNECTIONS_PER_POD: usize = 16;
+
+/// Queries that one such connection carries.
+pub const DNS_QUERIES_PER_CONNECTION: usize = 1024;
+
+/// How long such a connection may be idle.
+pub const DNS_CONNECTION_IDLE: Duration = Duration::from_secs(10);
+
 /// Addresses one name may resolve to; DNS over UDP carries about that many.
 pub const ADDRESSES_PER_NAME: usize = 256;
 

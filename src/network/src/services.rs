@@ -3,7 +3,7 @@
 //! Everything is worked out when a Service or EndpointSlice changes, so that a connection costs one look
 //! into a hash table and one step of a counter, however many endpoints there are.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -40,6 +40,8 @@ struct Tables {
     /// Slices by the service they belong to, in a fixed order.
     slices_of: HashMap<Name, BTreeSet<String>>,
     frontends: HashMap<(SocketAddr, Protocol), Arc<Frontend>>,
+    /// The services that have an address: as a cluster IP, or as an endpoint.
+    owned: HashMap<IpAddr, BTreeSet<Name>>,
     /// Who wants a port of the node's address; the first in order has it.
     doors: HashMap<Door, Vec<Claim>>,
 }
@@ -71,8 +73,32 @@ struct Entry {
     headless: bool,
     external_name: Option<String>,
     ports: Vec<Port>,
-    /// Ready endpoints and the host names they have of their own, for headless lookups.
-    addresses: Vec<(IpAddr, Option<String>)>,
+    /// What names say of it.
+    named: Arc<Named>,
+}
+
+/// A service as names lead to it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Named {
+    /// The name that it stands for (ExternalName).
+    pub(crate) alias: Option<String>,
+    pub(crate) headless: bool,
+    pub(crate) cluster_ips: Vec<IpAddr>,
+    pub(crate) ports: Vec<NamedService>,
+    /// Those that are ready, by address.
+    pub(crate) endpoints: Vec<NamedEndpoint>,
+}
+
+/// A port of a service or of an endpoint: its name, protocol and number.
+pub(crate) type NamedService = (String, Protocol, u16);
+
+/// One endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct NamedEndpoint {
+    pub(crate) address: IpAddr,
+    /// The host name that it has of its own.
+    pub(crate) hostname: Option<String>,
+    pub(crate) ports: Arc<[NamedService]>,
 }
 
 #[derive(Debug)]
@@ -88,7 +114,7 @@ struct Port {
 #[derive(Debug)]
 struct Slice {
     service: Name,
-    ports: Vec<(String, Protocol, u16)>,
+    ports: Arc<[NamedService]>,
     endpoints: Vec<Target>,
 }
 
@@ -115,15 +141,6 @@ struct Affinity {
     clients: Mutex<HashMap<IpAddr, (SocketAddr, Instant)>>,
 }
 
-/// What a service name leads to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
-    /// These addresses, at least one.
-    Addresses(Vec<IpAddr>),
-    /// Another name (ExternalName).
-    Alias(String),
-}
-
 /// Doors that have changed, and who has each now.
 pub(crate) type DoorChanges = BTreeMap<Door, Option<(DoorKind, Name)>>;
 
@@ -131,6 +148,11 @@ impl Frontend {
     fn new(affinity: Option<Duration>) -> Frontend {
         let affinity = affinity.map(|timeout| Affinity { timeout, clients: Mutex::default() });
         Frontend { backends: RwLock::new(Arc::new([])), turn: AtomicUsize::new(0), affinity }
+    }
+
+    /// Whether nobody is behind it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.backends.read().is_empty()
     }
 
     /// The backends for the next connection of `client`, beginning with the one whose turn it is; `None` if
@@ -229,6 +251,7 @@ impl Services {
         let old = tables.services.remove(&name);
         if let Some(old) = &old {
             tables.withdraw(&name, old);
+            tables.disown(&name, &old.named);
         }
         tables.owners(&old)
     }
@@ -274,22 +297,17 @@ impl Services {
         tables.doors.get(&door)?.first().map(|claim| Arc::clone(&claim.frontend))
     }
 
-    /// What `service.namespace` leads to, or `host.service.namespace` for an endpoint of its own name.
-    pub(crate) fn lookup(&self, namespace: &str, service: &str, host: Option<&str>) -> Option<Answer> {
+    /// What names say of a service.
+    pub(crate) fn named(&self, namespace: &str, service: &str) -> Option<Arc<Named>> {
         let tables = self.tables.read();
-        let entry = tables.services.get(&(namespace.to_owned(), service.to_owned()))?;
-        if let (Some(alias), None) = (&entry.external_name, host) {
-            return Some(Answer::Alias(alias.clone()));
-        }
-        let mut addresses = if entry.headless || host.is_some() {
-            let named = |own: &Option<String>| host.is_none() || own.as_deref() == host;
-            let matching = entry.addresses.iter().filter(|(_, own)| named(own));
-            matching.map(|(address, _)| *address).take(ADDRESSES_PER_NAME).collect()
-        } else {
-            entry.cluster_ips.clone()
-        };
-        addresses.dedup();
-        (!addresses.is_empty()).then_some(Answer::Addresses(addresses))
+        tables.services.get(&(namespace.to_owned(), service.to_owned())).map(|entry| Arc::clone(&entry.named))
+    }
+
+    /// The services that have an address, as a cluster IP or as an endpoint.
+    pub(crate) fn owners_of(&self, address: IpAddr) -> Vec<(Name, Arc<Named>)> {
+        let tables = self.tables.read();
+        let names = tables.owned.get(&address).into_iter().flatten().take(ADDRESSES_PER_NAME);
+        names.filter_map(|name| Some((name.clone(), Arc::clone(&tables.services.get(name)?.named)))).collect()
     }
 }
 
@@ -354,7 +372,7 @@ impl Tables {
 
     /// Works out the backends of a service anew.
     fn refresh(&mut self, service: &Name) {
-        let Tables { services, slices, slices_of, .. } = self;
+        let Tables { services, slices, slices_of, owned, .. } = self;
         let Some(entry) = services.get_mut(service) else { return };
         let names = slices_of.get(service).into_iter().flatten();
         let slices: Vec<&Slice> =
@@ -363,10 +381,52 @@ impl Tables {
             let backends = backends(&slices, port);
             *port.frontend.backends.write() = backends.into();
         }
-        let ready = slices.iter().flat_map(|slice| &slice.endpoints).filter(|target| target.ready);
-        entry.addresses = ready.map(|target| (target.address, target.hostname.clone())).collect();
-        entry.addresses.sort();
-        entry.addresses.dedup();
+        let ready = slices.iter().flat_map(|slice| {
+            let ready = slice.endpoints.iter().filter(|target| target.ready);
+            ready.map(|target| NamedEndpoint {
+                address: target.address,
+                hostname: target.hostname.clone(),
+                ports: Arc::clone(&slice.ports),
+            })
+        });
+        let mut endpoints: Vec<_> = ready.collect();
+        endpoints.sort();
+        endpoints.dedup();
+        let ports = entry.ports.iter().map(|port| (port.name.clone(), port.protocol, port.port));
+        let named = Arc::new(Named {
+            alias: entry.external_name.clone(),
+            headless: entry.headless,
+            cluster_ips: entry.cluster_ips.clone(),
+            ports: ports.collect(),
+            endpoints,
+        });
+        if *named == *entry.named {
+            return;
+        }
+        let old = std::mem::replace(&mut entry.named, Arc::clone(&named));
+        for address in named.addresses() {
+            owned.entry(address).or_default().insert(service.clone());
+        }
+        let gone: Vec<IpAddr> = {
+            let kept: HashSet<IpAddr> = named.addresses().collect();
+            old.addresses().filter(|address| !kept.contains(address)).collect()
+        };
+        self.disown_addresses(service, gone);
+    }
+
+    fn disown(&mut self, service: &Name, named: &Named) {
+        self.disown_addresses(service, named.addresses());
+    }
+
+    fn disown_addresses(&mut self, service: &Name, addresses: impl IntoIterator<Item = IpAddr>) {
+        for address in addresses {
+            if let Some(names) = self.owned.get_mut(&address) {
+                names.remove(service);
+                if names.is_empty() {
+                    self.owned.remove(&address);
+                }
+            }
+        }
     }
 }
 
@@ -397,7 +457,8 @@ impl Entry {
         let Some(spec) = &service.spec else { return Entry::default() };
         let type_ = spec.type_.as_deref().unwrap_or("ClusterIP");
         if type_ == "ExternalName" {
-            return Entry { external_name: spec.external_name.clone(), ..Entry::default() };
+            let named = old.map(|old| Arc::clone(&old.named)).unwrap_or_default();
+            return Entry { external_name: spec.external_name.clone(), named, ..Entry::default() };
         }
         let ips = spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip);
         let mut cluster_ips: Vec<IpAddr> = ips.filter_map(|ip| ip.parse().ok()).collect();
@@ -428,14 +489,22 @@ impl Entry {
             Some(Port { name, protocol, port: number, doors, frontend })
         });
         let headless = spec.cluster_ip.as_deref() == Some("None");
+        // What names said of it so far: the difference tells which addresses it has no more.
+        let named = old.map(|old| Arc::clone(&old.named)).unwrap_or_default();
         Entry {
             created: service.metadata.creation_timestamp.as_ref().map(|time| time.0),
             cluster_ips,
             headless,
             external_name: None,
             ports: ports.collect(),
-            addresses: Vec::new(),
+            named,
         }
+    }
+}
+
+impl Named {
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.cluster_ips.iter().copied().chain(self.endpoints.iter().map(|endpoint| endpoint.address))
     }
 }
 

@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 use crate::admit::{DenyReason, Gate};
 use crate::bandwidth::Limits;
 use crate::limits::{
-    CONNECTION_COST, CONNECTIONS_PER_POD, EGRESS_CONNECTIONS_PER_POD, LISTENERS_PER_POD, LOOKUPS_PER_POD,
-    UDP_SOCKETS_PER_POD,
+    CONNECTION_COST, CONNECTIONS_PER_POD, DNS_CONNECTIONS_PER_POD, EGRESS_CONNECTIONS_PER_POD, LISTENERS_PER_POD,
+    LOOKUPS_PER_POD, UDP_SOCKETS_PER_POD,
 };
 use crate::meter::Meter;
 use crate::ports::Ports;
@@ -25,7 +25,8 @@ use crate::stream::Connection;
 use crate::tcp::Backlog;
 use crate::udp::Mailbox;
 use crate::{
-    Fabric, NetworkError, PodConfig, ResolveError, Stream, TcpBinding, TcpConnecting, TcpListener, UdpSocket,
+    DnsConfig, Fabric, HostNames, NetworkError, PodConfig, ResolveError, Stream, TcpBinding, TcpConnecting,
+    TcpListener, UdpSocket,
 };
 
 /// The network of one pod. Cheap to clone; all clones are the same stack.
@@ -185,6 +186,12 @@ pub(crate) struct Stack {
     pub(crate) egress: Arc<Semaphore>,
     /// Lookups of external names under way.
     pub(crate) lookups: Arc<Semaphore>,
+    /// Connections to the cluster's DNS server.
+    pub(crate) dns_connections: Arc<Semaphore>,
+    /// How names are resolved.
+    pub(crate) dns: DnsConfig,
+    /// The names that need nobody to be asked.
+    pub(crate) names: HostNames,
     tables: Mutex<Tables>,
 }
 
@@ -214,6 +221,9 @@ impl Stack {
         mut pod: PodConfig,
         fabric: &Arc<Fabric>,
     ) -> Stack {
+        let cluster = || fabric.config().cluster_names();
+        let dns = pod.dns.take().unwrap_or_else(|| DnsConfig::cluster_first(&pod.namespace, &cluster()));
+        let names = pod.host_names.take().unwrap_or_else(|| HostNames::simple(&pod.hostname));
         Stack {
             ip,
             ip6,
@@ -224,6 +234,9 @@ impl Stack {
             fabric: Arc::downgrade(fabric),
             egress: Arc::new(Semaphore::new(EGRESS_CONNECTIONS_PER_POD)),
             lookups: Arc::new(Semaphore::new(LOOKUPS_PER_POD)),
+            dns_connections: Arc::new(Semaphore::new(DNS_CONNECTIONS_PER_POD)),
+            dns,
+            names,
             tables: Mutex::default(),
         }
     }

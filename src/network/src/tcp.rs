@@ -362,6 +362,9 @@ pub(crate) fn dial(fabric: &Arc<Fabric>, route: Route, caller: End) -> TcpConnec
     match route {
         Route::Direct(Way::Pod(target, to)) => dial_pod(fabric, &target, to, caller),
         Route::Direct(Way::Kernel { to, egress }) => dial_kernel(fabric, to, egress, caller),
+        Route::Direct(Way::Dns(stack)) => {
+            TcpConnecting::done(crate::dns::serve::connect(fabric, &stack, caller))
+        }
         Route::Backends(backends) => dial_backends(fabric, backends, caller),
     }
 }
@@ -372,6 +375,9 @@ fn dial_backends(fabric: &Arc<Fabric>, mut backends: Backends, mut caller: End) 
         let (target, to) = match backends.next(fabric) {
             Ok(Way::Pod(target, to)) => (target, to),
             Ok(Way::Kernel { to, egress }) => return dial_kernel(fabric, to, egress, caller),
+            Ok(Way::Dns(stack)) => {
+                return TcpConnecting::done(crate::dns::serve::connect(fabric, &stack, caller));
+            }
             Err(error) => return TcpConnecting::done(Err(error)),
         };
         match call(&target, to, caller) {

@@ -149,8 +149,9 @@ impl UdpSocket {
         let source = if bound.ip().is_unspecified() { stack.source_for(wanted.ip()) } else { bound.ip() };
         let source = SocketAddr::new(source, bound.port());
         let way = fabric.datagram_way(stack, source, wanted, self.mailbox.backend_of(wanted))?;
-        let (Way::Pod(_, arrives) | Way::Kernel { to: arrives, .. }) = &way;
-        if *arrives != wanted {
+        if let Way::Pod(_, arrives) | Way::Kernel { to: arrives, .. } = &way
+            && *arrives != wanted
+        {
             self.mailbox.remember(Flow { service: wanted, backend: *arrives });
         }
         match way {
@@ -169,6 +170,11 @@ impl UdpSocket {
                     stack.meter.wrote(data.len());
                 }
                 mailbox.deliver(data, source);
+                Ok(())
+            }
+            Way::Dns(stack) => {
+                stack.meter.wrote(data.len());
+                crate::dns::serve::datagram(&fabric, &stack, &data, to, &self.mailbox);
                 Ok(())
             }
             Way::Kernel { to, egress } => {

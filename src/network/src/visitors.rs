@@ -176,6 +176,7 @@ fn first_visit(fabric: &Arc<Fabric>, target: &Target, client: SocketAddr) -> Res
             let shown = fabric.visitor(Some(client), to).local;
             Ok(Visit { stack: Arc::downgrade(&stack), arrives, shown })
         }
+        Way::Dns(_) => Err(NetworkError::Closed),
         Way::Kernel { to, .. } => Err(NetworkError::Unreachable(to)),
     }
 }

@@ -60,5 +60,8 @@ mod tokens;
 mod volumes;
 mod worker;
 
+/// What pods may reach outside the cluster by default.
+pub use coracle_network::Egress;
+
 pub use agent::{Config, Deps, Node, NodeError};
 pub use logs::LogLimits;

@@ -257,6 +257,12 @@ impl Policies {
         }
     }
 
+    /// Whether there may be a namespace of that name; any, as long as none is known.
+    pub(crate) fn has_namespace(&self, name: &str) -> bool {
+        let tables = self.tables.read();
+        tables.namespaces.is_empty() || tables.namespaces.contains_key(name)
+    }
+
     pub(crate) fn apply_pod(&self, pod: &Pod) {
         let name = name_of(&pod.metadata);
         let over = |phase: &str| matches!(phase, "Succeeded" | "Failed");

@@ -4,6 +4,7 @@
 mod admit;
 mod bandwidth;
 mod budget;
+mod dns;
 mod drain;
 mod families;
 mod machine;

@@ -196,5 +196,5 @@ impl Stats {
     }
 }
 
-pub(crate) use prometheus::{cadvisor, kubelet, resource};
+pub(crate) use prometheus::{cadvisor, denials, kubelet, resource};
 pub(crate) use summary::summary;

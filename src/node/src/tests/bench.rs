@@ -93,6 +93,8 @@ impl Bench {
                 max_pods: 10,
                 version: "v1.33.0".into(),
                 service_cidr: SERVICES,
+            api_server: None,
+            egress: crate::Egress::Allow,
                 static_pods: Some(self.dir.path().join("manifests")),
                 shutdown_grace: self.shutdown_grace,
                 toolbox: None,

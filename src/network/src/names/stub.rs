@@ -1,0 +1,128 @@
+//! Asks a server that the pod's `dnsConfig` names, over the pod's own network, as a resolver in the pod would: over
+//! UDP, and over TCP where that does not do.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hickory_proto::op::{Message, OpCode, Query, ResponseCode};
+use hickory_proto::rr::{Name, RData, RecordType};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use super::outside::{self, NameError};
+use crate::limits::NAMESERVER_TIMEOUT;
+use crate::stack::Stack;
+use crate::{Fabric, NetworkError, PodStack, ResolveError};
+
+/// How often a server is asked over UDP.
+const ATTEMPTS: usize = 2;
+
+/// The addresses of a complete name, as a server at `address` knows them.
+pub(super) async fn resolve(
+    fabric: &Arc<Fabric>,
+    stack: &Arc<Stack>,
+    address: IpAddr,
+    name: &str,
+) -> Result<Vec<IpAddr>, ResolveError> {
+    let is_public = outside::is_public(fabric, name);
+    if is_public {
+        outside::admit(fabric, stack, name)?;
+    }
+    let temporary = || ResolveError::Temporary(name.to_owned());
+    let _permit = Arc::clone(&stack.lookups).try_acquire_owned().map_err(|_| temporary())?;
+    let pod = PodStack::new(Arc::clone(stack));
+    let server = SocketAddr::new(address, 53);
+    let Ok(asked) = Name::from_ascii(format!("{name}.")) else {
+        return Err(ResolveError::NotFound(name.to_owned()));
+    };
+    let (v4, v6) =
+        tokio::join!(ask(&pod, server, &asked, RecordType::A), ask(&pod, server, &asked, RecordType::AAAA));
+    let found = match (v4, v6) {
+        (Ok(v4), Ok(v6)) => v4.into_iter().chain(v6).collect(),
+        (Ok(found), Err(_)) | (Err(_), Ok(found)) if !found.is_empty() => found,
+        (Err(NameError::NotFound), _) | (_, Err(NameError::NotFound)) => Vec::new(),
+        _ => return Err(temporary()),
+    };
+    outside::judged(fabric, stack, name, found)
+}
+
+async fn ask(
+    pod: &PodStack,
+    server: SocketAddr,
+    name: &Name,
+    type_: RecordType,
+) -> Result<Vec<IpAddr>, NameError> {
+    let mut query = Message::query();
+    query.metadata.recursion_desired = true;
+    query.add_query(Query::query(name.clone(), type_));
+    let bytes = query.to_vec().map_err(|_| NameError::NotFound)?;
+    let answer = match over_udp(pod, server, &query, &bytes).await {
+        Some(answer) if !answer.metadata.truncation => Some(answer),
+        _ => timeout(NAMESERVER_TIMEOUT, over_tcp(pod, server, &query, &bytes)).await.ok().flatten(),
+    };
+    let answer = answer.ok_or(NameError::Temporary)?;
+    match answer.metadata.response_code {
+        ResponseCode::NoError => {
+            Ok(answer.answers.iter().filter_map(|record| address_of(&record.data)).collect())
+        }
+        ResponseCode::NXDomain => Err(NameError::NotFound),
+        _ => Err(NameError::Temporary),
+    }
+}
+
+fn address_of(data: &RData) -> Option<IpAddr> {
+    match data {
+        RData::A(a) => Some(a.0.into()),
+        RData::AAAA(aaaa) => Some(aaaa.0.into()),
+        _ => None,
+    }
+}
+
+/// Whether a message answers the query, and not another one.
+fn is_answer(answer: &Message, query: &Message) -> bool {
+    let same = |answer: &Query, query: &Query| {
+        answer.query_type() == query.query_type() && answer.name().eq_ignore_root(query.name())
+    };
+    answer.metadata.id == query.metadata.id
+        && answer.metadata.op_code == OpCode::Query
+        && matches!((&answer.queries[..], &query.queries[..]), ([answer], [query]) if same(answer, query))
+}
+
+async fn over_udp(pod: &PodStack, server: SocketAddr, query: &Message, bytes: &[u8]) -> Option<Message> {
+    let any: IpAddr =
+        if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = pod.bind_udp(SocketAddr::new(any, 0)).ok()?;
+    for _ in 0..ATTEMPTS {
+        socket.send(Bytes::copy_from_slice(bytes), Some(server)).ok()?;
+        let answered = timeout(NAMESERVER_TIMEOUT, async {
+            loop {
+                match socket.recv().await {
+                    Ok((data, from)) if from == server => match Message::from_vec(&data) {
+                        Ok(answer) if is_answer(&answer, query) => return Ok(answer),
+                        _ => {}
+                    },
+                    Ok(_) => {}
+                    Err(error) => return Err::<_, NetworkError>(error),
+                }
+            }
+        });
+        match answered.await {
+            Ok(answer) => return answer.ok(),
+            Err(_) => {}
+        }
+    }
+    None
+}
+
+async fn over_tcp(pod: &PodStack, server: SocketAddr, query: &Message, bytes: &[u8]) -> Option<Message> {
+    let mut stream = pod.connect(server).await.ok()?;
+    let length = u16::try_from(bytes.len()).ok()?.to_be_bytes();
+    stream.write_all(&length).await.ok()?;
+    stream.write_all(bytes).await.ok()?;
+    let mut length = [0; 2];
+    stream.read_exact(&mut length).await.ok()?;
+    let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
+    stream.read_exact(&mut answer).await.ok()?;
+    Message::from_vec(&answer).ok().filter(|answer| is_answer(answer, query))
+}
