@@ -39,6 +39,11 @@ pub struct Config {
     /// Kernel sockets of this host that guests may reach, and only through a Service whose endpoints
     /// name them (the API server behind `kubernetes.default`).
     pub host_endpoints: Vec<SocketAddr>,
+    /// Where the API server listens on this host, if it does: what `kubernetes.default` leads to while it has no
+    /// endpoint, as it is with a server that listens on the loopback only.
+    pub api_server: Option<SocketAddr>,
+    /// The name of this node: which endpoints are local to it.
+    pub node_name: String,
     /// Where the cluster's DNS server is, an address of the service range; none if `None`. A Service of that address
     /// that has endpoints takes its place.
     pub cluster_dns: Option<IpAddr>,
@@ -80,6 +85,8 @@ impl Default for Config {
             node_addresses: Vec::new(),
             node_port_bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
             host_endpoints: Vec::new(),
+            api_server: None,
+            node_name: String::new(),
             cluster_dns: Some(Ipv4Addr::new(10, 96, 0, 10).into()),
             resolver: Arc::new(SystemResolver),
             egress: Egress::Allow,

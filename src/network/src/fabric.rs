@@ -35,7 +35,7 @@ use crate::policy::{Place, canonical, place};
 use crate::services::{Candidates, Frontend, Services};
 use crate::stack::{Protocol, Stack};
 use crate::stream::End;
-use crate::{Config, NetworkError, PodConfig, PodStack, Stream};
+use crate::{ClusterNames, Config, NetworkError, PodConfig, PodStack, Stream};
 
 /// The most addresses a node gives out, whatever its range (a /12): bounds the table to 128 KiB.
 const ADDRESSES_MAX: u32 = 1 << 20;
@@ -150,7 +150,7 @@ impl Fabric {
             stop: CancellationToken::new(),
             addresses: Mutex::new(addresses),
             pods: RwLock::default(),
-            services: Services::default(),
+            services: Services::new(&config),
             policies: Policies::default(),
             denials: Denials::default(),
             node_ports: NodePorts::default(),
@@ -239,6 +239,26 @@ impl Fabric {
     /// Waits until [`Fabric::door_problems`] may say something new.
     pub async fn door_problems_changed(&self) {
         self.node_ports.changed().await;
+    }
+
+    /// What names of this cluster end in, and who answers for them.
+    #[must_use]
+    pub fn cluster_names(&self) -> ClusterNames {
+        self.config.cluster_names()
+    }
+
+    /// What the pods that are here now were refused: namespace, pod, reason and how often.
+    #[must_use]
+    pub fn denials(&self) -> Vec<(String, String, &'static str, u64)> {
+        let mut stacks: Vec<_> = self.pods.read().values().map(Arc::clone).collect();
+        stacks.sort_by(|a, b| a.ip.cmp(&b.ip));
+        stacks.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        let counts = stacks.iter().flat_map(|stack| {
+            let counts = stack.gate.counts.read().into_iter().filter(|(_, count)| *count > 0);
+            let pod = &stack.pod;
+            counts.map(move |(reason, count)| (pod.namespace.clone(), pod.name.clone(), reason.name(), count))
+        });
+        counts.collect()
     }
 
     /// How many connections and datagrams policy has refused on this node.
@@ -387,7 +407,7 @@ impl Fabric {
             }
             return Ok(Way::Pod(pod, backend));
         }
-        if self.config.host_endpoints.contains(&backend) {
+        if self.config.host_endpoints.contains(&backend) || self.config.api_server == Some(backend) {
             let from = origin.pod();
             if let Some(from) = from {
                 self.admit_cluster(from, dialled, backend, protocol).map_err(denied)?;

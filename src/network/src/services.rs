@@ -16,6 +16,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
 use crate::limits::{ADDRESSES_PER_NAME, AFFINITY_CLIENTS};
+use crate::Config;
 use crate::stack::Protocol;
 
 /// The label by which a slice names its Service.
@@ -35,6 +36,8 @@ pub(crate) struct Services {
 
 #[derive(Debug, Default)]
 struct Tables {
+    node_name: String,
+    api_server: Option<SocketAddr>,
     services: HashMap<Name, Entry>,
     slices: HashMap<Name, Slice>,
     /// Slices by the service they belong to, in a fixed order.
@@ -228,6 +231,11 @@ impl Affinity {
 }
 
 impl Services {
+    pub(crate) fn new(config: &Config) -> Services {
+        let (node_name, api_server) = (config.node_name.clone(), config.api_server);
+        Services { tables: RwLock::new(Tables { node_name, api_server, ..Tables::default() }) }
+    }
+
     /// Takes in a Service. Answers which doors have changed.
     pub(crate) fn apply(&self, service: &Service) -> DoorChanges {
         let name = name_of(&service.metadata);
@@ -372,13 +380,16 @@ impl Tables {
 
     /// Works out the backends of a service anew.
     fn refresh(&mut self, service: &Name) {
-        let Tables { services, slices, slices_of, owned, .. } = self;
+        let Tables { services, slices, slices_of, owned, api_server, .. } = self;
         let Some(entry) = services.get_mut(service) else { return };
         let names = slices_of.get(service).into_iter().flatten();
         let slices: Vec<&Slice> =
             names.filter_map(|name| slices.get(&(service.0.clone(), name.clone()))).collect();
         for port in &entry.ports {
-            let backends = backends(&slices, port);
+            let mut backends = backends(&slices, port);
+            if backends.is_empty() && service.0 == "default" && service.1 == "kubernetes" {
+                backends.extend(*api_server);
+            }
             *port.frontend.backends.write() = backends.into();
         }
         let ready = slices.iter().flat_map(|slice| {

@@ -7,7 +7,7 @@
 
 use std::{
     collections::HashSet,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{Arc, OnceLock},
     time::Duration,
@@ -17,7 +17,7 @@ use bytes::Bytes;
 use coracle_api::addresses::services_v6;
 use coracle_client::{Delta, EventType, Informers, Recorder};
 use coracle_image::Images;
-use coracle_network::Fabric;
+use coracle_network::{Egress, Fabric};
 use coracle_runtime::Runtime;
 use ipnet::{Ipv4Net, Ipv6Net};
 use k8s_openapi::api::core::v1::{Node as NodeObject, Pod, Service};
@@ -66,8 +66,12 @@ pub struct Config {
     pub max_pods: u32,
     /// What `kubeletVersion` says.
     pub version: String,
-    /// Where service addresses come from.
+    /// Where service addresses come from. The tenth is that of the cluster's DNS server.
     pub service_cidr: Ipv4Net,
+    /// Where the API server listens, if that is on this host: pods reach it as `kubernetes.default`.
+    pub api_server: Option<SocketAddr>,
+    /// What pods may reach outside the cluster if neither policies nor their annotations say.
+    pub egress: Egress,
     /// A folder of pods that this node runs without being told to; it need not exist.
     pub static_pods: Option<PathBuf>,
     /// How long pods may take to end when the node shuts down; zero ends them at once.
@@ -261,6 +265,10 @@ impl Agent {
             cluster_cidr_v6: pod_cidr_v6.and_then(cluster_of),
             service_cidr: config.service_cidr,
             service_cidr_v6: pod_cidr_v6.and_then(cluster_of).map(services_v6),
+            cluster_dns: config.service_cidr.hosts().nth(9).map(IpAddr::V4),
+            api_server: config.api_server,
+            egress: config.egress,
+            node_name: config.name.clone(),
             node_addresses: vec![config.address],
             node_port_bind: config.address,
             ..coracle_network::Config::default()
@@ -278,6 +286,7 @@ impl Agent {
         let (services, recorder) = (informers.get(), context.recorder.clone());
         task(Box::pin(doors::run(fabric.clone(), services, recorder)));
         task(Box::pin(network_feed::run(informers.clone(), fabric.clone(), config.name.clone())));
+        task(Box::pin(network_feed::tell_denials(context.clone())));
         task(Box::pin(context.sources.clone().run()));
         let prober = context.prober.clone();
         let commands = commands(&context);

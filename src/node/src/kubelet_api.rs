@@ -30,7 +30,9 @@ pub(crate) fn router(context: Arc<Context>) -> Router {
             "/metrics",
             get(async |State(context): State<Arc<Context>>| {
                 let usage = context.stats.measure(&context);
-                page(stats::kubelet(&context.node_name, &usage, &context.evictor.counts()))
+                let denials = context.fabric.get().map(|fabric| fabric.denials()).unwrap_or_default();
+                let agent = stats::kubelet(&context.node_name, &usage, &context.evictor.counts());
+                page(agent + &stats::denials(&denials))
             }),
         )
         .route(

@@ -1,5 +1,6 @@
 //! From a container's spec to a running container: image, program, environment, mounts, start.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use coracle_api::quantity::Quantity;
@@ -17,7 +18,7 @@ use crate::{
     http,
     images::{chain, image_id},
     logs::LogOutput,
-    platform,
+    platform, pod_network,
     state::Waiting,
     termination::{self, MAX_MESSAGE, shorten},
     volumes::{self, PodVolumes},
@@ -83,6 +84,11 @@ impl Launch {
             .map_err(|error| waiting("CreateContainerConfigError", &error.to_string()))?;
         let args = env::arguments(spec, &image.entrypoint, &image.cmd, &env)
             .map_err(|error| waiting("CreateContainerConfigError", &error.to_string()))?;
+        if let Some(fabric) = context.fabric.get() {
+            let v6 = stack.ip6().map(IpAddr::V6);
+            let addresses: Vec<IpAddr> = [stack.ip().into()].into_iter().chain(v6).collect();
+            pod_network::write_files(mounts.root(), &pod, &addresses, &fabric.cluster_names()).await;
+        }
         termination::Message::of(spec).prepare(mounts.root()).await;
         let own_dir = spec.working_dir.clone().filter(|dir| !dir.is_empty());
         let working_dir = own_dir.or_else(|| image.working_dir.clone());

@@ -3,13 +3,37 @@
 
 use std::sync::Arc;
 
-use coracle_client::{Delta, Informers, Key};
-use coracle_network::Fabric;
+use coracle_client::{Delta, EventType, Informers, Key};
+use coracle_network::{DenyReason, Fabric};
 use k8s_openapi::api::{
-    core::v1::{Namespace, Pod, Service},
+    core::v1::{Namespace, ObjectReference, Pod, Service},
     discovery::v1::EndpointSlice,
     networking::v1::NetworkPolicy,
 };
+
+use crate::context::Context;
+
+/// Makes events of what pods were refused. The fabric tells only so many of one pod.
+pub(crate) async fn tell_denials(context: Arc<Context>) {
+    let Some(fabric) = context.fabric.get() else { return };
+    loop {
+        let denial = fabric.denial().await;
+        let pod = ObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("Pod".into()),
+            namespace: Some(denial.namespace),
+            name: Some(denial.pod),
+            uid: Some(denial.uid),
+            ..ObjectReference::default()
+        };
+        let reason = match denial.reason {
+            DenyReason::Egress | DenyReason::Ingress => "NetworkPolicyDenied",
+            DenyReason::Forbidden | DenyReason::EgressDefault | DenyReason::EgressHosts => "NetworkDenied",
+        };
+        let message = format!("Access to {} denied: {}", denial.destination, denial.reason);
+        context.recorder.event(&pod, EventType::Warning, reason, &message);
+    }
+}
 
 /// Waits for the policies and namespaces that are there already: no pod may run before they hold.
 pub(crate) async fn prime(informers: &Informers, fabric: &Fabric) {

@@ -106,7 +106,7 @@ impl Message {
 }
 
 /// Works on a view of files: elsewhere if that may wait for a disk.
-async fn on_disk<T: Send + 'static>(
+pub(crate) async fn on_disk<T: Send + 'static>(
     root: Directory,
     work: impl FnOnce(&Directory) -> Option<T> + Send + 'static,
 ) -> Option<T> {

@@ -549,10 +549,9 @@ impl Worker {
             namespace: text(&meta.namespace),
             name: text(&meta.name),
             uid: text(&meta.uid),
-            hostname: env::hostname(&self.pod),
             want_ip: known_ip.and_then(|ip| ip.parse().ok()),
             bandwidth: bandwidth::of(&self.pod).map_err(|error| failed(&error))?,
-            ..pod_network::config(&self.pod)
+            ..pod_network::config(&self.pod, &fabric.cluster_names())
         };
         let (pod, namespace) = (config.name.clone(), config.namespace.clone());
         let stack = fabric.add_pod(config).map_err(|error| failed(&error))?;

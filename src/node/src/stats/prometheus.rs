@@ -134,6 +134,18 @@ pub(crate) fn cadvisor(cores: u64, usage: &Usage) -> String {
     page.0
 }
 
+/// What the pods of the node were refused: namespace, pod, reason, how often.
+pub(crate) fn denials(counts: &[(String, String, &'static str, u64)]) -> String {
+    let mut page = Page::default();
+    let help = "Connections, datagrams and look-ups of pods that were denied, by reason";
+    page.family("coracle_network_denied_total", "counter", help);
+    for (namespace, pod, reason, count) in counts {
+        let labels = [("namespace", namespace.as_str()), ("pod", pod.as_str()), ("reason", *reason)];
+        page.sample("coracle_network_denied_total", &labels, bytes(*count));
+    }
+    page.0
+}
+
 /// `/metrics`: the node agent itself.
 pub(crate) fn kubelet(node: &str, usage: &Usage, evictions: &[(&str, u64)]) -> String {
     let mut page = Page::default();
