@@ -18,6 +18,7 @@ mod demos;
 mod hostile;
 mod http;
 mod kubectl;
+mod network_policy;
 mod process;
 mod registry;
 mod soak;

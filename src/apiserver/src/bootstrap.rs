@@ -24,6 +24,9 @@ const NAMESPACES: &[&str] = &["default", "kube-node-lease", "kube-public", "kube
 /// Name of the Service of the API server, and of its Endpoints and EndpointSlice.
 const NAME: &str = "kubernetes";
 
+/// Name of the Service of the cluster's DNS server.
+const DNS_NAME: &str = "kube-dns";
+
 /// Name of the StorageClass of volumes on a node.
 const LOCAL: &str = "local";
 
@@ -42,6 +45,11 @@ pub(crate) fn first_address(cidr: Ipv4Net) -> Ipv4Addr {
     cidr.hosts().next().unwrap_or(cidr.network())
 }
 
+/// The address of the cluster's DNS server: the tenth of the range, as kubeadm has it.
+fn dns_address(cidr: Ipv4Net) -> Ipv4Addr {
+    cidr.hosts().nth(9).unwrap_or(cidr.network())
+}
+
 /// How often the Service of the API server is looked after. Kubernetes' number.
 const EVERY: Duration = Duration::from_secs(10);
 
@@ -52,8 +60,10 @@ pub(crate) async fn keep(core: Arc<Core>, address: SocketAddr) {
             () = core.shutdown.cancelled() => return,
             () = tokio::time::sleep(EVERY) => {}
         }
-        if let Err(error) = own_service(&core, address).await {
-            tracing::debug!(error = %error.source, "{error}");
+        for written in [own_service(&core, address).await, dns_service(&core).await] {
+            if let Err(error) = written {
+                tracing::debug!(error = %error.source, "{error}");
+            }
         }
     }
 }
@@ -76,7 +86,34 @@ pub(crate) async fn run(core: &Arc<Core>, address: SocketAddr) -> Result<(), Boo
         ensure(core, ("scheduling.k8s.io", "v1", "priorityclasses"), "", name, class).await?;
     }
     local_class(core).await?;
-    own_service(core, address).await
+    own_service(core, address).await?;
+    if let Err(error) = dns_service(core).await {
+        // In a store from before this Service another one may have its address.
+        tracing::warn!(error = %error.source, "{error}");
+    }
+    Ok(())
+}
+
+/// The Service of the cluster's DNS server, by the names that Kubernetes has for it. It has no selector: every node
+/// answers at its address, and a Service with endpoints there takes that over.
+async fn dns_service(core: &Arc<Core>) -> Result<(), BootstrapError> {
+    let service = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": DNS_NAME,
+            "namespace": "kube-system",
+            "labels": {"k8s-app": DNS_NAME, "kubernetes.io/name": "CoreDNS"},
+        },
+        "spec": {
+            "clusterIP": dns_address(core.service_cidr).to_string(),
+            "ports": [
+                {"name": "dns", "port": 53, "protocol": "UDP", "targetPort": 53},
+                {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": 53},
+            ],
+        },
+    });
+    ensure(core, ("", "v1", "services"), "kube-system", DNS_NAME, service).await
 }
 
 /// The Service of the API server and where it leads to.

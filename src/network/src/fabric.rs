@@ -32,7 +32,7 @@ use crate::limits::{EGRESS_CONNECTIONS, LOOKUPS};
 use crate::names::outside::Cache;
 use crate::nodeport::{DoorProblem, NodePorts};
 use crate::policy::{Place, canonical, place};
-use crate::services::{Candidates, Frontend, Services};
+use crate::services::{Candidates, Entrance, Frontend, Services};
 use crate::stack::{Protocol, Stack};
 use crate::stream::End;
 use crate::{ClusterNames, Config, NetworkError, PodConfig, PodStack, Stream};
@@ -144,13 +144,13 @@ impl Fabric {
             addresses.claim(reserved);
         }
         Arc::new(Fabric {
+            services: Services::new(&config),
             config,
             handle: Handle::current(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             addresses: Mutex::new(addresses),
             pods: RwLock::default(),
-            services: Services::new(&config),
             policies: Policies::default(),
             denials: Denials::default(),
             node_ports: NodePorts::default(),
@@ -251,7 +251,7 @@ impl Fabric {
     #[must_use]
     pub fn denials(&self) -> Vec<(String, String, &'static str, u64)> {
         let mut stacks: Vec<_> = self.pods.read().values().map(Arc::clone).collect();
-        stacks.sort_by(|a, b| a.ip.cmp(&b.ip));
+        stacks.sort_by_key(|stack| stack.ip);
         stacks.dedup_by(|a, b| Arc::ptr_eq(a, b));
         let counts = stacks.iter().flat_map(|stack| {
             let counts = stack.gate.counts.read().into_iter().filter(|(_, count)| *count > 0);
@@ -300,16 +300,16 @@ impl Fabric {
         }
         let frontend = self.services.frontend(to, protocol);
         if let Some(stack) = origin.pod().filter(|_| self.is_dns(to))
-            && frontend.as_ref().is_none_or(|frontend| frontend.is_empty())
+            && frontend.as_ref().is_none_or(|(frontend, _)| frontend.is_empty())
         {
             return Ok(Route::Direct(Way::Dns(Arc::clone(stack))));
         }
-        if let Some(frontend) = frontend {
-            return self.route_to_backend(&frontend, origin, to, protocol);
+        if let Some((frontend, entrance)) = frontend {
+            return self.route_to_backend(&frontend, origin, entrance, to, protocol);
         }
         if self.is_node(to.ip()) {
             let frontend = self.services.door((to.port(), protocol)).ok_or_else(forbidden)?;
-            return self.route_to_backend(&frontend, origin, to, protocol);
+            return self.route_to_backend(&frontend, origin, Entrance::Outside, to, protocol);
         }
         match self.way_outside(origin, to, protocol) {
             Ok(way) => Ok(Route::Direct(way)),
@@ -378,6 +378,7 @@ impl Fabric {
         &self,
         frontend: &Arc<Frontend>,
         origin: &Origin,
+        entrance: Entrance,
         to: SocketAddr,
         protocol: Protocol,
     ) -> Result<Route, NetworkError> {
@@ -387,7 +388,9 @@ impl Fabric {
             Origin::Visitor(address) => *address,
         };
         let refused = NetworkError::Refused(to);
-        let Some(order) = frontend.candidates(client) else { return Err(refused) };
+        let Some(order) = frontend.candidates(client, origin, entrance, to.is_ipv6()) else {
+            return Err(refused);
+        };
         let problem = Problem::Other(refused);
         Ok(Route::Backends(Backends { order, origin: origin.clone(), protocol, to, problem }))
     }

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admit::Origin;
 use crate::fabric::Route;
 use crate::limits::{NODE_PORT_CONNECTIONS, NODE_PORT_RETRY_MAX};
-use crate::services::{Door, DoorChanges, DoorKind, Name};
+use crate::services::{Door, DoorChanges, DoorKind, Entrance, Name};
 use crate::stack::{Protocol, Stack};
 use crate::{Fabric, NetworkError};
 
@@ -207,7 +207,7 @@ impl Target {
             Target::Service(door) => {
                 let frontend = fabric.services().door(*door).ok_or(NetworkError::Closed)?;
                 let to = SocketAddr::new(fabric.config().node_port_bind, door.0);
-                Ok((fabric.route_to_backend(&frontend, &origin, to, protocol)?, to))
+                Ok((fabric.route_to_backend(&frontend, &origin, Entrance::Outside, to, protocol)?, to))
             }
             Target::Pod(stack, port) => {
                 let to = SocketAddr::new(stack.ip.into(), *port);

@@ -2,7 +2,8 @@
 //!
 //! The default is Kubernetes' own, everything is allowed, with what would break out of the sandbox taken
 //! away: the node's addresses and loopback, link-local and metadata addresses, multicast. Names are
-//! judged by what they resolve to, at the moment of the connection, so rebinding gains nothing.
+//! judged by what they resolve to, at the moment of the connection, so rebinding gains nothing. Who may
+//! go there beyond that is for [`admit`](crate::admit) to say.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -15,8 +15,9 @@ use k8s_openapi::jiff::Timestamp;
 use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
-use crate::limits::{ADDRESSES_PER_NAME, AFFINITY_CLIENTS};
 use crate::Config;
+use crate::admit::Origin;
+use crate::limits::{ADDRESSES_PER_NAME, AFFINITY_CLIENTS};
 use crate::stack::Protocol;
 
 /// The label by which a slice names its Service.
@@ -24,6 +25,9 @@ const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
 /// How long a client stays with its backend unless the Service says otherwise: three hours.
 const AFFINITY_DEFAULT: Duration = Duration::from_secs(10_800);
+
+/// External addresses of one service that are looked at.
+const EXTERNAL_IPS: usize = 64;
 
 /// Namespace and name.
 pub(crate) type Name = (String, String);
@@ -42,7 +46,7 @@ struct Tables {
     slices: HashMap<Name, Slice>,
     /// Slices by the service they belong to, in a fixed order.
     slices_of: HashMap<Name, BTreeSet<String>>,
-    frontends: HashMap<(SocketAddr, Protocol), Arc<Frontend>>,
+    frontends: HashMap<(SocketAddr, Protocol), (Arc<Frontend>, Entrance)>,
     /// The services that have an address: as a cluster IP, or as an endpoint.
     owned: HashMap<IpAddr, BTreeSet<Name>>,
     /// Who wants a port of the node's address; the first in order has it.
@@ -73,6 +77,10 @@ pub enum DoorKind {
 struct Entry {
     created: Option<Timestamp>,
     cluster_ips: Vec<IpAddr>,
+    /// `externalIPs`, and the addresses that a load balancer has given it.
+    external_ips: Vec<IpAddr>,
+    internal_local: bool,
+    external_local: bool,
     headless: bool,
     external_name: Option<String>,
     ports: Vec<Port>,
@@ -125,15 +133,51 @@ struct Slice {
 struct Target {
     address: IpAddr,
     hostname: Option<String>,
+    /// The node that it is on.
+    node: Option<String>,
     ready: bool,
     /// Not ready, but still serving while it terminates: used when nothing is ready.
     draining: bool,
 }
 
+/// By which kind of address a service is dialled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Entrance {
+    /// A cluster IP: the internal traffic policy holds.
+    Inside,
+    /// A port of the node, an external IP or a load balancer's: the external one holds, for clients from outside.
+    Outside,
+}
+
+/// The backends of a service port, worked out for each question.
+#[derive(Debug, Default)]
+struct Sets {
+    /// IPv4 and IPv6, each in order.
+    all: [Arc<[SocketAddr]>; 2],
+    /// Those of this node.
+    local: [Arc<[SocketAddr]>; 2],
+    /// Clients inside the cluster, or outside, are only given those of this node.
+    internal_local: bool,
+    external_local: bool,
+}
+
+impl Sets {
+    fn choose(&self, origin: &Origin, entrance: Entrance, is_v6: bool) -> &Arc<[SocketAddr]> {
+        let local = match (entrance, origin) {
+            (Entrance::Inside, _) => self.internal_local,
+            (Entrance::Outside, Origin::Visitor(_)) => self.external_local,
+            // Who is inside the cluster takes the short way to an outside address, as with kube-proxy.
+            (Entrance::Outside, Origin::Pod(_) | Origin::Node) => false,
+        };
+        let sets = if local { &self.local } else { &self.all };
+        &sets[usize::from(is_v6)]
+    }
+}
+
 /// One port of one Service: the backends behind it and whose turn it is.
 #[derive(Debug)]
 pub(crate) struct Frontend {
-    backends: RwLock<Arc<[SocketAddr]>>,
+    sets: RwLock<Sets>,
     turn: AtomicUsize,
     affinity: Option<Affinity>,
 }
@@ -150,18 +194,24 @@ pub(crate) type DoorChanges = BTreeMap<Door, Option<(DoorKind, Name)>>;
 impl Frontend {
     fn new(affinity: Option<Duration>) -> Frontend {
         let affinity = affinity.map(|timeout| Affinity { timeout, clients: Mutex::default() });
-        Frontend { backends: RwLock::new(Arc::new([])), turn: AtomicUsize::new(0), affinity }
+        Frontend { sets: RwLock::default(), turn: AtomicUsize::new(0), affinity }
     }
 
     /// Whether nobody is behind it.
     pub(crate) fn is_empty(&self) -> bool {
-        self.backends.read().is_empty()
+        self.sets.read().all.iter().all(|backends| backends.is_empty())
     }
 
-    /// The backends for the next connection of `client`, beginning with the one whose turn it is; `None` if
-    /// there is none.
-    pub(crate) fn candidates(self: &Arc<Frontend>, client: IpAddr) -> Option<Candidates> {
-        let backends = Arc::clone(&self.backends.read());
+    /// The backends of a family for the next connection of `client`, who is `origin`, beginning with the one whose
+    /// turn it is; `None` if there is none.
+    pub(crate) fn candidates(
+        self: &Arc<Frontend>,
+        client: IpAddr,
+        origin: &Origin,
+        entrance: Entrance,
+        is_v6: bool,
+    ) -> Option<Candidates> {
+        let backends = Arc::clone(self.sets.read().choose(origin, entrance, is_v6));
         let known = self.affinity.as_ref().and_then(|affinity| affinity.known(client, &backends));
         let first = match known {
             Some(at) => at,
@@ -211,7 +261,7 @@ impl Affinity {
         if now.duration_since(*since) >= self.timeout {
             return None;
         }
-        let at = backends.iter().position(|known| known == backend)?;
+        let at = backends.binary_search(backend).ok()?;
         *since = now;
         Some(at)
     }
@@ -294,8 +344,8 @@ impl Services {
         self.tables.write().remove_slice(&(namespace.to_owned(), name.to_owned()));
     }
 
-    /// Who answers on a cluster IP.
-    pub(crate) fn frontend(&self, to: SocketAddr, protocol: Protocol) -> Option<Arc<Frontend>> {
+    /// Who answers on a cluster IP, an external IP or that of a load balancer.
+    pub(crate) fn frontend(&self, to: SocketAddr, protocol: Protocol) -> Option<(Arc<Frontend>, Entrance)> {
         self.tables.read().frontends.get(&(to, protocol)).cloned()
     }
 
@@ -322,9 +372,14 @@ impl Services {
 impl Tables {
     fn announce(&mut self, name: &Name, entry: &Entry) {
         for port in &entry.ports {
-            for ip in &entry.cluster_ips {
-                let key = (SocketAddr::new(*ip, port.port), port.protocol);
-                self.frontends.insert(key, Arc::clone(&port.frontend));
+            for (ip, entrance) in entry.addresses() {
+                let key = (SocketAddr::new(ip, port.port), port.protocol);
+                // A cluster IP is its owner's, whoever claims it as an external one.
+                let taken = entrance == Entrance::Outside
+                    && self.frontends.get(&key).is_some_and(|(_, known)| *known == Entrance::Inside);
+                if !taken {
+                    self.frontends.insert(key, (Arc::clone(&port.frontend), entrance));
+                }
             }
             for (kind, number) in &port.doors {
                 let claims = self.doors.entry((*number, port.protocol)).or_default();
@@ -339,9 +394,9 @@ impl Tables {
         // Two services may claim one address for a moment while objects change hands.
         let ours = |frontend: &Arc<Frontend>, port: &Port| Arc::ptr_eq(frontend, &port.frontend);
         for port in &entry.ports {
-            for ip in &entry.cluster_ips {
-                let key = (SocketAddr::new(*ip, port.port), port.protocol);
-                if self.frontends.get(&key).is_some_and(|frontend| ours(frontend, port)) {
+            for (ip, _) in entry.addresses() {
+                let key = (SocketAddr::new(ip, port.port), port.protocol);
+                if self.frontends.get(&key).is_some_and(|(frontend, _)| ours(frontend, port)) {
                     self.frontends.remove(&key);
                 }
             }
@@ -380,17 +435,24 @@ impl Tables {
 
     /// Works out the backends of a service anew.
     fn refresh(&mut self, service: &Name) {
-        let Tables { services, slices, slices_of, owned, api_server, .. } = self;
+        let Tables { services, slices, slices_of, owned, api_server, node_name, .. } = self;
         let Some(entry) = services.get_mut(service) else { return };
         let names = slices_of.get(service).into_iter().flatten();
         let slices: Vec<&Slice> =
             names.filter_map(|name| slices.get(&(service.0.clone(), name.clone()))).collect();
         for port in &entry.ports {
-            let mut backends = backends(&slices, port);
-            if backends.is_empty() && service.0 == "default" && service.1 == "kubernetes" {
-                backends.extend(*api_server);
+            let mut all = backends(&slices, port, |_| true);
+            if all.is_empty() && service.0 == "default" && service.1 == "kubernetes" {
+                all.extend(*api_server);
             }
-            *port.frontend.backends.write() = backends.into();
+            let local = backends(&slices, port, |target| target.node.as_deref() == Some(&*node_name));
+            let sets = Sets {
+                all: by_family(all),
+                local: by_family(local),
+                internal_local: entry.internal_local,
+                external_local: entry.external_local,
+            };
+            *port.frontend.sets.write() = sets;
         }
         let ready = slices.iter().flat_map(|slice| {
             let ready = slice.endpoints.iter().filter(|target| target.ready);
@@ -441,7 +503,8 @@ impl Tables {
     }
 }
 
-fn backends(slices: &[&Slice], port: &Port) -> Vec<SocketAddr> {
+/// The backends of a port among those that are `meant`: who is ready, or else who still serves while it ends.
+fn backends(slices: &[&Slice], port: &Port, meant: impl Fn(&Target) -> bool) -> Vec<SocketAddr> {
     let collect = |usable: fn(&Target) -> bool| {
         let mut found = Vec::new();
         for slice in slices {
@@ -450,7 +513,7 @@ fn backends(slices: &[&Slice], port: &Port) -> Vec<SocketAddr> {
                 .iter()
                 .filter(|(name, protocol, _)| *name == port.name && *protocol == port.protocol);
             for (_, _, number) in matching {
-                let usable = slice.endpoints.iter().filter(|target| usable(target));
+                let usable = slice.endpoints.iter().filter(|target| usable(target) && meant(target));
                 found.extend(usable.map(|target| SocketAddr::new(target.address, *number)));
             }
         }
@@ -462,7 +525,18 @@ fn backends(slices: &[&Slice], port: &Port) -> Vec<SocketAddr> {
     if ready.is_empty() { collect(|target| target.draining) } else { ready }
 }
 
+fn by_family(backends: Vec<SocketAddr>) -> [Arc<[SocketAddr]>; 2] {
+    let (v6, v4): (Vec<_>, Vec<_>) = backends.into_iter().partition(SocketAddr::is_ipv6);
+    [v4.into(), v6.into()]
+}
+
 impl Entry {
+    /// The addresses at which its ports answer.
+    fn addresses(&self) -> impl Iterator<Item = (IpAddr, Entrance)> + '_ {
+        let inside = self.cluster_ips.iter().map(|ip| (*ip, Entrance::Inside));
+        inside.chain(self.external_ips.iter().map(|ip| (*ip, Entrance::Outside)))
+    }
+
     /// `old` lends its frontends, so that turns and affinity outlive an update.
     fn from_service(service: &Service, old: Option<&Entry>) -> Entry {
         let Some(spec) = &service.spec else { return Entry::default() };
@@ -475,6 +549,15 @@ impl Entry {
         let mut cluster_ips: Vec<IpAddr> = ips.filter_map(|ip| ip.parse().ok()).collect();
         cluster_ips.dedup();
         cluster_ips.truncate(2);
+        let balanced_ips = service.status.iter().flat_map(|status| {
+            let ingress = status.load_balancer.iter().flat_map(|balancer| balancer.ingress.iter().flatten());
+            // Others than VIP want their traffic to pass the balancer.
+            let whole = ingress.filter(|ingress| ingress.ip_mode.as_deref().unwrap_or("VIP") == "VIP");
+            whole.filter_map(|ingress| ingress.ip.as_ref())
+        });
+        let external = spec.external_ips.iter().flatten().chain(balanced_ips);
+        let external_ips = external.filter_map(|ip| ip.parse().ok()).take(EXTERNAL_IPS).collect();
+        let is_local = |policy: &Option<String>| policy.as_deref() == Some("Local");
         let affinity = (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| {
             let config = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
             let seconds = config.and_then(|config| config.timeout_seconds);
@@ -505,6 +588,9 @@ impl Entry {
         Entry {
             created: service.metadata.creation_timestamp.as_ref().map(|time| time.0),
             cluster_ips,
+            external_ips,
+            internal_local: is_local(&spec.internal_traffic_policy),
+            external_local: is_local(&spec.external_traffic_policy),
             headless,
             external_name: None,
             ports: ports.collect(),
@@ -539,7 +625,13 @@ impl Target {
         let ready = is(conditions.map(|c| c.ready), true);
         let serving = is(conditions.map(|c| c.serving), ready);
         let terminating = is(conditions.map(|c| c.terminating), false);
-        Some(Target { address, hostname: endpoint.hostname.clone(), ready, draining: serving && terminating })
+        Some(Target {
+            address,
+            hostname: endpoint.hostname.clone(),
+            node: endpoint.node_name.clone(),
+            ready,
+            draining: serving && terminating,
+        })
     }
 }
 

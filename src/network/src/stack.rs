@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 use crate::admit::{DenyReason, Gate};
 use crate::bandwidth::Limits;
 use crate::limits::{
-    CONNECTION_COST, CONNECTIONS_PER_POD, DNS_CONNECTIONS_PER_POD, EGRESS_CONNECTIONS_PER_POD, LISTENERS_PER_POD,
-    LOOKUPS_PER_POD, UDP_SOCKETS_PER_POD,
+    CONNECTION_COST, CONNECTIONS_PER_POD, DNS_CONNECTIONS_PER_POD, EGRESS_CONNECTIONS_PER_POD,
+    LISTENERS_PER_POD, LOOKUPS_PER_POD, UDP_SOCKETS_PER_POD,
 };
 use crate::meter::Meter;
 use crate::ports::Ports;

@@ -222,7 +222,7 @@ impl Answer {
             }
             (RecordType::SRV, Found::Records { services, .. }) => self.add_services(&services),
             (RecordType::TXT, Found::Text(text)) => {
-                self.add(TTL, RData::TXT(TXT::new(vec![text.to_owned()])))
+                self.add(TTL, RData::TXT(TXT::new(vec![text.to_owned()])));
             }
             (RecordType::SOA, _) if is_apex => {
                 let soa = soa(fabric);
@@ -308,19 +308,4 @@ fn encoded(message: &Message, limit: u16) -> Vec<u8> {
     let whole = message.to_vec().ok().filter(|bytes| bytes.len() <= usize::from(limit));
     // A question alone always fits: a name has at most 255 bytes.
     whole.or_else(|| message.truncate().to_vec().ok()).unwrap_or_default()
-}
-#[cfg(test)]
-mod tests {
-    use super::*;
-    #[test]
-    fn size() {
-        let mut m = Message::query();
-        let name = Name::from_ascii("db.default.svc.cluster.local.").unwrap();
-        m.add_query(hickory_proto::op::Query::query(name.clone(), RecordType::A));
-        let mut e = Edns::new(); e.set_max_payload(4096); m.set_edns(e);
-        let d = Message::from_vec(&m.to_vec().unwrap()).unwrap();
-        eprintln!("payload {}", d.edns.unwrap().max_payload());
-        for n in 0..200u8 { m.answers.push(record(&name, 5, data_of([10,128,1,n].into()))); }
-        eprintln!("size {}", m.to_vec().unwrap().len());
-    }
 }

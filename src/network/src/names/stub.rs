@@ -107,9 +107,8 @@ async fn over_udp(pod: &PodStack, server: SocketAddr, query: &Message, bytes: &[
                 }
             }
         });
-        match answered.await {
-            Ok(answer) => return answer.ok(),
-            Err(_) => {}
+        if let Ok(answer) = answered.await {
+            return answer.ok();
         }
     }
     None

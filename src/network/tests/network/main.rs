@@ -14,5 +14,6 @@ mod policy;
 mod services;
 mod streams;
 mod support;
+mod traffic;
 mod udp;
 mod visitors;
