@@ -34,7 +34,7 @@ use tokio::time::Instant;
 use crate::{
     bandwidth,
     context::{Context, container_at, field_path, now},
-    dirs, env,
+    dirs,
     exec::Running,
     handle::{Mail, PodHandle},
     hooks,

@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn candidates() {
         #[track_caller]
-        fn check(options: Value, name: &str, absolute: bool, expected: &[&str]) {
+        fn check(options: &Value, name: &str, absolute: bool, expected: &[&str]) {
             let spec = json!({"containers": [], "dnsPolicy": "None", "dnsConfig": {
                 "nameservers": ["192.0.2.53"], "searches": ["a", "b"], "options": options,
             }});
@@ -271,13 +271,13 @@ mod tests {
             assert_eq!(config.candidates(name, absolute).collect::<Vec<_>>(), expected, "{name}");
         }
         let ndots = |value: &str| json!([{"name": "ndots", "value": value}]);
-        check(json!([]), "x", false, &["x.a", "x.b", "x"]);
-        check(json!([]), "x", true, &["x"]);
-        check(json!([]), "x.y", false, &["x.y", "x.y.a", "x.y.b"]);
-        check(ndots("2"), "x.y", false, &["x.y.a", "x.y.b", "x.y"]);
-        check(ndots("0"), "x", false, &["x", "x.a", "x.b"]);
+        check(&json!([]), "x", false, &["x.a", "x.b", "x"]);
+        check(&json!([]), "x", true, &["x"]);
+        check(&json!([]), "x.y", false, &["x.y", "x.y.a", "x.y.b"]);
+        check(&ndots("2"), "x.y", false, &["x.y.a", "x.y.b", "x.y"]);
+        check(&ndots("0"), "x", false, &["x", "x.a", "x.b"]);
         let long = ["a".repeat(60), "b".repeat(60), "c".repeat(60), "d".repeat(60), "e".repeat(8)].join(".");
-        check(json!([]), &long, false, &[&long]);
+        check(&json!([]), &long, false, &[&long]);
     }
 
     #[test]
