@@ -26,6 +26,7 @@ mod limiter;
 pub mod limits;
 mod linker;
 mod output;
+mod p3;
 mod pipe;
 mod poll;
 mod preview1;

@@ -13,6 +13,7 @@ use wasmtime_wasi_io::bindings::wasi::io;
 
 use crate::engine::Settings;
 use crate::files::FileSystem;
+use crate::p3;
 use crate::poll::{Poll, PollView};
 use crate::sockets;
 use crate::state::State;
@@ -159,6 +160,7 @@ pub(crate) fn build(engine: &Engine, settings: Settings) -> wasmtime::Result<Lin
     http::types::add_to_linker::<State, WasiHttp>(l, &(&HttpOptions::default()).into(), State::http)?;
     http::outgoing_handler::add_to_linker::<State, WasiHttp>(l, State::http)?;
     if settings.wasi_p3 {
+        p3::add_to_linker(l)?;
         http3::types::add_to_linker::<State, WasiHttp>(l, State::http)?;
         http3::client::add_to_linker::<State, WasiHttp>(l, State::http)?;
     }

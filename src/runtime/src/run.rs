@@ -12,6 +12,7 @@ use crate::error::StartError;
 use crate::executor::{Lost, Share, turn_is_over};
 use crate::http::Metrics;
 use crate::limits::{CALL_BYTES, MESSAGE_BYTES, RESOURCES};
+use crate::p3;
 use crate::preview1::Listeners;
 use crate::program::{Entry, Program};
 use crate::state::State;
@@ -223,6 +224,7 @@ async fn guest(
                 start.call_async(&mut store, ()).await.map(Ok)
             }
             Entry::Handler(_) | Entry::Handler3(_) => Err(StartError::NotCommand.into()),
+            Entry::Command3(command) => p3::run(&mut store, command).await,
         }
     }
     .await;

@@ -15,7 +15,7 @@ use wasmtime_wasi_io::streams::{DynInputStream, DynOutputStream};
 
 use super::error::{code, failed};
 use super::streams::{FileInput, FileOutput, Sync};
-use super::{FilesView, Handle, on_disk};
+use super::{FilesView, Handle, Open, on_disk};
 use crate::limits::CHUNK;
 
 impl types::Host for FilesView<'_> {
@@ -125,7 +125,7 @@ impl HostDescriptor for FilesView<'_> {
         data: Vec<u8>,
         offset: Filesize,
     ) -> FsResult<Filesize> {
-        let Handle::File { file, flags } = self.handle(&fd)? else {
+        let Handle::File { file, flags, .. } = self.handle(&fd)? else {
             return Err(ErrorCode::IsDirectory.into());
         };
         let data = &data[..data.len().min(CHUNK)];
@@ -142,8 +142,9 @@ impl HostDescriptor for FilesView<'_> {
 
     async fn read_directory(&mut self, fd: Resource<Descriptor>) -> FsResult<Resource<DirectoryEntryStream>> {
         let directory = self.directory(&fd)?;
+        let open = self.files.open()?;
         let entries: Entries = on_disk(directory.blocking(), || directory.entries()).map_err(failed)?;
-        let listing = Listing { entries, blocking: directory.blocking() };
+        let listing = Listing { entries, blocking: directory.blocking(), _open: open };
         Ok(Resource::new_own(self.table.push(listing)?.rep()))
     }
 
@@ -216,10 +217,12 @@ impl HostDescriptor for FilesView<'_> {
             directory: open_flags.contains(OpenFlags::DIRECTORY),
             follow: follow(path_flags),
         };
+        // Before the file is made, if it is.
+        let open = self.files.open()?;
         let handle =
             match on_disk(directory.paths_block(), || directory.open(&path, options)).map_err(failed)? {
-                Opened::File(file) => Handle::File { file, flags },
-                Opened::Directory(directory) => Handle::Directory { directory, flags },
+                Opened::File(file) => Handle::File { file, flags, _open: open },
+                Opened::Directory(directory) => Handle::Directory { directory, flags, _open: open },
             };
         self.push(handle)
     }
@@ -286,15 +289,15 @@ impl HostDescriptor for FilesView<'_> {
 
     fn drop(&mut self, fd: Resource<Descriptor>) -> wasmtime::Result<()> {
         self.table.delete(Resource::<Handle>::new_own(fd.rep()))?;
-        self.files.open -= 1;
         Ok(())
     }
 }
 
-/// A listing under way.
+/// A listing under way. It holds on to the directory, so it counts as one more that is open.
 struct Listing {
     entries: Entries,
     blocking: bool,
+    _open: Open,
 }
 
 impl HostDirectoryEntryStream for FilesView<'_> {
@@ -319,7 +322,7 @@ impl FilesView<'_> {
         fd: &Resource<Descriptor>,
         position: Option<u64>,
     ) -> FsResult<Resource<DynOutputStream>> {
-        let Handle::File { file, flags } = self.handle(fd)? else {
+        let Handle::File { file, flags, .. } = self.handle(fd)? else {
             return Err(ErrorCode::IsDirectory.into());
         };
         if !file.writable() {
@@ -350,7 +353,7 @@ fn follow(flags: PathFlags) -> bool {
     flags.contains(PathFlags::SYMLINK_FOLLOW)
 }
 
-fn sync_of(flags: DescriptorFlags) -> Option<Sync> {
+pub(crate) fn sync_of(flags: DescriptorFlags) -> Option<Sync> {
     if flags.contains(DescriptorFlags::FILE_INTEGRITY_SYNC) {
         Some(Sync { data_only: false })
     } else if flags.contains(DescriptorFlags::DATA_INTEGRITY_SYNC) {

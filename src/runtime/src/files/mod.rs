@@ -10,25 +10,56 @@ mod descriptor;
 mod error;
 mod streams;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
 use coracle_vfs::{Directory, File, Mounts};
 use wasmtime::component::{HasData, Resource, ResourceTable};
 use wasmtime_wasi::p2::FsError;
 use wasmtime_wasi::p2::bindings::filesystem::preopens;
 use wasmtime_wasi::p2::bindings::filesystem::types::{Descriptor, DescriptorFlags, ErrorCode};
 
+pub(crate) use self::descriptor::sync_of;
+pub(crate) use self::streams::Sync;
 use crate::executor;
 use crate::limits::OPEN_FILES;
 
 /// A container's files.
 pub(crate) struct Files {
     root: Directory,
-    /// Descriptors that the guest holds.
-    open: usize,
+    /// What the guest has open.
+    open: Arc<AtomicUsize>,
 }
 
 impl Files {
     pub(crate) fn new(mounts: &Mounts) -> Files {
-        Files { root: mounts.root(), open: 0 }
+        Files { root: mounts.root(), open: Arc::default() }
+    }
+
+    /// A place for one more that is open, given back when it is dropped.
+    pub(crate) fn open(&self) -> Result<Open, TooMany> {
+        let place = Open(Arc::clone(&self.open));
+        if self.open.fetch_add(1, Relaxed) < OPEN_FILES { Ok(place) } else { Err(TooMany) }
+    }
+}
+
+/// One of the [`OPEN_FILES`].
+pub(crate) struct Open(Arc<AtomicUsize>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A container has [`OPEN_FILES`] open. WASI has no word for it but "quota".
+#[derive(Debug, thiserror::Error)]
+#[error("too many open files")]
+pub(crate) struct TooMany;
+
+impl From<TooMany> for FsError {
+    fn from(_: TooMany) -> FsError {
+        ErrorCode::Quota.into()
     }
 }
 
@@ -46,9 +77,9 @@ impl HasData for FileSystem {
 }
 
 /// What a guest's descriptor stands for.
-enum Handle {
-    File { file: File, flags: DescriptorFlags },
-    Directory { directory: Directory, flags: DescriptorFlags },
+pub(crate) enum Handle {
+    File { file: File, flags: DescriptorFlags, _open: Open },
+    Directory { directory: Directory, flags: DescriptorFlags, _open: Open },
 }
 
 impl FilesView<'_> {
@@ -72,25 +103,21 @@ impl FilesView<'_> {
 
     /// Hands a descriptor out.
     fn push(&mut self, handle: Handle) -> Result<Resource<Descriptor>, FsError> {
-        if self.files.open >= OPEN_FILES {
-            return Err(ErrorCode::Quota.into()); // WASI has no word for "too many open files"
-        }
-        let handle = self.table.push(handle)?;
-        self.files.open += 1;
-        Ok(Resource::new_own(handle.rep()))
+        Ok(Resource::new_own(self.table.push(handle)?.rep()))
+    }
+
+    /// The root of the container's view, opened once more.
+    pub(crate) fn root(&self) -> Result<Handle, TooMany> {
+        let flags = DescriptorFlags::READ | DescriptorFlags::MUTATE_DIRECTORY;
+        Ok(Handle::Directory { directory: self.files.root.clone(), flags, _open: self.files.open()? })
     }
 }
 
 impl preopens::Host for FilesView<'_> {
     /// One directory: the root of the container's view.
     fn get_directories(&mut self) -> wasmtime::Result<Vec<(Resource<Descriptor>, String)>> {
-        let mut flags = DescriptorFlags::READ;
-        flags |= DescriptorFlags::MUTATE_DIRECTORY;
-        let root = Handle::Directory { directory: self.files.root.clone(), flags };
-        match self.push(root) {
-            Ok(root) => Ok(vec![(root, "/".to_owned())]),
-            Err(error) => Err(wasmtime::Error::new(error)),
-        }
+        let root = self.root().map_err(FsError::from).and_then(|root| self.push(root));
+        Ok(vec![(root.map_err(wasmtime::Error::new)?, "/".to_owned())])
     }
 }
 

@@ -56,8 +56,8 @@ pub(super) struct FileOutput {
 
 /// What `O_SYNC` and `O_DSYNC` ask for.
 #[derive(Clone, Copy)]
-pub(super) struct Sync {
-    pub(super) data_only: bool,
+pub(crate) struct Sync {
+    pub(crate) data_only: bool,
 }
 
 impl FileOutput {

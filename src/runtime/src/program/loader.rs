@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use wasmtime::Engine;
 use wasmtime::component::Linker;
 use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime_wasi::p3::bindings::CommandPre as Command3Pre;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 
@@ -296,7 +297,6 @@ impl Shop {
         pin: Option<Pin>,
     ) -> Result<Arc<Program>, PrepareError> {
         let link = |error: wasmtime::Error| PrepareError::Link { message: format!("{error:#}") };
-        let not_yet = |what: &str| PrepareError::NotProgram { message: format!("{what} are not run yet") };
         let entry = match (kind, loaded) {
             (Kind::Module, Loaded::Module(module)) => {
                 Entry::Module(self.modules.instantiate_pre(module).map_err(link)?)
@@ -313,9 +313,12 @@ impl Shop {
                 let instance = self.linker.instantiate_pre(component).map_err(link)?;
                 Entry::Handler3(ServicePre::new(instance).map_err(link)?)
             }
-            (Kind::Command3, _) => return Err(not_yet("commands of WASI 0.3")),
+            (Kind::Command3, Loaded::Component(component)) => {
+                let instance = self.linker.instantiate_pre(component).map_err(link)?;
+                Entry::Command3(Command3Pre::new(instance).map_err(link)?)
+            }
             (Kind::Module, Loaded::Component(_))
-            | (Kind::Command | Kind::Handler | Kind::Handler3, Loaded::Module(_)) => {
+            | (Kind::Command | Kind::Handler | Kind::Command3 | Kind::Handler3, Loaded::Module(_)) => {
                 return Err(PrepareError::Link { message: "the compiled code is of another kind".into() });
             }
         };

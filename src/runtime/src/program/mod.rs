@@ -21,6 +21,7 @@ use wasmtime::InstancePre;
 use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p3::bindings::ServicePre;
+use wasmtime_wasi::p3::bindings::CommandPre as Command3Pre;
 
 use self::cache::Pin;
 pub use self::loader::Compiler;
@@ -58,6 +59,8 @@ pub(crate) enum Entry {
     Handler(ProxyPre<State>),
     /// A `wasi:http` handler of WASI 0.3.
     Handler3(ServicePre<State>),
+    /// A command of WASI 0.3.
+    Command3(Command3Pre<State>),
 }
 
 impl Program {

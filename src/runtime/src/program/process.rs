@@ -27,8 +27,8 @@ const WALL_PER_CPU: u64 = 6;
 /// Bytes of memory that any module may take.
 const MEMORY_BASE: u64 = 512 << 20;
 
-/// Bytes of memory for each byte of module.
-const MEMORY_PER_BYTE: u64 = 48;
+/// Bytes of memory for each byte of module: twice what ordinary ones take.
+const MEMORY_PER_BYTE: u64 = 96;
 
 /// The most that a compile may take of the host's memory, as a divisor.
 const HOST_SHARE: u64 = 2;

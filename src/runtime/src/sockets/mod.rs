@@ -30,6 +30,7 @@ use wasmtime_wasi::p2::bindings::sockets::{
 use wasmtime_wasi::p2::{SocketError, SocketResult};
 
 use self::network::{ErrorCode, IpAddressFamily};
+pub(crate) use self::options::Options;
 use crate::run::{Control, Traffic};
 use crate::state::State;
 
@@ -59,6 +60,14 @@ impl Sockets {
     /// Counts a connection.
     pub(crate) fn connection(&self, stream: Stream) -> Connection {
         Connection::new(stream, &self.control.traffic)
+    }
+
+    pub(crate) fn stack(&self) -> &PodStack {
+        &self.stack
+    }
+
+    pub(crate) fn control(&self) -> &Control {
+        &self.control
     }
 }
 

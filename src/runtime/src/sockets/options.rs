@@ -9,16 +9,16 @@ const BUFFER_MAX: u64 = i32::MAX as u64;
 
 /// The options of one socket, with Linux's defaults.
 #[derive(Clone, Debug)]
-pub(super) struct Options {
-    pub(super) keep_alive: bool,
+pub(crate) struct Options {
+    pub(crate) keep_alive: bool,
     /// Nanoseconds.
-    pub(super) keep_alive_idle: u64,
+    pub(crate) keep_alive_idle: u64,
     /// Nanoseconds.
-    pub(super) keep_alive_interval: u64,
-    pub(super) keep_alive_count: u32,
-    pub(super) hop_limit: u8,
-    pub(super) receive_buffer: u64,
-    pub(super) send_buffer: u64,
+    pub(crate) keep_alive_interval: u64,
+    pub(crate) keep_alive_count: u32,
+    pub(crate) hop_limit: u8,
+    pub(crate) receive_buffer: u64,
+    pub(crate) send_buffer: u64,
 }
 
 impl Default for Options {

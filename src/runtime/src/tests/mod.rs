@@ -4,6 +4,7 @@ pub(crate) mod guests;
 mod handlers;
 mod hostile;
 mod lifecycle;
+mod p3;
 mod prepare;
 mod requests;
 mod volumes;
@@ -41,8 +42,15 @@ impl Bench {
     }
 
     fn with_capacity(max_containers: u32) -> Bench {
+        Bench::of(|config| config.max_containers = max_containers)
+    }
+
+    /// With changes to the runtime's configuration.
+    fn of(change: impl FnOnce(&mut Config)) -> Bench {
         let dir = tempfile::tempdir().unwrap();
-        let runtime = Runtime::build(config(dir.path(), max_containers)).unwrap();
+        let mut config = config(dir.path(), 32);
+        change(&mut config);
+        let runtime = Runtime::build(config).unwrap();
         Bench { runtime, fabric: Fabric::build(coracle_network::Config::default()), dir }
     }
 
@@ -99,19 +107,30 @@ impl Bench {
         (ended(&container).await, output.text())
     }
 
-    /// Runs one of the built examples.
+    /// Runs one of the built examples to its end.
     pub(crate) async fn run_example(
         &self,
         name: &str,
         args: &[&str],
         change: impl FnOnce(&mut ContainerSpec),
     ) -> (Exit, String) {
+        let (container, output) = self.start_example(name, args, change).await;
+        (ended(&container).await, output.text())
+    }
+
+    /// Starts one of the built examples.
+    async fn start_example(
+        &self,
+        name: &str,
+        args: &[&str],
+        change: impl FnOnce(&mut ContainerSpec),
+    ) -> (Container, Arc<Capture>) {
         let program = self.runtime.prepare(&format!("example:{name}"), &example(name)).await.unwrap();
         let output = Arc::new(Capture::default());
         let mut spec = self.spec(&output);
         spec.args = [name].iter().chain(args).map(|arg| (*arg).to_owned()).collect();
         change(&mut spec);
-        (ended(&self.runtime.start(program, spec).unwrap()).await, output.text())
+        (self.runtime.start(program, spec).unwrap(), output)
     }
 }
 
