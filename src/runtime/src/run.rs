@@ -205,7 +205,7 @@ async fn guest(
     control: &Arc<Control>,
 ) -> Exit {
     let state = match program.entry() {
-        Entry::Command(_) => State::new(spec, memory_limit, control),
+        Entry::Command(_) | Entry::Command3(_) => State::new(spec, memory_limit, control),
         Entry::Module(_) => State::module(spec, listeners, memory_limit, control),
         Entry::Handler(_) | Entry::Handler3(_) => return failure(&StartError::NotCommand.into(), control),
     };

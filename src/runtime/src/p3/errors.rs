@@ -48,6 +48,8 @@ pub(super) fn socket_error(error: NetworkError) -> SocketError {
         NetworkError::TimedOut(_) => SocketError::Timeout,
         NetworkError::Unreachable(_) => SocketError::RemoteUnreachable,
         NetworkError::Denied(_) => SocketError::AccessDenied,
+        NetworkError::NoBuffers => SocketError::OutOfMemory,
+        NetworkError::Multicast(_) => SocketError::NotSupported,
         NetworkError::Limit(what) => SocketError::Other(Some(what.to_owned())),
         NetworkError::DatagramTooLarge(_) => SocketError::DatagramTooLarge,
         NetworkError::Draining | NetworkError::WouldBlock => SocketError::InvalidState,

@@ -19,9 +19,9 @@ mod worker;
 use sha2::{Digest, Sha256};
 use wasmtime::InstancePre;
 use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime_wasi::p3::bindings::CommandPre as Command3Pre;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p3::bindings::ServicePre;
-use wasmtime_wasi::p3::bindings::CommandPre as Command3Pre;
 
 use self::cache::Pin;
 pub use self::loader::Compiler;
@@ -78,7 +78,7 @@ impl Program {
     /// [`crate::ContainerSpec::listen`].
     pub fn accepts(&self) -> bool {
         match &self.entry {
-            Entry::Command(_) | Entry::Handler(_) | Entry::Handler3(_) => false,
+            Entry::Command(_) | Entry::Command3(_) | Entry::Handler(_) | Entry::Handler3(_) => false,
             Entry::Module(module) => {
                 module.module().imports().any(|import| import.name() == preview1::ACCEPT)
             }

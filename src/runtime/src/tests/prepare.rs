@@ -128,6 +128,47 @@ async fn the_cache_survives_and_heals() {
     assert!(files_of(&cache, "tmp").is_empty());
 }
 
+/// The folder has a size: what runs stays, and of the rest what was used last.
+#[tokio::test]
+async fn the_cache_is_bounded_but_keeps_what_runs() {
+    let bench = Bench::of(|config| config.cache_size = Some(1));
+    let cache = bench.dir.path().join("compiled");
+    let running = bench.prepare(&guests::hello("one")).await.unwrap();
+    drop(bench.prepare(&guests::hello("two")).await.unwrap());
+    let three = bench.prepare(&guests::hello("three")).await.unwrap();
+    assert_eq!(files_of(&cache, "cwasm").len(), 2, "the second went when the third came");
+    drop((running, three));
+    std::fs::write(cache.join("1-1.tmp"), "a leftover").unwrap();
+    std::fs::write(cache.join("x.cwasm"), "without its facts").unwrap();
+    drop(Runtime::build(Config { cache_size: Some(1), ..config(bench.dir.path(), 4) }).unwrap());
+    assert!(std::fs::read_dir(&cache).unwrap().next().is_none(), "nothing of it is used now");
+}
+
+/// A component that a toolchain might build, which exits with a code of its own.
+#[tokio::test]
+async fn a_component_can_exit_with_a_code() {
+    let component = |version: &str| {
+        format!(
+            r#"(component
+                (import "wasi:cli/exit@{version}" (instance $exit
+                    (export "exit-with-code" (func (param "status-code" u8)))))
+                (core func $exit (canon lower (func $exit "exit-with-code")))
+                (core module $main
+                    (import "host" "exit" (func $exit (param i32)))
+                    (func (export "run") (result i32) (call $exit (i32.const 7)) unreachable))
+                (core instance $main (instantiate $main
+                    (with "host" (instance (export "exit" (func $exit))))))
+                (func $run (result (result)) (canon lift (core func $main "run")))
+                (instance $command (export "run" (func $run)))
+                (export "wasi:cli/run@{version}" (instance $command)))"#
+        )
+    };
+    let bench = Bench::new();
+    for version in ["0.2.0", "0.2.12", "0.2.77"] {
+        assert_eq!(bench.run(&component(version), |_| {}).await.0, Exit::Code(7), "{version}");
+    }
+}
+
 fn files_of(dir: &Path, extension: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     entries.filter(|path| path.extension().is_some_and(|it| it == extension)).collect()
