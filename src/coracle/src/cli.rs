@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use coracle_runtime::Density;
 
 /// The Kubernetes API on WebAssembly: one binary that is the whole cluster.
 #[derive(Debug, Parser)]
@@ -117,12 +118,43 @@ pub(crate) struct Up {
     pub node: NodeOptions,
 }
 
+/// Containers on one node unless told otherwise: what the pool of the fast class carries within the kernel's usual
+/// limit on mappings.
+const MAX_CONTAINERS: u32 = 11_000;
+
+/// `--density`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DensityOption {
+    /// Fast, unless more containers are wanted than the host has room for that way
+    Auto,
+    /// The fastest code
+    Fast,
+    /// The most containers; loops over memory take longer
+    Dense,
+}
+
+impl From<DensityOption> for Density {
+    fn from(option: DensityOption) -> Density {
+        match option {
+            DensityOption::Auto => Density::Auto,
+            DensityOption::Fast => Density::Fast,
+            DensityOption::Dense => Density::Dense,
+        }
+    }
+}
+
 /// Options of the node.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct NodeOptions {
     /// Run programs of WASI 0.3, too; support for them is experimental
     #[arg(long)]
     pub wasi_p3: bool,
+    /// How containers are placed in memory: for speed, or for more than ten thousand of them
+    #[arg(long, value_enum, default_value_t = DensityOption::Auto)]
+    pub density: DensityOption,
+    /// How many containers may run at once
+    #[arg(long, value_name = "COUNT", default_value_t = MAX_CONTAINERS, value_parser = clap::value_parser!(u32).range(1..=65_000))]
+    pub max_containers: u32,
     /// Compiled code kept on disk, in MiB [default: a tenth of the disk, at most 16 GiB]
     #[arg(long, value_name = "MIB")]
     pub cache_size: Option<u64>,
@@ -145,6 +177,8 @@ impl Default for NodeOptions {
     fn default() -> NodeOptions {
         NodeOptions {
             wasi_p3: false,
+            density: DensityOption::Auto,
+            max_containers: MAX_CONTAINERS,
             cache_size: None,
             insecure_registry: Vec::new(),
             image_policy: None,
@@ -224,6 +258,42 @@ pub(crate) enum Bench {
     /// Small files in a volume in memory, against wasmtime-wasi on the host's memory filesystem
     #[command(after_help = "Example:\n  coracle bench volume --files 10000 --bytes 4096")]
     Volume(BenchVolume),
+    /// Containers that the runtime starts a second, warm, without API and agent
+    #[command(after_help = "Example:\n  coracle bench spawn --threads 2")]
+    Spawn(BenchSpawn),
+    /// What idle pods cost the runtime, and how fairly busy ones share it, without API and agent
+    #[command(
+        after_help = "Examples:\n  coracle bench density\n  coracle bench density --count 50000 --density dense"
+    )]
+    Density(BenchDensity),
+}
+
+/// `coracle bench spawn`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchSpawn {
+    /// How many containers each run starts
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub count: u32,
+    /// How many runs; the median counts
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub runs: u32,
+    /// How many containers are started one after the other first
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub singles: u32,
+    /// Threads that guests run on [default: one for each processor]
+    #[arg(long)]
+    pub threads: Option<usize>,
+}
+
+/// `coracle bench density`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchDensity {
+    /// Only this measurement: so many idle pods, in this process
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=65_000))]
+    pub count: Option<u32>,
+    /// How they are placed in memory
+    #[arg(long, requires = "count")]
+    pub density: Option<DensityOption>,
 }
 
 /// `coracle bench volume`.

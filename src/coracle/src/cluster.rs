@@ -36,8 +36,6 @@ const SERVICE_CIDR: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 1
 const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
 /// Pods on one node: ten thousand of one kind and some beside them.
 const MAX_PODS: u32 = 10_500;
-/// Containers on one node: what the pool can carry within the kernel's usual limit on mappings.
-const MAX_CONTAINERS: u32 = 11_000;
 
 /// This binary, which is also the compiler: whatever lies under its name by now.
 const SELF: &str = "/proc/self/exe";
@@ -144,7 +142,8 @@ impl Cluster {
             None => None,
         };
         let runtime = Runtime::build(coracle_runtime::Config {
-            max_containers: MAX_CONTAINERS,
+            max_containers: config.node.max_containers,
+            density: config.node.density.into(),
             wasi_p3: config.node.wasi_p3,
             compiler: Compiler::Process(SELF.into()),
             compile_time: Duration::from_secs(config.node.compile_seconds),

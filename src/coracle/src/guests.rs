@@ -25,6 +25,8 @@ pub(crate) const TOOLBOX: Guest = guest!("toolbox");
 
 /// What measures the network of a pod.
 pub(crate) const LOOPBACK: Guest = guest!("loopback");
+/// Prints a line and returns.
+pub(crate) const HELLO: Guest = guest!("hello");
 
 /// Many small files: what `bench volume` runs.
 pub(crate) const FILES: Guest = guest!("files");
@@ -38,7 +40,7 @@ pub(crate) const ALL: &[Guest] = &[
     guest!("content"),
     FILES,
     HANDLER,
-    guest!("hello"),
+    HELLO,
     guest!("hostile"),
     guest!("routes"),
     guest!("shop"),

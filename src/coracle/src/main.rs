@@ -55,6 +55,8 @@ fn main() -> ExitCode {
             Command::Bench(Bench::HttpPeer { component }) => bench::http_peer::run(&component).await,
             Command::Bench(Bench::Scheduler(args)) => bench::scheduler::measure(args).await,
             Command::Bench(Bench::Volume(args)) => bench::volume::measure(args).await,
+            Command::Bench(Bench::Spawn(args)) => bench::spawn::run(args).await,
+            Command::Bench(Bench::Density(args)) => bench::density::run(args).await,
             Command::Compile { .. } => unreachable!("done before anything else was set up"),
             Command::Version => {
                 ui::line(&format!(

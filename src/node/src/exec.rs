@@ -2,18 +2,17 @@
 //!
 //! A module has no shell beside it, so what is run is, in this order: the module file that `argv[0]` names in the
 //! container's filesystem, the node's toolbox if it has an applet of that name, or the container's own module. It
-//! gets the container's files, network, environment and memory limit. It ends with the container at the latest.
+//! gets the container's files, network, environment and memory limit, and shares its CPU time and the pod's memory. It ends with the container at the latest.
 
 use std::{
     collections::BTreeMap,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
 use bytes::Bytes;
-use coracle_budget::Budget;
 use coracle_network::PodStack;
 use coracle_runtime::{
     Container, ContainerSpec, Cpu, Output, PrepareError, Program, Stdin, StdinWriter, digest,
@@ -21,10 +20,10 @@ use coracle_runtime::{
 use coracle_vfs::{Mounts, OpenOptions, VfsError};
 use parking_lot::Mutex;
 
-use crate::{context::Context, handle::PodHandle, images::chain, logs::ContainerLog};
+use crate::{context::Context, handle::PodHandle, images::chain, logs::ContainerLog, volumes::PodVolumes};
 
 /// Instances beside a pod's containers at one time: probes, hooks and a few people. Each holds a place of the
-/// node and memory up to its container's limit.
+/// node, and memory of the pod.
 const EXECS_PER_POD: usize = 32;
 
 /// Largest module that is run from a container's filesystem; it is held in memory while it is compiled.
@@ -66,13 +65,32 @@ pub(crate) struct Running {
     pub(crate) env: Vec<(String, String)>,
     pub(crate) mounts: Mounts,
     pub(crate) stack: PodStack,
-    pub(crate) memory_limit: Option<u64>,
+    /// The pod's.
+    pub(crate) volumes: Arc<PodVolumes>,
+    /// Its memory limit now, or 0 if its spec has none.
+    pub(crate) memory_limit: AtomicU64,
     pub(crate) working_dir: Option<String>,
     /// The container's stdin, if its spec asks for one.
     pub(crate) stdin: Option<StdinWriter>,
     pub(crate) tty: bool,
     pub(crate) log: Arc<ContainerLog>,
     pub(crate) container: Container,
+}
+
+impl Running {
+    /// The memory limit that it has now, if its spec has one.
+    pub(crate) fn memory_limit(&self) -> Option<u64> {
+        Some(self.memory_limit.load(Ordering::Relaxed)).filter(|limit| *limit > 0)
+    }
+
+    /// Gives it another memory limit while it runs; false if that cannot be.
+    pub(crate) fn resize_memory(&self, context: &Context, limit: Option<u64>) -> bool {
+        let resized = context.runtime.resize_memory(&self.container, limit);
+        if resized {
+            self.memory_limit.store(limit.unwrap_or(0), Ordering::Relaxed);
+        }
+        resized
+    }
 }
 
 /// A pod's running containers by name, and the instances that were started beside them.
@@ -207,7 +225,8 @@ pub(crate) async fn start(
     let program = program(context, &running, command).await?;
     let key = handle.key();
     let spec = ContainerSpec {
-        budget: Budget::new(None),
+        budget: handle.budget.clone(),
+        // It shares that of the container.
         cpu: Cpu::default(),
         listen: Vec::new(),
         name: format!("{}/{}/{container}: {command}", key.namespace, key.name),
@@ -215,14 +234,17 @@ pub(crate) async fn start(
         env: running.env.clone(),
         mounts: running.mounts.clone(),
         network: running.stack.clone(),
-        memory_limit: running.memory_limit,
+        memory_limit: running.memory_limit(),
         working_dir: running.working_dir.clone(),
         stdin: io.stdin,
         tty: io.tty,
         stdout: io.stdout,
         stderr: io.stderr,
     };
-    let begin = || context.runtime.start(program, spec).map_err(|error| ExecError::Failed(chain(&error)));
+    let begin = || {
+        let instance = context.runtime.start_beside(&running.container, program, spec);
+        instance.map_err(|error| ExecError::Failed(chain(&error)))
+    };
     let (number, instance) = handle.guests.begin(container, &running, begin)?;
     let (ended, handle, container) = (instance.clone(), handle.clone(), container.to_owned());
     context.tasks.spawn(async move {

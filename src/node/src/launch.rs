@@ -3,10 +3,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use coracle_api::quantity::Quantity;
-use coracle_budget::Budget;
 use coracle_network::PodStack;
-use coracle_runtime::{ContainerSpec, Cpu, ProgramKind, Stdin, stdin_pipe};
+use coracle_runtime::{ContainerSpec, ProgramKind, Stdin, stdin_pipe};
 use coracle_vfs::Mounts;
 use k8s_openapi::api::core::v1::{Container as Spec, Pod};
 
@@ -18,7 +16,7 @@ use crate::{
     http,
     images::{chain, image_id},
     logs::LogOutput,
-    platform, pod_network,
+    platform, pod_network, resources,
     state::Waiting,
     termination::{self, MAX_MESSAGE, shorten},
     volumes::{self, PodVolumes},
@@ -110,10 +108,10 @@ impl Launch {
             _ => (Stdin::Closed, None),
         };
         let (env, tty) = (env.into_vec(), spec.tty.unwrap_or(false));
-        let memory_limit = memory_limit(spec);
+        let memory_limit = resources::memory_limit(spec);
         let start = ContainerSpec {
-            budget: Budget::new(None),
-            cpu: Cpu::default(),
+            budget: handle.budget.clone(),
+            cpu: resources::cpu(spec),
             listen: tcp_ports(spec),
             name: format!("{}/{}/{}", key.namespace, key.name, spec.name),
             args,
@@ -137,7 +135,8 @@ impl Launch {
             env,
             mounts,
             stack,
-            memory_limit,
+            volumes,
+            memory_limit: memory_limit.unwrap_or(0).into(),
             working_dir,
             stdin: writer,
             tty,
@@ -177,13 +176,6 @@ fn tcp_ports(spec: &Spec) -> Vec<u16> {
         }
     }
     ports
-}
-
-/// The memory limit of a container in bytes, if it has one.
-pub(crate) fn memory_limit(spec: &Spec) -> Option<u64> {
-    let limits = spec.resources.as_ref()?.limits.as_ref()?;
-    let bytes = Quantity::parse(&limits.get("memory")?.0).ok()?.value();
-    u64::try_from(bytes).ok().filter(|bytes| *bytes > 0)
 }
 
 /// `containerID`: 256 random bits in hexadecimal, as other runtimes have it.

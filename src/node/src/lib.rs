@@ -44,6 +44,7 @@ mod pod_network;
 mod probes;
 mod pull_secrets;
 mod registration;
+mod resources;
 mod shutdown;
 mod sources;
 mod state;

@@ -312,8 +312,8 @@ fn resize_pending(facts: &Facts<'_>) -> Option<PodCondition> {
     if facts.pending.is_empty() {
         return None;
     }
-    let message =
-        "the memory limit of a module that runs cannot change; resizePolicy RestartContainer lets it restart";
+    let message = "the memory of a module that runs cannot shrink below what it holds; resizePolicy RestartContainer lets \
+                   it restart";
     let known = facts.pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     let before = known.iter().find(|condition| condition.type_ == RESIZE_PENDING);
     let since = before.and_then(|condition| condition.last_transition_time.clone());

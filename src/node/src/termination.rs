@@ -34,6 +34,7 @@ pub(crate) fn exit_of(exit: RuntimeExit) -> Exit {
         RuntimeExit::Code(code) => (code, "Error", None),
         RuntimeExit::Trap { message } => (TRAPPED, "Error", Some(shorten(&message, MAX_MESSAGE).into())),
         RuntimeExit::OutOfMemory => (KILLED, "OOMKilled", None),
+        RuntimeExit::PodOutOfMemory { message } => (KILLED, "OOMKilled", Some(message.into())),
         RuntimeExit::Killed => (KILLED, "Error", None),
     };
     Exit { code, reason, message }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use coracle_api::quantity::Quantity;
 use coracle_budget::Budget;
 use coracle_image::Image;
-use coracle_vfs::{MountOptions, Mounts, ProjectedFile, ROOT_LIMIT, VfsError, Volume};
+use coracle_vfs::{MountOptions, Mounts, ProjectedFile, ROOT_LIMIT, Usage, VfsError, Volume};
 use k8s_openapi::{
     api::core::v1::{
         ConfigMap, Container, DownwardAPIVolumeFile, EmptyDirVolumeSource, HostPathVolumeSource, KeyToPath,
@@ -197,6 +197,11 @@ impl PodVolumes {
             list.push((spec.name.as_str().into(), volume));
         }
         Ok(PodVolumes { list })
+    }
+
+    /// What each of them holds. One without a limit is not counted.
+    pub(crate) fn usage(&self) -> Vec<(Box<str>, Usage)> {
+        self.list.iter().map(|(name, source)| (name.clone(), source.volume.usage())).collect()
     }
 
     /// Shows what the sources hold now. A volume whose source is gone keeps showing the last it held, as

@@ -38,10 +38,10 @@ use crate::{
     exec::Running,
     handle::{Mail, PodHandle},
     hooks,
-    launch::{Launch, Launched, memory_limit},
+    launch::{Launch, Launched},
     platform, pod_network,
     probes::{ProbeGuard, Target},
-    sources,
+    resources, sources,
     state::{
         self, Effect, Exit, Hook, Input, MAX_GRACE, Machine, Plan, ProbeKind, RestartPolicy, Role, Stop,
         UnitPlan, Waiting,
@@ -386,14 +386,17 @@ impl Worker {
         }
     }
 
-    /// CPU is shared by need, so requests and limits of it may change at any time. The memory limit of a guest
-    /// that runs cannot: it restarts with the new one if its author allows, else it keeps the old one.
+    /// What a container is due of the CPUs, and what it and its pod may hold in memory, may change at any time: it
+    /// restarts with the new memory limit if its author wants that. One that holds more than its new limit keeps the
+    /// old one.
     fn look_at_resources(&mut self) {
+        self.set_memory_of_pod();
         let mut restart = Vec::new();
         let mut pending = Vec::new();
         for (index, running) in self.slots.iter().map(|slot| slot.running.as_ref()).enumerate() {
             let (Some(running), Some(spec)) = (running, container_at(&self.pod, index)) else { continue };
-            if memory_limit(&spec) == running.memory_limit {
+            running.container.set_cpu(resources::cpu(&spec));
+            if resources::memory_limit(&spec) == running.memory_limit() {
                 continue;
             }
             let mut policies = spec.resize_policy.iter().flatten();
@@ -402,12 +405,17 @@ impl Worker {
             });
             if restarts {
                 restart.push(index);
-            } else {
-                pending.push((index, running.memory_limit));
+            } else if !running.resize_memory(&self.context, resources::memory_limit(&spec)) {
+                pending.push((index, running.memory_limit()));
             }
         }
         self.pending = (!pending.is_empty()).then(|| Box::new(pending));
         restart.into_iter().for_each(|index| self.feed(Input::Resized { index }));
+    }
+
+    fn set_memory_of_pod(&self) {
+        let limit = resources::pod_memory(&self.pod, self.context.runtime.default_memory_limit());
+        self.handle.budget.set_limit(Some(limit));
     }
 
     /// True when the worker has nothing left to do, and no news has arrived at the last moment.
@@ -502,6 +510,7 @@ impl Worker {
 
     /// Gives the pod its network at once, and its volumes by a job if it has any.
     fn set_up(&mut self) -> Result<Option<BoxFuture<'static, Done>>, String> {
+        self.set_memory_of_pod();
         if self.stack.is_none() {
             let stack = self.add_to_network()?;
             self.ip = Some(stack.ip().into());
@@ -550,6 +559,7 @@ impl Worker {
             name: text(&meta.name),
             uid: text(&meta.uid),
             want_ip: known_ip.and_then(|ip| ip.parse().ok()),
+            budget: Some(self.handle.budget.clone()),
             bandwidth: bandwidth::of(&self.pod).map_err(|error| failed(&error))?,
             ..pod_network::config(&self.pod, &fabric.cluster_names())
         };

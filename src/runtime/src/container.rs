@@ -75,6 +75,11 @@ pub enum Exit {
     },
     /// It wanted more memory than its limit.
     OutOfMemory,
+    /// It wanted more memory than its pod had left.
+    PodOutOfMemory {
+        /// What the pod may use, and did.
+        message: String,
+    },
     /// [`Container::kill`] ended it.
     Killed,
 }
@@ -115,8 +120,8 @@ impl Container {
     }
 
     /// Asks the guest to end: its stdin comes to its end; its listeners take no new connections, `accept` hands
-    /// out what waits and then fails once. A guest that has neither an open stdin nor a listener cannot notice
-    /// and is ended at once, with [`TERMINATED`] as its code. Does nothing if it was asked before.
+    /// out what waits and then fails once; `coracle:lifecycle/stop` says so. A guest that has neither an open stdin
+    /// nor a listener, and has not looked at that interface, cannot notice and is ended at once, with [`TERMINATED`] as its code. Does nothing if it was asked before.
     pub fn stop(&self) {
         self.control.stop();
     }

@@ -13,8 +13,9 @@
 //! Components see `wasi:filesystem` over `coracle-vfs`, `wasi:sockets` and `wasi:http` over `coracle-network`, and
 //! the rest from `wasmtime-wasi`. Core modules see WASI 0.1 (`preview1`), all our own, over the same files and the
 //! same network. It must never give a guest anything of the host: no file, no socket, no environment, no thread of
-//! the control plane. Guests run on threads of their own, below the control plane's priority, and what they can
-//! make the host hold is bounded by the constants of [`limits`].
+//! the control plane. Guests run on an executor of their own (`executor`: weights, quotas, accounting), below the
+//! control plane's priority, and what they can make the host hold is bounded by the constants of [`limits`] and by
+//! their pod's budget.
 
 mod container;
 mod engine;
@@ -22,6 +23,7 @@ mod error;
 mod executor;
 mod files;
 mod http;
+mod lifecycle;
 mod limiter;
 pub mod limits;
 mod linker;
@@ -40,6 +42,7 @@ mod stop;
 mod threads;
 
 pub use container::{Container, ContainerSpec, Cpu, Exit, TERMINATED, Usage};
+pub use engine::Density;
 pub use error::{MissingImport, PrepareError, RuntimeError, StartError};
 pub use http::{BUCKETS, CONCURRENCY_MAX, HttpConfig, HttpUsage};
 pub use output::{Output, OutputReader, PipedOutput, output_pipe};

@@ -1,9 +1,12 @@
-//! A container's memory limit: linear memories and tables, all together, counted as they are reserved.
+//! A container's memory limit: linear memories and tables, all together, counted as they are reserved; and its part
+//! of what its pod may hold.
 
 use std::sync::Arc;
 
+use coracle_budget::{Budget, Charge, Exceeded};
 use wasmtime::ResourceLimiter;
 
+use crate::container::Exit;
 use crate::limits::{CORE_INSTANCES, MEMORIES, TABLE_ELEMENTS, TABLES};
 use crate::run::Control;
 
@@ -12,8 +15,8 @@ const ELEMENT_BYTES: u64 = 8;
 
 /// Asked by the engine before any memory or table grows.
 pub(crate) struct Limiter {
-    limit: u64,
-    used: u64,
+    /// What it holds of its pod's memory.
+    held: Charge,
     /// What the last allowed growth added, to take back if it failed after all.
     last: u64,
     control: Arc<Control>,
@@ -23,37 +26,49 @@ pub(crate) struct Limiter {
 
 /// Why a growth ended the guest.
 #[derive(Debug, thiserror::Error)]
-#[error("memory limit of {limit} bytes exceeded")]
-pub(crate) struct OutOfMemory {
-    limit: u64,
+pub(crate) enum OutOfMemory {
+    #[error("memory limit of {limit} bytes exceeded")]
+    Container { limit: u64 },
+    #[error(transparent)]
+    Pod(Exceeded),
 }
 
 impl Limiter {
-    pub(crate) fn new(limit: u64, control: Arc<Control>) -> Limiter {
-        Limiter { limit, used: 0, last: 0, control, shared: false }
+    pub(crate) fn new(pod: &Arc<Budget>, control: Arc<Control>) -> Limiter {
+        Limiter { held: pod.empty(), last: 0, control, shared: false }
     }
 
     /// For one of several instances, whose memory counts together.
-    pub(crate) fn shared(limit: u64, control: Arc<Control>) -> Limiter {
-        Limiter { limit, used: 0, last: 0, control, shared: true }
+    pub(crate) fn shared(pod: &Arc<Budget>, control: Arc<Control>) -> Limiter {
+        Limiter { held: pod.empty(), last: 0, control, shared: true }
     }
 
     /// Books a growth. One beyond the limit ends the guest: a guest told "no" would abort anyway, and then
     /// nobody could tell an `OOMKilled` from a bug.
     fn grow(&mut self, bytes: u64) -> wasmtime::Result<bool> {
-        if !self.control.take_memory(bytes, self.limit) {
-            if !self.shared {
-                self.control.set_out_of_memory();
-            }
-            return Err(wasmtime::Error::new(OutOfMemory { limit: self.limit }));
+        if !self.control.take_memory(bytes) {
+            return Err(self.end(OutOfMemory::Container { limit: self.control.memory_limit() }));
         }
-        self.used += bytes;
+        if let Err(full) = self.held.grow(bytes) {
+            self.control.give_memory(bytes);
+            return Err(self.end(OutOfMemory::Pod(full)));
+        }
         self.last = bytes;
         Ok(true)
     }
 
+    fn end(&self, why: OutOfMemory) -> wasmtime::Error {
+        if !self.shared {
+            self.control.set_out_of_memory(match why {
+                OutOfMemory::Container { .. } => Exit::OutOfMemory,
+                OutOfMemory::Pod(full) => Exit::PodOutOfMemory { message: full.to_string() },
+            });
+        }
+        wasmtime::Error::new(why)
+    }
+
     fn take_back(&mut self) {
-        self.used -= self.last;
+        self.held.shrink(self.last);
         self.control.give_memory(self.last);
         self.last = 0;
     }
@@ -63,7 +78,7 @@ impl Drop for Limiter {
     /// What a container used stays known after its end; what an instance used is there for the others.
     fn drop(&mut self) {
         if self.shared {
-            self.control.give_memory(self.used);
+            self.control.give_memory(self.held.bytes());
         }
     }
 }

@@ -13,6 +13,7 @@ use wasmtime_wasi_io::bindings::wasi::io;
 
 use crate::engine::Settings;
 use crate::files::FileSystem;
+use crate::lifecycle;
 use crate::p3;
 use crate::poll::{Poll, PollView};
 use crate::sockets;
@@ -20,7 +21,7 @@ use crate::state::State;
 
 /// What a node offers, by the version that guests are built against: any patch of it will do. For the check before
 /// compilation; the linker decides.
-const OFFERED: [(&str, &[&str]); 2] = [("0.2", WASI_2), ("0.3", WASI_3)];
+const OFFERED: [(&str, &[&str]); 3] = [("0.2", WASI_2), ("0.3", WASI_3), lifecycle::OFFERED];
 
 const WASI_2: &[&str] = &[
     "wasi:cli/environment",
@@ -164,5 +165,6 @@ pub(crate) fn build(engine: &Engine, settings: Settings) -> wasmtime::Result<Lin
         http3::types::add_to_linker::<State, WasiHttp>(l, State::http)?;
         http3::client::add_to_linker::<State, WasiHttp>(l, State::http)?;
     }
+    lifecycle::add_to_linker(l)?;
     Ok(linker)
 }

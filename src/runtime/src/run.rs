@@ -1,7 +1,7 @@
 //! One container's run: from the first instruction to how it ended.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{Notify, watch};
 use wasmtime::{Engine, Store, Trap, UpdateDeadline, WasmBacktrace};
@@ -28,8 +28,11 @@ pub(crate) struct Control {
     pub(crate) share: Arc<Share>,
     ending: AtomicU8,
     kill: Notify,
-    out_of_memory: AtomicBool,
+    /// How it ends because it wanted more memory than it may have.
+    out_of_memory: OnceLock<Exit>,
     memory: AtomicU64,
+    /// The memory limit, which may change while it runs.
+    memory_limit: AtomicU64,
     http: Option<Arc<Metrics>>,
     exit: watch::Sender<Option<Exit>>,
 }
@@ -48,7 +51,8 @@ pub(crate) struct Traffic {
 }
 
 impl Control {
-    pub(crate) fn new(name: String, stdin: &Stdin, share: Arc<Share>) -> Control {
+    pub(crate) fn new(name: String, stdin: &Stdin, share: Arc<Share>, memory_limit: u64) -> Control {
+        share.set_memory(memory_limit);
         Control {
             name,
             stop: Stop::new(stdin),
@@ -56,16 +60,22 @@ impl Control {
             share,
             ending: AtomicU8::new(RUNNING),
             kill: Notify::new(),
-            out_of_memory: AtomicBool::new(false),
+            out_of_memory: OnceLock::new(),
             memory: AtomicU64::new(0),
+            memory_limit: AtomicU64::new(memory_limit),
             http: None,
             exit: watch::Sender::new(None),
         }
     }
 
     /// For a handler, with what its requests are counted by.
-    pub(crate) fn serving(name: String, share: Arc<Share>, metrics: Arc<Metrics>) -> Control {
-        Control { http: Some(metrics), ..Control::new(name, &Stdin::Closed, share) }
+    pub(crate) fn serving(
+        name: String,
+        share: Arc<Share>,
+        memory_limit: u64,
+        metrics: Arc<Metrics>,
+    ) -> Control {
+        Control { http: Some(metrics), ..Control::new(name, &Stdin::Closed, share, memory_limit) }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -121,17 +131,31 @@ impl Control {
     }
 
     /// Counts memory in, if the limit has room for it.
-    pub(crate) fn take_memory(&self, bytes: u64, limit: u64) -> bool {
+    pub(crate) fn take_memory(&self, bytes: u64) -> bool {
+        let limit = self.memory_limit();
         let taken = |used: u64| used.checked_add(bytes).filter(|used| *used <= limit);
         self.memory.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
+    }
+
+    pub(crate) fn memory_limit(&self) -> u64 {
+        self.memory_limit.load(Ordering::Relaxed)
+    }
+
+    /// Another memory limit from now on; false if it holds more than that.
+    pub(crate) fn set_memory_limit(&self, limit: u64) -> bool {
+        let fits = self.memory.load(Ordering::Relaxed) <= limit;
+        if fits {
+            self.memory_limit.store(limit, Ordering::Relaxed);
+        }
+        fits
     }
 
     pub(crate) fn give_memory(&self, bytes: u64) {
         self.memory.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    pub(crate) fn set_out_of_memory(&self) {
-        self.out_of_memory.store(true, Ordering::Relaxed);
+    pub(crate) fn set_out_of_memory(&self, exit: Exit) {
+        let _ = self.out_of_memory.set(exit); // the first counts
     }
 
     /// What to do when the task that runs the container is over.
@@ -183,11 +207,10 @@ pub(crate) async fn run(
     engine: Engine,
     program: Arc<Program>,
     spec: (ContainerSpec, Listeners),
-    memory_limit: u64,
     control: Arc<Control>,
     _place: Place,
 ) -> Exit {
-    let guest = guest(&engine, &program, spec, memory_limit, &control);
+    let guest = guest(&engine, &program, spec, &control);
     let exit = tokio::select! {
         biased;
         () = control.kill.notified() => control.ended_from_outside().unwrap_or(Exit::Killed),
@@ -201,12 +224,11 @@ async fn guest(
     engine: &Engine,
     program: &Program,
     (spec, listeners): (ContainerSpec, Listeners),
-    memory_limit: u64,
     control: &Arc<Control>,
 ) -> Exit {
     let state = match program.entry() {
-        Entry::Command(_) | Entry::Command3(_) => State::new(spec, memory_limit, control),
-        Entry::Module(_) => State::module(spec, listeners, memory_limit, control),
+        Entry::Command(_) | Entry::Command3(_) => State::new(spec, control),
+        Entry::Module(_) => State::module(spec, listeners, control),
         Entry::Handler(_) | Entry::Handler3(_) => return failure(&StartError::NotCommand.into(), control),
     };
     let mut store = store(engine, state, control);
@@ -293,8 +315,8 @@ fn failure(error: &wasmtime::Error, control: &Control) -> Exit {
     if let Some(exit) = control.ended_from_outside() {
         return exit;
     }
-    if control.out_of_memory.load(Ordering::Relaxed) {
-        return Exit::OutOfMemory;
+    if let Some(exit) = control.out_of_memory.get() {
+        return exit.clone();
     }
     Exit::Trap { message: message(error) }
 }

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use wasmtime::Engine;
 
 use crate::container::{Container, ContainerSpec};
-use crate::engine::Settings;
+use crate::engine::{Density, Settings};
 use crate::error::{PrepareError, RuntimeError, StartError};
 use crate::executor::{Executor, Share};
 use crate::limits::MEMORY_MAX;
@@ -31,6 +31,8 @@ pub struct Config {
     pub threads: usize,
     /// How many containers may run at once. The host may have room for fewer.
     pub max_containers: u32,
+    /// How they are placed in memory.
+    pub density: Density,
     /// Memory limit in bytes of a container that has none of its own.
     pub default_memory_limit: u64,
     /// Whether programs of WASI 0.3 run here. Wasmtime calls its support for them experimental, and it costs each
@@ -63,6 +65,7 @@ impl Config {
             cache_dir,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             max_containers: DEFAULT_CONTAINERS,
+            density: Density::Auto,
             default_memory_limit: DEFAULT_MEMORY_LIMIT,
             wasi_p3: false,
             compiler: Compiler::InProcess,
@@ -80,6 +83,7 @@ pub struct Runtime {
     pub(crate) running: Arc<AtomicU32>,
     pub(crate) capacity: u32,
     pub(crate) default_memory_limit: u64,
+    dense: bool,
     /// Dropped, it ends all containers: each is dropped when its turn is over.
     pub(crate) executor: Executor,
 }
@@ -102,7 +106,8 @@ impl Runtime {
     /// # Errors
     /// If the cache folder is not usable or not ours alone, or the host cannot give the address space or threads.
     pub fn build(config: Config) -> Result<Arc<Runtime>, RuntimeError> {
-        let settings = Settings { wasi_p3: config.wasi_p3 };
+        let dense = config.density.is_dense(config.max_containers);
+        let settings = Settings { wasi_p3: config.wasi_p3, dense };
         let (engine, capacity) = engine::build(config.max_containers, settings)?;
         let programs = loader::Config {
             cache_dir: config.cache_dir,
@@ -123,6 +128,7 @@ impl Runtime {
             running: Arc::new(AtomicU32::new(0)),
             capacity,
             default_memory_limit: config.default_memory_limit,
+            dense,
             executor,
         }))
     }
@@ -228,16 +234,30 @@ impl Runtime {
         let ports = if program.accepts() { &spec.listen[..] } else { &[] };
         let listeners = Listeners::open(&spec.network, ports)?;
         let memory_limit = spec.memory_limit.unwrap_or(self.default_memory_limit).min(MEMORY_MAX);
-        let control = Arc::new(Control::new(spec.name.clone(), &spec.stdin, share));
-        let run =
-            run(self.engine.clone(), program, (spec, listeners), memory_limit, Arc::clone(&control), place);
+        let control = Arc::new(Control::new(spec.name.clone(), &spec.stdin, share, memory_limit));
+        let run = run(self.engine.clone(), program, (spec, listeners), Arc::clone(&control), place);
         self.executor.spawn(&control.share, run, control.ending());
         Ok(Container { control })
+    }
+
+    /// Gives a container another memory limit while it runs, `None` for the node's default; false if it cannot have
+    /// it: it holds more, or its memory lies where it cannot grow that far.
+    pub fn resize_memory(&self, container: &Container, limit: Option<u64>) -> bool {
+        let limit = limit.unwrap_or(self.default_memory_limit).min(MEMORY_MAX);
+        let control = &container.control;
+        // Memories of the dense class never move, and have room up to the limit that they were made with.
+        let room = !self.dense || limit <= control.share.memory();
+        room && control.set_memory_limit(limit)
     }
 
     /// How many containers can run at once here.
     pub fn capacity(&self) -> u32 {
         self.capacity
+    }
+
+    /// Memory limit in bytes of a container that has none of its own.
+    pub fn default_memory_limit(&self) -> u64 {
+        self.default_memory_limit
     }
 
     /// How many containers run now.

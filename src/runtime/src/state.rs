@@ -30,23 +30,21 @@ pub(crate) struct State {
     pub(crate) sockets: Sockets,
     /// `None` for a module of 0.1.
     http: Option<Http>,
+    pub(crate) control: Arc<Control>,
 }
 
 impl State {
     /// For a container that is one instance.
-    pub(crate) fn new(spec: ContainerSpec, memory_limit: u64, control: &Arc<Control>) -> State {
+    pub(crate) fn new(spec: ContainerSpec, control: &Arc<Control>) -> State {
         let http = Http::new(spec.network.clone(), Arc::clone(&control.traffic));
-        State::with(spec, Limiter::new(memory_limit, Arc::clone(control)), control, http)
+        let limiter = Limiter::new(&spec.budget, Arc::clone(control));
+        State::with(spec, limiter, control, http)
     }
 
     /// For one of the instances of a container, which share its memory limit.
-    pub(crate) fn one_of_many(
-        spec: ContainerSpec,
-        memory_limit: u64,
-        control: &Arc<Control>,
-        http: Http,
-    ) -> State {
-        State::with(spec, Limiter::shared(memory_limit, Arc::clone(control)), control, http)
+    pub(crate) fn one_of_many(spec: ContainerSpec, control: &Arc<Control>, http: Http) -> State {
+        let limiter = Limiter::shared(&spec.budget, Arc::clone(control));
+        State::with(spec, limiter, control, http)
     }
 
     fn with(spec: ContainerSpec, limiter: Limiter, control: &Arc<Control>, http: Http) -> State {
@@ -70,25 +68,22 @@ impl State {
             files: Files::new(&spec.mounts),
             sockets: Sockets::new(spec.network, control),
             http: Some(http),
+            control: Arc::clone(control),
         }
     }
 
     /// For a module of 0.1.
-    pub(crate) fn module(
-        mut spec: ContainerSpec,
-        listeners: Listeners,
-        memory_limit: u64,
-        control: &Arc<Control>,
-    ) -> State {
+    pub(crate) fn module(mut spec: ContainerSpec, listeners: Listeners, control: &Arc<Control>) -> State {
         let preview1 = Preview1::new(&mut spec, listeners, control);
         State {
             wasi: None,
             preview1: Some(Box::new(preview1)),
             table: ResourceTable::new(),
-            limiter: Limiter::new(memory_limit, Arc::clone(control)),
+            limiter: Limiter::new(&spec.budget, Arc::clone(control)),
             files: Files::new(&spec.mounts),
             sockets: Sockets::new(spec.network, control),
             http: None,
+            control: Arc::clone(control),
         }
     }
 

@@ -1,14 +1,17 @@
 //! `coracle bench`: what this build does on this machine, measured from outside.
 //!
-//! Every measurement but those of the scheduler, the loopback and volumes starts the real binary in a folder of its own
-//! and talks to it as a client does; times include TLS, HTTP and the disk.
+//! The measurements of start and pods start the real binary in a folder of its own and talk to it as a client does;
+//! times include TLS, HTTP and the disk. The others measure one part of it by itself.
 
 pub(crate) mod child;
+pub(crate) mod density;
 pub(crate) mod http;
 pub(crate) mod http_peer;
+mod lab;
 pub(crate) mod loopback;
 pub(crate) mod pods;
 pub(crate) mod scheduler;
+pub(crate) mod spawn;
 pub(crate) mod startup;
 pub(crate) mod volume;
 

@@ -8,6 +8,7 @@
 mod book;
 mod format;
 mod options;
+mod pace;
 mod read;
 mod writer;
 

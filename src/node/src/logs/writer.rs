@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use super::{
     book::OpenFiles,
     format::{self, StreamName},
+    pace::Pace,
 };
 
 /// How much of a container's output is kept. The defaults are Kubernetes'.
@@ -211,32 +212,35 @@ impl ContainerLog {
 pub(crate) struct LogOutput {
     log: Arc<ContainerLog>,
     stream: StreamName,
+    pace: Arc<Pace>,
 }
 
 impl LogOutput {
     /// Both outputs of a log.
     pub(crate) fn both(log: &Arc<ContainerLog>) -> (Arc<LogOutput>, Arc<LogOutput>) {
-        let output = |stream| Arc::new(LogOutput { log: log.clone(), stream });
+        let pace = Arc::new(Pace::default());
+        let output = |stream| Arc::new(LogOutput { log: log.clone(), stream, pace: pace.clone() });
         (output(StreamName::Stdout), output(StreamName::Stderr))
     }
 }
 
 impl coracle_runtime::Output for LogOutput {
     fn write(&self, bytes: &[u8]) {
+        self.pace.take(bytes.len());
         self.log.write(self.stream, bytes);
         self.log.readers(self.stream).iter().for_each(|reader| reader.write(bytes));
     }
 
     fn room(&self) -> usize {
         let readers = self.log.readers(self.stream);
-        readers.iter().map(|reader| reader.room()).min().unwrap_or(usize::MAX)
+        readers.iter().map(|reader| reader.room()).min().unwrap_or(usize::MAX).min(self.pace.room())
     }
 
     fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
         for reader in self.log.readers(self.stream) {
             ready!(reader.poll_room(cx));
         }
-        Poll::Ready(())
+        self.pace.poll_room(cx)
     }
 }
 

@@ -109,6 +109,8 @@ pub(crate) struct PodUsage {
     pub(crate) containers: Vec<ContainerUsage>,
     pub(crate) sent: u64,
     pub(crate) received: u64,
+    /// What its volumes hold.
+    pub(crate) volumes: Vec<(Box<str>, coracle_vfs::Usage)>,
 }
 
 impl PodUsage {
@@ -162,13 +164,16 @@ impl Stats {
                 meters.insert(key, Meters { cpu, requests });
                 let network = running.stack.usage();
                 (pod.sent, pod.received) = (network.sent, network.received);
+                if pod.volumes.is_empty() {
+                    pod.volumes = running.volumes.usage();
+                }
                 let root_bytes = running.mounts.root_usage().bytes;
                 pod.containers.push(ContainerUsage {
                     name,
                     cpu: own.cpu,
                     cpu_rate: cpu.rate,
                     memory: memory + root_bytes,
-                    memory_limit: running.memory_limit,
+                    memory_limit: running.memory_limit(),
                     root_bytes,
                     connections,
                     http: own.http,

@@ -45,7 +45,20 @@ fn pod_stats(pod: &PodUsage, now: Timestamp) -> Value {
             "usageCoreNanoSeconds": pod.containers.iter().map(nanos).sum::<u64>(),
         },
         "memory": { "time": now, "usageBytes": pod.memory(), "workingSetBytes": pod.memory() },
+        "volume": pod.volumes.iter().map(|(name, usage)| volume_stats(name, usage, now)).collect::<Vec<_>>(),
         "network": { "time": now, "name": "eth0", "rxBytes": pod.received, "txBytes": pod.sent },
+    })
+}
+
+/// A volume without a limit has no capacity of its own, and one on the node's disk is not counted then.
+fn volume_stats(name: &str, usage: &coracle_vfs::Usage, now: Timestamp) -> Value {
+    json!({
+        "name": name,
+        "time": now,
+        "capacityBytes": usage.limit,
+        "availableBytes": usage.limit.map(|limit| limit.saturating_sub(usage.bytes)),
+        "usedBytes": usage.bytes,
+        "inodesUsed": usage.entries,
     })
 }
 

@@ -36,6 +36,7 @@ fn usage() -> Usage {
         containers: vec![container.clone(), ContainerUsage { name: "side".into(), ..container }],
         sent: 7,
         received: 9,
+        volumes: vec![("data".into(), coracle_vfs::Usage { bytes: 30, limit: Some(100), entries: 2 })],
     };
     Usage { node: NodeUsage::default(), pods: vec![pod, PodUsage::default()] }
 }
@@ -49,6 +50,9 @@ fn the_summary_adds_containers_up() {
     assert_eq!(pod["cpu"]["usageCoreNanoSeconds"], 3_000_000_000_u64);
     assert_eq!(pod["memory"]["workingSetBytes"], 8192);
     assert_eq!(pod["network"]["rxBytes"], 9);
+    let volume = &pod["volume"][0];
+    assert_eq!((&volume["name"], &volume["usedBytes"]), (&"data".into(), &30.into()));
+    assert_eq!((&volume["availableBytes"], &volume["inodesUsed"]), (&70.into(), &2.into()));
     let metric = &pod["containers"][0]["userDefinedMetrics"][0];
     assert_eq!((&metric["name"], &metric["value"]), (&"tcp_connections".into(), &3.into()));
 }

@@ -36,7 +36,7 @@ use self::queue::{GroupId, Nanos, RunQueue, TICK};
 pub(crate) use self::share::Share;
 pub(crate) use self::task::Lost;
 use self::task::{Job, Task, Work};
-pub(crate) use self::worker::{blocking, turn_is_over};
+pub(crate) use self::worker::{blocking, memory_limit, turn_is_over};
 use crate::container::Cpu;
 
 /// Ticks without a worker that works before the clock stops: waking it costs more than a few idle ticks.
@@ -259,6 +259,8 @@ impl Inner {
                         self.alarm.wait_for(&mut state, Duration::from_nanos(next.saturating_sub(now)));
                     }
                 }
+                // A worker had it wake: more will follow.
+                idle = if state.clock == Clock::Parked { idle } else { 0 };
             } else {
                 let length = if state.short > 0 { quota::SHORTEST } else { TICK };
                 self.wait_for_tick(&mut state, now + length);

@@ -8,6 +8,7 @@ use super::Inner;
 use super::queue::GroupId;
 use super::task::{Job, Lost};
 use crate::container::Cpu;
+use crate::limits::MEMORY_MAX;
 
 /// What a run's tasks have in common: their weight, their limit, and the CPU time they used.
 ///
@@ -16,6 +17,7 @@ use crate::container::Cpu;
 pub(crate) struct Share {
     group: Arc<Group>,
     used: AtomicU64,
+    memory: AtomicU64,
     ending: AtomicBool,
 }
 
@@ -37,7 +39,12 @@ impl Share {
     }
 
     fn of(group: Arc<Group>) -> Arc<Share> {
-        Arc::new(Share { group, used: AtomicU64::new(0), ending: AtomicBool::new(false) })
+        Arc::new(Share {
+            group,
+            used: AtomicU64::new(0),
+            memory: AtomicU64::new(MEMORY_MAX),
+            ending: AtomicBool::new(false),
+        })
     }
 
     /// Runs a future on this share, as [`super::Executor::spawn`] does.
@@ -52,6 +59,15 @@ impl Share {
     /// Changes what the group is due, from now on.
     pub(crate) fn set(&self, cpu: Cpu) {
         self.group.executor.set_group(self.group.id, cpu);
+    }
+
+    /// The memory limit of the run: what [`super::memory_limit`] says during its turns.
+    pub(crate) fn set_memory(&self, bytes: u64) {
+        self.memory.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn memory(&self) -> u64 {
+        self.memory.load(Ordering::Relaxed)
     }
 
     /// CPU time that the tasks of this share used, as of their last turn.

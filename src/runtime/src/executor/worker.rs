@@ -10,11 +10,12 @@ use rustix::time::{ClockId, clock_gettime};
 use super::queue::{Nanos, TICK, Turn};
 use super::task::{Task, Turned, close};
 use super::{Clock, Inner, SPARE, State};
+use crate::limits::MEMORY_MAX;
 
 thread_local! {
     /// The executor whose worker this thread is.
     static EXECUTOR: RefCell<Option<Arc<Inner>>> = const { RefCell::new(None) };
-    static TURN: Now = const { Now { ticks: Cell::new(0), woken: Cell::new(false), going: Cell::new(false) } };
+    static TURN: Now = const { Now::none() };
 }
 
 /// The turn that goes on on this thread.
@@ -24,6 +25,23 @@ struct Now {
     ticks: Cell<u64>,
     /// It has woken a task, which this thread will find when the turn is over.
     woken: Cell<bool>,
+    memory: Cell<u64>,
+}
+
+impl Now {
+    const fn none() -> Now {
+        Now {
+            going: Cell::new(false),
+            ticks: Cell::new(0),
+            woken: Cell::new(false),
+            memory: Cell::new(MEMORY_MAX),
+        }
+    }
+}
+
+/// The memory limit of whoever has a turn on this thread.
+pub(crate) fn memory_limit() -> u64 {
+    TURN.with(|turn| if turn.going.get() { turn.memory.get() } else { MEMORY_MAX })
 }
 
 /// Whether the turn that goes on on this thread has taken its time. Guests are asked at each epoch; one that has
@@ -133,6 +151,7 @@ impl<'a> Worker<'a> {
         TURN.with(|turn| {
             turn.ticks.set(executor.ticks.load(Ordering::Relaxed));
             turn.woken.set(false);
+            turn.memory.set(task.share.memory());
             turn.going.set(true);
         });
         let turned = task.turn();

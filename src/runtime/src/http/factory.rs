@@ -33,7 +33,6 @@ pub(super) struct Factory {
     pub(super) engine: Engine,
     pub(super) program: Arc<Program>,
     pub(super) spec: ContainerSpec,
-    pub(super) memory_limit: u64,
     pub(super) control: Arc<Control>,
     pub(super) running: Arc<AtomicU32>,
     pub(super) capacity: u32,
@@ -72,7 +71,7 @@ impl Factory {
     pub(super) async fn make(&self) -> Result<Instance, MakeError> {
         let place = Place::take(&self.running, self.capacity).map_err(|_| MakeError::NoPlace)?;
         let http = Http::sharing(Arc::clone(&self.client));
-        let state = State::one_of_many(self.instance_spec(), self.memory_limit, &self.control, http);
+        let state = State::one_of_many(self.instance_spec(), &self.control, http);
         let mut store = store(&self.engine, state, &self.control);
         let handler = async {
             match self.program.entry() {

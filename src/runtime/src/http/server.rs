@@ -80,7 +80,9 @@ impl Runtime {
             .map_err(|source| StartError::Listen { port, source })?;
         let metrics = Arc::new(Metrics::default());
         let share = self.executor.share(spec.cpu);
-        let control = Arc::new(Control::serving(spec.name.clone(), share, Arc::clone(&metrics)));
+        let memory_limit = spec.memory_limit.unwrap_or(self.default_memory_limit).min(MEMORY_MAX);
+        let control =
+            Arc::new(Control::serving(spec.name.clone(), share, memory_limit, Arc::clone(&metrics)));
         control.stop.listens(listener.drain_handle());
         let tasks = Tasks::new(Arc::clone(&control.share));
         let server = Arc::new(Server {
@@ -91,7 +93,6 @@ impl Runtime {
             factory: Factory {
                 engine: self.engine.clone(),
                 program,
-                memory_limit: spec.memory_limit.unwrap_or(self.default_memory_limit).min(MEMORY_MAX),
                 control: Arc::clone(&control),
                 running: Arc::clone(&self.running),
                 capacity: self.capacity,

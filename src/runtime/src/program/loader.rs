@@ -356,7 +356,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_compiled_before_does_not_wait_for_the_compiler() {
         let dir = tempfile::tempdir().unwrap();
-        let settings = Settings { wasi_p3: false };
+        let settings = Settings { wasi_p3: false, dense: false };
         let (engine, _) = engine::build(1, settings).unwrap();
         let config = Config {
             cache_dir: dir.path().join("compiled"),
@@ -380,7 +380,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_was_too_costly_is_refused_for_a_while() {
         let dir = tempfile::tempdir().unwrap();
-        let settings = Settings { wasi_p3: false };
+        let settings = Settings { wasi_p3: false, dense: false };
         let (engine, _) = engine::build(1, settings).unwrap();
         let config = Config {
             cache_dir: dir.path().join("compiled"),

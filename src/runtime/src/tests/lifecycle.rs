@@ -93,6 +93,61 @@ async fn memory_has_a_hard_limit() {
     assert_eq!(exit, Exit::OutOfMemory, "not even its first page fits");
 }
 
+/// What the containers of a pod hold together is bounded, too, and given back when they end.
+#[tokio::test]
+async fn the_memory_of_a_pod_has_a_limit() {
+    let bench = Bench::new();
+    let pod = Budget::new(Some(6 * MIB));
+    let within = |spec: &mut ContainerSpec| {
+        spec.budget = Arc::clone(&pod);
+        spec.memory_limit = Some(5 * MIB);
+    };
+    assert_eq!(bench.run(&guests::hoard(1), within).await.0, Exit::OutOfMemory, "its own limit comes first");
+    assert_eq!(pod.used(), 0);
+    let other = pod.charge(3 * MIB).unwrap();
+    let (Exit::PodOutOfMemory { message }, _) = bench.run(&guests::hoard(1), within).await else {
+        panic!("the pod is full")
+    };
+    assert!(message.starts_with("memory limit of the pod exceeded: "), "{message}");
+    assert_eq!(pod.used(), 3 * MIB);
+    drop(other);
+    let (container, output) = bench.start(guests::SPIN, within).await;
+    output.shows("spin").await;
+    assert_eq!(pod.used(), container.usage().memory);
+    container.kill();
+    ended(&container).await;
+    assert_eq!(pod.used(), 0);
+}
+
+/// A memory limit may change while a guest runs, but not to less than it holds.
+#[tokio::test]
+async fn the_memory_limit_of_a_guest_that_runs_may_change() {
+    let bench = Bench::new();
+    let grow = r#"(module
+        (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+        (memory (export "memory") 16)
+        (data (i32.const 0) "\10\00\00\00\01\00\00\00")
+        (func (export "_start")
+            (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+            (drop (memory.grow (i32.const 64)))))"#;
+    for (limit, expected) in [(2, Exit::OutOfMemory), (6, Exit::Code(0))] {
+        let (writer, reader) = crate::stdin_pipe();
+        let (container, _) = bench
+            .start(grow, |spec| {
+                spec.stdin = crate::Stdin::Pipe(reader);
+                spec.memory_limit = Some(3 * MIB);
+            })
+            .await;
+        while container.usage().memory == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(!bench.runtime.resize_memory(&container, Some(1 << 16)), "it holds more");
+        assert!(bench.runtime.resize_memory(&container, Some(limit * MIB)));
+        writer.close();
+        assert_eq!(ended(&container).await, expected, "with {limit} MiB");
+    }
+}
+
 /// A module's own maximum is not the container's limit: then the guest is told no, and goes on.
 #[tokio::test]
 async fn a_module_may_bound_itself() {
@@ -179,6 +234,52 @@ async fn a_guest_that_cannot_notice_is_ended_at_once() {
     container.stop();
     container.kill();
     assert_eq!(ended(&container).await, Exit::Code(crate::TERMINATED), "its stdin had ended before");
+}
+
+/// A component that waits for `coracle:lifecycle` to say that it is to end, and returns.
+const STOPPABLE: &str = r#"(component
+    (import "wasi:io/poll@0.2.0" (instance $poll
+        (export "pollable" (type $p (sub resource)))
+        (export "[method]pollable.block" (func (param "self" (borrow $p))))))
+    (alias export $poll "pollable" (type $pollable))
+    (import "coracle:lifecycle/stop@0.1.0" (instance $stop
+        (alias outer 1 $pollable (type $outer))
+        (export "pollable" (type $p (eq $outer)))
+        (export "stopping" (func (result (own $p))))
+        (export "is-stopping" (func (result bool)))))
+    (core func $block (canon lower (func $poll "[method]pollable.block")))
+    (core func $stopping (canon lower (func $stop "stopping")))
+    (core func $is-stopping (canon lower (func $stop "is-stopping")))
+    (core module $main
+        (import "host" "block" (func $block (param i32)))
+        (import "host" "stopping" (func $stopping (result i32)))
+        (import "host" "is-stopping" (func $is-stopping (result i32)))
+        (func (export "run") (result i32)
+            (if (call $is-stopping) (then (return (i32.const 1))))
+            (call $block (call $stopping))
+            (i32.eqz (call $is-stopping))))
+    (core instance $guest (instantiate $main (with "host" (instance
+        (export "block" (func $block))
+        (export "stopping" (func $stopping))
+        (export "is-stopping" (func $is-stopping))))))
+    (func $run (result (result)) (canon lift (core func $guest "run")))
+    (instance $command (export "run" (func $run)))
+    (export "wasi:cli/run@0.2.0" (instance $command)))"#;
+
+#[tokio::test]
+async fn a_guest_may_ask_whether_it_is_to_end() {
+    let bench = Bench::new();
+    let (container, _) = bench.start(STOPPABLE, |_| {}).await;
+    let looks = async {
+        while !container.control.stop.looks() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, looks).await.expect("it looks");
+    container.stop();
+    assert_eq!(ended(&container).await, Exit::Code(0), "it ended by itself");
+    let other = STOPPABLE.replace("stop@0.1.0", "stop@0.2.0");
+    assert!(matches!(bench.prepare(&other).await, Err(PrepareError::UnknownImport { .. })));
 }
 
 /// Who reads a guest's output slowly makes it wait, not the host remember.

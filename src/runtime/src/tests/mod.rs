@@ -1,5 +1,6 @@
 //! Whole containers, from the file of a module to how it ended.
 
+mod dense;
 pub(crate) mod guests;
 mod handlers;
 mod hostile;

@@ -1,7 +1,13 @@
-//! The Wasmtime engine and the size of its pool.
+//! The Wasmtime engine, and where its instances live.
+//!
+//! There are two classes: the *fast* one has a pool of memories that need no bounds checks, for about ten thousand
+//! containers; the *dense* one ([`dense`]) has room for many more.
 //!
 //! What decides the code that a module is compiled to ([`Settings`]) is apart from where instances live, so that
 //! another process can compile for an engine of this one.
+
+mod arena;
+mod dense;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -43,6 +49,32 @@ const KEEP_RESIDENT_TABLE: usize = 64 << 10;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Settings {
     pub(crate) wasi_p3: bool,
+    /// The class: dense, or fast.
+    pub(crate) dense: bool,
+}
+
+/// How containers are placed in memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Density {
+    /// Fast as long as the host has room for as many containers as are wanted, else dense.
+    #[default]
+    Auto,
+    /// The fastest code, for about ten thousand containers.
+    Fast,
+    /// Several times as many containers. Loops over memory may take up to four times as long, most code a few percent
+    /// longer.
+    Dense,
+}
+
+impl Density {
+    /// Whether so many containers are placed densely.
+    pub(crate) fn is_dense(self, wanted: u32) -> bool {
+        match self {
+            Density::Fast => false,
+            Density::Dense => true,
+            Density::Auto => wanted > capacity(wanted, max_mappings()) && wanted <= dense::capacity(wanted),
+        }
+    }
 }
 
 impl Settings {
@@ -55,6 +87,9 @@ impl Settings {
             .concurrency_support(self.wasi_p3)
             .cranelift_opt_level(OptLevel::Speed)
             .memory_reservation(MEMORY_MAX);
+        if self.dense {
+            dense::settings(&mut config);
+        }
         config
     }
 
@@ -66,21 +101,23 @@ impl Settings {
 
 /// Makes the engine, and says how many containers it has room for: `wanted`, or fewer if the host has less.
 pub(crate) fn build(wanted: u32, settings: Settings) -> Result<(Engine, u32), RuntimeError> {
-    let containers = capacity(wanted, max_mappings());
+    let containers = if settings.dense { dense::capacity(wanted) } else { capacity(wanted, max_mappings()) };
     if containers < wanted {
         tracing::warn!(wanted, containers, "the kernel's limit on mappings leaves room for fewer containers");
     }
+    let failed = |source| RuntimeError::Engine { containers, source };
     let mut config = settings.config();
     config
         .wasm_backtrace_max_frames(NonZeroUsize::new(BACKTRACE_FRAMES))
         .wasm_backtrace_details(wasmtime::WasmBacktraceDetails::Disable)
         .max_wasm_stack(GUEST_STACK)
-        .async_stack_size(ASYNC_STACK)
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool(containers)));
-    let engine = Engine::new(&config).map_err(|error| RuntimeError::Engine {
-        containers,
-        source: Arc::from(error.into_boxed_dyn_error()),
-    })?;
+        .async_stack_size(ASYNC_STACK);
+    if settings.dense {
+        dense::configure(&mut config, containers).map_err(|error| failed(Arc::new(error)))?;
+    } else {
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(containers)));
+    }
+    let engine = Engine::new(&config).map_err(|error| failed(Arc::from(error.into_boxed_dyn_error())))?;
     Ok((engine, containers))
 }
 
@@ -142,14 +179,25 @@ mod tests {
             hasher.finish()
         };
         let mut hashes = Vec::new();
-        for wasi_p3 in [false, true] {
-            let settings = Settings { wasi_p3 };
+        for (wasi_p3, dense) in [(false, false), (false, true), (true, false), (true, true)] {
+            let settings = Settings { wasi_p3, dense };
             let (engine, _) = build(1, settings).unwrap();
             let compiler = settings.compiler().unwrap();
             assert_eq!(hash(&engine), hash(&compiler));
             hashes.push(hash(&engine));
         }
-        assert_ne!(hashes[0], hashes[1]);
+        hashes.sort_unstable();
+        hashes.dedup();
+        assert_eq!(hashes.len(), 4, "code of one is not taken for code of another");
+    }
+
+    #[test]
+    fn density_follows_what_is_wanted() {
+        for (density, few, many) in
+            [(Density::Auto, false, true), (Density::Fast, false, false), (Density::Dense, true, true)]
+        {
+            assert_eq!((density.is_dense(1_000), density.is_dense(20_000)), (few, many), "{density:?}");
+        }
     }
 
     #[test]
