@@ -1,7 +1,7 @@
 //! Reading one layer: decompression and the archive, every number in it bounded.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
 
 use flate2::bufread::MultiGzDecoder;
 use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
@@ -159,16 +159,19 @@ fn properties(bytes: &[u8], ahead: &mut Ahead) -> Result<(), Problem> {
 }
 
 /// Reads zstd content of several frames, as tools write it that make parts of layers seekable.
-struct ZstdFrames<R: BufRead> {
+struct ZstdFrames<R: Read> {
     state: Option<Frame<R>>,
 }
 
-enum Frame<R: BufRead> {
+/// What begins a frame, read ahead to see its kind, and the rest.
+type Begun<R> = Chain<Cursor<Vec<u8>>, R>;
+
+enum Frame<R: Read> {
     Between(R, FrameDecoder),
-    Inside(StreamingDecoder<R, FrameDecoder>),
+    Inside(StreamingDecoder<Begun<R>, FrameDecoder>),
 }
 
-impl<R: BufRead> ZstdFrames<R> {
+impl<R: Read> ZstdFrames<R> {
     fn new(reader: R) -> ZstdFrames<R> {
         let mut decoder = FrameDecoder::new();
         decoder.set_max_window_size(ZSTD_WINDOW);
@@ -176,7 +179,7 @@ impl<R: BufRead> ZstdFrames<R> {
     }
 }
 
-impl<R: BufRead> Read for ZstdFrames<R> {
+impl<R: Read> Read for ZstdFrames<R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         loop {
             match self.state.take() {
@@ -188,34 +191,37 @@ impl<R: BufRead> Read for ZstdFrames<R> {
                         self.state = Some(Frame::Inside(frame));
                         return Ok(count);
                     }
+                    // What was read ahead is used up: the decoder began with it.
                     let (reader, decoder) = frame.into_parts();
-                    self.state = Some(Frame::Between(reader, decoder));
+                    self.state = Some(Frame::Between(reader.into_inner().1, decoder));
                 }
                 Some(Frame::Between(mut reader, decoder)) => {
-                    if reader.fill_buf()?.is_empty() {
-                        return Ok(0);
+                    // A frame may begin in the last bytes of a buffer, so a look into it does not do.
+                    let mut magic = Vec::with_capacity(4);
+                    reader.by_ref().take(4).read_to_end(&mut magic)?;
+                    match *magic {
+                        [] => return Ok(0),
+                        [0x50..=0x5f, 0x2a, 0x4d, 0x18] => {
+                            skip_frame(&mut reader)?;
+                            self.state = Some(Frame::Between(reader, decoder));
+                        }
+                        _ => {
+                            let reader = Cursor::new(magic).chain(reader);
+                            let frame = StreamingDecoder::new_with_decoder(reader, decoder);
+                            self.state = Some(Frame::Inside(frame.map_err(io::Error::other)?));
+                        }
                     }
-                    if skip_frame(&mut reader)? {
-                        self.state = Some(Frame::Between(reader, decoder));
-                        continue;
-                    }
-                    let frame = StreamingDecoder::new_with_decoder(reader, decoder);
-                    self.state = Some(Frame::Inside(frame.map_err(io::Error::other)?));
                 }
             }
         }
     }
 }
 
-/// Skips a frame that holds no content, if one is next.
-fn skip_frame(reader: &mut impl BufRead) -> io::Result<bool> {
-    // One buffer holds far more than the first four bytes, unless the content ends there.
-    let [low @ 0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] = reader.fill_buf()? else { return Ok(false) };
-    let _ = low;
-    reader.consume(4);
+/// Skips the rest of a frame that holds no content.
+fn skip_frame(reader: &mut impl Read) -> io::Result<()> {
     let mut length = [0; 4];
     reader.read_exact(&mut length)?;
     let length = u64::from(u32::from_le_bytes(length));
     let skipped = io::copy(&mut reader.take(length), &mut io::sink())?;
-    if skipped == length { Ok(true) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    if skipped == length { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }

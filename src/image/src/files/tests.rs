@@ -422,6 +422,29 @@ fn compressed_layers_in_all_their_forms() {
     assert_eq!(world.listing().keys().collect::<Vec<_>>(), ["module.wasm"]);
 }
 
+/// Layers are read through a buffer of 64 KiB.
+#[test]
+fn frames_begin_anywhere_in_the_buffer() {
+    let layer = archive(&[wasm("m.wasm"), file("a", "1")]);
+    let (first, second) = layer.split_at(600);
+    let skippable = |length: usize| {
+        [&[0x50, 0x2a, 0x4d, 0x18][..], &u32::try_from(length).unwrap().to_le_bytes(), &vec![7; length]]
+            .concat()
+    };
+    for at in 65_532..=65_537 {
+        let before = zstd(first);
+        let begin = [skippable(at - before.len() - 8), before].concat();
+        assert_eq!(begin.len(), at);
+        for next in [skippable(9), Vec::new()] {
+            let world = World::new();
+            world
+                .unpack(&[[&begin[..], &next, &zstd(second), &skippable(0)].concat()], &Execution::default())
+                .unwrap();
+            assert_eq!(world.listing()["a"], "1", "{at}");
+        }
+    }
+}
+
 #[test]
 fn the_module_is_what_the_entrypoint_names() {
     let layer = || {
