@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -14,6 +14,7 @@ use crate::digest::Digest;
 use crate::error::Unusable;
 use crate::manifest::OCI_MANIFEST;
 use crate::shared::Shared;
+use crate::slots::Slots;
 use crate::{
     Credentials, ImageError, ImageFiles, LOCAL_REGISTRY, PullError, Reference, SignaturePolicy, manifest_for,
     registry, remote,
@@ -22,6 +23,9 @@ use crate::{
 /// Pulls from other registries that run at the same time; more wait. Two would fill most uplinks, a
 /// few more hide the round trips of small images.
 const PARALLEL_PULLS: usize = 4;
+
+/// Pulls from one host that run at the same time: the half, so that another registry finds room.
+const PARALLEL_PULLS_OF_HOST: usize = 2;
 
 /// What [`Images::open`] needs.
 #[derive(Clone, Debug)]
@@ -94,7 +98,7 @@ pub struct Listed {
 pub struct Images {
     shared: Arc<Shared>,
     pulls: Mutex<HashMap<Wanted, watch::Receiver<Option<Outcome>>>>,
-    slots: Arc<Semaphore>,
+    slots: Arc<Slots>,
     pull_timeout: Duration,
     stop: DropGuard,
 }
@@ -110,7 +114,7 @@ impl Images {
         Ok(Arc::new(Images {
             shared: Arc::new(Shared::open(config)?),
             pulls: Mutex::default(),
-            slots: Arc::new(Semaphore::new(PARALLEL_PULLS)),
+            slots: Arc::new(Slots::new(PARALLEL_PULLS, PARALLEL_PULLS_OF_HOST)),
             pull_timeout,
             stop: CancellationToken::new().drop_guard(),
         }))
@@ -254,14 +258,14 @@ impl Drop for Forget {
     }
 }
 
-async fn pull_alone(shared: &Arc<Shared>, slots: &Semaphore, limit: Duration, wanted: &Wanted) -> Outcome {
+async fn pull_alone(shared: &Arc<Shared>, slots: &Slots, limit: Duration, wanted: &Wanted) -> Outcome {
     let (reference, credentials) = wanted;
     let pull = async {
         let missing = || PullError::NotFound { reference: reference.to_string() };
         let digest = if reference.is_local() {
             shared.resolve(reference).ok_or_else(missing)?
         } else {
-            let _slot = slots.acquire().await.expect("the semaphore is never closed");
+            let _slot = slots.acquire(reference.host()).await;
             remote::fetch(shared, reference, credentials.as_ref()).await?
         };
         shared.prepare(reference, &digest).await

@@ -52,6 +52,7 @@ mod registry;
 mod remote;
 mod shared;
 mod signature;
+mod slots;
 mod wasm;
 
 #[cfg(test)]

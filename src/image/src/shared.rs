@@ -19,6 +19,7 @@ use crate::index::Index;
 use crate::manifest::{Execution, MAX_CONFIG, MAX_MANIFEST, Manifest};
 use crate::registry::uploads::Uploads;
 use crate::signature::{self, SignatureMode, is_signature, signature_tag};
+use crate::slots::Slots;
 use crate::{FormatError, ImageError, PullError, Reference, SignatureError, SignaturePolicy, wasm};
 
 /// Images that are unpacked at the same time. Decompressing is work for the processor: with more, pods
@@ -29,6 +30,10 @@ const PARALLEL_UNPACKING: usize = 1;
 /// slower answer to everybody else.
 const PARALLEL_DOWNLOADS: usize = 6;
 
+/// Blobs that are fetched at the same time from one host: the layers of one image, and the half of all, so
+/// that another registry finds room.
+const PARALLEL_DOWNLOADS_OF_HOST: usize = 3;
+
 pub(crate) struct Shared {
     pub(crate) content: Content,
     pub(crate) index: Index,
@@ -38,7 +43,7 @@ pub(crate) struct Shared {
     pub(crate) max_image_bytes: u64,
     pub(crate) plain_http: Vec<String>,
     pub(crate) policy: SignaturePolicy,
-    pub(crate) downloads: Semaphore,
+    pub(crate) downloads: Slots,
     /// What the policy has let in: repository and manifest.
     admitted: RwLock<HashSet<(String, Digest)>>,
     /// Images by the digest of their manifest, read once.
@@ -62,7 +67,7 @@ impl Shared {
             max_image_bytes,
             plain_http,
             policy,
-            downloads: Semaphore::new(PARALLEL_DOWNLOADS),
+            downloads: Slots::new(PARALLEL_DOWNLOADS, PARALLEL_DOWNLOADS_OF_HOST),
             admitted: RwLock::default(),
             described: RwLock::default(),
             unpacking: Arc::new(Semaphore::new(PARALLEL_UNPACKING)),

@@ -1,13 +1,31 @@
 //! Fetching content: checked while it is written, continued where it broke off.
+//!
+//! Downloads share a few slots of the node. One is held only while content comes, and comes fast enough: who
+//! is slower, or waits for another attempt, makes room for others.
 
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::Response;
 use reqwest::StatusCode;
 use reqwest::header::CONTENT_RANGE;
+use tokio::time::{Instant, timeout};
 
 use super::http::Failure;
 use super::{PAUSES, Pull, failed};
 use crate::PullError;
 use crate::content::{AppendError, Draft};
 use crate::format::Target;
+
+/// How long a registry may take to begin an answer with content, with authentication.
+const BEGIN: Duration = Duration::from_secs(60);
+
+/// Time in which the next [`LEAST`] bytes must come. Long enough for a lost connection to recover.
+const WINDOW: Duration = Duration::from_secs(30);
+
+/// Bytes that must come in each [`WINDOW`]: 16 KiB a second. At less, even an image of 10 MB would not be
+/// here when a pull's ten minutes are over.
+const LEAST: u64 = 30 * 16 * 1024;
 
 /// What came of one request.
 enum Came {
@@ -24,7 +42,8 @@ impl Pull<'_> {
         if self.shared.index.has_blob(&self.name, digest) {
             return Ok(());
         }
-        let _permit = self.shared.downloads.acquire().await.expect("the semaphore is never closed");
+        let host = self.reference.host();
+        let mut slot = self.shared.downloads.acquire(host).await;
         if self.is_shared(what, target).await? {
             return Ok(());
         }
@@ -46,7 +65,9 @@ impl Pull<'_> {
                 }
                 Err(Stop::Failure(failure)) => {
                     doubtful |= draft.size() > 0;
+                    drop(slot);
                     self.pause(failure, &mut pauses, what).await?;
+                    slot = self.shared.downloads.acquire(host).await;
                 }
                 Err(Stop::Pull(error)) => {
                     draft.discard();
@@ -54,6 +75,7 @@ impl Pull<'_> {
                 }
             }
         }
+        drop(slot);
         draft.finish().await.map_err(|error| self.store(error))?;
         let (name, digest, path) = (self.name.clone(), digest.clone(), draft.path().to_owned());
         let adopt =
@@ -67,7 +89,7 @@ impl Pull<'_> {
         if here != Some(target.size) {
             return Ok(false);
         }
-        match self.remote.has_content(&target.digest.to_string()).await {
+        match begun(self.remote.has_content(&target.digest.to_string())).await {
             Ok(true) => {}
             // Some registries have no such question; the answer to the real one counts.
             Ok(false) | Err(Failure::Final(_) | Failure::Passing(..)) => return Ok(false),
@@ -84,7 +106,7 @@ impl Pull<'_> {
         if first == target.size && first > 0 {
             return Ok(Came::Whole);
         }
-        let mut response = match self.remote.content(&target.digest.to_string(), first).await {
+        let mut response = match begun(self.remote.content(&target.digest.to_string(), first)).await {
             // It has less than we do.
             Err(Failure::Final(_)) if first > 0 => return Ok(Came::Restart),
             answer => answer?,
@@ -99,7 +121,8 @@ impl Pull<'_> {
             // All of it, although a part would do.
             draft.restart().await.map_err(|error| Stop::Pull(self.store(error)))?;
         }
-        while let Some(bytes) = response.chunk().await.map_err(Failure::of)? {
+        let mut pace = Pace::default();
+        while let Some(bytes) = pace.chunk(&mut response).await? {
             draft.append(&bytes).await.map_err(|error| match error {
                 AppendError::TooLarge => Stop::Pull(self.too_large(what, target.size)),
                 AppendError::Store(error) => Stop::Pull(self.store(error)),
@@ -109,6 +132,39 @@ impl Pull<'_> {
             true => Ok(Came::Whole),
             false => Err(Failure::passing("its content ended too early").into()),
         }
+    }
+}
+
+/// The answer to a request, if it begins in time.
+async fn begun<T>(request: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let late = |_| Failure::passing(format!("it did not answer in {} seconds", BEGIN.as_secs()));
+    timeout(BEGIN, request).await.map_err(late)?
+}
+
+/// Breaks off what comes too slowly. Only waiting for the registry counts.
+struct Pace {
+    left: Duration,
+    due: u64,
+}
+
+impl Default for Pace {
+    fn default() -> Pace {
+        Pace { left: WINDOW, due: LEAST }
+    }
+}
+
+impl Pace {
+    async fn chunk(&mut self, response: &mut Response) -> Result<Option<Bytes>, Failure> {
+        let began = Instant::now();
+        let slow =
+            |_| Failure::passing(format!("it sends less than {} bytes a second", LEAST / WINDOW.as_secs()));
+        let chunk = timeout(self.left, response.chunk()).await.map_err(slow)?.map_err(Failure::of)?;
+        self.left = self.left.saturating_sub(began.elapsed());
+        self.due = self.due.saturating_sub(chunk.as_ref().map_or(0, |bytes| bytes.len() as u64));
+        if self.due == 0 {
+            *self = Pace::default();
+        }
+        Ok(chunk)
     }
 }
 

@@ -263,3 +263,81 @@ async fn content_is_shared_between_repositories_that_both_have_it() {
     assert!(matches!(error, PullError::NotFound { .. }), "{error:?}");
     world.images.remove_pulled(&image.digest, &[].into()).await.unwrap();
 }
+
+/// A registry that answers like this when it is asked for content.
+async fn slow(
+    router: Router,
+    answer: impl Fn() -> Response + Clone + Send + Sync + 'static,
+) -> (String, DropGuard) {
+    serve(router.layer(from_fn(move |request: Request, next: Next| {
+        let answer = answer.clone();
+        async move {
+            match request.uri().path() {
+                path if path.contains("/blobs/") && !path.contains("/good/") => answer(),
+                _ => next.run(request).await,
+            }
+        }
+    })))
+    .await
+}
+
+fn trickle() -> Response {
+    let bytes = futures::stream::unfold((), async |()| {
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        Some((Ok::<_, Infallible>(Bytes::from_static(b"{")), ()))
+    });
+    Body::from_stream(bytes).into_response()
+}
+
+fn too_many() -> Response {
+    (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "30")]).into_response()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_registry_leaves_room_for_others_and_is_given_up() {
+    let world = world(|router| router).await;
+    let (host, _guard) = slow(world.server.registry_router(), trickle).await;
+    let mut pulls = Vec::new();
+    for number in 0..8 {
+        let name = format!("slow{number}");
+        world.tool.push(&name, "1", &large(100_000 + number)).await;
+        let (images, name) = (world.images.clone(), reference(&format!("{host}/{name}:1")));
+        pulls.push(tokio::spawn(async move { images.pull(&name, None).await }));
+    }
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    let began = tokio::time::Instant::now();
+    world.tool.push("web", "1", &module("m")).await;
+    world.pull("web:1").await.unwrap();
+    assert!(began.elapsed().as_secs() < 5, "{:?}", began.elapsed());
+    drop(pulls);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_too_slowly_is_broken_off() {
+    let world = world(|router| router).await;
+    let (host, _guard) = slow(world.server.registry_router(), trickle).await;
+    let package = world.tool.push("slow", "1", &large(1000)).await;
+    assert!(package.config.len() > 40, "{}", package.config.len());
+    let began = tokio::time::Instant::now();
+    let error = world.images.pull(&reference(&format!("{host}/slow:1")), None).await.unwrap_err();
+    let source = std::error::Error::source(&error).expect("what the registry did").to_string();
+    assert_eq!(source, "it sends less than 16384 bytes a second");
+    assert!(began.elapsed().as_secs() < 200, "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_pauses_makes_room() {
+    let world = world(|router| router).await;
+    let (host, _guard) = slow(world.server.registry_router(), too_many).await;
+    let shared = world.images.shared();
+    world.tool.push("busy", "1", &module("m")).await;
+    let (images, name) = (world.images.clone(), reference(&format!("{host}/busy:1")));
+    let pull = tokio::spawn(async move { images.pull(&name, None).await });
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    let began = tokio::time::Instant::now();
+    let all =
+        [shared.downloads.acquire(&host), shared.downloads.acquire(&host), shared.downloads.acquire(&host)];
+    drop(futures::future::join_all(all).await);
+    assert!(began.elapsed().as_secs() < 5, "{:?}", began.elapsed());
+    assert!(pull.await.unwrap().is_err());
+}
