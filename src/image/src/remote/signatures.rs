@@ -1,6 +1,7 @@
 //! Fetching the signatures of an image, as far as the node's policy wants them: they are kept beside the
 //! image, and looked at there.
 
+use reqwest::header::{HeaderMap, LINK};
 use serde_json::Value;
 
 use super::{Fetched, Pull};
@@ -9,6 +10,10 @@ use crate::digest::Digest;
 use crate::format;
 use crate::manifest::{Descriptor, Manifest};
 use crate::signature::{MAX_SIGNATURE, MAX_SIGNATURES, is_signature, signature_tag};
+
+/// Pages of referrers that are read. Registries put a hundred or more into one, and few images have more
+/// than one; who may push could make a list without end.
+const MAX_PAGES: usize = 16;
 
 impl Pull<'_> {
     /// Refuses an image that the policy does not let in. What was resolved must be signed: the index, or
@@ -48,26 +53,28 @@ impl Pull<'_> {
     /// What signs an image: by the API, or by the tag that stands for it in registries
     /// that do not have it.
     async fn referrers(&self, image: &Digest) -> Result<Vec<Descriptor>, PullError> {
-        let by_api = self.document(&format!("referrers/{image}"), "its referrers").await;
-        let bytes = match by_api {
-            Ok((bytes, _)) => bytes,
+        let path = format!("referrers/{image}");
+        let (bytes, mut next) = match self.document(&path, "its referrers").await {
+            Ok((bytes, headers)) => (bytes, next_page(&headers)),
             Err(PullError::NotFound { .. } | PullError::Registry { .. }) => {
                 let tag = format!("manifests/sha256-{}", image.hex());
                 match self.found(self.document(&tag, "its referrers").await)? {
-                    Some((bytes, _)) => bytes,
+                    Some((bytes, _)) => (bytes, None),
                     None => return Ok(Vec::new()),
                 }
             }
             Err(error) => return Err(error),
         };
-        // A registry may answer anything at a path it does not know.
-        let mut index: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-        let index: Manifest = serde_json::from_value(index.take()).unwrap_or_default();
-        let signs = |descriptor: &Descriptor| {
-            is_signature(descriptor.artifact_type.as_deref().unwrap_or_default())
-                || is_signature(&descriptor.media_type)
-        };
-        Ok(index.manifests.into_iter().filter(signs).take(MAX_SIGNATURES).collect())
+        let mut signatures = signatures_of(&bytes);
+        for _ in 1..MAX_PAGES {
+            let Some(query) = next.take().filter(|_| signatures.len() < MAX_SIGNATURES) else { break };
+            let page = self.document(&format!("{path}?{query}"), "its referrers").await;
+            let Some((bytes, headers)) = self.found(page)? else { break };
+            signatures.extend(signatures_of(&bytes));
+            next = next_page(&headers);
+        }
+        signatures.truncate(MAX_SIGNATURES);
+        Ok(signatures)
     }
 
     async fn keep_signature(&self, fetched: Fetched, tag: Option<String>) -> Result<(), PullError> {
@@ -87,4 +94,27 @@ impl Pull<'_> {
             Err(error) => Err(error),
         }
     }
+}
+
+/// The signatures that an answer lists.
+fn signatures_of(bytes: &[u8]) -> Vec<Descriptor> {
+    // A registry may answer anything at a path it does not know.
+    let mut index: Value = serde_json::from_slice(bytes).unwrap_or_default();
+    let index: Manifest = serde_json::from_value(index.take()).unwrap_or_default();
+    let signs = |descriptor: &Descriptor| {
+        is_signature(descriptor.artifact_type.as_deref().unwrap_or_default())
+            || is_signature(&descriptor.media_type)
+    };
+    index.manifests.into_iter().filter(signs).take(MAX_SIGNATURES).collect()
+}
+
+/// The query of the next page. Only that is taken of a link, so that it leads nowhere else.
+fn next_page(headers: &HeaderMap) -> Option<String> {
+    let links = headers.get_all(LINK).into_iter().filter_map(|value| value.to_str().ok());
+    links.flat_map(|links| links.split(',')).find_map(|link| {
+        let (address, kind) = link.trim().strip_prefix('<')?.split_once('>')?;
+        let next = kind.split(';').any(|word| matches!(word.trim(), "rel=\"next\"" | "rel=next"));
+        let (_, query) = address.split_once('?')?;
+        next.then(|| query.to_owned())
+    })
 }

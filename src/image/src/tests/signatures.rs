@@ -1,5 +1,7 @@
 //! Images that are let in or not, by signatures as cosign makes them.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use axum::extract::Request;
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
@@ -250,6 +252,50 @@ async fn bundles_are_found_by_the_api_and_by_its_tag() {
             let pulled = images.pull(&reference(&format!("{}/{name}:1", world.host)), None).await;
             assert_eq!(pulled.is_ok(), good, "{name} {pulled:?}");
         }
+    }
+}
+
+/// Long lists of referrers come in pages, and what signs an image may be on any of them.
+#[tokio::test]
+async fn signatures_are_found_on_later_pages() {
+    let pages = Arc::new(AtomicUsize::new(0));
+    let counted = pages.clone();
+    // Pages of one; the name says on which one the signature is.
+    let world = world(move |router| {
+        router.layer(from_fn(move |mut request: Request, next: Next| {
+            let counted = counted.clone();
+            async move {
+                if !request.uri().path().contains("/referrers/") {
+                    return next.run(request).await;
+                }
+                counted.fetch_add(1, Ordering::SeqCst);
+                let (path, query) =
+                    (request.uri().path().to_owned(), request.uri().query().map(str::to_owned));
+                let page =
+                    query.map_or(0, |query| query.trim_start_matches("page=").parse::<usize>().unwrap());
+                let last =
+                    path.split('/').nth(2).unwrap().trim_start_matches("page").parse::<usize>().unwrap();
+                if page == last {
+                    *request.uri_mut() = path.parse().unwrap();
+                    return next.run(request).await;
+                }
+                let link = format!("<http://elsewhere.example{path}?page={}>; rel=\"next\"", page + 1);
+                ([("link", link)], r#"{"schemaVersion": 2, "manifests": []}"#).into_response()
+            }
+        }))
+    })
+    .await;
+    let signer = Signer::ecdsa();
+    let (_dir, images) = guarded(vec![rule(&world.host, &[&signer])]);
+    for (page, good) in [(0, true), (1, true), (15, true), (16, false)] {
+        let name = format!("page{page}");
+        let digest = world.tool.push(&name, "1", &module(&name)).await.manifest_digest;
+        let bundle = bundle(&signer, "https://sigstore.dev/cosign/sign/v1", &digest);
+        world.tool.push_signature(&name, &digest, BUNDLE, &bundle, "", false).await;
+        pages.store(0, Ordering::SeqCst);
+        let pulled = images.pull(&reference(&format!("{}/{name}:1", world.host)), None).await;
+        assert_eq!(pulled.is_ok(), good, "{page} {pulled:?}");
+        assert_eq!(pages.load(Ordering::SeqCst), usize::min(page + 1, 16));
     }
 }
 
