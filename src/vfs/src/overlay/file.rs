@@ -77,11 +77,10 @@ impl OpenFile for OverlayFile {
     }
 
     fn set_times(&self, times: Times) -> Result<(), VfsError> {
-        if self.upper()?.is_none() {
-            let _names = self.core.names.lock();
-            self.core.copy_up(&self.item, false)?;
+        match self.upper()? {
+            Some(file) => file.set_times(times),
+            None => self.core.set_times(&self.item, times),
         }
-        self.current()?.set_times(times)
     }
 
     fn sync(&self, data_only: bool) -> Result<(), VfsError> {

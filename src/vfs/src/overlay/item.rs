@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-use crate::tree::{FileKind, Node};
+use crate::tree::{FileKind, Node, Stat};
 
 /// A file, directory or link of the overlay. While anybody holds one of a lower layer there is only one of it, so
 /// that all see it move to the upper layer.
@@ -16,6 +16,8 @@ pub(super) struct Item {
     pub(super) lowers: Vec<(usize, Node)>,
     /// The number that it had before it was copied up, if it has none of a lower layer to go by.
     pub(super) origin: Option<u64>,
+    /// Held by who copies it up, while `names` is not: others who want the copy wait for it.
+    pub(super) copying: Mutex<()>,
     state: Mutex<State>,
 }
 
@@ -27,6 +29,13 @@ pub(super) struct State {
     pub(super) place: Option<(Arc<Item>, Box<str>)>,
     /// Names of lower layers that are hidden: removed, or replaced by something new. Shared with listings.
     pub(super) covered: Arc<BTreeSet<Box<str>>>,
+    /// A directory that was removed: all names of lower layers are hidden.
+    pub(super) gone: bool,
+    /// The upper layer has its name, for a copy that is not whole yet. Nobody sees it: whoever finds the name
+    /// finds this item, which is remembered as long as somebody copies it.
+    pub(super) draft: bool,
+    /// New times, for what was removed and has no place to be copied to.
+    pub(super) times: Option<Stat>,
     pub(super) children: BTreeMap<Box<str>, Child>,
     /// How many entries `children` may get before dead ones are looked for.
     sweep_at: usize,
@@ -56,7 +65,7 @@ impl Item {
         place: Option<(Arc<Item>, Box<str>)>,
     ) -> Arc<Item> {
         let state = State { upper, place, ..State::default() };
-        Arc::new(Item { kind, lowers, origin, state: Mutex::new(state) })
+        Arc::new(Item { kind, lowers, origin, copying: Mutex::new(()), state: Mutex::new(state) })
     }
 
     pub(super) fn upper(&self) -> Option<Node> {
@@ -65,6 +74,28 @@ impl Item {
 
     pub(super) fn set_upper(&self, node: Node) {
         self.state.lock().upper = Some(node);
+    }
+
+    pub(super) fn is_draft(&self) -> bool {
+        self.state.lock().draft
+    }
+
+    /// Says whether there is a copy that is not whole; gives what was said before.
+    pub(super) fn set_draft(&self, draft: bool) -> bool {
+        std::mem::replace(&mut self.state.lock().draft, draft)
+    }
+
+    /// Gives new times to what has no name any more.
+    pub(super) fn set_times(&self, stat: Stat) {
+        self.state.lock().times = Some(stat);
+    }
+
+    /// What a lower layer says of it, with the times that it was given.
+    pub(super) fn with_times(&self, stat: Stat) -> Stat {
+        match self.state.lock().times {
+            None => stat,
+            Some(Stat { accessed, modified, changed, .. }) => Stat { accessed, modified, changed, ..stat },
+        }
     }
 
     pub(super) fn place(&self) -> Option<(Arc<Item>, Box<str>)> {
@@ -81,7 +112,8 @@ impl Item {
     }
 
     pub(super) fn covers(&self, name: &str) -> bool {
-        self.state.lock().covered.contains(name)
+        let state = self.state.lock();
+        state.gone || state.covered.contains(name)
     }
 
     /// Hides a name of the lower layers; true if it was not hidden already.
@@ -122,13 +154,15 @@ impl Item {
         !self.lowers.is_empty() || !state.covered.is_empty() || state.children.values().any(kept)
     }
 
-    /// The end of the overlay: takes apart what holds each other, and says how the covered names were called.
+    /// The end of a directory, or of all: takes apart what holds each other, and says how the covered names were
+    /// called. They stay hidden for who has it open.
     pub(super) fn take_apart(self: &Arc<Item>, mut covered: impl FnMut(&str)) {
         let mut left = vec![Arc::clone(self)];
         while let Some(item) = left.pop() {
             let (children, place) = {
                 let mut state = item.state.lock();
-                state.covered.iter().for_each(|name| covered(name));
+                std::mem::take(&mut state.covered).iter().for_each(|name| covered(name));
+                state.gone = true;
                 (std::mem::take(&mut state.children), state.place.take())
             };
             drop(place);

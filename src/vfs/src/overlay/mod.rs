@@ -10,7 +10,9 @@
 //! open for reading reads the copy from then on. Inode numbers stay, but for files that have several names in a
 //! lower layer: the copy is one of the name that was written to alone. Modes are those of new files.
 //!
-//! Locks: `names` is held while names are looked up or changed, so each operation is one step.
+//! Locks: `names` is held while names are looked up or changed, so each operation is one step. Content is copied
+//! without it, behind the file's name in the upper layer, which nobody sees until the copy is whole; before `names`
+//! comes the lock of the file that is copied.
 
 mod file;
 mod item;
@@ -25,6 +27,7 @@ use parking_lot::Mutex;
 use self::file::{OverlayFile, READ};
 use self::item::{Child, Item};
 use self::listing::Listing;
+use crate::clock::now;
 use crate::error::VfsError;
 use crate::quota::Quota;
 use crate::tree::{Access, Cursor, FileKind, NewTime, Node, OpenFile, Stat, Times, Tree, next_device};
@@ -146,43 +149,103 @@ impl Core {
         Ok(above)
     }
 
-    /// Makes the upper layer have this, with or without its content.
+    /// Makes the upper layer have this, with or without its content. Not to be called with `names` locked: content
+    /// is copied without.
     fn copy_up(&self, item: &Arc<Item>, without_content: bool) -> Result<Node, VfsError> {
-        if item.kind == FileKind::Directory {
-            return self.copy_up_directory(item);
-        }
-        if let Some(node) = item.upper() {
-            return Ok(node);
-        }
-        let (parent, name) = item.place().ok_or(VfsError::NoEntry)?;
-        let (layer, below) = item.lowers.first().ok_or(VfsError::NoEntry)?;
-        let lower = &self.lowers[*layer];
-        let above = self.copy_up_directory(&parent)?;
-        match item.kind {
-            FileKind::Symlink => self.upper.symlink(&above, &name, &lower.read_link(below)?)?,
-            FileKind::File => {
-                let write = Access { read: false, write: true, truncate: false };
-                let file = self.upper.create(&above, &name, write)?;
-                let copied = if without_content { Ok(()) } else { copy(&*lower.open(below, READ)?, &*file) };
-                if let Err(error) = copied.and_then(|()| file.set_times(self.times_below(item)?)) {
-                    drop(file);
-                    let _ = self.upper.unlink(&above, &name);
-                    return Err(error);
-                }
+        let _copying = item.copying.lock();
+        let (above, name, file) = {
+            let _names = self.names.lock();
+            if item.kind != FileKind::File {
+                self.copy_up_now(item)?;
             }
-            FileKind::Directory | FileKind::Other => return Err(VfsError::Unsupported),
+            if let Some(node) = item.upper() {
+                return Ok(node);
+            }
+            let (parent, name) = item.place().ok_or(VfsError::NoEntry)?;
+            let above = self.copy_up_directory(&parent)?;
+            let file =
+                self.upper.create(&above, &name, Access { read: false, write: true, truncate: false })?;
+            item.set_draft(true);
+            (above, name, file)
+        };
+        let copied = self.copy_content(item, &*file, without_content);
+        let _names = self.names.lock();
+        // Who removed or replaced it meanwhile did so with the copy.
+        let (ours, place) = (item.set_draft(false), item.place());
+        match (copied, place) {
+            (Ok(()), Some((parent, name))) if ours => self.publish(item, &parent, &name),
+            (copied, _) => {
+                drop(file);
+                if ours {
+                    let _ = self.upper.unlink(&above, &name);
+                }
+                Err(copied.err().unwrap_or(VfsError::NoEntry))
+            }
         }
-        let node = self.upper.lookup(&above, &name)?;
-        let stat = lower.stat(below)?;
+    }
+
+    fn copy_content(&self, item: &Item, to: &dyn OpenFile, without_content: bool) -> Result<(), VfsError> {
+        let (layer, below) = item.lowers.first().ok_or(VfsError::NoEntry)?;
+        if !without_content {
+            copy(&*self.lowers[*layer].open(below, READ)?, to)?;
+        }
+        to.set_times(self.times_below(item)?)
+    }
+
+    /// Makes the upper layer have a directory or link; false for a file that [`Core::copy_up`] has to copy before.
+    fn copy_up_now(&self, item: &Arc<Item>) -> Result<bool, VfsError> {
+        if item.upper().is_some() {
+            return Ok(true);
+        }
+        match item.kind {
+            FileKind::Directory => self.copy_up_directory(item).map(|_| true),
+            FileKind::File => Ok(false),
+            FileKind::Symlink => {
+                let (parent, name) = item.place().ok_or(VfsError::NoEntry)?;
+                let (layer, below) = item.lowers.first().ok_or(VfsError::NoEntry)?;
+                let target = self.lowers[*layer].read_link(below)?;
+                self.upper.symlink(&self.copy_up_directory(&parent)?, &name, &target)?;
+                self.publish(item, &parent, &name).map(|_| true)
+            }
+            FileKind::Other => Err(VfsError::Unsupported),
+        }
+    }
+
+    /// From now on the file or link is what the upper layer has under its name.
+    fn publish(&self, item: &Arc<Item>, parent: &Arc<Item>, name: &str) -> Result<Node, VfsError> {
+        let (layer, below) = item.lowers.first().ok_or(VfsError::NoEntry)?;
+        let above = parent.upper().ok_or(VfsError::NoEntry)?;
+        let node = self.upper.lookup(&above, name)?;
+        let stat = self.lowers[*layer].stat(below)?;
         let child = if stat.links > 1 {
             Child::Seen(Arc::downgrade(item))
         } else {
             Child::Copied(self.number(*layer + 1, stat.inode), Arc::downgrade(item))
         };
-        parent.remember(&name, child);
-        self.keep(&parent);
+        parent.remember(name, child);
+        self.keep(parent);
         item.set_upper(node.clone());
         Ok(node)
+    }
+
+    fn set_times(&self, item: &Arc<Item>, times: Times) -> Result<(), VfsError> {
+        match self.copy_up(item, false) {
+            Ok(above) => self.upper.set_times(&above, times),
+            // Who has it open sees it, and nobody else ever will.
+            Err(VfsError::NoEntry) if item.place().is_none() => {
+                let (stat, now) = (self.stat(item)?, now());
+                let new = |time, old| match time {
+                    NewTime::Keep => old,
+                    NewTime::Now => now,
+                    NewTime::At(time) => time,
+                };
+                let (accessed, modified) =
+                    (new(times.accessed, stat.accessed), new(times.modified, stat.modified));
+                item.set_times(Stat { accessed, modified, changed: now, ..stat });
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn times_below(&self, item: &Item) -> Result<Times, VfsError> {
@@ -217,6 +280,15 @@ impl Core {
         }
     }
 
+    /// What has no name any more: with a directory go its covered names, and what they cost.
+    fn end(&self, item: &Arc<Item>) {
+        item.set_place(None);
+        item.set_draft(false);
+        if item.kind == FileKind::Directory {
+            item.take_apart(|name| self.upper.quota().release_entry(name));
+        }
+    }
+
     fn number(&self, layer: usize, inode: u64) -> u64 {
         inode.wrapping_mul(self.lowers.len() as u64 + 1).wrapping_add(layer as u64)
     }
@@ -236,6 +308,7 @@ impl Core {
             }
             (None, None) => self.number(0, stat.inode),
         };
+        let stat = if above { stat } else { item.with_times(stat) };
         Ok(Stat { device: self.device, inode, ..stat })
     }
 
@@ -311,9 +384,7 @@ impl Tree for OverlayTree {
     }
 
     fn set_times(&self, node: &Node, times: Times) -> Result<(), VfsError> {
-        let _names = self.core.names.lock();
-        let above = self.core.copy_up(&node.of(), false)?;
-        self.core.upper.set_times(&above, times)
+        self.core.set_times(&node.of(), times)
     }
 
     fn open(&self, node: &Node, access: Access) -> Result<Arc<dyn OpenFile>, VfsError> {
@@ -321,12 +392,11 @@ impl Tree for OverlayTree {
         if item.kind != FileKind::File {
             return Err(VfsError::Access);
         }
+        if access.write || access.truncate {
+            core.copy_up(&item, access.truncate)?;
+        }
         let _names = core.names.lock();
-        let above = match item.upper() {
-            None if access.write || access.truncate => Some(core.copy_up(&item, access.truncate)?),
-            upper => upper,
-        };
-        if let Some(above) = above {
+        if let Some(above) = item.upper() {
             let file = core.upper.open(&above, access)?;
             return Ok(Arc::new(OverlayFile::above(core, item, file)));
         }
@@ -366,22 +436,8 @@ impl Tree for OverlayTree {
     }
 
     fn link(&self, from: &Node, name: &str, to: &Node, new_name: &str) -> Result<(), VfsError> {
-        let core = &self.core;
-        let _names = core.names.lock();
-        let (from, to) = (from.of::<Item>(), to.of::<Item>());
-        let item = core.child(&from, name)?;
-        if item.kind == FileKind::Directory {
-            return Err(VfsError::NotPermitted);
-        }
-        let into = self.place_for(&to, new_name)?;
-        core.copy_up(&item, false)?;
-        let above = from.upper().ok_or(VfsError::NoEntry)?;
-        core.upper.link(&above, name, &into, new_name)?;
-        if let (Some(number), _) = from.child(name) {
-            to.remember(new_name, Child::Copied(number, Arc::downgrade(&item)));
-            core.keep(&to);
-        }
-        Ok(())
+        let (from, to) = (from.of(), to.of());
+        self.with_copies(|| self.try_link(&from, name, &to, new_name))
     }
 
     fn unlink(&self, dir: &Node, name: &str) -> Result<(), VfsError> {
@@ -410,59 +466,8 @@ impl Tree for OverlayTree {
     }
 
     fn rename(&self, from: &Node, name: &str, to: &Node, new_name: &str) -> Result<(), VfsError> {
-        let core = &self.core;
-        let _names = core.names.lock();
-        let (from, to) = (from.of::<Item>(), to.of::<Item>());
-        let item = core.child(&from, name)?;
-        if item.kind == FileKind::Directory && within(&to, &item) {
-            return Err(VfsError::Invalid);
-        }
-        let old = found(core.child(&to, new_name))?;
-        if let Some(old) = &old {
-            if core.same_file(old, &item)? {
-                return Ok(()); // two names of one file: nothing happens, says POSIX
-            }
-            match (item.kind, old.kind) {
-                (_, FileKind::Directory) if within(&from, old) => return Err(VfsError::NotEmpty),
-                (FileKind::Directory, FileKind::Directory) if core.is_empty(old)? => {}
-                (FileKind::Directory, FileKind::Directory) => return Err(VfsError::NotEmpty),
-                (FileKind::Directory, _) => return Err(VfsError::NotDirectory),
-                (_, FileKind::Directory) => return Err(VfsError::IsDirectory),
-                _ => {}
-            }
-        }
-        let into = core.copy_up_directory(&to)?;
-        core.copy_up(&item, false)?;
-        let above = from.upper().ok_or(VfsError::NoEntry)?;
-        let leaves = core.covering(&from, name)?;
-        let arrives = core.covering(&to, new_name).inspect_err(|_| core.not_covering(leaves, name))?;
-        if let Err(error) = core.upper.rename(&above, name, &into, new_name) {
-            core.not_covering(leaves, name);
-            core.not_covering(arrives, new_name);
-            return Err(error);
-        }
-        core.cover(leaves, &from, name);
-        core.cover(arrives, &to, new_name);
-        if let Some(old) = old {
-            old.set_place(None);
-        }
-        to.forget(new_name);
-        item.set_place(Some((Arc::clone(&to), new_name.into())));
-        let child = match from.forget(name) {
-            _ if item.kind == FileKind::Directory && item.is_special() => {
-                Some(Child::Kept(Arc::clone(&item)))
-            }
-            Some(Child::Kept(item)) => Some(Child::Seen(Arc::downgrade(&item))),
-            other => other,
-        };
-        if let Some(child) = child {
-            let keep = !matches!(child, Child::Seen(_));
-            to.remember(new_name, child);
-            if keep {
-                core.keep(&to);
-            }
-        }
-        Ok(())
+        let (from, to) = (from.of(), to.of());
+        self.with_copies(|| self.try_rename(&from, name, &to, new_name))
     }
 
     fn read_directory(&self, dir: &Node) -> Result<Box<dyn Cursor>, VfsError> {
@@ -488,17 +493,119 @@ impl OverlayTree {
         }
     }
 
+    /// Does what needs files to be copied up. Each is copied or removed once in an overlay's life, so there is an
+    /// end to it whatever others do meanwhile.
+    fn with_copies(&self, mut attempt: impl FnMut() -> Result<Tried, VfsError>) -> Result<(), VfsError> {
+        loop {
+            let Tried::Copy(item) = attempt()? else { return Ok(()) };
+            match self.core.copy_up(&item, false) {
+                // Removed meanwhile: something else may have its name now.
+                Err(VfsError::NoEntry) if item.place().is_none() => {}
+                copied => drop(copied?),
+            }
+        }
+    }
+
+    fn try_link(
+        &self,
+        from: &Arc<Item>,
+        name: &str,
+        to: &Arc<Item>,
+        new_name: &str,
+    ) -> Result<Tried, VfsError> {
+        let core = &self.core;
+        let _names = core.names.lock();
+        let item = core.child(from, name)?;
+        if item.kind == FileKind::Directory {
+            return Err(VfsError::NotPermitted);
+        }
+        let into = self.place_for(to, new_name)?;
+        if !core.copy_up_now(&item)? {
+            return Ok(Tried::Copy(item));
+        }
+        let above = from.upper().ok_or(VfsError::NoEntry)?;
+        core.upper.link(&above, name, &into, new_name)?;
+        if let (Some(number), _) = from.child(name) {
+            to.remember(new_name, Child::Copied(number, Arc::downgrade(&item)));
+            core.keep(to);
+        }
+        Ok(Tried::Done)
+    }
+
+    fn try_rename(
+        &self,
+        from: &Arc<Item>,
+        name: &str,
+        to: &Arc<Item>,
+        new_name: &str,
+    ) -> Result<Tried, VfsError> {
+        let core = &self.core;
+        let _names = core.names.lock();
+        let item = core.child(from, name)?;
+        if item.kind == FileKind::Directory && within(to, &item) {
+            return Err(VfsError::Invalid);
+        }
+        let old = found(core.child(to, new_name))?;
+        if let Some(old) = &old {
+            if core.same_file(old, &item)? {
+                return Ok(Tried::Done); // two names of one file: nothing happens, says POSIX
+            }
+            match (item.kind, old.kind) {
+                (_, FileKind::Directory) if within(from, old) => return Err(VfsError::NotEmpty),
+                (FileKind::Directory, FileKind::Directory) if core.is_empty(old)? => {}
+                (FileKind::Directory, FileKind::Directory) => return Err(VfsError::NotEmpty),
+                (FileKind::Directory, _) => return Err(VfsError::NotDirectory),
+                (_, FileKind::Directory) => return Err(VfsError::IsDirectory),
+                _ => {}
+            }
+        }
+        let into = core.copy_up_directory(to)?;
+        if !core.copy_up_now(&item)? {
+            return Ok(Tried::Copy(item));
+        }
+        let above = from.upper().ok_or(VfsError::NoEntry)?;
+        let leaves = core.covering(from, name)?;
+        let arrives = core.covering(to, new_name).inspect_err(|_| core.not_covering(leaves, name))?;
+        if let Err(error) = core.upper.rename(&above, name, &into, new_name) {
+            core.not_covering(leaves, name);
+            core.not_covering(arrives, new_name);
+            return Err(error);
+        }
+        core.cover(leaves, from, name);
+        core.cover(arrives, to, new_name);
+        if let Some(old) = old {
+            core.end(&old);
+        }
+        to.forget(new_name);
+        item.set_place(Some((Arc::clone(to), new_name.into())));
+        let child = match from.forget(name) {
+            _ if item.kind == FileKind::Directory && item.is_special() => {
+                Some(Child::Kept(Arc::clone(&item)))
+            }
+            Some(Child::Kept(item)) => Some(Child::Seen(Arc::downgrade(&item))),
+            other => other,
+        };
+        if let Some(child) = child {
+            let keep = !matches!(child, Child::Seen(_));
+            to.remember(new_name, child);
+            if keep {
+                core.keep(to);
+            }
+        }
+        Ok(Tried::Done)
+    }
+
     /// Takes a name away, above with `remove`, below by covering it.
     fn remove(
         &self,
         dir: &Arc<Item>,
         name: &str,
-        item: &Item,
+        item: &Arc<Item>,
         remove: impl FnOnce(&Node) -> Result<(), VfsError>,
     ) -> Result<(), VfsError> {
         let core = &self.core;
         let due = core.covering(dir, name)?;
-        if item.upper().is_some()
+        if (item.upper().is_some() || item.is_draft())
             && let Some(above) = dir.upper()
             && let Err(error) = remove(&above)
         {
@@ -507,9 +614,16 @@ impl OverlayTree {
         }
         core.cover(due, dir, name);
         dir.forget(name);
-        item.set_place(None);
+        core.end(item);
         Ok(())
     }
+}
+
+/// What came of an attempt to change names.
+enum Tried {
+    Done,
+    /// First this file is to be copied up.
+    Copy(Arc<Item>),
 }
 
 fn node(item: Arc<Item>) -> Node {

@@ -1,7 +1,12 @@
 //! What is an overlay's own: two kinds of layers, and what is remembered between them.
 
 use std::collections::BTreeSet;
+use std::sync::{Arc, Barrier};
+use std::time::{Duration, SystemTime};
 
+use super::OverlayTree;
+use crate::memory::MemoryTree;
+use crate::tree::{Access, NewTime, Node, OpenFile, Stat, Times, Tree};
 use crate::{Directory, OpenOptions, VfsError, Volume};
 
 const READ: OpenOptions = OpenOptions {
@@ -172,9 +177,216 @@ fn who_has_a_removed_file_open_reads_on() {
     let mut buffer = [0; 8];
     assert_eq!(file.read_at(0, &mut buffer).unwrap(), 1);
     assert_eq!(file.stat().unwrap().links, 0);
-    fails(file.set_times(crate::Times::default()), "NoEntry");
+    let before = file.stat().unwrap();
+    let modified = SystemTime::UNIX_EPOCH + Duration::from_secs(7);
+    file.set_times(Times { accessed: NewTime::Keep, modified: NewTime::At(modified) }).unwrap();
+    let after = file.stat().unwrap();
+    assert_eq!((after.modified, after.accessed, after.links), (modified, before.accessed, 0));
+    assert_eq!((names(&root), volume.usage().bytes), (Vec::<String>::new(), 0), "nothing is copied for it");
     root.write("f", b"another").unwrap();
     assert_eq!(file.stat().unwrap().size, 1);
+}
+
+#[test]
+fn a_removed_folder_costs_no_more_than_its_name() {
+    let files: Vec<String> = (0..500).map(|n| format!("d/{}/{n}", n % 5)).collect();
+    let paths: Vec<&str> = files.iter().map(String::as_str).collect();
+    for replaced in [false, true] {
+        let (_below, volume) = over(&paths, 1 << 20);
+        let root = volume.root();
+        let open = root.open_directory("d/0").unwrap();
+        files.iter().for_each(|file| root.unlink(file).unwrap());
+        assert!(volume.usage().entries >= 500);
+        if replaced {
+            root.create_directory("new").unwrap();
+            for n in 0..5 {
+                root.rename("new", &root, &format!("d/{n}")).unwrap();
+                root.rename(&format!("d/{n}"), &root, "new").unwrap();
+            }
+            root.remove_directory("new").unwrap();
+        } else {
+            (0..5).for_each(|n| root.remove_directory(&format!("d/{n}")).unwrap());
+        }
+        root.remove_directory("d").unwrap();
+        assert_eq!(volume.usage().entries, 1, "only that it is gone, {replaced}");
+        assert_eq!(names(&open), [""; 0], "nothing comes back for who has it open");
+        fails(open.read("0", 9), "NoEntry");
+        fails(open.write("0", b""), "NoEntry");
+        drop((open, root));
+        assert_eq!(volume.usage().entries, 1);
+    }
+}
+
+/// Memory whose files are read only when the test lets them be: half of each, and then the rest.
+struct Gate {
+    memory: Arc<dyn Tree>,
+    reached: Barrier,
+    opened: Barrier,
+}
+
+struct Gated(Arc<dyn OpenFile>, Arc<Gate>);
+
+impl Gate {
+    fn file(self: &Arc<Gate>, node: &Node) -> Arc<dyn OpenFile> {
+        Arc::new(Gated(self.memory.open(node, super::READ).unwrap(), Arc::clone(self)))
+    }
+}
+
+/// A handle of the gate that is a tree.
+struct Gates(Arc<Gate>);
+
+impl OpenFile for Gated {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, VfsError> {
+        if offset > 0 {
+            self.1.reached.wait();
+            self.1.opened.wait();
+        }
+        let length = buffer.len().min(if offset == 0 { 2 } else { 9 });
+        self.0.read_at(offset, &mut buffer[..length])
+    }
+    fn write_at(&self, _: u64, _: &[u8]) -> Result<usize, VfsError> {
+        Err(VfsError::ReadOnly)
+    }
+    fn append(&self, _: &[u8]) -> Result<usize, VfsError> {
+        Err(VfsError::ReadOnly)
+    }
+    fn set_size(&self, _: u64) -> Result<(), VfsError> {
+        Err(VfsError::ReadOnly)
+    }
+    fn stat(&self) -> Result<Stat, VfsError> {
+        self.0.stat()
+    }
+    fn set_times(&self, _: Times) -> Result<(), VfsError> {
+        Err(VfsError::ReadOnly)
+    }
+    fn blocking(&self) -> bool {
+        false
+    }
+    fn sync(&self, _: bool) -> Result<(), VfsError> {
+        Ok(())
+    }
+}
+
+impl Tree for Gates {
+    fn device(&self) -> u64 {
+        self.0.memory.device()
+    }
+    fn blocking(&self) -> bool {
+        false
+    }
+    fn usage(&self) -> crate::volume::Usage {
+        self.0.memory.usage()
+    }
+    fn quota(&self) -> &crate::quota::Quota {
+        self.0.memory.quota()
+    }
+    fn root(&self) -> Node {
+        self.0.memory.root()
+    }
+    fn lookup(&self, dir: &Node, name: &str) -> Result<Node, VfsError> {
+        self.0.memory.lookup(dir, name)
+    }
+    fn stat(&self, node: &Node) -> Result<Stat, VfsError> {
+        self.0.memory.stat(node)
+    }
+    fn set_times(&self, _: &Node, _: Times) -> Result<(), VfsError> {
+        Err(VfsError::ReadOnly)
+    }
+    fn open(&self, node: &Node, _: Access) -> Result<Arc<dyn OpenFile>, VfsError> {
+        Ok(self.0.file(node))
+    }
+    fn create(&self, _: &Node, _: &str, _: Access) -> Result<Arc<dyn OpenFile>, VfsError> {
+        Err(VfsError::ReadOnly)
+    }
+    fn create_directory(&self, _: &Node, _: &str) -> Result<(), VfsError> {
+        Err(VfsError::ReadOnly)
+    }
+    fn symlink(&self, _: &Node, _: &str, _: &str) -> Result<(), VfsError> {
+        Err(VfsError::ReadOnly)
+    }
+    fn read_link(&self, node: &Node) -> Result<String, VfsError> {
+        self.0.memory.read_link(node)
+    }
+    fn link(&self, _: &Node, _: &str, _: &Node, _: &str) -> Result<(), VfsError> {
+        Err(VfsError::ReadOnly)
+    }
+    fn unlink(&self, _: &Node, _: &str) -> Result<(), VfsError> {
+        Err(VfsError::ReadOnly)
+    }
+    fn remove_directory(&self, _: &Node, _: &str) -> Result<(), VfsError> {
+        Err(VfsError::ReadOnly)
+    }
+    fn rename(&self, _: &Node, _: &str, _: &Node, _: &str) -> Result<(), VfsError> {
+        Err(VfsError::ReadOnly)
+    }
+    fn read_directory(&self, dir: &Node) -> Result<Box<dyn crate::tree::Cursor>, VfsError> {
+        self.0.memory.read_directory(dir)
+    }
+    fn sync(&self, _: &Node) -> Result<(), VfsError> {
+        Ok(())
+    }
+}
+
+/// While a file is copied up others use the overlay, see the file as it was, and may remove or replace it.
+#[test]
+fn names_are_free_while_a_file_is_copied() {
+    #[track_caller]
+    fn check(meanwhile: impl FnOnce(&OverlayTree, &Node), written: Result<(), &str>, left: &[(&str, &[u8])]) {
+        const CREATE: Access = Access { read: true, write: true, truncate: false };
+        let memory = MemoryTree::new(None, None);
+        memory.create(&memory.root(), "f", CREATE).unwrap().append(b"whole").unwrap();
+        let gate =
+            Arc::new(Gate { memory: Arc::new(memory), reached: Barrier::new(2), opened: Barrier::new(2) });
+        let tree =
+            OverlayTree::new(vec![Arc::new(Gates(Arc::clone(&gate)))], Arc::new(MemoryTree::new(None, None)));
+        let root = tree.root();
+        let file = tree.lookup(&root, "f").unwrap();
+        std::thread::scope(|threads| {
+            let writer =
+                threads.spawn(|| tree.open(&file, CREATE).and_then(|file| file.append(b"!")).map(drop));
+            gate.reached.wait();
+            assert_eq!(tree.stat(&file).unwrap().size, 5, "what is not whole is not seen");
+            assert_eq!(
+                tree.lookup(&root, "none").err().map(|error| format!("{error:?}")).unwrap(),
+                "NoEntry"
+            );
+            assert!(matches!(tree.create(&root, "f", CREATE).map(drop), Err(VfsError::Exists)));
+            let mut listing = tree.read_directory(&root).unwrap();
+            assert_eq!(listing.next().unwrap().unwrap().name, "f");
+            assert_eq!(listing.next().unwrap(), None);
+            meanwhile(&tree, &root);
+            gate.opened.wait();
+            gate.reached.wait(); // the end of the file
+            gate.opened.wait();
+            assert_eq!(
+                writer.join().unwrap().map_err(|error| format!("{error:?}")),
+                written.map_err(str::to_owned)
+            );
+        });
+        let mut listing = tree.read_directory(&root).unwrap();
+        for (name, content) in left {
+            assert_eq!(listing.next().unwrap().unwrap().name, *name);
+            let mut buffer = [0; 16];
+            let file = tree.open(&tree.lookup(&root, name).unwrap(), CREATE).unwrap();
+            let count = file.read_at(0, &mut buffer).unwrap();
+            assert_eq!(&buffer[..count], *content);
+        }
+        assert_eq!(listing.next().unwrap(), None);
+    }
+    const NEW: Access = Access { read: true, write: true, truncate: false };
+    let (whole, gone) = (&b"whole!"[..], Err("NoEntry"));
+    check(|_, _| {}, Ok(()), &[("f", whole)]);
+    check(|tree, root| tree.unlink(root, "f").unwrap(), gone, &[]);
+    let replace = |tree: &OverlayTree, root: &Node| {
+        tree.create(root, "g", NEW).unwrap().append(b"other").unwrap();
+        tree.rename(root, "g", root, "f").unwrap();
+    };
+    check(replace, gone, &[("f", b"other")]);
+    let again = |tree: &OverlayTree, root: &Node| {
+        tree.unlink(root, "f").unwrap();
+        tree.create(root, "f", NEW).unwrap().append(b"new").unwrap();
+    };
+    check(again, gone, &[("f", b"new")]);
 }
 
 /// Each name that is there all the time is told once: also those that are copied up, replaced or moved over.
