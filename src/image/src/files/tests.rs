@@ -355,6 +355,51 @@ fn bombs_do_not_go_off() {
     refused(limits, &[window], "");
 }
 
+/// Links with long targets, and folders with long paths, cost an archive next to nothing.
+#[test]
+fn many_long_names_are_refused_before_they_are_held() {
+    #[track_caller]
+    fn refused(add: impl Fn(&mut Tree, usize) -> Result<(), String>) {
+        let mut tree = Tree::new(100_000);
+        tree.begin_layer();
+        let error = (0..100_000).find_map(|number| add(&mut tree, number).err()).expect("it ends");
+        assert_eq!(error, "paths and links have more than 33554432 bytes");
+    }
+    let target = vec![b'x'; 2048];
+    refused(|tree, number| tree.put(number.to_string().as_bytes(), Node::Link(target.clone())));
+    let deep = "0123456789abcdef/".repeat(100);
+    refused(|tree, number| tree.folder(format!("{deep}{number}").as_bytes()));
+    // The same through a link to a deep folder: what is written is short.
+    let mut tree = Tree::new(100_000);
+    tree.begin_layer();
+    tree.folder(deep.as_bytes()).unwrap();
+    tree.put(b"l", Node::Link(deep.clone().into_bytes())).unwrap();
+    assert!((0..100_000).any(|number| tree.folder(format!("l/{number}").as_bytes()).is_err()));
+}
+
+/// Each whiteout of everything is a few bytes; together they must not cost the square of what there is.
+#[test]
+fn hiding_again_and_again_is_not_looking_again_and_again() {
+    let mut tree = Tree::new(100_000);
+    tree.begin_layer();
+    tree.put(b"d/below", Node::Link(b"x".to_vec())).unwrap();
+    tree.begin_layer();
+    for number in 0..20_000 {
+        tree.folder(format!("d/{number}").as_bytes()).unwrap();
+    }
+    // Looked at each time these would take minutes.
+    for _ in 0..20_000 {
+        tree.put(b"d/.wh..wh..opq", Node::Link(b"x".to_vec())).unwrap();
+        tree.put(b".wh.d", Node::Link(b"x".to_vec())).unwrap();
+    }
+    assert!(tree.look_up(b"d/below").is_none());
+    assert!(tree.look_up(b"d/19999").is_some());
+    // In the next layer there is something to hide again.
+    tree.begin_layer();
+    tree.put(b"d/.wh..wh..opq", Node::Link(b"x".to_vec())).unwrap();
+    assert!(tree.look_up(b"d/19999").is_none());
+}
+
 /// Whatever a byte is changed to: no panic, and nothing outside.
 #[test]
 fn damaged_layers_are_errors_or_files() {

@@ -13,6 +13,10 @@ pub(super) const MAX_ENTRIES: usize = 100_000;
 /// Bytes that a path may have. Linux has 4,096 for a whole path; the store's folder needs some.
 pub(super) const MAX_PATH: usize = 2048;
 
+/// Bytes of all paths and targets of links together. Real images have some ten megabytes; those of
+/// [`MAX_ENTRIES`] of the longest would be some hundred, of an archive that fits a few kilobytes.
+const MAX_TEXT: usize = 32 << 20;
+
 /// Bytes that a name may have, as file systems have it.
 const MAX_NAME: usize = 255;
 
@@ -33,11 +37,16 @@ pub(super) struct Tree {
     max_entries: usize,
     /// The layer that is being added, from 1; the root was there before.
     layer: u32,
+    /// Bytes that paths and targets may still have.
+    text_left: usize,
 }
 
 struct Entry {
     /// The last layer that it, or something below it, is of.
     layer: u32,
+    /// The last layer that hid what is below it in the layers before; again there would be nothing to hide, but
+    /// everything to look at.
+    hidden: u32,
     node: Node,
 }
 
@@ -57,7 +66,8 @@ const ROOT: usize = 0;
 
 impl Tree {
     pub(super) fn new(max_entries: usize) -> Tree {
-        Tree { nodes: vec![Entry { layer: 0, node: Node::Folder(BTreeMap::new()) }], max_entries, layer: 0 }
+        let root = Entry { layer: 0, hidden: 0, node: Node::Folder(BTreeMap::new()) };
+        Tree { nodes: vec![root], max_entries, layer: 0, text_left: MAX_TEXT }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -85,6 +95,9 @@ impl Tree {
                 self.hide(folder, hidden);
             }
             return Ok(());
+        }
+        if let Node::Link(target) = &node {
+            self.take_text(target.len())?;
         }
         let new = self.add(node)?;
         self.children(folder).insert(name.to_vec(), new);
@@ -159,8 +172,14 @@ impl Tree {
         if self.nodes.len() > self.max_entries {
             return Err(format!("there are more than {} files and folders", self.max_entries));
         }
-        self.nodes.push(Entry { layer: self.layer, node });
+        self.nodes.push(Entry { layer: self.layer, hidden: 0, node });
         Ok(self.nodes.len() - 1)
+    }
+
+    fn take_text(&mut self, bytes: usize) -> Result<(), String> {
+        let left = self.text_left.checked_sub(bytes);
+        self.text_left = left.ok_or_else(|| format!("paths and links have more than {MAX_TEXT} bytes"))?;
+        Ok(())
     }
 
     fn children(&mut self, folder: usize) -> &mut BTreeMap<Vec<u8>, usize> {
@@ -222,6 +241,8 @@ impl Tree {
                 }
             }
         }
+        // Who walks the tree puts this in front of each name.
+        self.take_text(length)?;
         Ok(*way.last().expect("the root is never left"))
     }
 
@@ -270,6 +291,9 @@ impl Tree {
     fn hide_below(&mut self, folder: usize) {
         let mut left = vec![folder];
         while let Some(folder) = left.pop() {
+            if std::mem::replace(&mut self.nodes[folder].hidden, self.layer) == self.layer {
+                continue;
+            }
             let children = std::mem::take(self.children(folder));
             let kept: BTreeMap<_, _> =
                 children.into_iter().filter(|(_, child)| self.nodes[*child].layer == self.layer).collect();
