@@ -32,7 +32,7 @@ impl Io {
     fn received(&self, bytes: usize) {
         self.traffic.received.fetch_add(bytes as u64, Relaxed);
         if let Some(activity) = &self.activity {
-            activity.touch();
+            activity.received();
         }
     }
 
@@ -141,6 +141,14 @@ impl Activity {
         Arc::new(Activity { born: Instant::now(), touched: AtomicU64::new(0), requests: AtomicU32::new(0) })
     }
 
+    /// Bytes came. While no request is answered they are no sign of life: a head that comes byte by byte must be
+    /// there as soon as one that comes at once, or whoever has as many connections as there may be keeps them.
+    fn received(&self) {
+        if self.requests.load(Relaxed) > 0 {
+            self.touch();
+        }
+    }
+
     fn touch(&self) {
         let millis = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.touched.store(millis, Relaxed);
@@ -148,12 +156,13 @@ impl Activity {
 
     /// A request is being answered as long as this lives.
     pub(super) fn request(self: &Arc<Self>) -> Busy {
+        self.touch();
         self.requests.fetch_add(1, Relaxed);
         Busy(Arc::clone(self))
     }
 
-    /// Comes back when nothing was read or written for `busy` while a request is answered, or for `idle` while
-    /// none is.
+    /// Comes back when nothing was read or written for `busy` while a request is answered, or when none has begun
+    /// for `idle`.
     pub(super) async fn silence(&self, idle: Duration, busy: Duration) {
         loop {
             let limit = if self.requests.load(Relaxed) > 0 { busy } else { idle };
@@ -200,5 +209,22 @@ mod tests {
         drop(request); // which is a sign of life, too
         activity.silence(IDLE, BUSY).await;
         assert_eq!(begun.elapsed(), IDLE + BUSY + IDLE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_comes_byte_by_byte_is_not_waited_for() {
+        let begun = Instant::now();
+        let activity = Activity::new();
+        let bytes = async {
+            loop {
+                tokio::time::sleep(IDLE / 4).await;
+                activity.received();
+            }
+        };
+        tokio::select! {
+            () = activity.silence(IDLE, BUSY) => {}
+            () = bytes => {}
+        }
+        assert_eq!(begun.elapsed(), IDLE);
     }
 }
