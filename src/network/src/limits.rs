@@ -138,6 +138,10 @@ pub const DNS_QUERY_MAX: usize = 4096;
 /// Connections of one pod to the cluster's DNS server.
 pub const DNS_CONNECTIONS_PER_POD: usize = 16;
 
+/// Queries of one pod over UDP that wait for the world; the next is lost, as datagrams may be. Programs ask for both
+/// families of a few names at a time; without a bound, who asks faster than the node answers would fill its memory.
+pub const DNS_WAITING_PER_POD: usize = 64;
+
 /// Queries that one such connection carries.
 pub const DNS_QUERIES_PER_CONNECTION: usize = 1024;
 

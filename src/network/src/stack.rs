@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 use crate::admit::{DenyReason, Gate};
 use crate::bandwidth::Limits;
 use crate::limits::{
-    CONNECTION_COST, CONNECTIONS_PER_POD, DNS_CONNECTIONS_PER_POD, EGRESS_CONNECTIONS_PER_POD,
-    LISTENERS_PER_POD, LOOKUPS_PER_POD, UDP_SOCKETS_PER_POD,
+    CONNECTION_COST, CONNECTIONS_PER_POD, DNS_CONNECTIONS_PER_POD, DNS_WAITING_PER_POD,
+    EGRESS_CONNECTIONS_PER_POD, LISTENERS_PER_POD, LOOKUPS_PER_POD, UDP_SOCKETS_PER_POD,
 };
 use crate::meter::Meter;
 use crate::ports::Ports;
@@ -188,6 +188,8 @@ pub(crate) struct Stack {
     pub(crate) lookups: Arc<Semaphore>,
     /// Connections to the cluster's DNS server.
     pub(crate) dns_connections: Arc<Semaphore>,
+    /// Queries over UDP that wait for the world.
+    pub(crate) dns_waiting: Arc<Semaphore>,
     /// How names are resolved.
     pub(crate) dns: DnsConfig,
     /// The names that need nobody to be asked.
@@ -235,6 +237,7 @@ impl Stack {
             egress: Arc::new(Semaphore::new(EGRESS_CONNECTIONS_PER_POD)),
             lookups: Arc::new(Semaphore::new(LOOKUPS_PER_POD)),
             dns_connections: Arc::new(Semaphore::new(DNS_CONNECTIONS_PER_POD)),
+            dns_waiting: Arc::new(Semaphore::new(DNS_WAITING_PER_POD)),
             dns,
             names,
             tables: Mutex::default(),

@@ -28,6 +28,7 @@ pub(crate) fn datagram(
         Reply::Nothing => {}
         Reply::Now(answer) => answers.deliver(Bytes::from(answer), to),
         Reply::After(pending) => {
+            let Ok(place) = Arc::clone(&stack.dns_waiting).try_acquire_owned() else { return };
             let (task, stack, answers) = (Arc::clone(fabric), Arc::clone(stack), Arc::downgrade(answers));
             fabric.spawn_detached(async move {
                 let stop = task.stop().clone();
@@ -35,6 +36,7 @@ pub(crate) fn datagram(
                 if let (Some(answer), Some(answers)) = (answer, Weak::upgrade(&answers)) {
                     answers.deliver(Bytes::from(answer), to);
                 }
+                drop(place);
             });
         }
     }

@@ -257,6 +257,26 @@ async fn messages_that_are_no_plain_queries() {
     check(&stack, "web.default.svc.cluster.local.", RecordType::A, "ok A 10.96.0.50").await;
 }
 
+/// The world is slower than who asks: what waits is bounded, and what is lost is not remembered.
+#[tokio::test]
+async fn a_flood_of_queries_is_lost_and_not_queued() {
+    let fabric =
+        Fabric::build(Config { resolver: World::new(&[("a.example.org", "203.0.113.1")]), ..config() });
+    let client = pod(&fabric, "client");
+    let socket = client.bind_udp(any(0)).expect("a port is free");
+    let asked = query("a.example.org", RecordType::A).to_vec().expect("short");
+    // On this thread nothing is answered meanwhile.
+    for _ in 0..1_000 {
+        socket.send(Bytes::copy_from_slice(&asked), Some(DNS)).expect("sent");
+    }
+    let mut answers = 0;
+    while tokio::time::timeout(Duration::from_millis(50), socket.recv()).await.is_ok() {
+        answers += 1;
+    }
+    assert_eq!(answers, coracle_network::limits::DNS_WAITING_PER_POD);
+    check(&client, "a.example.org.", RecordType::A, "ok A 203.0.113.1").await;
+}
+
 #[tokio::test]
 async fn long_answers_are_cut_and_whole_over_tcp() {
     let fabric = fabric();
