@@ -4,6 +4,8 @@ mod dense;
 pub(crate) mod guests;
 mod handlers;
 mod hostile;
+mod hostile_components;
+mod hostile_requests;
 mod lifecycle;
 mod p3;
 mod prepare;
