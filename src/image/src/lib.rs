@@ -43,6 +43,8 @@ mod digest;
 mod error;
 mod files;
 mod format;
+#[doc(hidden)]
+pub mod fuzz;
 mod images;
 mod index;
 mod manifest;

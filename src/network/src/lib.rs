@@ -23,6 +23,8 @@ mod config;
 mod dns;
 mod error;
 mod fabric;
+#[doc(hidden)]
+pub mod fuzz;
 mod hostport;
 mod idset;
 mod kernel;

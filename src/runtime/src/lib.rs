@@ -22,6 +22,8 @@ mod engine;
 mod error;
 mod executor;
 mod files;
+#[doc(hidden)]
+pub mod fuzz;
 mod http;
 mod lifecycle;
 mod limiter;

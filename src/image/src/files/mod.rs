@@ -244,6 +244,38 @@ impl Files {
     }
 }
 
+/// Unpacks bytes as a layer into a folder below `dir`, which is empty again afterwards: the way of every layer,
+/// with bounds that are reached soon.
+///
+/// # Panics
+/// If anything of it is not below that folder, or is left over. (And if a decompressor does.)
+pub(crate) fn try_layer(bytes: &[u8], dir: &Path) {
+    let limits = Limits { bytes: 1 << 20, entries: 100, small: 64 << 10 };
+    let draft = DraftFolder::make(dir).expect("the folder is there");
+    let path = draft.path.join("layer");
+    fs::write(&path, bytes).expect("there is room");
+    let file = File::open(&path).expect("it was written");
+    let mut tree = Tree::new(limits.entries);
+    let mut unpacked = Unpacked::make(&draft.path).expect("there is room");
+    let mut budget = Budget { left: limits.bytes, limits };
+    if layer::apply(file, &mut tree, &mut unpacked, &mut budget).is_err() {
+        return;
+    }
+    tree.each(&mut |path, node| {
+        tree::parts(path).expect("a path inside");
+        if let Node::Link(target) = node {
+            let target = tree::link_target(path, target);
+            let up = target.split(|byte| *byte == b'/').filter(|part| *part == b"..").count();
+            let links = target.split(|byte| *byte == b'/').take_while(|part| *part == b"..").count();
+            let depth = path.iter().filter(|byte| **byte == b'/').count();
+            assert!(links <= depth && (up == links || !target.starts_with(b"/")), "{}", tree::show(&target));
+        }
+    });
+    // Names that a tree holds and a file system does not (one of a whole path, say) are errors, no more.
+    let _ = unpacked.place(&tree, &draft.path.join(ROOT));
+    assert!(unpacked.placed <= limits.bytes);
+}
+
 /// Gives the module a name of its own, and says what it is.
 fn keep_module(file: &Path, module: &Path) -> Result<ModuleRecord, Unusable> {
     fs::hard_link(file, module).map_err(ImageError::io("write", module))?;

@@ -20,7 +20,7 @@ use crate::support::{at, config};
 const MEMORY: u64 = 1 << 20;
 
 #[derive(Clone, Copy, Debug)]
-enum Step {
+pub(crate) enum Step {
     Listen { pod: usize, wildcard: bool, port: u16, backlog: usize },
     Unlisten(usize),
     Connect { pod: usize, to: usize, port: u16 },
@@ -65,6 +65,42 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     ];
     prop::collection::vec(step, 1..120)
 }
+
+/// The same from any bytes, four for each step: how `tests/fuzz` says what is done.
+pub(crate) fn steps_of(bytes: &[u8]) -> Vec<Step> {
+    let step = |word: &[u8; 4]| {
+        let [kind, a, b, c] = word.map(usize::from);
+        let (pod, which, to, port) = (a % 2, a % 8, b % 6, (c % 4 + 1) as u16);
+        let size = [c % 10, c * 20, c * 400][b % 3];
+        match kind % 16 {
+            0 => Step::Listen { pod, wildcard: a > 127, port, backlog: b % 3 + 1 },
+            1 => Step::Unlisten(which),
+            2 | 3 => Step::Connect { pod, to, port },
+            4 => Step::Settle,
+            5 => Step::Accept(which),
+            6 => Step::Write(which, size),
+            7 => Step::HandOver(which, size),
+            8 => Step::Read(which, size),
+            9 => Step::Shutdown(which, [Shutdown::Read, Shutdown::Write, Shutdown::Both][b % 3]),
+            10 => Step::Abort(which),
+            11 => Step::Drop(which),
+            12 => Step::Bind { pod, port },
+            13 => {
+                if c > 200 {
+                    Step::Close(pod)
+                } else {
+                    Step::Unbind(which)
+                }
+            }
+            14 => Step::Send { from: which, to, port, size },
+            _ => Step::Receive(which),
+        }
+    };
+    bytes.as_chunks().0.iter().take(MOST_STEPS).map(step).collect()
+}
+
+/// Steps of one run; more would say nothing new and take long.
+const MOST_STEPS: usize = 200;
 
 /// One end of a connection, and how far each of its directions has come: byte `n` of any direction is `n`.
 struct End {
@@ -212,28 +248,38 @@ fn remove<T>(list: &mut Vec<T>, which: usize) {
     }
 }
 
+/// Does these steps on a network of its own, and looks whether all is given back at the end.
+pub(crate) fn run(steps: Vec<Step>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+    runtime.expect("a runtime").block_on(async {
+        let fabric = Fabric::build(config());
+        let mut world = World::new(&fabric);
+        for step in steps {
+            world.step(step);
+            // Dials that wait for a backlog are tasks.
+            tokio::task::yield_now().await;
+        }
+        let World { pods, budgets, listeners, dials, ends, sockets } = world;
+        drop((ends, sockets, dials, listeners));
+        fabric.shutdown().await;
+        for (pod, budget) in pods.iter().zip(&budgets) {
+            let usage = pod.usage();
+            let NetworkUsage { sent, received, denied, dropped, .. } = usage;
+            assert_eq!(usage, NetworkUsage { sent, received, denied, dropped, ..NetworkUsage::default() });
+            assert_eq!(budget.used(), 0);
+        }
+    });
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn nothing_is_held_for_ever(steps in steps()) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
-        runtime.expect("a runtime").block_on(async {
-            let fabric = Fabric::build(config());
-            let mut world = World::new(&fabric);
-            for step in steps {
-                world.step(step);
-                // Dials that wait for a backlog are tasks.
-                tokio::task::yield_now().await;
-            }
-            let World { pods, budgets, listeners, dials, ends, sockets } = world;
-            drop((ends, sockets, dials, listeners));
-            fabric.shutdown().await;
-            for (pod, budget) in pods.iter().zip(&budgets) {
-                let usage = pod.usage();
-                let NetworkUsage { sent, received, denied, dropped, .. } = usage;
-                assert_eq!(usage, NetworkUsage { sent, received, denied, dropped, ..NetworkUsage::default() });
-                assert_eq!(budget.used(), 0);
-            }
-        });
+        run(steps);
+    }
+
+    #[test]
+    fn any_bytes_are_steps(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        run(steps_of(&bytes));
     }
 }

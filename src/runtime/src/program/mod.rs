@@ -27,8 +27,15 @@ use self::cache::Pin;
 pub use self::loader::Compiler;
 pub(crate) use self::loader::{Loader, Source};
 pub use self::worker::compile_process;
+use crate::error::PrepareError;
+use crate::linker::Offers;
 use crate::preview1;
 use crate::state::State;
+
+/// Whether bytes are a program, without the process around it that bounds what it takes: for `crate::fuzz`.
+pub(crate) fn inspect_bytes(bytes: &[u8], offers: Offers) -> Result<(), PrepareError> {
+    inspect::inspect(bytes, offers).map(drop)
+}
 
 /// A module that is ready to run. It is shared by all containers that run it, and stays loaded as long as
 /// somebody holds it.
