@@ -9,6 +9,8 @@ use std::{borrow::Cow, sync::Arc};
 use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::names;
+
 /// A text that a built-in kind has for free and a custom kind owns.
 pub type Text = Cow<'static, str>;
 
@@ -212,7 +214,9 @@ pub trait Hooks: Send + Sync {
 
     /// What is wrong with `metadata.name`, without the field: `None` if it is fine. The default is
     /// Kubernetes' DNS subdomain rule (RFC 1123).
-    fn validate_name(&self, name: &str) -> Option<String>;
+    fn validate_name(&self, name: &str) -> Option<String> {
+        names::dns_subdomain(name).into_iter().next()
+    }
 
     /// The columns of the table.
     fn columns(&self) -> &[Column];

@@ -254,11 +254,6 @@ pub(super) fn containers_and_images(pod_spec: &Value) -> [Cell; 2] {
 /// A rule for texts, from [`names`]: what is wrong with the text, one message per broken rule.
 pub(super) type Rule = fn(&str) -> Vec<String>;
 
-/// Names that are DNS subdomains (RFC 1123), for [`Hooks::validate_name`].
-pub(super) fn subdomain_name(name: &str) -> Option<String> {
-    names::dns_subdomain(name).into_iter().next()
-}
-
 /// Adds `Invalid value` with the message of every rule that `value` breaks.
 pub(super) fn check_text(errors: &mut Vec<FieldCause>, path: &Path<'_>, value: &str, rule: Rule) {
     for message in rule(value) {

@@ -79,10 +79,6 @@ impl Hooks for CronJob {
         check(object, &old["spec"])
     }
 
-    fn validate_name(&self, name: &str) -> Option<String> {
-        subdomain_name(name)
-    }
-
     fn columns(&self) -> &[Column] {
         &COLUMNS
     }

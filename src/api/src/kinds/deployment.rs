@@ -107,10 +107,6 @@ impl Hooks for Deployment {
         errors
     }
 
-    fn validate_name(&self, name: &str) -> Option<String> {
-        subdomain_name(name)
-    }
-
     fn columns(&self) -> &[Column] {
         &COLUMNS
     }

@@ -65,10 +65,6 @@ impl Hooks for CoreEvent {
         errors
     }
 
-    fn validate_name(&self, name: &str) -> Option<String> {
-        subdomain_name(name)
-    }
-
     fn columns(&self) -> &[Column] {
         &COLUMNS
     }
@@ -139,10 +135,6 @@ impl Hooks for EventsEvent {
         let path = Path::new("reportingInstance");
         check_immutable(&mut errors, &path, &event["reportingInstance"], &old["reportingInstance"]);
         errors
-    }
-
-    fn validate_name(&self, name: &str) -> Option<String> {
-        subdomain_name(name)
     }
 
     fn columns(&self) -> &[Column] {

@@ -63,10 +63,6 @@ impl Hooks for V2 {
         check_status(object)
     }
 
-    fn validate_name(&self, name: &str) -> Option<String> {
-        subdomain_name(name)
-    }
-
     fn columns(&self) -> &[Column] {
         &table::COLUMNS
     }
@@ -105,10 +101,6 @@ impl Hooks for V1 {
         let (_, mut errors) = view::stored(object);
         errors.extend(check_status(object));
         errors
-    }
-
-    fn validate_name(&self, name: &str) -> Option<String> {
-        subdomain_name(name)
     }
 
     fn columns(&self) -> &[Column] {

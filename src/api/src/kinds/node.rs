@@ -93,10 +93,6 @@ impl Hooks for Node {
         self.validate_update(object, old)
     }
 
-    fn validate_name(&self, name: &str) -> Option<String> {
-        subdomain_name(name)
-    }
-
     fn columns(&self) -> &[Column] {
         &COLUMNS
     }

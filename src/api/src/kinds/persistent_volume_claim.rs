@@ -88,10 +88,6 @@ impl Hooks for PersistentVolumeClaim {
         check_status(object)
     }
 
-    fn validate_name(&self, name: &str) -> Option<String> {
-        subdomain_name(name)
-    }
-
     fn columns(&self) -> &[Column] {
         &COLUMNS
     }

@@ -67,10 +67,6 @@ impl Hooks for ReplicaSet {
         errors
     }
 
-    fn validate_name(&self, name: &str) -> Option<String> {
-        subdomain_name(name)
-    }
-
     fn columns(&self) -> &[Column] {
         &COLUMNS
     }

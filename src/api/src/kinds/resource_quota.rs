@@ -76,10 +76,6 @@ impl Hooks for ResourceQuota {
         errors
     }
 
-    fn validate_name(&self, name: &str) -> Option<String> {
-        subdomain_name(name)
-    }
-
     fn columns(&self) -> &[Column] {
         &COLUMNS
     }

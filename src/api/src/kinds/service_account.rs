@@ -20,10 +20,6 @@ static COLUMNS: [Column; 3] =
     [Column::object_name(), column("Secrets", "Number of secrets that its pods may use."), AGE];
 
 impl Hooks for ServiceAccount {
-    fn validate_name(&self, name: &str) -> Option<String> {
-        subdomain_name(name)
-    }
-
     fn columns(&self) -> &[Column] {
         &COLUMNS
     }

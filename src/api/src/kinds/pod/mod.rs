@@ -102,10 +102,6 @@ impl Hooks for Pod {
         errors
     }
 
-    fn validate_name(&self, name: &str) -> Option<String> {
-        subdomain_name(name)
-    }
-
     fn columns(&self) -> &[Column] {
         &table::COLUMNS
     }
