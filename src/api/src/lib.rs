@@ -18,6 +18,7 @@ pub mod kinds;
 pub mod names;
 pub mod openapi;
 pub mod patch;
+pub mod placement;
 pub mod protobuf;
 pub mod quantity;
 pub mod quota;

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use coracle_api::placement::tolerates;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, Taint};
 
-use crate::{placement::tolerates, pods};
+use crate::pods;
 
 /// What becomes of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

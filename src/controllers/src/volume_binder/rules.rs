@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use coracle_api::{quantity::Quantity, selector::LabelSelector};
+use coracle_api::{placement, quantity::Quantity, selector::LabelSelector};
 use k8s_openapi::{
-    api::core::v1::{NodeSelectorTerm, ObjectReference, PersistentVolume, PersistentVolumeClaim},
+    api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim},
     apimachinery::pkg::api::resource::Quantity as ApiQuantity,
 };
 
-use crate::{placement, pods};
+use crate::pods;
 
 /// The provisioner that this cluster comes with: folders of a node.
 pub(crate) const LOCAL: &str = "coracle.dev/local";
@@ -119,16 +119,7 @@ pub(super) fn best<'a, V: AsRef<PersistentVolume>>(
 pub(super) fn reaches(volume: &PersistentVolume, node: &BTreeMap<String, String>) -> bool {
     let affinity = volume.spec.as_ref().and_then(|spec| spec.node_affinity.as_ref());
     let Some(required) = affinity.and_then(|affinity| affinity.required.as_ref()) else { return true };
-    required.node_selector_terms.iter().any(|term| matches(term, node))
-}
-
-/// Terms of volumes speak of labels alone; an empty term matches nothing.
-fn matches(term: &NodeSelectorTerm, node: &BTreeMap<String, String>) -> bool {
-    let expressions = term.match_expressions.as_deref().unwrap_or_default();
-    !expressions.is_empty()
-        && expressions
-            .iter()
-            .all(|expression| placement::meets(expression, node.get(&expression.key).map(String::as_str)))
+    required.node_selector_terms.iter().any(|term| placement::matches(term, node, ""))
 }
 
 /// The value of an annotation.

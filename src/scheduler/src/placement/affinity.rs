@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, PodSpec};
+use coracle_api::placement::matches;
+use k8s_openapi::api::core::v1::{NodeSelectorTerm, PodSpec};
 
 pub(super) type Labels = BTreeMap<String, String>;
 
@@ -63,7 +64,7 @@ impl NodeAffinity {
 
     /// The sum of the weights of the preferences that the node satisfies. An empty term satisfies nothing.
     pub(super) fn preference(&self, labels: &Labels, name: &str) -> i64 {
-        let satisfied = self.preferred.iter().filter(|(_, term)| term_matches(term, labels, name));
+        let satisfied = self.preferred.iter().filter(|(_, term)| matches(term, labels, name));
         satisfied.map(|(weight, _)| i64::from(*weight)).sum()
     }
 
@@ -93,36 +94,5 @@ impl NodeAffinity {
 
 /// True if one of the terms matches; without terms nothing does.
 pub(super) fn any_term_matches(terms: &[NodeSelectorTerm], labels: &Labels, name: &str) -> bool {
-    terms.iter().any(|term| term_matches(term, labels, name))
-}
-
-/// A term without requirements matches no node.
-fn term_matches(term: &NodeSelectorTerm, labels: &Labels, name: &str) -> bool {
-    let expressions = term.match_expressions.as_deref().unwrap_or_default();
-    let fields = term.match_fields.as_deref().unwrap_or_default();
-    if expressions.is_empty() && fields.is_empty() {
-        return false;
-    }
-    let field = |key: &str| (key == "metadata.name").then_some(name);
-    expressions.iter().all(|requirement| holds(requirement, labels.get(&requirement.key).map(String::as_str)))
-        && fields.iter().all(|requirement| holds(requirement, field(&requirement.key)))
-}
-
-fn holds(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
-    let values = requirement.values.as_deref().unwrap_or_default();
-    let listed = value.is_some_and(|value| values.iter().any(|listed| listed == value));
-    let compared = || {
-        let own: i64 = value?.parse().ok()?;
-        let limit: i64 = values.first()?.parse().ok()?;
-        Some(own.cmp(&limit))
-    };
-    match requirement.operator.as_str() {
-        "In" => listed,
-        "NotIn" => !listed,
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => compared().is_some_and(std::cmp::Ordering::is_gt),
-        "Lt" => compared().is_some_and(std::cmp::Ordering::is_lt),
-        _ => false,
-    }
+    terms.iter().any(|term| matches(term, labels, name))
 }

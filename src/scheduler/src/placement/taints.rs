@@ -1,5 +1,6 @@
 //! Taints of nodes, tolerations of pods.
 
+use coracle_api::placement::tolerates;
 use k8s_openapi::api::core::v1::{Node, Taint, Toleration};
 
 /// The taints of the node, and those that its `Ready` condition stands for before the node lifecycle
@@ -51,25 +52,4 @@ pub(super) fn tolerates_cordon(tolerations: &[Toleration]) -> bool {
 
 fn tolerated(taint: &Taint, tolerations: &[Toleration]) -> bool {
     tolerations.iter().any(|toleration| tolerates(toleration, taint))
-}
-
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    fn text(text: Option<&String>) -> &str {
-        text.map(String::as_str).unwrap_or_default()
-    }
-    let effect = text(toleration.effect.as_ref());
-    if !effect.is_empty() && effect != taint.effect {
-        return false;
-    }
-    let key = text(toleration.key.as_ref());
-    if !key.is_empty() && key != taint.key {
-        return false;
-    }
-    match toleration.operator.as_deref() {
-        Some("Exists") => true,
-        None | Some("" | "Equal") => {
-            !key.is_empty() && text(toleration.value.as_ref()) == text(taint.value.as_ref())
-        }
-        Some(_) => false,
-    }
 }
