@@ -3,6 +3,7 @@
 //! Nothing here decides anything about Kubernetes or Wasm: [`cluster`] builds the rooms, hands each
 //! what it needs and stops them in order; the other modules are one subcommand each.
 
+mod allocator;
 mod bench;
 mod cli;
 mod cluster;
@@ -22,11 +23,6 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::cli::{Bench, Cli, Command};
-
-/// Objects come and go by the thousand, as small pieces on many threads: glibc's allocator took a third of the CPU
-/// time of a pod's life, and kept more memory.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

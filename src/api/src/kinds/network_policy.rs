@@ -84,10 +84,6 @@ impl Hooks for NetworkPolicy {
         errors
     }
 
-    fn validate_name(&self, name: &str) -> Option<String> {
-        subdomain_name(name)
-    }
-
     fn columns(&self) -> &[Column] {
         &COLUMNS
     }
