@@ -19,10 +19,10 @@ fn names_are_completed_as_docker_does() {
     check("index.docker.io/web", "docker.io/library/web:latest");
     check("localhost/web", "localhost/web:latest");
     check("localhost:5000/web:x", "localhost:5000/web:x");
-    check("ghcr.io/team/app/web", "ghcr.io/team/app/web:latest");
+    check("registry.example.org/team/app/web", "registry.example.org/team/app/web:latest");
     check("registry.local/web", "registry.local/web:latest");
     check(&format!("web@{DIGEST}"), &format!("docker.io/library/web@{DIGEST}"));
-    check(&format!("ghcr.io/a/b:1@{DIGEST}"), &format!("ghcr.io/a/b:1@{DIGEST}"));
+    check(&format!("registry.example.org/a/b:1@{DIGEST}"), &format!("registry.example.org/a/b:1@{DIGEST}"));
 }
 
 #[test]

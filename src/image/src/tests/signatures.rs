@@ -182,8 +182,9 @@ async fn only_images_signed_with_a_key_of_the_policy_are_let_in() {
     assert_eq!(refusal(&world, &images, "replayed:1").await, expected);
 
     let digest = push("copied").await;
-    tool.sign("copied", &digest, &ours, &payload("ghcr.io/a/b", &digest)).await;
-    let expected = format!("{prefix}none of 1 is valid: it is of the repository \"ghcr.io/a/b\"");
+    tool.sign("copied", &digest, &ours, &payload("registry.example.org/a/b", &digest)).await;
+    let expected =
+        format!("{prefix}none of 1 is valid: it is of the repository \"registry.example.org/a/b\"");
     assert_eq!(refusal(&world, &images, "copied:1").await, expected);
     let (_other, copies) =
         guarded(vec![SignatureRule { identity: SignedIdentity::Any, ..rule(&world.host, &[&ours]) }]);
@@ -381,12 +382,15 @@ fn policies_are_checked_when_they_are_read() {
     let build = |rules| SignaturePolicy::build(rules, dir.path()).err().map(|error| error.to_string());
     let signer = Signer::ecdsa();
     std::fs::write(dir.path().join("cosign.pub"), signer.pem()).unwrap();
-    let with = |key: &str| SignatureRule { keys: vec![key.to_owned()], ..rule("ghcr.io", &[]) };
+    let with = |key: &str| SignatureRule { keys: vec![key.to_owned()], ..rule("registry.example.org", &[]) };
     assert_eq!(build(vec![with("cosign.pub")]), None);
-    assert_eq!(build(vec![rule("ghcr.io", &[])]).unwrap(), "the prefix \"ghcr.io\" has no keys");
+    assert_eq!(
+        build(vec![rule("registry.example.org", &[])]).unwrap(),
+        "the prefix \"registry.example.org\" has no keys"
+    );
     assert_eq!(
         build(vec![with("cosign.pub"), with("cosign.pub")]).unwrap(),
-        "the prefix \"ghcr.io\" has two rules"
+        "the prefix \"registry.example.org\" has two rules"
     );
     let missing = SignaturePolicy::build(vec![with("none.pub")], dir.path()).unwrap_err();
     assert!(matches!(missing, PolicyError::Read { .. }), "{missing}");
@@ -394,7 +398,9 @@ fn policies_are_checked_when_they_are_read() {
         ["-----BEGIN PUBLIC KEY-----", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"]
     {
         assert!(
-            build(vec![with(other)]).unwrap().starts_with("a key of the prefix \"ghcr.io\" cannot be used")
+            build(vec![with(other)])
+                .unwrap()
+                .starts_with("a key of the prefix \"registry.example.org\" cannot be used")
         );
     }
     let private = signer.pem().replace("PUBLIC", "PRIVATE");
