@@ -51,6 +51,11 @@ fn run(folder: &Path, count: usize, bytes: usize) -> std::io::Result<()> {
     let removed = Instant::now();
     fs::remove_dir(&folder)?;
     let micros = |from: Instant, to: Instant| to.duration_since(from).as_micros();
-    println!("write {} read {} remove {}", micros(started, written), micros(written, read), micros(read, removed));
+    println!(
+        "write {} read {} remove {}",
+        micros(started, written),
+        micros(written, read),
+        micros(read, removed)
+    );
     Ok(())
 }

@@ -23,8 +23,7 @@ pub(crate) async fn write(path: &str, text: &str, append: bool) -> Result<(), Fa
     let truncate = if append { OpenFlags::empty() } else { OpenFlags::TRUNCATE };
     let file = open(path, OpenFlags::CREATE | truncate, DescriptorFlags::WRITE).await?;
     let (mut writer, reader) = wasip3::wit_stream::new();
-    let written =
-        if append { file.append_via_stream(reader) } else { file.write_via_stream(reader, 0) };
+    let written = if append { file.append_via_stream(reader) } else { file.write_via_stream(reader, 0) };
     writer.write_all(text.as_bytes().to_vec()).await;
     drop(writer);
     written.await.map_err(failed)

@@ -1,9 +1,7 @@
 //! Sockets on the pod's own loopback.
 
 use futures_util::{StreamExt, join, stream::FuturesUnordered};
-use wasip3::sockets::types::{
-    IpAddressFamily, IpSocketAddress, Ipv4SocketAddress, TcpSocket, UdpSocket,
-};
+use wasip3::sockets::types::{IpAddressFamily, IpSocketAddress, Ipv4SocketAddress, TcpSocket, UdpSocket};
 
 use crate::{Failure, failed};
 
