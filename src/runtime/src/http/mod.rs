@@ -27,6 +27,7 @@ mod connect;
 mod errors;
 mod factory;
 mod gate;
+mod idle;
 mod io;
 mod metrics;
 mod output;

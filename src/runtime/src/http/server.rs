@@ -46,7 +46,7 @@ const FULL: &[u8] =
 pub(super) struct Server {
     pub(super) config: HttpConfig,
     pub(super) gate: Gate,
-    pub(super) pool: Arc<Pool>,
+    pub(super) pool: Pool,
     pub(super) factory: Factory,
     pub(super) metrics: Arc<Metrics>,
     pub(super) trouble: Trouble,
@@ -85,10 +85,11 @@ impl Runtime {
             Arc::new(Control::serving(spec.name.clone(), share, memory_limit, Arc::clone(&metrics)));
         control.stop.listens(listener.drain_handle());
         let tasks = Tasks::new(Arc::clone(&control.share));
+        let concurrency = config.concurrency.clamp(1, CONCURRENCY_MAX);
         let server = Arc::new(Server {
             config,
-            gate: Gate::new(config.concurrency.clamp(1, CONCURRENCY_MAX), LINE),
-            pool: Pool::new(config.reuse),
+            gate: Gate::new(concurrency, LINE),
+            pool: Pool::new(config.reuse, concurrency, &control.share),
             trouble: Trouble::new(Arc::clone(&spec.stderr)),
             factory: Factory {
                 engine: self.engine.clone(),
@@ -134,7 +135,7 @@ async fn run(server: Arc<Server>, listener: TcpListener) -> Exit {
     };
     server.tasks.enter(Phase::Ended);
     server.tasks.all_ended().await;
-    server.pool.close();
+    server.pool.close().await;
     let exit = exit.unwrap_or_else(|| server.control.ended_from_outside().unwrap_or(Exit::Killed));
     tracing::debug!(container = server.control.name(), ?exit, "container ended");
     exit
