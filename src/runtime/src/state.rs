@@ -36,7 +36,7 @@ pub(crate) struct State {
 impl State {
     /// For a container that is one instance.
     pub(crate) fn new(spec: ContainerSpec, control: &Arc<Control>) -> State {
-        let http = Http::new(spec.network.clone(), Arc::clone(&control.traffic));
+        let http = Http::new(spec.network.clone(), Arc::clone(control));
         let limiter = Limiter::new(&spec.budget, Arc::clone(control));
         State::with(spec, limiter, control, http)
     }

@@ -3,7 +3,6 @@
 //! They go through the pod's network as its sockets do, so the same names, services, policies and limits hold.
 //! A container keeps a few connections for its next requests. Redirects are the guest's business.
 
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
@@ -16,14 +15,16 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
-use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::{Sleep, sleep, timeout};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
 use super::connect::{Target, Trust, connect};
 use super::errors;
-use crate::run::Traffic;
+use super::idle::Idle;
+use super::tasks::{Phase, Tasks};
+use crate::executor::Share;
+use crate::run::{Control, Traffic};
 
 /// Requests of one container under way at one time, until the ends of their answers. Half of what its pod may
 /// have of connections to the outside.
@@ -44,43 +45,69 @@ pub(crate) struct Client {
     traffic: Arc<Traffic>,
     trust: Trust,
     requests: Arc<Semaphore>,
-    idle: Mutex<Idle>,
+    idle: Idle<Connection>,
+    /// They end with the client: without a guest nobody asks, and nobody reads.
+    tasks: Arc<Tasks>,
 }
 
-#[derive(Default)]
-struct Idle {
-    /// The oldest first.
-    connections: VecDeque<(Target, SendRequest<WasiBody>, Instant)>,
-    /// Somebody will drop those that wait too long.
-    watched: bool,
-}
+/// A connection, and where it leads.
+type Connection = (Target, SendRequest<Question>);
 
 impl Client {
-    pub(crate) fn new(stack: PodStack, traffic: Arc<Traffic>) -> Arc<Client> {
-        Client::trusting(Trust::Host, stack, traffic)
+    pub(crate) fn new(stack: PodStack, control: &Arc<Control>) -> Arc<Client> {
+        Client::trusting(Trust::Host, stack, Arc::clone(&control.traffic), Arc::clone(&control.share))
     }
 
-    fn trusting(trust: Trust, stack: PodStack, traffic: Arc<Traffic>) -> Arc<Client> {
+    fn trusting(trust: Trust, stack: PodStack, traffic: Arc<Traffic>, share: Arc<Share>) -> Arc<Client> {
         let requests = Arc::new(Semaphore::new(REQUESTS));
-        Arc::new(Client { stack, traffic, trust, requests, idle: Mutex::default() })
+        let tasks = Tasks::new(share);
+        let idle = Idle::new(IDLE_CONNECTIONS, IDLE, Arc::clone(&tasks));
+        Arc::new(Client { stack, traffic, trust, requests, idle, tasks })
     }
 
-    /// Sends a request and waits for the head of its answer.
-    pub(super) async fn send(
+    /// Sends a request. The future is the head of its answer; the work is done on the container's share of the CPUs,
+    /// whoever waits for that, and ends when nobody does.
+    pub(super) fn send(
         self: &Arc<Self>,
-        mut request: Request<WasiBody>,
+        request: Request<WasiBody>,
         options: RequestOptions,
-    ) -> Result<Response<WasiBody>, Error> {
+    ) -> impl Future<Output = Result<Response<WasiBody>, Error>> + Send + 'static {
         let permit = Arc::clone(&self.requests).try_acquire_owned();
-        let permit = permit.map_err(|_| Error::ConnectionLimitReached)?;
+        let answered = permit.map(|permit| {
+            let (mut to, answered) = oneshot::channel();
+            let client = Arc::clone(self);
+            self.tasks.spawn(async move {
+                let result = tokio::select! {
+                    biased;
+                    () = to.closed() => return,
+                    result = client.exchange(request, options, Arc::new(permit)) => result,
+                };
+                let _ = to.send(result);
+            });
+            answered
+        });
+        async {
+            let answered = answered.map_err(|_| Error::ConnectionLimitReached)?;
+            answered.await.unwrap_or(Err(Error::ConnectionTerminated))
+        }
+    }
+
+    /// From a request to the head of its answer.
+    async fn exchange(
+        self: &Arc<Self>,
+        request: Request<WasiBody>,
+        options: RequestOptions,
+        permit: Permit,
+    ) -> Result<Response<WasiBody>, Error> {
         let target = Target::of(request.uri())?;
+        let mut request = request.map(|body| Question { body, _permit: Arc::clone(&permit) });
         *request.uri_mut() = path_of(request.uri());
         let first_byte = options.first_byte_timeout.unwrap_or(PATIENCE);
         let (response, sender) = loop {
-            let (mut sender, kept) = match self.kept(&target).await {
+            let (mut sender, kept) = match self.kept(&target) {
                 Some(sender) => (sender, true),
                 None => {
-                    let connecting = connect(&self.stack, &self.traffic, &self.trust, &target);
+                    let connecting = connect(&self.stack, &self.traffic, &self.trust, &target, &self.tasks);
                     let within = options.connect_timeout.unwrap_or(PATIENCE);
                     (timeout(within, connecting).await.map_err(|_| Error::ConnectionTimeout)??, false)
                 }
@@ -97,64 +124,23 @@ impl Client {
         };
         let patience = options.between_bytes_timeout.unwrap_or(PATIENCE);
         Ok(response.map(|body| {
-            let back = Some((Arc::downgrade(self), target, sender));
-            let mut answer = AnswerBody { body, patience, timer: None, back, _permit: permit };
+            let back = Some((Arc::downgrade(self), (target, sender)));
+            let mut answer = AnswerBody { body, patience, timer: None, back, permit };
             answer.done_if_empty();
             answer.boxed_unsync()
         }))
     }
 
-    /// A connection of an earlier request, ready for another.
-    async fn kept(&self, target: &Target) -> Option<SendRequest<WasiBody>> {
-        loop {
-            let mut sender = {
-                let mut idle = self.idle.lock();
-                let number = idle.connections.iter().rposition(|(other, ..)| other == target)?;
-                idle.connections.remove(number)?.1
-            };
-            if sender.ready().await.is_ok() {
-                return Some(sender);
-            }
-        }
-    }
-
-    /// Keeps a connection whose request is over.
-    fn keep(self: &Arc<Self>, target: Target, sender: SendRequest<WasiBody>) {
-        if sender.is_closed() {
-            return;
-        }
-        let mut idle = self.idle.lock();
-        idle.connections.push_back((target, sender, Instant::now()));
-        let oldest =
-            if idle.connections.len() > IDLE_CONNECTIONS { idle.connections.pop_front() } else { None };
-        if !std::mem::replace(&mut idle.watched, true) {
-            tokio::spawn(watch(Arc::downgrade(self)));
-        }
-        drop(idle);
-        drop(oldest);
-    }
-
-    /// Drops those that have waited too long; false if none is left to watch.
-    fn sweep(&self) -> bool {
-        let mut idle = self.idle.lock();
-        let now = Instant::now();
-        let old = idle.connections.partition_point(|(_, _, since)| now.duration_since(*since) >= IDLE);
-        let gone: Vec<_> = idle.connections.drain(..old).collect();
-        idle.watched = !idle.connections.is_empty();
-        let watched = idle.watched;
-        drop(idle);
-        drop(gone);
-        watched
+    /// A connection of an earlier request, ready for another at once.
+    fn kept(&self, target: &Target) -> Option<SendRequest<Question>> {
+        let connection = self.idle.take(|(other, sender)| other == target && sender.is_ready());
+        connection.map(|(_, sender)| sender)
     }
 }
 
-/// Looks after idle connections as long as there are any.
-async fn watch(client: Weak<Client>) {
-    loop {
-        sleep(IDLE / 2).await;
-        if !client.upgrade().is_some_and(|client| client.sweep()) {
-            return;
-        }
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.tasks.enter(Phase::Ended);
     }
 }
 
@@ -164,17 +150,46 @@ fn path_of(uri: &Uri) -> Uri {
     Uri::from(path)
 }
 
+/// One of the requests under way: it is over when both its bodies are.
+type Permit = Arc<OwnedSemaphorePermit>;
+
+/// The body of a request. The connection drops it when it has sent it.
+pub(super) struct Question {
+    body: WasiBody,
+    _permit: Permit,
+}
+
+impl Body for Question {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 /// The body of an answer. Read to its end, it gives its connection back.
-struct AnswerBody {
-    body: Incoming,
+struct AnswerBody<B = Incoming> {
+    body: B,
     /// How long it may be silent.
     patience: Duration,
     timer: Option<Pin<Box<Sleep>>>,
-    back: Option<(Weak<Client>, Target, SendRequest<WasiBody>)>,
-    _permit: OwnedSemaphorePermit,
+    back: Option<(Weak<Client>, Connection)>,
+    permit: Permit,
 }
 
-impl AnswerBody {
+impl<B: Body> AnswerBody<B> {
     fn done_if_empty(&mut self) {
         if self.body.is_end_stream() {
             self.done();
@@ -182,15 +197,19 @@ impl AnswerBody {
     }
 
     fn done(&mut self) {
-        if let Some((client, target, sender)) = self.back.take()
+        // An answer may come before its question has left: then nobody else can be asked there.
+        let sent = Arc::strong_count(&self.permit) == 1;
+        if let Some((client, connection)) = self.back.take()
             && let Some(client) = client.upgrade()
+            && sent
+            && !connection.1.is_closed()
         {
-            client.keep(target, sender);
+            client.idle.give(connection);
         }
     }
 }
 
-impl Body for AnswerBody {
+impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for AnswerBody<B> {
     type Data = Bytes;
     type Error = Error;
 
@@ -231,16 +250,40 @@ impl Body for AnswerBody {
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
+    use std::sync::atomic::Ordering;
 
     use coracle_network::{Config, Fabric, PodConfig};
-    use http_body_util::{Empty, Full};
+    use http_body_util::{Empty, Full, StreamBody};
     use hyper::service::service_fn;
     use hyper_util::rt::TokioIo;
     use rustls::pki_types::PrivateKeyDer;
     use rustls::{ClientConfig, RootCertStore, ServerConfig};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::mpsc;
+    use tokio::time::Instant;
     use tokio_rustls::TlsAcceptor;
 
     use super::*;
+    use crate::container::Cpu;
+    use crate::executor::Executor;
+    use crate::threads::guests;
+
+    /// A pod, what it needs, and a container's share of the CPUs.
+    fn pod() -> (PodStack, (Arc<Fabric>, Executor), Arc<Share>) {
+        let fabric = Fabric::build(Config::default());
+        let stack = fabric.add_pod(PodConfig { name: "pod".into(), ..PodConfig::default() }).unwrap();
+        let executor = guests(1, || {}).unwrap();
+        let share = executor.share(Cpu::default());
+        (stack, (fabric, executor), share)
+    }
+
+    fn frames<T>(mut from: mpsc::Receiver<T>) -> impl futures::Stream<Item = T> {
+        futures::stream::poll_fn(move |cx| from.poll_recv(cx))
+    }
+
+    fn nothing() -> WasiBody {
+        Empty::new().map_err(|never| match never {}).boxed_unsync()
+    }
 
     /// A server for `localhost`, and what a client that trusts it is set up with.
     async fn secured(stack: &PodStack) -> Arc<ClientConfig> {
@@ -270,13 +313,11 @@ mod tests {
 
     #[tokio::test]
     async fn who_is_not_trusted_is_not_asked() {
-        let fabric = Fabric::build(Config::default());
-        let stack = fabric.add_pod(PodConfig { name: "pod".into(), ..PodConfig::default() }).unwrap();
+        let (stack, _needed, share) = pod();
         let trusted = secured(&stack).await;
         let ask = async |trust: Trust, uri: &str| {
-            let client = Client::trusting(trust, stack.clone(), Arc::default());
-            let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
-            let request = Request::get(uri).body(body).unwrap();
+            let client = Client::trusting(trust, stack.clone(), Arc::default(), Arc::clone(&share));
+            let request = Request::get(uri).body(nothing()).unwrap();
             let response = client.send(request, RequestOptions::default()).await;
             match response {
                 Ok(response) => format!("{:?}", response.into_body().collect().await.unwrap().to_bytes()),
@@ -289,5 +330,70 @@ mod tests {
         assert_eq!(ask(Trust::These(trusted.clone()), "https://localhost/").await, "b\"secret\"");
         assert_eq!(ask(Trust::These(Arc::new(nobody)), "https://localhost/").await, "TlsCertificateError");
         assert_eq!(ask(Trust::These(trusted), "https://127.0.0.1/").await, "TlsCertificateError");
+        assert!(!share.used().is_zero(), "the container that asks pays for its handshakes");
+    }
+
+    /// Answers every request of every connection before it has read it.
+    fn hasty(stack: &PodStack) {
+        let listener = stack.listen(([127, 0, 0, 1], 80).into(), 8).unwrap();
+        tokio::spawn(async move {
+            while let Ok(mut stream) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut asked = [0; 1024];
+                    while stream.read(&mut asked).await.is_ok_and(|read| read > 0) {
+                        let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await;
+                    }
+                });
+            }
+        });
+    }
+
+    #[tokio::test]
+    async fn who_is_answered_early_keeps_nobody_waiting() {
+        let (stack, _needed, share) = pod();
+        hasty(&stack);
+        let traffic = Arc::<Traffic>::default();
+        let client = Client::trusting(Trust::Host, stack, Arc::clone(&traffic), share);
+        let ask = async |request: http::request::Builder, body: WasiBody| {
+            let answered = client.send(request.body(body).unwrap(), RequestOptions::default());
+            let answer = timeout(Duration::from_secs(60), answered).await.expect("an answer").unwrap();
+            assert_eq!(answer.status(), 204);
+            traffic.connections.load(Ordering::Relaxed)
+        };
+        let uri = "http://localhost/";
+        let (pieces, unsent) = mpsc::channel::<Result<Frame<Bytes>, Error>>(1);
+        let unsent = StreamBody::new(frames(unsent)).boxed_unsync();
+        assert_eq!(ask(Request::post(uri), unsent).await, 1);
+        assert_eq!(ask(Request::get(uri), nothing()).await, 2, "the first connection is not free");
+        assert_eq!(
+            client.requests.available_permits(),
+            REQUESTS - 1,
+            "the first request is still being sent"
+        );
+        drop(pieces);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_may_be_silent_for_so_long() {
+        let (pieces, body) = mpsc::channel::<Result<Frame<Bytes>, hyper::Error>>(1);
+        let permit = Arc::new(Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap());
+        let body = StreamBody::new(frames(body));
+        let patience = Duration::from_secs(10);
+        let mut answer = AnswerBody { body, patience, timer: None, back: None, permit };
+        let begun = Instant::now();
+        let writer = tokio::spawn(async move {
+            for _ in 0..3 {
+                sleep(Duration::from_secs(9)).await;
+                pieces.send(Ok(Frame::data(Bytes::from_static(b"piece")))).await.unwrap();
+            }
+            pieces
+        });
+        for _ in 0..3 {
+            assert!(answer.frame().await.unwrap().is_ok());
+        }
+        let error = answer.frame().await.unwrap().unwrap_err();
+        assert!(matches!(error, Error::ConnectionReadTimeout), "{error:?}");
+        assert_eq!(begun.elapsed(), Duration::from_secs(3 * 9 + 10));
+        drop(writer);
     }
 }

@@ -13,11 +13,13 @@ use rustls::pki_types::ServerName;
 use rustls_platform_verifier::Verifier;
 use tokio::sync::OnceCell;
 use tokio_rustls::TlsConnector;
-use wasmtime_wasi_http::{Error, WasiBody};
+use wasmtime_wasi_http::Error;
 
+use super::client::Question;
 use super::config::HEAD_BYTES;
 use super::errors;
 use super::io::Io;
+use super::tasks::Tasks;
 use crate::run::Traffic;
 
 /// Addresses of one name that are tried, one after the other.
@@ -55,21 +57,22 @@ pub(super) enum Trust {
     These(Arc<ClientConfig>),
 }
 
-/// Connects, and drives the connection in the background until its sender is dropped.
+/// Connects, and drives the connection as one of `tasks` until its sender is dropped.
 pub(super) async fn connect(
     stack: &PodStack,
     traffic: &Arc<Traffic>,
     trust: &Trust,
     target: &Target,
-) -> Result<SendRequest<WasiBody>, Error> {
+    tasks: &Arc<Tasks>,
+) -> Result<SendRequest<Question>, Error> {
     let stream = Io::new(dial(stack, target).await?, Arc::clone(traffic), None);
     if !target.tls {
-        return speak(stream).await;
+        return speak(stream, tasks).await;
     }
     let name = ServerName::try_from(target.host.clone()).map_err(|_| Error::HttpRequestUriInvalid)?;
     let connector = TlsConnector::from(trust.config().await?);
     let secured = connector.connect(name, stream).await.map_err(|error| errors::of_tls(&error))?;
-    speak(TokioIo::new(secured)).await
+    speak(TokioIo::new(secured), tasks).await
 }
 
 async fn dial(stack: &PodStack, target: &Target) -> Result<Stream, Error> {
@@ -85,14 +88,14 @@ async fn dial(stack: &PodStack, target: &Target) -> Result<Stream, Error> {
     Err(first.unwrap_or(Error::DestinationNotFound))
 }
 
-async fn speak<T>(io: T) -> Result<SendRequest<WasiBody>, Error>
+async fn speak<T>(io: T, tasks: &Arc<Tasks>) -> Result<SendRequest<Question>, Error>
 where
     T: hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
 {
     let mut protocol = http1::Builder::new();
     protocol.max_buf_size(HEAD_BYTES);
     let (sender, exchange) = protocol.handshake(io).await.map_err(|error| errors::of_exchange(&error))?;
-    tokio::spawn(async move {
+    tasks.spawn(async move {
         if let Err(error) = exchange.await {
             tracing::debug!(%error, "a guest's HTTP connection ended early");
         }

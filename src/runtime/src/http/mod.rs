@@ -50,7 +50,7 @@ pub(crate) use self::config::CONNECTIONS;
 pub use self::config::{CONCURRENCY_MAX, HttpConfig};
 pub(crate) use self::metrics::Metrics;
 pub use self::metrics::{BUCKETS, HttpUsage};
-use crate::run::Traffic;
+use crate::run::Control;
 
 /// A guest's side of `wasi:http`.
 pub(crate) struct Http {
@@ -61,15 +61,15 @@ pub(crate) struct Http {
 /// How a guest's requests leave.
 enum Hooks {
     /// It has sent none yet; most never do.
-    Unused { stack: PodStack, traffic: Arc<Traffic> },
+    Unused { stack: PodStack, control: Arc<Control> },
     /// Its container's client.
     Used(Arc<Client>),
 }
 
 impl Http {
     /// For a container that is one instance.
-    pub(crate) fn new(stack: PodStack, traffic: Arc<Traffic>) -> Http {
-        Http { ctx: WasiHttpCtx::new(), hooks: Hooks::Unused { stack, traffic } }
+    pub(crate) fn new(stack: PodStack, control: Arc<Control>) -> Http {
+        Http { ctx: WasiHttpCtx::new(), hooks: Hooks::Unused { stack, control } }
     }
 
     /// For an instance of a container that has many.
@@ -85,8 +85,8 @@ impl Http {
 
 impl Hooks {
     fn client(&mut self) -> Arc<Client> {
-        if let Hooks::Unused { stack, traffic } = self {
-            *self = Hooks::Used(Client::new(stack.clone(), Arc::clone(traffic)));
+        if let Hooks::Unused { stack, control } = self {
+            *self = Hooks::Used(Client::new(stack.clone(), control));
         }
         match self {
             Hooks::Used(client) => Arc::clone(client),
@@ -111,9 +111,9 @@ impl WasiHttpHooks for Hooks {
         options: Option<RequestOptions>,
         _processed: Rest,
     ) -> Box<dyn Future<Output = Answered> + Send> {
-        let client = self.client();
+        let answered = self.client().send(request, options.unwrap_or_default());
         Box::new(async move {
-            let response = client.send(request, options.unwrap_or_default()).await?;
+            let response = answered.await?;
             Ok((response, Box::new(std::future::ready(Ok(()))) as Rest))
         })
     }

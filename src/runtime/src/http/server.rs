@@ -97,7 +97,7 @@ impl Runtime {
                 control: Arc::clone(&control),
                 running: Arc::clone(&self.running),
                 capacity: self.capacity,
-                client: Client::new(spec.network.clone(), Arc::clone(&control.traffic)),
+                client: Client::new(spec.network.clone(), &control),
                 metrics: Arc::clone(&metrics),
                 spec,
             },
