@@ -2,10 +2,11 @@
 
 use bytes::Bytes;
 use coracle_network::Stream;
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full, StreamBody, combinators::BoxBody};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::client::conn::http2::handshake as http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
@@ -145,24 +146,43 @@ async fn an_instance_is_used_again_as_often_as_it_may() {
     served.counts(|usage| usage.instances == 0).await;
 }
 
-#[tokio::test]
-async fn bodies_stream_both_ways_with_their_trailers() {
-    let served = Served::new(config()).await;
+/// Has a body with trailers echoed, piece by piece, and says which trailers came back.
+async fn echoed(
+    target: &str,
+    send: impl AsyncFnOnce(Request<Sent>) -> hyper::Result<Response<Incoming>>,
+) -> Option<HeaderMap> {
     let (pieces, mut body) = mpsc::channel::<Frame<Bytes>>(1);
     let stream = futures::stream::poll_fn(move |cx| body.poll_recv(cx).map(|frame| frame.map(Ok)));
-    let mut client = served.client().await;
-    let sent = client.send_request(post("/echo", StreamBody::new(stream).boxed()));
+    let sent = send(post(target, StreamBody::new(stream).boxed()));
     let response = tokio::time::timeout(PATIENCE, sent).await.expect("the head comes first").unwrap();
     let mut answer = response.into_body();
     for piece in ["one", "two", "three"] {
         pieces.send(Frame::data(piece.into())).await.unwrap();
         assert_eq!(next(&mut answer).await.into_data().unwrap(), piece);
     }
-    let mut trailers = HeaderMap::new();
-    trailers.insert("x-sum", "11".parse().unwrap());
-    pieces.send(Frame::trailers(trailers)).await.unwrap();
+    pieces.send(Frame::trailers(trailers())).await.unwrap();
     drop(pieces);
-    assert!(answer.frame().await.is_none_or(|frame| frame.is_ok()));
+    let rest = tokio::time::timeout(PATIENCE, answer.collect()).await.expect("the end").unwrap();
+    let back = rest.trailers().cloned();
+    assert!(rest.to_bytes().is_empty());
+    back
+}
+
+fn trailers() -> HeaderMap {
+    HeaderMap::from_iter([("x-sum".parse().unwrap(), "11".parse().unwrap())])
+}
+
+#[tokio::test]
+async fn bodies_stream_both_ways_with_their_trailers() {
+    let served = Served::new(config()).await;
+    let mut client = served.client().await;
+    let back = echoed("/echo", async |request| client.send_request(request).await).await;
+    assert_eq!(back, None, "HTTP/1.1 wants them announced, which this guest does not");
+    let (mut client, exchange) =
+        http2(TokioExecutor::new(), TokioIo::new(served.connect().await)).await.unwrap();
+    tokio::spawn(exchange);
+    let back = echoed("http://routes/echo", async |request| client.send_request(request).await).await;
+    assert_eq!(back, Some(trailers()));
 }
 
 /// A body of any size passes through a guest with a small memory, and what the client does not read, the guest does
@@ -439,8 +459,7 @@ async fn what_instances_print_at_the_same_time_stays_apart() {
 async fn http_2_is_spoken_to_who_begins_with_it() {
     let served = Served::new(config()).await;
     let io = TokioIo::new(served.connect().await);
-    let (mut client, exchange) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    let (mut client, exchange) = http2(TokioExecutor::new(), io).await.unwrap();
     tokio::spawn(exchange);
     let body = Full::new(Bytes::from_static(b"both at once")).boxed();
     let asked = [request("http://routes/wait?ms=20"), post("http://routes/echo", body)];
