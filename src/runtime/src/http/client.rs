@@ -26,7 +26,7 @@ use super::tasks::{Phase, Tasks};
 use crate::executor::Share;
 use crate::run::{Control, Traffic};
 
-/// Requests of one container under way at one time, until the ends of their answers. Half of what its pod may
+/// Requests of one container under way at one time, until the ends of both their bodies. Half of what its pod may
 /// have of connections to the outside.
 const REQUESTS: usize = 256;
 

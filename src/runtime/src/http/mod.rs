@@ -16,6 +16,9 @@
 //! change of threads, and when the client goes away the instance goes with it. All instances together are held
 //! to the container's memory limit.
 //!
+//! What guests ask of others (connecting, TLS, the exchange) runs as tasks on their container's share of the CPUs,
+//! too, and so does what drops connections and instances that nobody used again.
+//!
 //! Read first: [`server`] (the life of the container and its connections), [`answer`] (one request) and
 //! [`client`] (requests of guests).
 
