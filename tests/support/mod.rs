@@ -313,10 +313,25 @@ fn http(address: &str, method: &str, path: &str, body: &str) -> Result<(String, 
         Ok(answer)
     };
     let answer = ask().map_err(|e| e.to_string())?;
-    answer
-        .split_once("\r\n\r\n")
-        .map(|(h, b)| (h.to_owned(), b.to_owned()))
-        .ok_or_else(|| format!("no HTTP: {answer:?}"))
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| format!("no HTTP: {answer:?}"))?;
+    let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+    let body =
+        if chunked { joined(body).ok_or_else(|| format!("no chunks: {answer:?}"))? } else { body.to_owned() };
+    Ok((head.to_owned(), body))
+}
+
+/// The text that comes in these chunks (RFC 9112, 7.1).
+fn joined(mut chunks: &str) -> Option<String> {
+    let mut text = String::new();
+    loop {
+        let (length, rest) = chunks.split_once("\r\n")?;
+        let length = usize::from_str_radix(length, 16).ok()?;
+        if length == 0 {
+            return Some(text);
+        }
+        text.push_str(rest.get(..length)?);
+        chunks = rest.get(length..)?.strip_prefix("\r\n")?;
+    }
 }
 
 /// Splits a command line at spaces; what stands in single quotes is not split.
