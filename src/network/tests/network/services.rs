@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use coracle_network::{Config, Fabric, HostPort, NetworkError, PodStack, Protocol};
 use serde_json::json;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::{
@@ -204,6 +204,38 @@ async fn a_taken_node_port_is_reported_and_opens_once_it_is_free() {
     drop(squatter);
     eventually("the problem to pass", || fabric.door_problems().is_empty()).await;
     curl(port).await.expect("open");
+    soon("shutdown", fabric.shutdown()).await;
+}
+
+#[tokio::test]
+async fn an_answer_arrives_whole_though_its_guest_has_gone() {
+    let fabric = fabric();
+    let stack = pod(&fabric, "a");
+    let listener = stack.listen(any(8080), 1).expect("the port is free");
+    let port = free_port().await;
+    stack
+        .open_host_port(HostPort { ip: None, port, target: 8080, protocol: Protocol::Tcp })
+        .expect("the port is free");
+    let mut client = TcpStream::connect(("127.0.0.1", port)).await.expect("open");
+    let guest = soon("the connection", listener.accept()).await.expect("a client");
+
+    // As much as the kernel and the stream hold while nobody reads.
+    let (mut sent, mut full) = (0, 0);
+    while full < 1_000 {
+        match guest.try_write(&[7; 4096]) {
+            Ok(written) => (sent, full) = (sent + written, 0),
+            Err(_) => full += 1,
+        }
+        tokio::task::yield_now().await;
+    }
+    drop(guest);
+    client.shutdown().await.expect("connected");
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+    let mut answer = Vec::new();
+    soon("the answer", client.read_to_end(&mut answer)).await.expect("an orderly end");
+    assert_eq!(answer.len(), sent);
     soon("shutdown", fabric.shutdown()).await;
 }
 
