@@ -23,18 +23,18 @@ static char text[256];
 static struct stat status;
 
 static void streams(void) {
-  FILE *file = fopen("/work/a.txt", "w");
+  FILE *file = fopen("/desk/a.txt", "w");
   MUST(file);
   for (int line = 0; line < 10000; line++) MUST(fprintf(file, "line %d\n", line) > 0);
   MUST(fclose(file) == 0);
-  MUST(stat("/work/a.txt", &status) == 0 && S_ISREG(status.st_mode) && status.st_size == 98890);
+  MUST(stat("/desk/a.txt", &status) == 0 && S_ISREG(status.st_mode) && status.st_size == 98890);
 
   file = fopen("work/a.txt", "a+");
   MUST(file && fputs("end\n", file) >= 0 && fseek(file, -4, SEEK_END) == 0);
   MUST(fgets(text, sizeof text, file) && !strcmp(text, "end\n"));
   fclose(file);
 
-  file = fopen("/work/a.txt", "r+");
+  file = fopen("/desk/a.txt", "r+");
   MUST(file && fseek(file, 5, SEEK_SET) == 0 && fputc('X', file) == 'X');
   rewind(file);
   MUST(fgets(text, sizeof text, file) && !strcmp(text, "line X\n"));
@@ -42,25 +42,25 @@ static void streams(void) {
 }
 
 static void names(void) {
-  MUST(open("/work/a.txt", O_CREAT | O_EXCL | O_WRONLY, 0644) == -1 && errno == EEXIST);
+  MUST(open("/desk/a.txt", O_CREAT | O_EXCL | O_WRONLY, 0644) == -1 && errno == EEXIST);
   MUST(open("/none", O_RDONLY) == -1 && errno == ENOENT);
-  MUST(open("/work", O_WRONLY) == -1 && errno == EISDIR);
-  MUST(symlink("a.txt", "/work/link") == 0 && readlink("/work/link", text, sizeof text) == 5);
-  MUST(lstat("/work/link", &status) == 0 && S_ISLNK(status.st_mode));
-  MUST(link("/work/a.txt", "/work/hard") == 0 && stat("/work/hard", &status) == 0 && status.st_nlink == 2);
-  MUST(rename("/work/a.txt", "/work/b.txt") == 0);
-  MUST(rmdir("/work") == -1 && errno == ENOTEMPTY);
-  MUST(chdir("/work") == 0 && access("b.txt", R_OK) == 0 && access("a.txt", F_OK) == -1);
+  MUST(open("/desk", O_WRONLY) == -1 && errno == EISDIR);
+  MUST(symlink("a.txt", "/desk/link") == 0 && readlink("/desk/link", text, sizeof text) == 5);
+  MUST(lstat("/desk/link", &status) == 0 && S_ISLNK(status.st_mode));
+  MUST(link("/desk/a.txt", "/desk/hard") == 0 && stat("/desk/hard", &status) == 0 && status.st_nlink == 2);
+  MUST(rename("/desk/a.txt", "/desk/b.txt") == 0);
+  MUST(rmdir("/desk") == -1 && errno == ENOTEMPTY);
+  MUST(chdir("/desk") == 0 && access("b.txt", R_OK) == 0 && access("a.txt", F_OK) == -1);
 }
 
 // Removes what it lists, as `rm -r` does, then goes back in the listing.
 static void directories(void) {
   for (int number = 0; number < 500; number++) {
-    snprintf(text, sizeof text, "/work/a-longer-name-%d", number);
+    snprintf(text, sizeof text, "/desk/a-longer-name-%d", number);
     int file = open(text, O_CREAT | O_WRONLY | O_EXCL, 0644);
     MUST(file >= 0 && close(file) == 0);
   }
-  DIR *directory = opendir("/work");
+  DIR *directory = opendir("/desk");
   MUST(directory);
   int entries = 0;
   struct dirent *entry;
@@ -112,13 +112,13 @@ static void waiting(void) {
 
 int main(int argc, char **argv) {
   printf("%d arguments, the last is %s, HOME is %s\n", argc, argv[argc - 1], getenv("HOME"));
-  MUST(mkdir("/work", 0777) == 0);
+  MUST(mkdir("/desk", 0777) == 0);
   streams();
   names();
   directories();
   descriptors();
   waiting();
-  MUST(unlink("b.txt") == 0 && unlink("hard") == 0 && unlink("link") == 0 && rmdir("/work") == 0);
+  MUST(unlink("b.txt") == 0 && unlink("hard") == 0 && unlink("link") == 0 && rmdir("/desk") == 0);
   puts("all well");
   return 42;
 }
