@@ -232,7 +232,7 @@ pub trait Hooks: Send + Sync {
 
     /// For a kind that is a view of objects stored in another form (`events.k8s.io/v1` of core events):
     /// turns the stored form into this version's form.
-    #[allow(clippy::wrong_self_convention, reason = "it converts the object, not the hooks")]
+    #[expect(clippy::wrong_self_convention, reason = "it converts the object, not the hooks")]
     fn from_stored(&self, _object: &mut Value) {}
 
     /// The reverse of [`Hooks::from_stored`].

@@ -419,7 +419,7 @@ fn summary(body: &[u8]) -> String {
 }
 
 #[cfg(test)]
-#[allow(clippy::needless_pass_by_value, reason = "tables of JSON literals read better without references")]
+#[expect(clippy::needless_pass_by_value, reason = "tables of JSON literals read better without references")]
 mod tests {
     use super::*;
     use crate::{

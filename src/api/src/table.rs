@@ -52,7 +52,7 @@ pub fn age_cell(object: &Value, now: Timestamp) -> Cell {
 }
 
 /// One row: its cells, and what stands in `object` ([`partial_metadata`], the object itself, or null).
-#[allow(clippy::needless_pass_by_value, reason = "both become part of the row")]
+#[expect(clippy::needless_pass_by_value, reason = "both become part of the row")]
 pub fn row(cells: Vec<Cell>, object: Value) -> Value {
     json!({"cells": cells, "object": object})
 }
@@ -68,7 +68,7 @@ pub fn partial_metadata(object: &Value) -> Value {
 
 /// A table. In a watch only the first event has `columns`; `list_metadata` is the list's `metadata`, or in
 /// a watch an object with `resourceVersion`.
-#[allow(clippy::needless_pass_by_value, reason = "both become part of the table")]
+#[expect(clippy::needless_pass_by_value, reason = "both become part of the table")]
 pub fn table(columns: Option<&[Column]>, list_metadata: Value, rows: Vec<Value>) -> Value {
     let columns = columns.map(|columns| columns.iter().map(definition).collect::<Vec<_>>());
     json!({

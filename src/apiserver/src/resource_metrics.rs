@@ -245,7 +245,7 @@ fn metric_value(pod: &Value, stats: &PodStats, metric: &str) -> Option<Value> {
     let time = values.iter().map(|value| value.time.as_str()).min()?;
     let sum: f64 = values.iter().map(|value| value.value).filter(|value| value.is_finite()).sum();
     // A sum beyond the largest amount is the largest amount.
-    #[allow(clippy::cast_possible_truncation, reason = "the cast saturates")]
+    #[expect(clippy::cast_possible_truncation, reason = "the cast saturates")]
     let milli = (sum * 1000.0).round() as i64;
     Some(json!({
         "describedObject": {

@@ -35,7 +35,7 @@ use crate::{
     images::Puller,
     kubelet_api,
     local_volumes::LocalVolumes,
-    logs::{LogBook, LogLimits},
+    logs::{LogBook, LogLimits, Runs},
     network_feed,
     probes::{Commands, Prober},
     registration::{Identity, Registration},
@@ -198,6 +198,12 @@ impl Node {
         Ok(Node { context, registration, shutdown_grace, ready })
     }
 
+    /// What its workers share.
+    #[cfg(test)]
+    pub(crate) fn context(&self) -> &Context {
+        &self.context
+    }
+
     /// The kubelet API.
     pub fn router(&self) -> axum::Router {
         kubelet_api::router(self.context.clone())
@@ -298,6 +304,7 @@ impl Agent {
         context.services.synced().await;
         context.sources.synced().await;
         sweep(&context).await;
+        recall_logs(&context).await;
 
         registration.report().await;
         let (status, recorder) = (registration.clone(), context.recorder.clone());
@@ -342,7 +349,7 @@ async fn dispatch(context: &Arc<Context>) {
         if let Delta::Deleted(pod) = &delta {
             // A pod that was over has no worker, but may have left logs and volumes.
             if !context.table.gone(pod.metadata.uid.as_deref().unwrap_or_default()) {
-                context.tasks.spawn(context.clean_up(pod));
+                context.tasks.spawn(context.clean_up(pod, runs_of(pod)));
             }
             continue;
         }
@@ -386,4 +393,21 @@ async fn sweep(context: &Arc<Context>) {
     if let Ok(Err(error)) = swept.await {
         tracing::warn!(%error, "folders of pods that are gone were not removed");
     }
+}
+
+/// Learns of the runs that began before this process did.
+async fn recall_logs(context: &Arc<Context>) {
+    let logs = context.logs.clone();
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || logs.recall()).await {
+        tracing::warn!(%error, "the logs of before cannot be listed");
+    }
+}
+
+/// The newest runs of the containers of a pod that is over.
+fn runs_of(pod: &Pod) -> Runs {
+    let Some(status) = &pod.status else { return Runs::new() };
+    let lists =
+        [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
+    let all = lists.into_iter().flatten().flatten();
+    all.map(|status| (status.name.as_str().into(), status.restart_count)).collect()
 }

@@ -22,7 +22,7 @@ use crate::{
     exec::Toolbox,
     handle::PodHandle,
     images::{Puller, Tell},
-    logs::LogBook,
+    logs::{LogBook, Runs},
     probes::Prober,
     sources::Sources,
     state::{self, Now, Role},
@@ -123,11 +123,17 @@ impl Context {
         Ok(())
     }
 
-    /// Removes what a pod has left on disk.
-    pub(crate) fn clean_up(&self, pod: &Pod) -> impl Future<Output = ()> + Send + use<> {
-        let dirs = leftovers(&self.pods_dir, &self.logs, pod);
+    /// Removes what a pod has left on disk: its folder, and the logs of containers, whose newest runs these are.
+    pub(crate) fn clean_up(&self, pod: &Pod, runs: Runs) -> impl Future<Output = ()> + Send + use<> {
+        let (folder, logs) = (folder(&self.pods_dir, pod), self.logs.pod(pod));
         async move {
-            let blocking = move || dirs.iter().for_each(|dir| dirs::remove_reporting(dir));
+            if folder.is_none() && runs.is_empty() {
+                return;
+            }
+            let blocking = move || {
+                folder.iter().for_each(|folder| dirs::remove_reporting(folder));
+                runs.iter().for_each(|(container, run)| logs.remove(container, *run));
+            };
             // It only fails when the runtime ends; the next start removes what is left.
             let _ = tokio::task::spawn_blocking(blocking).await;
         }
@@ -140,12 +146,10 @@ impl Context {
     }
 }
 
-/// The folders of a pod; none for a pod without a uid, whose folder would be that of all pods.
-fn leftovers(pods_dir: &Path, logs: &LogBook, pod: &Pod) -> Vec<PathBuf> {
-    match pod.metadata.uid.as_deref() {
-        None | Some("") => Vec::new(),
-        Some(uid) => vec![volumes::pod_dir(pods_dir, uid), logs.pod(pod).dir().to_owned()],
-    }
+/// The folder that a pod may have on disk; none for a pod without a uid, whose folder would be that of all pods.
+fn folder(pods_dir: &Path, pod: &Pod) -> Option<PathBuf> {
+    let uid = pod.metadata.uid.as_deref().filter(|uid| !uid.is_empty())?;
+    volumes::on_disk(pod).then(|| volumes::pod_dir(pods_dir, uid))
 }
 
 /// How events refer to a pod or one of its containers.
@@ -188,25 +192,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pod_without_a_uid_owns_no_folder() {
+    fn a_pod_without_a_uid_or_a_volume_on_disk_owns_no_folder() {
         #[track_caller]
-        fn check(uid: Option<&str>, expected: &[&str]) {
-            let mut pod = Pod::default();
-            pod.metadata.namespace = Some("n".into());
-            pod.metadata.name = Some("p".into());
+        fn check(uid: Option<&str>, volume: &serde_json::Value, expected: Option<&str>) {
+            let spec = serde_json::json!({ "containers": [], "volumes": [volume] });
+            let mut pod: Pod = serde_json::from_value(serde_json::json!({ "spec": spec })).unwrap();
             pod.metadata.uid = uid.map(Into::into);
-            let expected: Vec<_> = expected.iter().map(PathBuf::from).collect();
-            assert_eq!(
-                leftovers(
-                    Path::new("/pods"),
-                    &LogBook::new("/logs".into(), crate::LogLimits::default()),
-                    &pod
-                ),
-                expected
-            );
+            assert_eq!(folder(Path::new("/pods"), &pod), expected.map(PathBuf::from));
         }
-        check(Some("u"), &["/pods/u", "/logs/n_p_u"]);
-        check(Some(""), &[]);
-        check(None, &[]);
+        let disk = serde_json::json!({ "name": "v", "emptyDir": {} });
+        check(Some("u"), &disk, Some("/pods/u"));
+        check(Some("u"), &serde_json::json!({ "name": "v", "configMap": { "name": "c" } }), None);
+        check(Some(""), &disk, None);
+        check(None, &disk, None);
     }
 }

@@ -10,7 +10,7 @@ use rustix::{
 /// How folders are opened for removal: never through a link that a guest left.
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// Removes the folders directly under `dir` whose name `keep` refuses. Blocking. A folder that cannot be
+/// Removes the folders and files directly under `dir` whose name `keep` refuses. Blocking. One that cannot be
 /// removed is reported and left for the next start.
 pub(crate) fn sweep(dir: &Path, keep: &dyn Fn(&str) -> bool) -> io::Result<()> {
     let entries = match std::fs::read_dir(dir) {

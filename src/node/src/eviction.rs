@@ -1,8 +1,9 @@
-//! Makes room when the machine runs short: first images that no pod uses, then pods, one at a time, those that use
-//! more than they asked for and matter least first.
+//! Ends pods that keep more on disk than they may, and makes room when the machine runs short: first images that no
+//! pod uses, then pods, one at a time, those that use more than they asked for and matter least first.
 //!
 //! ```text
 //!  look ── enough ──────────────────────────────────────────▶ look later
+//!   └─ pods beyond their limits: end them ─────────────────────────────────▶ look soon
 //!   └─ short of disk: remove images ─ still short ─┐
 //!   └─ short of memory ────────────────────────────┴▶ rank pods, end the first ─▶ look soon
 //! ```
@@ -31,6 +32,7 @@ use crate::{
     host::{self, MEMORY_RESERVE},
     static_pods,
     stats::{PodUsage, Stats},
+    storage::StorageUsage,
 };
 
 /// How often the machine is looked at. Kubernetes' number.
@@ -43,31 +45,50 @@ const IMAGES_HIGH: u64 = 85;
 const IMAGES_LOW: u64 = 80;
 /// An image stays so long after it was last seen in use. Kubernetes' number.
 const IMAGE_AGE: Duration = Duration::from_secs(120);
+/// Kubernetes' word for it: the reason of events, and of the pod's failure.
+const REASON: &str = "Evicted";
+/// What an evicted pod's containers have to end. Kubernetes' number.
+const GRACE: Duration = Duration::from_secs(1);
 /// Pods from this priority on are never evicted. Kubernetes' number.
 const CRITICAL: i32 = 2_000_000_000;
 
-/// What the machine can be short of.
+/// Why pods are evicted: the machine is short of something, or they keep more on disk than they may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Signal {
+pub(crate) enum Signal {
     Memory,
     Disk,
+    EmptyDir,
+    Pod,
+    Container,
 }
 
 impl Signal {
+    const ALL: [Signal; 5] = [Signal::Memory, Signal::Disk, Signal::EmptyDir, Signal::Pod, Signal::Container];
+
     /// How Kubernetes names the signal.
     fn name(self) -> &'static str {
         match self {
             Signal::Memory => "memory.available",
             Signal::Disk => "nodefs.available",
+            Signal::EmptyDir => "emptydirfs.limit",
+            Signal::Pod => "ephemeralpodfs.limit",
+            Signal::Container => "ephemeralcontainerfs.limit",
         }
     }
 
-    fn resource(self) -> &'static str {
-        match self {
-            Signal::Memory => "memory",
-            Signal::Disk => "ephemeral-storage",
-        }
+    /// Whether it is the machine's, and not the pod's own doing. Only that is a disruption, as Kubernetes has it.
+    fn of_node(self) -> bool {
+        matches!(self, Signal::Memory | Signal::Disk)
     }
+}
+
+/// What a machine that is short of something looks for among its pods.
+struct Shortage {
+    signal: Signal,
+    /// As pods ask for it.
+    resource: &'static str,
+    available: u64,
+    threshold: String,
 }
 
 /// A pod that could be evicted.
@@ -91,12 +112,12 @@ fn rank(candidates: &mut [Candidate]) {
     });
 }
 
-/// The message of an evicted pod.
-fn message(signal: Signal, available: u64, threshold: &str, pod: &Candidate) -> String {
-    let resource = signal.resource();
+/// The message of a pod that is evicted for the machine's sake.
+fn message(shortage: &Shortage, pod: &Candidate) -> String {
+    let Shortage { resource, threshold, available, .. } = shortage;
     let mut text = format!(
         "The node was low on resource: {resource}. Threshold quantity: {threshold}, available: {}. ",
-        kibi(available)
+        kibi(*available)
     );
     if let Some((name, used, requested)) = &pod.heaviest
         && used > requested
@@ -114,26 +135,23 @@ fn kibi(bytes: u64) -> String {
     format!("{}Ki", bytes / 1024)
 }
 
-/// Watches over the machine's memory and disk.
+/// Watches over the machine's memory and disk, and what pods keep there.
 pub(crate) struct Evictor {
     images: Arc<Images>,
     /// When each image was last seen in use.
     used: Mutex<HashMap<String, Instant>>,
-    by_memory: AtomicU64,
-    by_disk: AtomicU64,
+    /// How many pods were evicted, in the order of [`Signal::ALL`].
+    counts: [AtomicU64; Signal::ALL.len()],
 }
 
 impl Evictor {
     pub(crate) fn new(images: Arc<Images>) -> Evictor {
-        Evictor { images, used: Mutex::default(), by_memory: AtomicU64::new(0), by_disk: AtomicU64::new(0) }
+        Evictor { images, used: Mutex::default(), counts: Default::default() }
     }
 
     /// How many pods were evicted, by signal.
-    pub(crate) fn counts(&self) -> [(&'static str, u64); 2] {
-        [
-            (Signal::Memory.name(), self.by_memory.load(Ordering::Relaxed)),
-            (Signal::Disk.name(), self.by_disk.load(Ordering::Relaxed)),
-        ]
+    pub(crate) fn counts(&self) -> [(&'static str, u64); Signal::ALL.len()] {
+        Signal::ALL.map(|signal| (signal.name(), self.counts[signal as usize].load(Ordering::Relaxed)))
     }
 
     /// Looks again and again, for ever.
@@ -146,17 +164,24 @@ impl Evictor {
 
     async fn look(&self, context: &Arc<Context>, stats: &Stats, node: &ObjectReference) -> Duration {
         self.note_images(context);
+        if self.evict_beyond_limits(context) {
+            return SETTLE;
+        }
         let memory = host::memory_use();
         if memory.total > 0 && memory.available < MEMORY_RESERVE {
-            self.announce(context, node, "memory");
-            let threshold = format!("{}Mi", MEMORY_RESERVE >> 20);
-            let pods = stats.measure(context).pods;
+            let shortage = Shortage {
+                signal: Signal::Memory,
+                resource: "memory",
+                available: memory.available,
+                threshold: format!("{}Mi", MEMORY_RESERVE >> 20),
+            };
+            self.announce(context, node, &shortage);
             let usage = |pod: &PodUsage| {
                 let parts = pod.containers.iter().map(|one| (one.name.to_string(), one.memory));
-                parts.collect::<Vec<_>>()
+                (pod.containers.iter().map(|one| one.memory).sum(), parts.collect())
             };
-            let candidates = candidates(context, &pods, "memory", usage);
-            return self.evict(context, Signal::Memory, memory.available, &threshold, candidates);
+            let candidates = candidates(context, &stats.measure(context).pods, &shortage, usage);
+            return self.evict_first(context, &shortage, candidates);
         }
         let disk = host::disk_use(&context.pods_dir);
         if disk.total > 0 && disk.used_percent() > IMAGES_HIGH {
@@ -164,58 +189,69 @@ impl Evictor {
         }
         let disk = host::disk_use(&context.pods_dir);
         if disk.short() {
-            self.announce(context, node, "ephemeral-storage");
-            let threshold = kibi(host::disk_reserve(disk.total));
-            let pods = stats.measure(context).pods;
-            let folder = context.pods_dir.clone();
-            let measured = tokio::task::spawn_blocking(move || {
-                let sizes = pods.iter().map(|pod| (pod.uid.clone(), size_of(&folder.join(&*pod.uid))));
-                let sizes: HashMap<_, _> = sizes.collect();
-                (pods, sizes)
-            });
-            // It only fails when the runtime ends.
-            let Ok((pods, sizes)) = measured.await else { return LOOK };
-            let usage = |pod: &PodUsage| {
-                let size = sizes.get(&pod.uid).copied().unwrap_or(0);
-                pod.containers.first().map(|one| (one.name.to_string(), size)).into_iter().collect()
+            let shortage = Shortage {
+                signal: Signal::Disk,
+                resource: "ephemeral-storage",
+                available: disk.free,
+                threshold: kibi(host::disk_reserve(disk.total)),
             };
-            let candidates = candidates(context, &pods, "ephemeral-storage", usage);
-            return self.evict(context, Signal::Disk, disk.free, &threshold, candidates);
+            self.announce(context, node, &shortage);
+            let usage = |pod: &PodUsage| {
+                let parts =
+                    pod.containers.iter().map(|one| (one.name.to_string(), one.root_bytes + one.log_bytes));
+                (pod.storage, parts.collect())
+            };
+            let candidates = candidates(context, &stats.measure(context).pods, &shortage, usage);
+            return self.evict_first(context, &shortage, candidates);
         }
         LOOK
     }
 
-    fn announce(&self, context: &Context, node: &ObjectReference, resource: &str) {
-        let message = format!("Attempting to reclaim {resource}");
+    fn announce(&self, context: &Context, node: &ObjectReference, shortage: &Shortage) {
+        let message = format!("Attempting to reclaim {}", shortage.resource);
         context.recorder.event(node, EventType::Warning, "EvictionThresholdMet", &message);
     }
 
+    /// Ends the pods that keep more on disk than they may; true if there were any.
+    pub(crate) fn evict_beyond_limits(&self, context: &Context) -> bool {
+        let mut any = false;
+        for handle in context.table.all() {
+            let Some(limits) = &handle.storage_limits else { continue };
+            let Some((signal, message)) = limits.exceeded(&StorageUsage::of(&handle)) else { continue };
+            let Some(pod) = context.pods.get(handle.key()).filter(|pod| may_be_evicted(context, pod)) else {
+                continue;
+            };
+            any |= self.evict(context, &pod, signal, message);
+        }
+        any
+    }
+
     /// Ends the pod that is ranked first.
-    fn evict(
+    fn evict_first(
         &self,
         context: &Context,
-        signal: Signal,
-        available: u64,
-        threshold: &str,
+        shortage: &Shortage,
         mut candidates: Vec<Candidate>,
     ) -> Duration {
         rank(&mut candidates);
         for candidate in candidates {
             let Some(pod) = context.pods.get(&candidate.key) else { continue };
-            let handle = context.table.get(pod.metadata.uid.as_deref().unwrap_or_default());
-            let Some(handle) = handle else { continue };
-            let message = message(signal, available, threshold, &candidate);
-            tracing::warn!(pod = %candidate.key, message, "a pod is evicted");
-            context.tell(&pod, None, true, "Evicted", &message);
-            handle.evict(Eviction { reason: "Evicted", message, grace: Some(Duration::ZERO) });
-            let count = match signal {
-                Signal::Memory => &self.by_memory,
-                Signal::Disk => &self.by_disk,
-            };
-            count.fetch_add(1, Ordering::Relaxed);
-            return SETTLE;
+            if self.evict(context, &pod, shortage.signal, message(shortage, &candidate)) {
+                return SETTLE;
+            }
         }
         LOOK
+    }
+
+    /// Ends a pod; false if it is ending or over already.
+    fn evict(&self, context: &Context, pod: &Pod, signal: Signal, message: String) -> bool {
+        let handle = context.table.get(pod.metadata.uid.as_deref().unwrap_or_default());
+        let Some(handle) = handle.filter(|handle| handle.evict_once()) else { return false };
+        tracing::warn!(pod = %handle.key(), message, "a pod is evicted");
+        context.tell(pod, None, true, REASON, &message);
+        handle.evict(Eviction { reason: REASON, message, grace: Some(GRACE), disruption: signal.of_node() });
+        self.counts[signal as usize].fetch_add(1, Ordering::Relaxed);
+        true
     }
 
     /// Remembers when images came, and which of them pods of this node use.
@@ -286,28 +322,30 @@ fn images_of(pod: &Pod) -> Vec<String> {
     own.filter_map(|container| container.image.clone()).chain(beside).chain(volumes).collect()
 }
 
-/// The pods that may be evicted, with what they use.
+/// Critical and static pods stay, whatever happens.
+fn may_be_evicted(context: &Context, pod: &Pod) -> bool {
+    let priority = pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0);
+    priority < CRITICAL && !static_pods::is_mirror(pod, &context.node_name)
+}
+
+/// The pods that may be evicted, with what they use: all of it, and by container.
 fn candidates(
     context: &Context,
     pods: &[PodUsage],
-    resource: &str,
-    usage: impl Fn(&PodUsage) -> Vec<(String, u64)>,
+    shortage: &Shortage,
+    usage: impl Fn(&PodUsage) -> (u64, Vec<(String, u64)>),
 ) -> Vec<Candidate> {
     let candidate = |usage_of: &PodUsage| {
         let key = Key::new(usage_of.namespace.clone(), usage_of.name.clone());
-        let pod = context.pods.get(&key)?;
+        let pod = context.pods.get(&key).filter(|pod| may_be_evicted(context, pod))?;
         let spec = pod.spec.as_ref()?;
         let priority = spec.priority.unwrap_or(0);
-        if priority >= CRITICAL || static_pods::is_mirror(&pod, &context.node_name) {
-            return None;
-        }
         let request = |name: &str| {
             let container = spec.containers.iter().find(|container| container.name == name)?;
             let requests = container.resources.as_ref()?.requests.as_ref()?;
-            u64::try_from(Quantity::parse(&requests.get(resource)?.0).ok()?.value()).ok()
+            u64::try_from(Quantity::parse(&requests.get(shortage.resource)?.0).ok()?.value()).ok()
         };
-        let parts = usage(usage_of);
-        let used = parts.iter().map(|(_, bytes)| bytes).sum();
+        let (used, parts) = usage(usage_of);
         let requested = spec.containers.iter().filter_map(|container| request(&container.name)).sum();
         let parts = parts.into_iter().map(|(name, bytes)| {
             let requested = request(&name).unwrap_or(0);
@@ -317,17 +355,6 @@ fn candidates(
         Some(Candidate { key, priority, used, requested, heaviest })
     };
     pods.iter().filter_map(candidate).collect()
-}
-
-/// The bytes of all files below a folder. Blocking; what cannot be read counts nothing.
-fn size_of(dir: &Path) -> u64 {
-    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
-    let size = |entry: std::fs::DirEntry| match entry.metadata() {
-        Ok(meta) if meta.is_dir() => size_of(&entry.path()),
-        Ok(meta) => meta.len(),
-        Err(_) => 0,
-    };
-    entries.filter_map(Result::ok).map(size).sum()
 }
 
 #[cfg(test)]
@@ -355,26 +382,24 @@ mod tests {
 
     #[test]
     fn the_message_is_that_of_other_clusters() {
-        let text = message(Signal::Memory, 50 << 20, "100Mi", &candidate("p", 0, 5 << 20, 0));
+        let shortage = |signal, resource, available, threshold: &str| Shortage {
+            signal,
+            resource,
+            available,
+            threshold: threshold.into(),
+        };
+        let memory = shortage(Signal::Memory, "memory", 50 << 20, "100Mi");
+        let text = message(&memory, &candidate("p", 0, 5 << 20, 0));
         assert_eq!(
             text,
             "The node was low on resource: memory. Threshold quantity: 100Mi, available: 51200Ki. Container main was \
              using 5120Ki, request is 0, has larger consumption of memory. "
         );
-        let modest = message(Signal::Disk, 1 << 20, "10Mi", &candidate("p", 0, 1, 2));
+        let disk = shortage(Signal::Disk, "ephemeral-storage", 1 << 20, "10Mi");
+        let modest = message(&disk, &candidate("p", 0, 1, 2));
         assert_eq!(
             modest,
             "The node was low on resource: ephemeral-storage. Threshold quantity: 10Mi, available: 1024Ki. "
         );
-    }
-
-    #[test]
-    fn a_folder_is_as_big_as_its_files() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir_all(dir.path().join("a/b")).unwrap();
-        std::fs::write(dir.path().join("a/b/one"), [0; 100]).unwrap();
-        std::fs::write(dir.path().join("two"), [0; 11]).unwrap();
-        assert_eq!(size_of(dir.path()), 111);
-        assert_eq!(size_of(Path::new("/no/such/folder")), 0);
     }
 }

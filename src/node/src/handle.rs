@@ -1,10 +1,17 @@
 //! The door to a pod's worker: a mailbox that keeps the newest of each kind of news, and the pod's current
 //! runs. What a pod costs while nothing happens is this, its task and its containers.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use coracle_budget::Budget;
 use coracle_client::Key;
+use coracle_vfs::PodShare;
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -13,6 +20,8 @@ use crate::{
     exec::{Guests, Running},
     logs::ContainerLog,
     state::ProbeKind,
+    storage::StorageLimits,
+    volumes::Means,
 };
 
 /// A probe's verdict that changed.
@@ -47,6 +56,8 @@ pub(crate) struct Eviction {
     pub(crate) message: String,
     /// What its containers have to end; the pod's own grace if not said.
     pub(crate) grace: Option<Duration>,
+    /// It ends for the node's sake, and not by its own fault.
+    pub(crate) disruption: bool,
 }
 
 impl Mail {
@@ -72,10 +83,16 @@ pub(crate) struct PodHandle {
     pub(crate) guests: Guests,
     /// The memory that it may hold.
     pub(crate) budget: Arc<Budget>,
+    /// What it keeps on disk, and the files that it has open there.
+    pub(crate) share: PodShare,
+    evicted: AtomicBool,
+    /// What it may keep on disk, if its spec says.
+    pub(crate) storage_limits: Option<Box<StorageLimits>>,
 }
 
 impl PodHandle {
     pub(crate) fn new(pod: &Pod) -> PodHandle {
+        let storage_limits = StorageLimits::of(pod).map(Box::new);
         PodHandle {
             uid: pod.metadata.uid.as_deref().unwrap_or_default().into(),
             key: Key::of(&pod.metadata),
@@ -84,6 +101,9 @@ impl PodHandle {
             logs: Mutex::default(),
             guests: Guests::default(),
             budget: Budget::new(None),
+            share: PodShare::new(storage_limits.as_ref().and_then(|limits| limits.of_pod())),
+            evicted: AtomicBool::new(false),
+            storage_limits,
         }
     }
 
@@ -112,11 +132,14 @@ impl PodHandle {
         self.post(|mail| mail.shutdown = Some(grace));
     }
 
-    /// Fails the pod and ends its containers. The first reason counts.
+    /// True for who is to evict the pod: the first who asks.
+    pub(crate) fn evict_once(&self) -> bool {
+        !self.evicted.swap(true, Ordering::Relaxed)
+    }
+
+    /// Fails the pod and ends its containers.
     pub(crate) fn evict(&self, eviction: Eviction) {
-        self.post(|mail| {
-            mail.eviction.get_or_insert(Box::new(eviction));
-        });
+        self.post(|mail| mail.eviction = Some(Box::new(eviction)));
     }
 
     pub(crate) fn probed(&self, word: ProbeWord) {
@@ -156,6 +179,16 @@ impl PodHandle {
     /// The log of a container's newest run in this process.
     pub(crate) fn log(&self, index: usize) -> Option<Arc<ContainerLog>> {
         self.logs.lock().get(index)?.clone()
+    }
+
+    /// What its volumes may take.
+    pub(crate) fn means(&self) -> Means {
+        Means { memory: self.budget.clone(), share: self.share.clone() }
+    }
+
+    /// What the logs of its containers take on disk.
+    pub(crate) fn log_bytes(&self) -> u64 {
+        self.logs.lock().iter().flatten().map(|log| log.bytes()).sum()
     }
 
     fn post(&self, change: impl FnOnce(&mut Mail)) {

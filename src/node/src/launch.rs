@@ -74,7 +74,7 @@ impl Launch {
         let services = context.service_variables(&pod);
         let env = Environment::of(&facts, spec, &image.env, &services, context.sources.as_ref())
             .map_err(|error| waiting("CreateContainerConfigError", &error.to_string()))?;
-        let root = volumes::container_root(&image, &handle.budget).map_err(|error| {
+        let root = volumes::container_root(&image, &handle.means()).map_err(|error| {
             waiting("CreateContainerError", &format!("cannot open the files of the image: {error}"))
         })?;
         let mut mounts = volumes

@@ -52,6 +52,7 @@ mod static_pods;
 mod stats;
 mod status;
 mod status_writer;
+mod storage;
 mod streams;
 mod table;
 mod termination;

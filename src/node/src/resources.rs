@@ -48,7 +48,8 @@ fn bytes(resources: Option<&ResourceRequirements>) -> Option<u64> {
     u64::try_from(limit(resources, "memory")?.value()).ok().filter(|bytes| *bytes > 0)
 }
 
-fn limit(resources: Option<&ResourceRequirements>, name: &str) -> Option<Quantity> {
+/// One of a container's limits.
+pub(crate) fn limit(resources: Option<&ResourceRequirements>, name: &str) -> Option<Quantity> {
     Quantity::parse(&resources?.limits.as_ref()?.get(name)?.0).ok()
 }
 

@@ -76,6 +76,7 @@ pub(crate) fn pod_status(facts: &Facts<'_>, transitions: &mut Transitions) -> Po
     let phase = phase(facts, &statuses);
     let mut conditions = conditions(facts, &statuses, phase, transitions);
     conditions.extend(resize_pending(facts));
+    conditions.extend(disruption(facts));
     let [mut init, mut main, mut ephemeral] = [const { Vec::new() }; 3];
     for (role, status) in statuses {
         match role {
@@ -86,7 +87,7 @@ pub(crate) fn pod_status(facts: &Facts<'_>, transitions: &mut Transitions) -> Po
     }
     main.sort_by(|a, b| a.name.cmp(&b.name));
     let failed = match facts.stop {
-        Some(Stop::Failed { reason, message }) if phase == "Failed" => Some((*reason, &**message)),
+        Some(Stop::Failed { reason, message, .. }) if phase == "Failed" => Some((*reason, &**message)),
         _ => None,
     };
     // After a restart of the agent a pod that is over gets no network again, but keeps showing its past.
@@ -314,17 +315,32 @@ fn resize_pending(facts: &Facts<'_>) -> Option<PodCondition> {
     }
     let message = "the memory of a module that runs cannot shrink below what it holds; resizePolicy RestartContainer lets \
                    it restart";
+    Some(holds(facts, RESIZE_PENDING, "Infeasible", message))
+}
+
+/// The condition of a pod that the node ends for its own sake: job controllers count such an end otherwise.
+fn disruption(facts: &Facts<'_>) -> Option<PodCondition> {
+    match facts.stop {
+        Some(Stop::Failed { message, disruption: true, .. }) => {
+            Some(holds(facts, "DisruptionTarget", "TerminationByKubelet", message))
+        }
+        _ => None,
+    }
+}
+
+/// A condition that is true since the API knows of it, or since now.
+fn holds(facts: &Facts<'_>, name: &str, reason: &str, message: &str) -> PodCondition {
     let known = facts.pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    let before = known.iter().find(|condition| condition.type_ == RESIZE_PENDING);
+    let before = known.iter().find(|condition| condition.type_ == name && condition.status == "True");
     let since = before.and_then(|condition| condition.last_transition_time.clone());
-    Some(PodCondition {
-        type_: RESIZE_PENDING.into(),
+    PodCondition {
+        type_: name.into(),
         status: "True".into(),
-        reason: Some("Infeasible".into()),
+        reason: Some(reason.into()),
         message: Some(message.into()),
         last_transition_time: Some(since.unwrap_or(Time(facts.now))),
         ..PodCondition::default()
-    })
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -130,12 +130,12 @@ fn phases_of_main_containers() {
     case("Never", vec![ended(main, 1), crash_loop()]).phase("Running");
     case("Never", vec![crash_loop()]).over().phase("Failed");
     Case {
-        stop: Some(Stop::Failed { reason: "DeadlineExceeded", message: "".into() }),
+        stop: Some(Stop::Failed { reason: "DeadlineExceeded", message: "".into(), disruption: false }),
         ..case("Always", vec![ended(main, 143)])
     }
     .phase("Failed");
     Case {
-        stop: Some(Stop::Failed { reason: "DeadlineExceeded", message: "".into() }),
+        stop: Some(Stop::Failed { reason: "DeadlineExceeded", message: "".into(), disruption: false }),
         ..case("Always", vec![running(true)])
     }
     .phase("Running");
@@ -175,6 +175,18 @@ fn conditions_name_what_is_missing() {
     ]);
     case("Never", vec![ended(main, 1)])
         .conditions(&["Ready=False PodFailed", "ContainersReady=False PodFailed"]);
+}
+
+#[test]
+fn what_the_node_ends_for_its_own_sake_is_a_disruption() {
+    let evicted = |disruption| Case {
+        stop: Some(Stop::Failed { reason: "Evicted", message: "low on memory".into(), disruption }),
+        ..case("Always", vec![ended(Role::Main, 137)])
+    };
+    let failed = ["Ready=False PodFailed", "ContainersReady=False PodFailed"];
+    let disrupted = "DisruptionTarget=True TerminationByKubelet low on memory";
+    evicted(true).conditions(&[failed[0], failed[1], disrupted]);
+    evicted(false).conditions(&failed);
 }
 
 #[test]

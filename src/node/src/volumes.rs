@@ -11,7 +11,7 @@ use bytes::Bytes;
 use coracle_api::quantity::Quantity;
 use coracle_budget::Budget;
 use coracle_image::Image;
-use coracle_vfs::{MountOptions, Mounts, ProjectedFile, ROOT_LIMIT, Usage, VfsError, Volume};
+use coracle_vfs::{MountOptions, Mounts, PodShare, ProjectedFile, ROOT_LIMIT, Usage, VfsError, Volume};
 use k8s_openapi::{
     api::core::v1::{
         ConfigMap, Container, DownwardAPIVolumeFile, EmptyDirVolumeSource, HostPathVolumeSource, KeyToPath,
@@ -114,6 +114,15 @@ pub(crate) enum ImageContent {
     },
 }
 
+/// What a pod's volumes may take of its node.
+#[derive(Clone, Debug)]
+pub(crate) struct Means {
+    /// The memory of the pod.
+    pub(crate) memory: Arc<Budget>,
+    /// Its place on the disk and its open files there.
+    pub(crate) share: PodShare,
+}
+
 /// The volumes of one pod.
 #[derive(Debug, Default)]
 pub(crate) struct PodVolumes {
@@ -173,17 +182,17 @@ pub(crate) fn images(pod: &Pod) -> impl Iterator<Item = (&str, Option<&str>)> {
 
 impl PodVolumes {
     /// Makes the volumes; blocking if [`on_disk`]. What is on disk from before (the agent was restarted)
-    /// is kept. Volumes in memory that the pod writes to are `memory` of its own; what it is shown of other
+    /// is kept. Volumes in memory that the pod writes to are memory of its own; what it is shown of other
     /// objects is the node's.
     pub(crate) fn set_up(
         facts: &PodFacts<'_>,
         pod_dir: &Path,
         sources: &dyn VolumeSources,
-        memory: &Arc<Budget>,
+        means: &Means,
     ) -> Result<PodVolumes, SetUpError> {
         let mut list = Vec::new();
         for spec in specs(facts.pod) {
-            let volume = match make(facts, spec, pod_dir, sources, memory) {
+            let volume = match make(facts, spec, pod_dir, sources, means) {
                 Ok(Some(volume)) => Ok(volume),
                 Ok(None) => projection(facts, spec, sources).and_then(|files| {
                     let volume = Volume::memory(None);
@@ -199,7 +208,7 @@ impl PodVolumes {
         Ok(PodVolumes { list })
     }
 
-    /// What each of them holds. One without a limit is not counted.
+    /// What each of them holds. Folders of the host and persistent volumes without a limit are not counted.
     pub(crate) fn usage(&self) -> Vec<(Box<str>, Usage)> {
         self.list.iter().map(|(name, source)| (name.clone(), source.volume.usage())).collect()
     }
@@ -252,10 +261,10 @@ impl PodVolumes {
 
 /// The root of a container: the files of its image, if it brings any, and over them what the container writes, which
 /// is memory of its pod.
-pub(crate) fn container_root(image: &Image, memory: &Arc<Budget>) -> Result<Volume, VfsError> {
-    let own = Volume::memory_of(Some(ROOT_LIMIT), memory);
+pub(crate) fn container_root(image: &Image, means: &Means) -> Result<Volume, VfsError> {
+    let own = Volume::memory_of(Some(ROOT_LIMIT), &means.memory);
     match &image.files {
-        Some(files) => Ok(Volume::overlay(&[Volume::image(&files.path)?], &own)),
+        Some(files) => Ok(Volume::overlay(&[Volume::image_for(&means.share, &files.path)?], &own)),
         None => Ok(own),
     }
 }
@@ -281,23 +290,24 @@ fn make(
     spec: &VolumeSpec,
     pod_dir: &Path,
     sources: &dyn VolumeSources,
-    memory: &Arc<Budget>,
+    means: &Means,
 ) -> Result<Option<Source>, VolumeError> {
     if is_projection(spec) {
         return Ok(None);
     }
     let own_dir = pod_dir.join("volumes").join(&spec.name);
     if let Some(source) = &spec.empty_dir {
-        return empty_dir(facts, source, &own_dir, memory).map(|volume| Some(volume.into()));
+        return empty_dir(facts, source, &own_dir, means).map(|volume| Some(volume.into()));
     }
     if let Some(source) = &spec.host_path {
-        return host_path(source, pod_dir).map(Some);
+        return host_path(source, pod_dir, &means.share).map(Some);
     }
     if let Some(name) = claim_name(facts.pod, spec) {
-        return claim(facts.pod, spec, &name, pod_dir, sources).map(Some);
+        return claim(facts.pod, spec, &name, pod_dir, sources, &means.share).map(Some);
     }
     if let Some(source) = &spec.image {
-        return image(source.reference.as_deref().unwrap_or_default(), &own_dir, sources).map(Some);
+        let reference = source.reference.as_deref().unwrap_or_default();
+        return image(reference, &own_dir, sources, &means.share).map(Some);
     }
     Err(VolumeError::Unsupported(type_name(spec)))
 }
@@ -309,6 +319,7 @@ fn claim(
     name: &str,
     pod_dir: &Path,
     sources: &dyn VolumeSources,
+    share: &PodShare,
 ) -> Result<Source, VolumeError> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let claim = sources.claim(namespace, name).ok_or_else(|| VolumeError::NoClaim(name.to_owned()))?;
@@ -333,7 +344,7 @@ fn claim(
         return Err(VolumeError::NotHere(volume_name.to_owned()));
     }
     let read_only = spec.persistent_volume_claim.as_ref().and_then(|source| source.read_only) == Some(true);
-    let source = persistent_volume(&volume, pod_dir, sources)?;
+    let source = persistent_volume(&volume, pod_dir, sources, share)?;
     Ok(Source { read_only: read_only || source.read_only, ..source })
 }
 
@@ -341,13 +352,14 @@ fn persistent_volume(
     volume: &PersistentVolume,
     pod_dir: &Path,
     sources: &dyn VolumeSources,
+    share: &PodShare,
 ) -> Result<Source, VolumeError> {
     let spec = volume.spec.as_ref();
     if let Some(source) = spec.and_then(|spec| spec.host_path.as_ref()) {
-        return host_path(source, pod_dir);
+        return host_path(source, pod_dir, share);
     }
     if let Some(source) = spec.and_then(|spec| spec.local.as_ref()) {
-        return host_path(&HostPathVolumeSource { path: source.path.clone(), type_: None }, pod_dir);
+        return host_path(&HostPathVolumeSource { path: source.path.clone(), type_: None }, pod_dir, share);
     }
     match spec.and_then(|spec| spec.csi.as_ref()) {
         Some(source) if source.driver == local_volumes::DRIVER => {
@@ -360,10 +372,15 @@ fn persistent_volume(
 }
 
 /// The files of an image, or a folder with its module, for reading.
-fn image(reference: &str, dir: &Path, sources: &dyn VolumeSources) -> Result<Source, VolumeError> {
+fn image(
+    reference: &str,
+    dir: &Path,
+    sources: &dyn VolumeSources,
+    share: &PodShare,
+) -> Result<Source, VolumeError> {
     let content = sources.image(reference).ok_or_else(|| VolumeError::NoImage(reference.to_owned()))?;
     let (module, name) = match content {
-        ImageContent::Files(files) => return shown(&files),
+        ImageContent::Files(files) => return shown(&files, share),
         ImageContent::Module { path, name } => (path, name),
     };
     make_folder(dir)?;
@@ -378,12 +395,12 @@ fn image(reference: &str, dir: &Path, sources: &dyn VolumeSources) -> Result<Sou
     if std::fs::hard_link(&module, &path).is_err() {
         std::fs::copy(&module, &path).map_err(failed)?;
     }
-    shown(dir)
+    shown(dir, share)
 }
 
 /// A folder that nobody writes to.
-fn shown(dir: &Path) -> Result<Source, VolumeError> {
-    let volume = Volume::image(dir).map_err(VolumeError::Files)?;
+fn shown(dir: &Path, share: &PodShare) -> Result<Source, VolumeError> {
+    let volume = Volume::image_for(share, dir).map_err(VolumeError::Files)?;
     Ok(Source { read_only: true, ..volume.into() })
 }
 
@@ -401,25 +418,16 @@ fn empty_dir(
     facts: &PodFacts<'_>,
     source: &EmptyDirVolumeSource,
     dir: &Path,
-    memory: &Arc<Budget>,
+    means: &Means,
 ) -> Result<Volume, VolumeError> {
     let limit = bytes(source.size_limit.as_ref());
     if in_memory(source) {
-        return Ok(Volume::memory_of(Some(memory_size(facts, limit)), memory));
+        return Ok(Volume::memory_of(Some(memory_size(facts, limit)), &means.memory));
     }
     make_folder(dir)?;
-    let limit = limit.into_iter().chain(storage_limit(facts.pod)).min();
-    Volume::host(dir, limit).map_err(VolumeError::Files)
-}
-
-/// What the pod may keep on the node's disk, if any of its containers says: no volume of it takes more.
-fn storage_limit(pod: &Pod) -> Option<u64> {
-    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
-    let limits = containers.filter_map(|container| {
-        let limits = container.resources.as_ref()?.limits.as_ref()?;
-        bytes(limits.get("ephemeral-storage"))
-    });
-    limits.fold(None, |sum, limit| Some(sum.unwrap_or(0_u64).saturating_add(limit)))
+    // No volume of the pod holds more than all of them may together.
+    let limit = limit.into_iter().chain(means.share.usage().limit).min();
+    Volume::scratch_for(&means.share, dir, limit).map_err(VolumeError::Files)
 }
 
 /// The size of a volume in memory, by Kubernetes' rule: at most its `sizeLimit`, what the pod's containers may use
@@ -447,7 +455,7 @@ fn bytes(amount: Option<&QuantityText>) -> Option<u64> {
 
 /// A folder of the host, but never one with the cluster's data folder in it or inside that: the keys, the
 /// store and the compiled code of all pods are there.
-fn host_path(source: &HostPathVolumeSource, pod_dir: &Path) -> Result<Source, VolumeError> {
+fn host_path(source: &HostPathVolumeSource, pod_dir: &Path, share: &PodShare) -> Result<Source, VolumeError> {
     let path = Path::new(&source.path);
     // `<data>/pods/<uid>`, which may not exist yet.
     let data = pod_dir.ancestors().nth(2).unwrap_or(pod_dir);
@@ -471,12 +479,12 @@ fn host_path(source: &HostPathVolumeSource, pod_dir: &Path) -> Result<Source, Vo
         other => return Err(VolumeError::Device(other.to_owned())),
     }
     if path.is_dir() {
-        return Volume::host(path, None).map(Source::from).map_err(VolumeError::Files);
+        return Volume::host_for(share, path, None).map(Source::from).map_err(VolumeError::Files);
     }
     // The folder is opened, but nothing of it is shown but the file.
     let name = path.file_name().and_then(|name| name.to_str());
     let (Some(parent), Some(name)) = (path.parent(), name) else { return wrong("a file with a plain name") };
-    let volume = Volume::host(parent, None).map_err(VolumeError::Files)?;
+    let volume = Volume::host_for(share, parent, None).map_err(VolumeError::Files)?;
     Ok(Source { file: Some(name.into()), ..volume.into() })
 }
 

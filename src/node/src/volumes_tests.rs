@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::env::Allocatable;
+use crate::{env::Allocatable, handle::PodHandle};
 
 #[derive(Default)]
 struct Objects(Mutex<BTreeMap<&'static str, Value>>);
@@ -78,9 +78,14 @@ fn pod(volume: &Value) -> Pod {
     .unwrap()
 }
 
+/// What the agent gives to the pod.
+fn means(pod: &Pod) -> Means {
+    PodHandle::new(pod).means()
+}
+
 fn set_up(volume: &Value, sources: &Objects, dir: &Path) -> Result<PodVolumes, SetUpError> {
     let pod = pod(volume);
-    PodVolumes::set_up(&facts(&pod), dir, sources, &Budget::new(None))
+    PodVolumes::set_up(&facts(&pod), dir, sources, &means(&pod))
 }
 
 fn facts(pod: &Pod) -> PodFacts<'_> {
@@ -245,7 +250,8 @@ fn a_root_is_the_image_and_what_is_written() {
     let container = Container { name: "c".into(), ..Container::default() };
     let env = Environment::of(&facts(&pod), &container, &[], &BTreeMap::new(), &objects()).unwrap();
     let view = |files| {
-        let root = container_root(&image(files), &memory).unwrap();
+        let means = Means { memory: memory.clone(), share: PodShare::new(None) };
+        let root = container_root(&image(files), &means).unwrap();
         volumes.mounts(root, &container, &env).unwrap().root()
     };
     let (one, two) = (view(Some(files.path())), view(Some(files.path())));
@@ -266,7 +272,8 @@ fn volumes_in_memory_are_the_pods_memory() {
     let memory = Budget::new(Some(8 << 10));
     let make = |volume: &Value| {
         let pod = pod(volume);
-        PodVolumes::set_up(&facts(&pod), Path::new("/nowhere"), &objects(), &memory).unwrap()
+        let means = Means { memory: memory.clone(), ..means(&pod) };
+        PodVolumes::set_up(&facts(&pod), Path::new("/nowhere"), &objects(), &means).unwrap()
     };
     let shown = make(&json!({"configMap": {"name": "map"}}));
     assert_eq!((memory.used(), shown.list[0].1.read_only), (0, true));
@@ -290,7 +297,7 @@ fn volumes_on_disk_take_no_more_than_the_pod_may() {
             None => json!({"name": "c"}),
         });
         pod.spec.as_mut().unwrap().containers = serde_json::from_value(limits.collect()).unwrap();
-        let volumes = PodVolumes::set_up(&facts(&pod), dir.path(), &objects(), &Budget::new(None)).unwrap();
+        let volumes = PodVolumes::set_up(&facts(&pod), dir.path(), &objects(), &means(&pod)).unwrap();
         assert_eq!(volumes.find("v").unwrap().volume.usage().limit, expected);
     }
     check(None, &[None], None);
@@ -298,6 +305,31 @@ fn volumes_on_disk_take_no_more_than_the_pod_may() {
     check(None, &[Some("1Mi"), None], Some(1 << 20));
     check(Some("4Mi"), &[Some("1Mi"), Some("2Mi")], Some(3 << 20));
     check(Some("2Mi"), &[Some("1Mi"), Some("2Mi")], Some(2 << 20));
+}
+
+#[test]
+fn volumes_on_disk_have_one_limit_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut pod = pod(&json!({}));
+    let spec = pod.spec.as_mut().unwrap();
+    spec.containers = serde_json::from_value(json!([
+        {"name": "c", "resources": {"limits": {"ephemeral-storage": "1Mi"}}},
+    ]))
+    .unwrap();
+    spec.volumes = serde_json::from_value(json!([
+        {"name": "v", "emptyDir": {}}, {"name": "w", "emptyDir": {"sizeLimit": "1Gi"}},
+        {"name": "m", "emptyDir": {"medium": "Memory"}},
+    ]))
+    .unwrap();
+    let means = means(&pod);
+    let volumes = PodVolumes::set_up(&facts(&pod), dir.path(), &objects(), &means).unwrap();
+    let root = |name: &str| volumes.find(name).unwrap().volume.root();
+    root("v").write("f", &[1; 600 << 10]).unwrap();
+    assert!(matches!(root("w").write("f", &[1; 600 << 10]), Err(VfsError::NoSpace)));
+    root("m").write("f", &[1; 600 << 10]).unwrap();
+    assert_eq!(means.share.usage().bytes, 1 << 20, "what fitted stays, and memory is another matter");
+    root("v").unlink("f").unwrap();
+    root("w").write("f", &[1; 600 << 10]).unwrap();
 }
 
 #[test]
@@ -314,7 +346,7 @@ fn volumes_in_memory_have_a_size() {
         let mut pod = pod(&json!({"emptyDir": {"medium": "Memory", "sizeLimit": size_limit}}));
         pod.spec.as_mut().unwrap().containers = serde_json::from_value(containers.into()).unwrap();
         let volumes =
-            PodVolumes::set_up(&facts(&pod), Path::new("/nowhere"), &objects(), &Budget::new(None)).unwrap();
+            PodVolumes::set_up(&facts(&pod), Path::new("/nowhere"), &objects(), &means(&pod)).unwrap();
         assert_eq!(volumes.find("v").unwrap().volume.usage().limit, Some(expected));
     }
     check(None, &[None], MEMORY_VOLUME_DEFAULT);

@@ -39,6 +39,7 @@ use crate::{
     handle::{Mail, PodHandle},
     hooks,
     launch::{Launch, Launched},
+    logs::{ContainerLog, Runs},
     platform, pod_network,
     probes::{ProbeGuard, Target},
     resources, sources,
@@ -211,7 +212,11 @@ impl Worker {
             self.shutdown = Some(grace);
         }
         if let Some(eviction) = mail.eviction {
-            let stop = Stop::Failed { reason: eviction.reason, message: eviction.message.into() };
+            let stop = Stop::Failed {
+                reason: eviction.reason,
+                message: eviction.message.into(),
+                disruption: eviction.disruption,
+            };
             let grace = eviction.grace.unwrap_or(self.machine.grace());
             self.feed(Input::Stop { stop, grace });
         }
@@ -320,7 +325,7 @@ impl Worker {
         if let Err(refusal) = platform::admit(&self.pod) {
             self.context.tell(&self.pod, None, true, refusal.reason, &refusal.message);
             let message = format!("Pod was rejected: {}", refusal.message).into();
-            let stop = Stop::Failed { reason: refusal.reason, message };
+            let stop = Stop::Failed { reason: refusal.reason, message, disruption: false };
             self.feed(Input::Stop { stop, grace: Duration::ZERO });
         }
     }
@@ -340,9 +345,19 @@ impl Worker {
         let idle = self.machine.over() && self.up == 0;
         if self.deleted.is_some() && self.closing == Closing::No && idle {
             self.closing = Closing::CleaningUp;
-            let clean_up = self.context.clean_up(&self.pod);
+            let clean_up = self.context.clean_up(&self.pod, self.logged_runs());
             self.jobs.push(clean_up.map(|()| Done::CleanedUp).boxed());
         }
+    }
+
+    /// The newest runs of the containers that may have left a log.
+    fn logged_runs(&self) -> Runs {
+        let logged = |(index, name): (usize, &str)| {
+            let run = self.machine.run_of(index);
+            let silent = |log: Arc<ContainerLog>| run == 0 && log.run() == run && !log.is_written();
+            (!self.handle.log(index).is_some_and(silent)).then(|| (name.into(), run))
+        };
+        self.machine.names().enumerate().filter_map(logged).collect()
     }
 
     fn deletion_grace(&self) -> Duration {
@@ -522,10 +537,11 @@ impl Worker {
         let (context, pod, ip) = (self.context.clone(), self.pod.clone(), self.ip);
         let dir = volumes::pod_dir(&context.pods_dir, self.handle.uid());
         let on_disk = volumes::on_disk(&pod);
-        let (abandoned, memory) = (self.abandoned.clone(), self.handle.budget.clone());
+        let abandoned = self.abandoned.clone();
+        let means = self.handle.means();
         let make = move || {
             let facts = context.facts(&pod, ip);
-            let volumes = PodVolumes::set_up(&facts, &dir, context.sources.as_ref(), &memory);
+            let volumes = PodVolumes::set_up(&facts, &dir, context.sources.as_ref(), &means);
             // The pod was deleted meanwhile, and its folder perhaps removed before this one made it.
             if on_disk && abandoned.load(Ordering::SeqCst) && dir.exists() {
                 dirs::remove_reporting(&dir);
@@ -714,10 +730,13 @@ fn deadline_of(pod: &Pod, start: Timestamp) -> Option<Instant> {
 /// A run that began just before this process was born may be unknown to the API, but not to the disk: its
 /// log bears its number.
 fn recall_restarts(context: &Context, pod: &Pod, machine: &mut Machine) {
-    let logs = context.logs.pod(pod);
+    let runs = context.logs.earlier_runs(pod.metadata.uid.as_deref().unwrap_or_default());
+    if runs.is_empty() {
+        return;
+    }
     for (index, (container, _)) in state::containers(pod).enumerate() {
-        if let Some(run) = logs.newest_run(&container.name) {
-            machine.recall_run(index, run);
+        if let Some((_, run)) = runs.iter().find(|(name, _)| **name == *container.name) {
+            machine.recall_run(index, *run);
         }
     }
 }
@@ -725,7 +744,6 @@ fn recall_restarts(context: &Context, pod: &Pod, machine: &mut Machine) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logs::ContainerLog;
 
     /// Thousands of pods idle on a node: what one of them costs the agent is a figure to keep an eye on.
     #[test]

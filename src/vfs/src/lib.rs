@@ -27,6 +27,7 @@ mod mounts;
 mod namespace;
 mod overlay;
 mod quota;
+mod share;
 mod tree;
 mod volume;
 
@@ -34,6 +35,7 @@ pub use directory::{Directory, Entries, OpenOptions, Opened};
 pub use error::VfsError;
 pub use file::File;
 pub use mounts::{MountOptions, Mounts, ROOT_LIMIT};
+pub use share::PodShare;
 pub use tree::{Entry, FileKind, NewTime, Stat, Times};
 pub use volume::{ProjectedFile, Usage, Volume};
 

@@ -11,6 +11,7 @@ use coracle_budget::{Budget, Charge};
 use parking_lot::Mutex;
 
 use crate::error::VfsError;
+use crate::volume::Usage;
 
 /// Bytes of limit per name (and per stored piece of a file). Empty files cost the host about [`ENTRY_BYTES`] each,
 /// so with one per 4 KiB the overhead beyond the limit stays under a tenth, and a volume full of 4 KiB files
@@ -50,6 +51,8 @@ pub(crate) struct Quota {
     pieces: AtomicU64,
     /// The memory that this volume takes of its pod's.
     pod: Option<Mutex<Charge>>,
+    /// What this volume and others have together.
+    shared: Option<Arc<Quota>>,
 }
 
 impl Quota {
@@ -61,12 +64,35 @@ impl Quota {
             entries: AtomicU64::new(0),
             pieces: AtomicU64::new(0),
             pod: None,
+            shared: None,
         }
+    }
+
+    /// Counts against a limit that other volumes count against, too.
+    pub(crate) fn sharing(limit: Option<u64>, shared: &Arc<Quota>) -> Quota {
+        let mut quota = Quota::new(limit);
+        quota.shared = Some(Arc::clone(shared));
+        quota
     }
 
     /// Counts against the pod's memory, too.
     pub(crate) fn of_pod(limit: Option<u64>, budget: &Arc<Budget>) -> Quota {
-        Quota { pod: Some(Mutex::new(budget.empty())), ..Quota::new(limit) }
+        let mut quota = Quota::new(limit);
+        quota.pod = Some(Mutex::new(budget.empty()));
+        quota
+    }
+
+    pub(crate) fn usage(&self) -> Usage {
+        Usage { bytes: self.bytes(), limit: self.limit(), entries: self.entries() }
+    }
+
+    /// Whether what is counted here matters to anybody.
+    pub(crate) fn counts(&self) -> bool {
+        self.limit().is_some() || self.shared.is_some()
+    }
+
+    fn shared(&self) -> Option<&Quota> {
+        self.shared.as_deref()
     }
 
     pub(crate) fn limit(&self) -> Option<u64> {
@@ -89,8 +115,11 @@ impl Quota {
 
     /// Charges all of `bytes` or nothing.
     pub(crate) fn charge(&self, bytes: u64) -> Result<(), VfsError> {
-        let limit = self.limit.load(Ordering::Relaxed);
-        add(&self.bytes, bytes, limit)
+        add(&self.bytes, bytes, self.limit.load(Ordering::Relaxed))?;
+        let Some(shared) = self.shared() else { return Ok(()) };
+        shared.charge(bytes).inspect_err(|_| {
+            sub(&self.bytes, bytes);
+        })
     }
 
     /// Charges as much of `bytes` as fits and says how much that was.
@@ -105,17 +134,28 @@ impl Quota {
                 Some(used + bytes.min(limit.saturating_sub(used)))
             })
             .unwrap_or_else(|used| used);
-        bytes.min(limit.saturating_sub(before))
+        let granted = bytes.min(limit.saturating_sub(before));
+        let Some(shared) = self.shared() else { return granted };
+        let all = shared.charge_some(granted);
+        sub(&self.bytes, granted - all);
+        all
     }
 
     /// Charges what exists already, even beyond the limit.
     pub(crate) fn charge_existing(&self, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(shared) = self.shared() {
+            shared.charge_existing(bytes);
+        }
     }
 
     pub(crate) fn release(&self, bytes: u64) {
-        if bytes > 0 {
-            sub(&self.bytes, bytes);
+        if bytes == 0 {
+            return;
+        }
+        let given = sub(&self.bytes, bytes);
+        if let Some(shared) = self.shared() {
+            shared.release(given);
         }
     }
 
@@ -136,17 +176,26 @@ impl Quota {
 
     pub(crate) fn charge_entry(&self, name: &str) -> Result<(), VfsError> {
         add(&self.entries, 1, self.max_entries.load(Ordering::Relaxed))?;
-        self.hold(cost(name)).inspect_err(|_| sub(&self.entries, 1))
+        let shared = self.shared().map_or(Ok(()), |shared| shared.charge_entry(name));
+        shared.and_then(|()| self.hold(cost(name))).inspect_err(|_| {
+            sub(&self.entries, 1);
+        })
     }
 
     /// Charges a name that exists already, even beyond the bound.
     pub(crate) fn charge_existing_entry(&self) {
         self.entries.fetch_add(1, Ordering::Relaxed);
+        if let Some(shared) = self.shared() {
+            shared.charge_existing_entry();
+        }
     }
 
     pub(crate) fn release_entry(&self, name: &str) {
-        sub(&self.entries, 1);
+        let given = sub(&self.entries, 1);
         self.let_go(cost(name));
+        if let (Some(shared), 1) = (self.shared(), given) {
+            shared.release_entry(name);
+        }
     }
 
     /// A name becomes another: what it costs the pod changes with its letters.
@@ -158,12 +207,24 @@ impl Quota {
 
     pub(crate) fn charge_piece(&self) -> Result<(), VfsError> {
         add(&self.pieces, 1, self.max_entries.load(Ordering::Relaxed).saturating_mul(2))?;
-        self.hold(PIECE_BYTES).inspect_err(|_| sub(&self.pieces, 1))
+        self.hold(PIECE_BYTES).inspect_err(|_| {
+            sub(&self.pieces, 1);
+        })
     }
 
     pub(crate) fn release_pieces(&self, count: u64) {
         sub(&self.pieces, count);
         self.let_go(count * PIECE_BYTES);
+    }
+}
+
+impl Drop for Quota {
+    /// Others go on without this volume.
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared() {
+            sub(&shared.bytes, self.bytes());
+            sub(&shared.entries, self.entries());
+        }
     }
 }
 
@@ -181,8 +242,10 @@ fn add(counter: &AtomicU64, amount: u64, limit: u64) -> Result<(), VfsError> {
         .map_err(|_| VfsError::NoSpace)
 }
 
-/// Never below zero: a host directory may be changed behind our back.
-fn sub(counter: &AtomicU64, amount: u64) {
-    let _ =
-        counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| Some(used.saturating_sub(amount)));
+/// Takes off `amount`, but never below zero: a host directory may be changed behind our back. How much it was.
+fn sub(counter: &AtomicU64, amount: u64) -> u64 {
+    let before = counter
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| Some(used.saturating_sub(amount)))
+        .unwrap_or_else(|used| used);
+    before.min(amount)
 }

@@ -10,9 +10,12 @@ use coracle_budget::Budget;
 use crate::directory::Directory;
 use crate::error::VfsError;
 use crate::host::HostTree;
+use crate::host::handles::Handles;
 use crate::host::image::ImageTree;
 use crate::memory::MemoryTree;
 use crate::overlay::OverlayTree;
+use crate::quota::Quota;
+use crate::share::PodShare;
 use crate::tree::Tree;
 
 /// One file of a projected volume (configMap, secret, downwardAPI).
@@ -71,7 +74,28 @@ impl Volume {
     /// # Errors
     /// If the directory cannot be opened, or cannot be measured for the limit.
     pub fn host(dir: &Path, limit: Option<u64>) -> Result<Volume, VfsError> {
-        Ok(Volume { tree: Arc::new(HostTree::open(dir, limit)?), memory: None })
+        Volume::on_host(dir, Quota::new(limit), Handles::default())
+    }
+
+    /// As [`Volume::host`], where open files and folders count as those of the pod with this share.
+    ///
+    /// # Errors
+    /// As [`Volume::host`].
+    pub fn host_for(share: &PodShare, dir: &Path, limit: Option<u64>) -> Result<Volume, VfsError> {
+        Volume::on_host(dir, Quota::new(limit), Handles::of(share))
+    }
+
+    /// As [`Volume::host_for`], where what it holds is counted, with or without a limit, and the pod's own: a write
+    /// beyond what the pod may keep on disk in all such volumes is [`VfsError::NoSpace`], too.
+    ///
+    /// # Errors
+    /// As [`Volume::host`].
+    pub fn scratch_for(share: &PodShare, dir: &Path, limit: Option<u64>) -> Result<Volume, VfsError> {
+        Volume::on_host(dir, Quota::sharing(limit, &share.disk), Handles::of(share))
+    }
+
+    fn on_host(dir: &Path, quota: Quota, handles: Handles) -> Result<Volume, VfsError> {
+        Ok(Volume { tree: Arc::new(HostTree::open(dir, quota, handles)?), memory: None })
     }
 
     /// The files of an image: a directory of the host that nobody writes to, for reading. All writes are
@@ -83,7 +107,15 @@ impl Volume {
     /// # Errors
     /// If the directory cannot be opened.
     pub fn image(dir: &Path) -> Result<Volume, VfsError> {
-        Ok(Volume { tree: Arc::new(ImageTree::open(dir)?), memory: None })
+        Ok(Volume { tree: Arc::new(ImageTree::open(dir, Handles::default())?), memory: None })
+    }
+
+    /// As [`Volume::image`], where open files count as those of the pod with this share.
+    ///
+    /// # Errors
+    /// As [`Volume::image`].
+    pub fn image_for(share: &PodShare, dir: &Path) -> Result<Volume, VfsError> {
+        Ok(Volume { tree: Arc::new(ImageTree::open(dir, Handles::of(share))?), memory: None })
     }
 
     /// Volumes seen as one: what is written goes to `upper`, what is there already comes from it and from `lowers`,

@@ -165,7 +165,7 @@ pub fn touch(call: &mut Call) -> Outcome {
 }
 
 /// Makes a symbolic link.
-#[allow(deprecated, reason = "the only way of the standard library that is there for WASI")]
+#[expect(deprecated, reason = "the only way of the standard library that is there for WASI")]
 pub fn symlink(target: &Path, link: &Path) -> io::Result<()> {
     fs::soft_link(target, link)
 }

@@ -187,9 +187,9 @@ fn check_ratio(
     let small = [ratio, min, max].iter().all(|amount| amount.value() < MAX_MILLI);
     let number = |amount: Quantity| if small { amount.milli() } else { amount.value() };
     // As in Kubernetes: a lowest amount of nothing makes the most of it.
-    #[allow(clippy::cast_precision_loss, reason = "the ratio is a rough bound")]
+    #[expect(clippy::cast_precision_loss, reason = "the ratio is a rough bound")]
     let most = number(max) as f64 / number(min) as f64;
-    #[allow(clippy::cast_precision_loss, reason = "the ratio is a rough bound")]
+    #[expect(clippy::cast_precision_loss, reason = "the ratio is a rough bound")]
     let wanted = if small { ratio.milli() as f64 / 1000.0 } else { ratio.value() as f64 };
     if wanted > most {
         let words = format!("ratio {shown} is greater than max/min = {most:.6}");

@@ -14,6 +14,7 @@ const KINDS: [(&str, &str, &[&dyn VerificationAlgorithm]); 4] = [
     // Older tools sign with the shorter hash whatever the curve.
     ("1.2.840.10045.2.1", "1.3.132.0.34", &[&ECDSA_P384_SHA384_ASN1, &ECDSA_P384_SHA256_ASN1]),
     ("1.3.101.112", "", &[&ED25519]),
+    // Cosign knows no other padding for a key in a file.
     ("1.2.840.113549.1.1.1", "", &[&RSA_PKCS1_2048_8192_SHA256]),
 ];
 
@@ -53,5 +54,58 @@ impl Key {
             UnparsedPublicKey::new(*algorithm, &self.bytes).verify(message, signature).is_ok()
         };
         self.algorithms.iter().any(by)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+
+    use super::*;
+
+    /// What was signed, as cosign writes it. Keys and signatures are openssl's (`genpkey`, `ecparam`,
+    /// `dgst -sign`, `pkeyutl -sign -rawin`); the private halves are gone.
+    const PAYLOAD: &str = include_str!("fixtures/payload.json");
+
+    macro_rules! fixture {
+        ($name:literal) => {
+            include_str!(concat!("fixtures/", $name))
+        };
+    }
+
+    #[test]
+    fn keys_of_every_kind_know_their_signatures() {
+        #[track_caller]
+        fn check(key: &str, signature: &str, good: bool) {
+            let key = Key::parse(key).unwrap();
+            let mut signature = STANDARD.decode(signature.trim()).unwrap();
+            let payload = PAYLOAD.trim_end().as_bytes();
+            assert_eq!(key.signed(payload, &signature), good);
+            assert!(!key.signed(&payload[1..], &signature), "of another message");
+            let last = signature.len() - 1;
+            signature[last] ^= 1;
+            assert!(!key.signed(payload, &signature), "damaged");
+            assert!(!key.signed(payload, &signature[..last]) && !key.signed(payload, &[]), "cut");
+        }
+        let [rsa, p256, p384, ed25519] =
+            [fixture!("rsa.pub"), fixture!("p256.pub"), fixture!("p384.pub"), fixture!("ed25519.pub")];
+        check(rsa, fixture!("rsa-sha256.sig"), true);
+        check(p256, fixture!("p256-sha256.sig"), true);
+        check(p384, fixture!("p384-sha256.sig"), true);
+        check(p384, fixture!("p384-sha384.sig"), true);
+        check(ed25519, fixture!("ed25519.sig"), true);
+        check(rsa, fixture!("rsa-sha512.sig"), false);
+        check(rsa, fixture!("rsa-pss-sha256.sig"), false);
+        check(rsa, fixture!("p256-sha256.sig"), false);
+        check(p256, fixture!("p384-sha256.sig"), false);
+        check(ed25519, fixture!("p256-sha256.sig"), false);
+    }
+
+    #[test]
+    fn other_keys_are_named_as_such() {
+        let error = Key::parse(fixture!("p521.pub")).unwrap_err();
+        assert_eq!(error, "only ECDSA keys on P-256 and P-384, Ed25519 and RSA keys are supported");
+        assert_eq!(Key::parse("").unwrap_err(), "it is not PEM");
     }
 }

@@ -1,6 +1,7 @@
 //! The room as others see it: names, formats, the registry as a tool talks to it, and pulls over a
 //! real connection.
 
+mod conformance;
 mod formats;
 mod packagings;
 mod references;

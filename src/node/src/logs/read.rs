@@ -290,7 +290,7 @@ mod tests {
     #[tokio::test]
     async fn a_follower_sees_lines_at_once_across_rotations_and_ends_with_the_container() {
         let dir = tempfile::tempdir().unwrap();
-        let log = Arc::new(ContainerLog::with_max_size(dir.path().join("web/0.log"), 60));
+        let log = Arc::new(ContainerLog::with_max_size(dir.path().join("0.log"), 60));
         let options = LogOptions { follow: true, ..LogOptions::default() };
         let mut follower = Box::pin(stream(Source::Live(log.clone()), options.clone()));
         for line in ["first", "second", "third"] {
@@ -311,7 +311,7 @@ mod tests {
     #[tokio::test]
     async fn a_silent_container_has_an_empty_log_and_no_file() {
         let dir = tempfile::tempdir().unwrap();
-        let log = Arc::new(ContainerLog::with_max_size(dir.path().join("web/0.log"), 60));
+        let log = Arc::new(ContainerLog::with_max_size(dir.path().join("0.log"), 60));
         let follow = LogOptions { follow: true, ..LogOptions::default() };
         let mut at_once = Box::pin(stream(Source::Live(log.clone()), LogOptions::default()));
         assert_eq!(next(&mut at_once).await, None);

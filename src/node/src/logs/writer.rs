@@ -39,6 +39,8 @@ impl Default for LogLimits {
 pub(crate) struct ContainerLog {
     path: PathBuf,
     run: i32,
+    /// What the run before left on disk.
+    before: u64,
     open_files: Arc<OpenFiles>,
     inner: Mutex<Inner>,
     changed: Notify,
@@ -50,7 +52,11 @@ pub(crate) struct ContainerLog {
 #[derive(Debug, Default)]
 struct Inner {
     file: Option<File>,
+    /// The file was opened at least once.
+    written: bool,
     size: u64,
+    /// How long the older files are, the newest first.
+    older: Vec<u64>,
     rotations: u64,
     closed: bool,
     partial: [Vec<u8>; 2],
@@ -77,12 +83,18 @@ impl ContainerLog {
         ContainerLog {
             path,
             run,
+            before: 0,
             open_files,
             inner: Mutex::default(),
             changed: Notify::new(),
             limits,
             attached: Mutex::default(),
         }
+    }
+
+    /// Says what the run before left on disk.
+    pub(super) fn after(self, before: u64) -> ContainerLog {
+        ContainerLog { before, ..self }
     }
 
     #[cfg(test)]
@@ -98,6 +110,17 @@ impl ContainerLog {
     /// The restart count of the run.
     pub(crate) fn run(&self) -> i32 {
         self.run
+    }
+
+    /// False as long as there is no file.
+    pub(crate) fn is_written(&self) -> bool {
+        self.inner.lock().written
+    }
+
+    /// What is on disk of this run and the one before.
+    pub(crate) fn bytes(&self) -> u64 {
+        let inner = self.inner.lock();
+        self.before + inner.size + inner.older.iter().sum::<u64>()
     }
 
     /// Takes in what the guest wrote; in the file when this returns.
@@ -188,13 +211,16 @@ impl ContainerLog {
         if inner.size > 0 && inner.size + entries.len() as u64 > self.limits.max_size {
             inner.file = None;
             rotate(&self.path, self.limits.max_files)?;
-            inner.size = 0;
+            let size = std::mem::take(&mut inner.size);
+            inner.older.insert(0, size);
+            inner.older.truncate(self.limits.max_files.saturating_sub(1) as usize);
             inner.rotations += 1;
         }
         let mut file = match inner.file.take() {
             Some(file) => file,
             None => {
-                let file = open(&self.path)?;
+                let file = OpenOptions::new().create(true).append(true).open(&self.path)?;
+                inner.written = true;
                 inner.size = file.metadata()?.len();
                 self.open_files.opened(Arc::downgrade(self));
                 file
@@ -264,20 +290,6 @@ fn rotate(path: &Path, max_files: u32) -> io::Result<()> {
     std::fs::rename(path, rotated(path, 1))
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.create(true).append(true);
-    match options.open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            if let Some(folder) = path.parent() {
-                std::fs::create_dir_all(folder)?;
-            }
-            options.open(path)
-        }
-        result => result,
-    }
-}
-
 /// What [`OpenFiles`] remembers of a log.
 pub(super) type OpenLog = Weak<ContainerLog>;
 
@@ -295,6 +307,9 @@ mod tests {
             for line in 1..=6 {
                 log.write(StreamName::Stdout, format!("line {line}\n").as_bytes());
             }
+            let on_disk = std::fs::read_dir(dir.path()).unwrap();
+            let on_disk: u64 = on_disk.map(|file| file.unwrap().metadata().unwrap().len()).sum();
+            assert_eq!(log.bytes(), on_disk);
             let mut files: Vec<_> =
                 std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap()).collect();
             files.sort_by_key(|file| file.file_name());

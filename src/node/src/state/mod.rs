@@ -226,8 +226,9 @@ pub(crate) struct Exit {
 pub(crate) enum Stop {
     /// The object has a deletion timestamp, or is gone.
     Deleted,
-    /// The node will not run it (any longer): `status.reason` and `status.message` of the failed pod.
-    Failed { reason: &'static str, message: Box<str> },
+    /// The node will not run it (any longer): `status.reason` and `status.message` of the failed pod, and whether that
+    /// is a disruption: for the node's sake, and not by the pod's own fault.
+    Failed { reason: &'static str, message: Box<str>, disruption: bool },
     /// The node shuts down. The object stays as it is, and runs again when the node comes back.
     Shutdown,
 }
@@ -454,6 +455,11 @@ impl Machine {
         }
     }
 
+    /// The containers' names, in the order of the plan.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.units.iter().map(|unit| &*unit.plan.name)
+    }
+
     /// The images that the containers are to run, in the order of the plan.
     pub(crate) fn images(&self) -> impl Iterator<Item = &str> {
         self.units.iter().map(|unit| &*unit.plan.image)
@@ -479,7 +485,7 @@ impl Machine {
         const REASON: &str = "DeadlineExceeded";
         const MESSAGE: &str = "Pod was active on the node longer than the specified deadline";
         let note = Effect::Note { index: None, warning: false, reason: REASON, message: MESSAGE.into() };
-        let stop = Stop::Failed { reason: REASON, message: MESSAGE.into() };
+        let stop = Stop::Failed { reason: REASON, message: MESSAGE.into(), disruption: false };
         let begun = effects.len();
         self.begin_stop(stop, self.plan.grace, now, effects);
         // Told after what is abandoned, before what is ended.

@@ -93,6 +93,8 @@ pub(crate) struct ContainerUsage {
     pub(crate) memory_limit: Option<u64>,
     /// Bytes that it wrote outside of its volumes.
     pub(crate) root_bytes: u64,
+    /// Bytes of its logs on disk.
+    pub(crate) log_bytes: u64,
     pub(crate) connections: u64,
     /// What it answered, if it is a `wasi:http` handler.
     pub(crate) http: Option<HttpUsage>,
@@ -109,6 +111,8 @@ pub(crate) struct PodUsage {
     pub(crate) containers: Vec<ContainerUsage>,
     pub(crate) sent: u64,
     pub(crate) received: u64,
+    /// What counts as its ephemeral storage: volumes of its own on disk, roots, logs.
+    pub(crate) storage: u64,
     /// What its volumes hold.
     pub(crate) volumes: Vec<(Box<str>, coracle_vfs::Usage)>,
 }
@@ -148,6 +152,7 @@ impl Stats {
                 namespace: handle.key().namespace.clone(),
                 name: handle.key().name.clone(),
                 uid: handle.uid().into(),
+                storage: handle.share.usage().bytes + handle.log_bytes(),
                 ..PodUsage::default()
             };
             for (name, running, beside) in handle.guests.all() {
@@ -168,6 +173,7 @@ impl Stats {
                     pod.volumes = running.volumes.usage();
                 }
                 let root_bytes = running.mounts.root_usage().bytes;
+                pod.storage += root_bytes;
                 pod.containers.push(ContainerUsage {
                     name,
                     cpu: own.cpu,
@@ -175,6 +181,7 @@ impl Stats {
                     memory: memory + root_bytes,
                     memory_limit: running.memory_limit(),
                     root_bytes,
+                    log_bytes: running.log.bytes(),
                     connections,
                     http: own.http,
                     http_rate: requests.and_then(|requests| requests.rate),

@@ -58,7 +58,7 @@ impl Page {
     }
 }
 
-#[allow(clippy::cast_precision_loss, reason = "samples are floats; 2^53 bytes are eight petabytes")]
+#[expect(clippy::cast_precision_loss, reason = "samples are floats; 2^53 bytes are eight petabytes")]
 fn bytes(amount: u64) -> f64 {
     amount as f64
 }

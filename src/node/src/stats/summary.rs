@@ -47,10 +47,11 @@ fn pod_stats(pod: &PodUsage, now: Timestamp) -> Value {
         "memory": { "time": now, "usageBytes": pod.memory(), "workingSetBytes": pod.memory() },
         "volume": pod.volumes.iter().map(|(name, usage)| volume_stats(name, usage, now)).collect::<Vec<_>>(),
         "network": { "time": now, "name": "eth0", "rxBytes": pod.received, "txBytes": pod.sent },
+        "ephemeral-storage": { "time": now, "usedBytes": pod.storage },
     })
 }
 
-/// A volume without a limit has no capacity of its own, and one on the node's disk is not counted then.
+/// A volume without a limit has no capacity of its own; a folder of the host or a persistent volume is not counted then.
 fn volume_stats(name: &str, usage: &coracle_vfs::Usage, now: Timestamp) -> Value {
     json!({
         "name": name,
@@ -66,7 +67,7 @@ fn container_stats(container: &ContainerUsage, now: Timestamp) -> Value {
     let metric =
         |name: &str, value: Value| json!({ "name": name, "type": "gauge", "time": now, "value": value });
     let mut metrics = vec![metric("tcp_connections", container.connections.into())];
-    #[allow(clippy::cast_precision_loss, reason = "no container answers 2^53 requests a second")]
+    #[expect(clippy::cast_precision_loss, reason = "no container answers 2^53 requests a second")]
     if let Some(rate) = container.http_rate {
         metrics.push(metric("http_requests_per_second", (rate as f64 / 1_000.0).into()));
     }
@@ -81,6 +82,7 @@ fn container_stats(container: &ContainerUsage, now: Timestamp) -> Value {
             "rssBytes": container.memory,
         },
         "rootfs": { "time": now, "usedBytes": container.root_bytes },
+        "logs": { "time": now, "usedBytes": container.log_bytes },
         "userDefinedMetrics": metrics,
     })
 }

@@ -25,6 +25,7 @@ fn usage() -> Usage {
         memory: 4096,
         memory_limit: Some(8192),
         root_bytes: 10,
+        log_bytes: 20,
         connections: 3,
         http: None,
         http_rate: None,
@@ -36,6 +37,7 @@ fn usage() -> Usage {
         containers: vec![container.clone(), ContainerUsage { name: "side".into(), ..container }],
         sent: 7,
         received: 9,
+        storage: 70,
         volumes: vec![("data".into(), coracle_vfs::Usage { bytes: 30, limit: Some(100), entries: 2 })],
     };
     Usage { node: NodeUsage::default(), pods: vec![pod, PodUsage::default()] }
@@ -50,6 +52,10 @@ fn the_summary_adds_containers_up() {
     assert_eq!(pod["cpu"]["usageCoreNanoSeconds"], 3_000_000_000_u64);
     assert_eq!(pod["memory"]["workingSetBytes"], 8192);
     assert_eq!(pod["network"]["rxBytes"], 9);
+    assert_eq!(
+        (&pod["ephemeral-storage"]["usedBytes"], &pod["containers"][0]["logs"]["usedBytes"]),
+        (&70.into(), &20.into())
+    );
     let volume = &pod["volume"][0];
     assert_eq!((&volume["name"], &volume["usedBytes"]), (&"data".into(), &30.into()));
     assert_eq!((&volume["availableBytes"], &volume["inodesUsed"]), (&70.into(), &2.into()));

@@ -234,7 +234,13 @@ impl Bench {
         self.state("a log", async || (self.get(&path).await.1 == text).then_some(())).await;
     }
 
-    /// The folders of pods and logs on disk.
+    /// Looks for pods that keep more on disk than they may.
+    pub(super) fn look_at_disk(&self) {
+        let context = self.node.as_ref().unwrap().context();
+        context.evictor.evict_beyond_limits(context);
+    }
+
+    /// What pods have on disk: folders and logs.
     pub(super) fn folders(&self) -> Vec<String> {
         ["pods", "logs"]
             .into_iter()

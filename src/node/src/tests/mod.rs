@@ -326,6 +326,42 @@ async fn hooks_and_probes_run_commands_beside_the_container() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_keeps_more_on_disk_than_it_may_is_evicted() {
+    let bench = Bench::new().await;
+    let line = "x".repeat(900) + "\n";
+    bench.push("registry.local/talks:1", guests::sleeps(&line)).await;
+    let container = |name: &str, limit: &str| {
+        let resources = json!({"limits": {"ephemeral-storage": limit}});
+        json!({"name": name, "image": "registry.local/talks:1", "resources": resources})
+    };
+    bench.create("modest", json!({"containers": [container("c", "1Ki")]})).await;
+    bench.create("greedy", json!({"containers": [container("c", "500")]})).await;
+    bench.create("part", json!({"containers": [container("c", "500"), container("d", "8Ki")]})).await;
+    for pod in ["modest", "greedy", "part"] {
+        bench.pod(pod, is_ready).await;
+        bench.log(pod, &line).await;
+    }
+    bench.look_at_disk();
+    for (pod, message) in [
+        ("greedy", "Pod ephemeral local storage usage exceeds the total limit of containers 500. "),
+        ("part", "Container c exceeded its local ephemeral storage limit \"500\". "),
+    ] {
+        let status = bench.pod(pod, |pod| phase(pod) == "Failed").await.status.unwrap();
+        assert_eq!((status.reason.as_deref(), status.message.as_deref()), (Some("Evicted"), Some(message)));
+        assert_eq!(bench.events(pod, "Evicted").await, [message]);
+        let conditions = status.conditions.unwrap();
+        assert!(conditions.iter().all(|condition| condition.type_ != "DisruptionTarget"), "its own doing");
+    }
+    assert!(is_ready(&bench.pod("modest", |_| true).await));
+    let (_, page) = bench.get("/metrics").await;
+    for line in
+        ["{eviction_signal=\"ephemeralpodfs.limit\"} 1", "{eviction_signal=\"ephemeralcontainerfs.limit\"} 1"]
+    {
+        assert!(page.contains(line), "{line} in {page}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_only_linux_has_is_refused_and_not_feigned() {
     let bench = Bench::new().await;
     bench.push("registry.local/sleeps:1", guests::sleeps("")).await;

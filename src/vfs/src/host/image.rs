@@ -2,7 +2,7 @@
 //!
 //! What a folder holds is read once, when it is first looked into, and then shared by every pod that uses the
 //! image: names, kinds, lengths and link targets cost no handle and no call of the host afterwards. Only open
-//! files are handles, bounded for each volume by itself, so that one pod does not use up another's. Files are
+//! files are handles, bounded for each volume and pod, so that one pod does not use up another's. Files are
 //! opened from the folder's own handle down, one component at a time and without following links.
 
 use std::collections::BTreeMap;
@@ -63,15 +63,10 @@ enum Body {
 impl ImageTree {
     /// # Errors
     /// If `dir` cannot be opened as a directory.
-    pub(crate) fn open(dir: &Path) -> Result<ImageTree, VfsError> {
+    pub(crate) fn open(dir: &Path, handles: Handles) -> Result<ImageTree, VfsError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = File::from(rustix::fs::open(dir, flags, Mode::empty()).map_err(from_errno)?);
-        Ok(ImageTree {
-            device: next_device(),
-            index: Index::of(root)?,
-            handles: Handles::default(),
-            quota: Quota::new(None),
-        })
+        Ok(ImageTree { device: next_device(), index: Index::of(root)?, handles, quota: Quota::new(None) })
     }
 }
 

@@ -6,7 +6,7 @@
 //! that is swapped for a link between two steps is a link, and the namespace walks it within the view.
 
 mod errno;
-mod handles;
+pub(crate) mod handles;
 pub(crate) mod image;
 mod measure;
 mod open;
@@ -22,7 +22,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Timespec, Timestamps, UTI
 use rustix::io::Errno;
 
 use self::errno::{from_errno, from_io};
-use self::handles::Permit;
+use self::handles::{Handles, Permit};
 use self::open::{HostFile, Ledger};
 use crate::error::VfsError;
 use crate::quota::Quota;
@@ -51,13 +51,13 @@ struct HostNode {
 
 impl HostTree {
     /// # Errors
-    /// If `dir` cannot be opened as a directory, or its content cannot be measured for `limit`.
-    pub(crate) fn open(dir: &Path, limit: Option<u64>) -> Result<HostTree, VfsError> {
+    /// If `dir` cannot be opened as a directory, or its content cannot be measured for `quota`.
+    pub(crate) fn open(dir: &Path, quota: Quota, handles: Handles) -> Result<HostTree, VfsError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let handle = File::from(rustix::fs::open(dir, flags, Mode::empty()).map_err(from_errno)?);
         let device = next_device();
-        let ledger = Arc::new(Ledger::new(device, limit));
-        if limit.is_some() {
+        let ledger = Arc::new(Ledger::new(device, quota, handles));
+        if ledger.quota().counts() {
             measure::measure(&handle, ledger.quota())?;
         }
         let root = Node { kind: FileKind::Directory, inner: Arc::new(HostNode { handle, _permit: None }) };
@@ -82,8 +82,7 @@ impl Tree for HostTree {
     }
 
     fn usage(&self) -> Usage {
-        let quota = self.ledger.quota();
-        Usage { bytes: quota.bytes(), limit: quota.limit(), entries: quota.entries() }
+        self.ledger.quota().usage()
     }
 
     fn quota(&self) -> &Quota {

@@ -2,8 +2,8 @@
 //!
 //! A file counts with its length. What changes lengths (writes past the end, truncation, removal of the last
 //! name, the last close of a file without names) or names happens under one lock per volume, so that two writers
-//! cannot both take the last bytes, nor a removal give back what a write is adding. A volume without a limit has no
-//! books and takes no lock.
+//! cannot both take the last bytes, nor a removal give back what a write is adding. A volume without a limit, of
+//! its own or with others, has no books and takes no lock.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -32,13 +32,8 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn new(device: u64, limit: Option<u64>) -> Ledger {
-        Ledger {
-            device,
-            quota: Quota::new(limit),
-            handles: Handles::default(),
-            open: Mutex::new(BTreeMap::new()),
-        }
+    pub(super) fn new(device: u64, quota: Quota, handles: Handles) -> Ledger {
+        Ledger { device, quota, handles, open: Mutex::new(BTreeMap::new()) }
     }
 
     pub(super) fn quota(&self) -> &Quota {
@@ -51,21 +46,21 @@ impl Ledger {
 
     /// Runs `add`, which makes a name, and books it.
     pub(super) fn adding<T>(&self, add: impl FnOnce() -> Result<T, VfsError>) -> Result<T, VfsError> {
-        let _lengths = self.limited().then(|| self.open.lock());
+        let _lengths = self.keeps_books().then(|| self.open.lock());
         self.charging(add)
     }
 
     /// As [`Ledger::adding`], for a caller that holds the lock.
     fn charging<T>(&self, add: impl FnOnce() -> Result<T, VfsError>) -> Result<T, VfsError> {
-        if !self.limited() {
+        if !self.keeps_books() {
             return add();
         }
         self.quota.charge_entry("")?;
         add().inspect_err(|_| self.quota.release_entry(""))
     }
 
-    fn limited(&self) -> bool {
-        self.quota.limit().is_some()
+    fn keeps_books(&self) -> bool {
+        self.quota.counts()
     }
 
     /// Runs `remove`, which takes a name away, and books it.
@@ -75,7 +70,7 @@ impl Ledger {
         name: &str,
         remove: impl FnOnce() -> Result<(), VfsError>,
     ) -> Result<(), VfsError> {
-        if !self.limited() {
+        if !self.keeps_books() {
             return remove();
         }
         let open = self.open.lock();
@@ -93,7 +88,7 @@ impl Ledger {
         to: (&File, &str),
         rename: impl FnOnce() -> Result<(), VfsError>,
     ) -> Result<(), VfsError> {
-        if !self.limited() {
+        if !self.keeps_books() {
             return rename();
         }
         let open = self.open.lock();
@@ -158,7 +153,7 @@ impl HostFile {
         open: impl FnOnce() -> Result<File, VfsError>,
     ) -> Result<HostFile, VfsError> {
         let permit = ledger.handles.take()?;
-        let handles = ledger.limited().then(|| ledger.open.lock());
+        let handles = ledger.keeps_books().then(|| ledger.open.lock());
         let file = open()?;
         let meta = file.metadata().map_err(from_io)?;
         if !meta.is_file() {
@@ -201,21 +196,21 @@ impl OpenFile for HostFile {
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<usize, VfsError> {
-        if self.ledger.limited() {
+        if self.ledger.keeps_books() {
             return self.write_limited(Some(offset), data);
         }
         self.file.write_at(data, offset).map_err(from_io)
     }
 
     fn append(&self, data: &[u8]) -> Result<usize, VfsError> {
-        if self.ledger.limited() {
+        if self.ledger.keeps_books() {
             return self.write_limited(None, data);
         }
         rustix::io::pwritev2(&self.file, &[IoSlice::new(data)], 0, ReadWriteFlags::APPEND).map_err(from_errno)
     }
 
     fn set_size(&self, size: u64) -> Result<(), VfsError> {
-        if !self.ledger.limited() {
+        if !self.ledger.keeps_books() {
             return self.file.set_len(size).map_err(from_io);
         }
         let _lengths = self.ledger.open.lock();
@@ -250,7 +245,7 @@ impl OpenFile for HostFile {
 impl Drop for HostFile {
     /// The last handle of a file without a name gives its bytes back.
     fn drop(&mut self) {
-        if !self.ledger.limited() {
+        if !self.ledger.keeps_books() {
             return;
         }
         let mut open = self.ledger.open.lock();

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
-use crate::{Directory, FileKind, MountOptions, Mounts, OpenOptions, VfsError, Volume};
+use crate::{Directory, FileKind, MountOptions, Mounts, OpenOptions, PodShare, VfsError, Volume};
 
 const READ: OpenOptions = OpenOptions {
     read: true,
@@ -74,6 +74,36 @@ fn large_files_are_sparse_on_disk_too() {
     fails(file.append(b"x"), "NoSpace");
     file.set_size(0).unwrap();
     assert_eq!(limited.usage().bytes, 0);
+}
+
+#[test]
+fn the_scratch_volumes_of_a_pod_have_a_limit_together() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let share = PodShare::new(Some(100));
+    let create = OpenOptions { write: true, create: true, ..READ };
+    let make = |index: usize, limit| Volume::scratch_for(&share, folders[index].path(), limit).unwrap();
+    let write = |volume: &Volume, bytes: usize| {
+        volume.root().open_file("f", create).unwrap().write_at(0, &vec![b'x'; bytes])
+    };
+    let (first, second) = (make(0, None), make(1, Some(50)));
+    assert_eq!(write(&first, 60).unwrap(), 60);
+    assert_eq!(write(&second, 50).unwrap(), 40, "what is left of the pod's");
+    assert_eq!(write(&first, 61).unwrap(), 60, "nothing more");
+    assert_eq!((first.usage().bytes, second.usage().bytes), (60, 40));
+    assert_eq!((share.usage().bytes, share.usage().entries), (100, 2));
+    fails(second.root().open_file("f", create).unwrap().set_size(41), "NoSpace");
+    first.root().unlink("f").unwrap();
+    assert_eq!(write(&second, 70).unwrap(), 50, "its own limit holds as well");
+    assert_eq!(write(&first, 70).unwrap(), 50);
+    // What is there already counts even beyond the limit, and once however often it is opened anew.
+    drop(first);
+    let other = PodShare::new(Some(10));
+    assert_eq!((share.usage().bytes, share.usage().entries), (50, 1));
+    let again = Volume::scratch_for(&other, folders[0].path(), None).unwrap();
+    assert_eq!((other.usage().bytes, again.usage().limit), (50, None));
+    fails(again.root().write("g", b"x"), "NoSpace");
+    drop((second, again));
+    assert_eq!([share.usage(), other.usage()].map(|usage| (usage.bytes, usage.entries)), [(0, 0); 2]);
 }
 
 /// A folder as an image has it, and its volume.
