@@ -26,6 +26,23 @@ spec:
   ports: [{port: 80, targetPort: http}]
 ";
 
+/// The toolbox beside volumes that are soon full.
+const SMALL: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: small}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: toolbox
+    image: registry.local/coracle/toolbox:latest
+    command: [sleep, infinity]
+    volumeMounts: [{name: disk, mountPath: /disk}, {name: memory, mountPath: /memory}]
+  volumes:
+  - {name: disk, emptyDir: {sizeLimit: 64Ki}}
+  - {name: memory, emptyDir: {medium: Memory, sizeLimit: 64Ki}}
+";
+
 /// The toolbox as a pod's own image.
 const TOOLBOX: &str = "registry.local/coracle/toolbox:latest";
 
@@ -41,6 +58,7 @@ fn kubectl_reaches_into_pods() {
 
     exec(&cluster);
     cp(&cluster);
+    troubles(&cluster);
     proxy(&cluster);
     port_forward(&cluster);
     run_and_attach(&cluster);
@@ -72,6 +90,26 @@ fn cp(cluster: &Cluster) {
     cluster.kubectl(&format!("cp web:/www/site {}", at("back")));
     assert_eq!(fs::read(dir.path().join("back/index.html")).unwrap(), b"welcome");
     assert!(fs::read(dir.path().join("back/page.bin")).unwrap() == content);
+    let failed = cluster.kubectl_fails(&format!("cp web:/www/none {}", at("none")), "");
+    assert!(failed.contains("tar: /www/none: No such file or directory\n"), "{failed}");
+    assert!(failed.ends_with("command terminated with exit code 1\n"), "{failed}");
+}
+
+/// What a command says that the toolbox does not have, and that finds no room.
+fn troubles(cluster: &Cluster) {
+    cluster.kubectl_input("apply -f -", SMALL);
+    cluster.kubectl("wait --for=condition=Ready pod/small --timeout=60s");
+    let fails = |args: &str| cluster.kubectl_fails(args, "");
+    assert_eq!(fails("exec small -- nonsense"), "nonsense: not found\ncommand terminated with exit code 127\n");
+    assert_eq!(fails("exec small -- nonsense -x y"), "nonsense: not found\ncommand terminated with exit code 127\n");
+    assert_eq!(
+        fails("exec small -- sh -c 'nonsense'"),
+        "sh: nonsense: not found\ncommand terminated with exit code 127\n"
+    );
+    for volume in ["disk", "memory"] {
+        let full = fails(&format!("exec small -- sh -c 'seq 100000 > /{volume}/f'"));
+        assert!(full.contains("No space left on device"), "{volume}: {full}");
+    }
 }
 
 fn proxy(cluster: &Cluster) {

@@ -13,6 +13,7 @@ mod glob;
 mod options;
 mod platform;
 mod shell;
+mod sink;
 mod time;
 
 use std::env;

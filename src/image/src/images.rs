@@ -187,7 +187,7 @@ impl Images {
 
     /// Forgets an image that was pulled, and removes what no other image needs of it. Images of the embedded
     /// registry stay: they may be nowhere else. What an index leads to goes with the index, unless it is
-    /// `in_use` (digests of manifests) by itself. Gives the bytes of the image, or 0 if there was no such one.
+    /// `in_use` (digests of manifests) by itself. Gives the bytes that it took on disk, or 0 if there was no such one.
     pub async fn remove_pulled(&self, digest: &str, in_use: &BTreeSet<String>) -> Result<u64, ImageError> {
         let Some(digest) = Digest::parse(digest) else { return Ok(0) };
         let in_use = in_use.iter().filter_map(|digest| Digest::parse(digest)).collect();
@@ -195,8 +195,7 @@ impl Images {
             let mut freed = 0;
             for (name, manifest, _) in shared.index.manifests() {
                 if manifest == digest && !is_embedded(&name) && !shared.is_part(&name, &manifest) {
-                    freed = shared.describe(&name, &manifest).map_or(freed, |image| image.size);
-                    shared.remove(&name, &manifest, &in_use)?;
+                    freed += shared.remove(&name, &manifest, &in_use)?;
                 }
             }
             Ok(freed)

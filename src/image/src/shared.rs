@@ -1,6 +1,6 @@
 //! What requests and pulls share: the store, and what is known of the images in it.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::BufReader;
 use std::sync::Arc;
@@ -256,15 +256,18 @@ impl Shared {
     }
 
     /// Removes a manifest of a repository, with what only it leads to: the manifests of an index, its
-    /// signatures, and the blobs that no other manifest names. What is `in_use` stays.
+    /// signatures, and the blobs that no other manifest names. What is `in_use` stays. Gives the bytes on disk that are
+    /// free now.
     pub(crate) fn remove(
         &self,
         name: &str,
         manifest: &Digest,
         in_use: &BTreeSet<Digest>,
-    ) -> Result<(), ImageError> {
+    ) -> Result<u64, ImageError> {
         let mut removed = vec![self.manifest(manifest)];
+        let mut gone = vec![manifest.clone()];
         let mut signatures = self.signatures_of(name, manifest);
+        let (mut freed, mut sizes) = (self.unpacked_bytes(manifest), self.sizes([manifest])?);
         self.remove_manifest(name, manifest)?;
         let parts: Vec<Digest> =
             removed[0].manifests.iter().filter_map(|inner| format::digest(inner).ok()).collect();
@@ -276,22 +279,50 @@ impl Shared {
             {
                 removed.push(self.manifest(&inner));
                 signatures.extend(self.signatures_of(name, &inner));
-                self.remove_manifest(name, &inner)?;
+                freed += self.unpacked_bytes(&inner);
+                gone.push(inner);
             }
         }
         for signature in signatures {
             removed.push(self.manifest(&signature));
-            self.remove_manifest(name, &signature)?;
+            gone.push(signature);
+        }
+        sizes.extend(self.sizes(&gone[1..])?);
+        for manifest in &gone[1..] {
+            self.remove_manifest(name, manifest)?;
         }
         let others = self.index.manifests_of(name);
         let kept: BTreeSet<Digest> =
             others.iter().flat_map(|digest| blobs_of(&self.manifest(digest))).collect();
-        for blob in removed.iter().flat_map(blobs_of) {
-            if !kept.contains(&blob) {
-                self.index.remove_blob(&self.content, name, &blob)?;
-            }
+        let blobs: BTreeSet<Digest> =
+            removed.iter().flat_map(blobs_of).filter(|blob| !kept.contains(blob)).collect();
+        sizes.extend(self.sizes(&blobs)?);
+        for blob in &blobs {
+            self.index.remove_blob(&self.content, name, blob)?;
         }
-        Ok(())
+        for (digest, size) in sizes {
+            // Another repository may have it.
+            freed += if self.content.size(&digest)?.is_none() { size } else { 0 };
+        }
+        Ok(freed)
+    }
+
+    /// How many bytes there are of each of these.
+    fn sizes<'a>(
+        &self,
+        digests: impl IntoIterator<Item = &'a Digest>,
+    ) -> Result<BTreeMap<Digest, u64>, ImageError> {
+        let size = |digest: &Digest| Ok((digest.clone(), self.content.size(digest)?.unwrap_or(0)));
+        digests.into_iter().map(size).collect()
+    }
+
+    /// What was unpacked of a manifest, in bytes; 0 if another repository has it, too.
+    fn unpacked_bytes(&self, manifest: &Digest) -> u64 {
+        let repositories = self.index.manifests().into_iter().filter(|(_, digest, _)| digest == manifest);
+        match (repositories.count(), self.files.find(manifest)) {
+            (1, Ok(Some(found))) => found.files.map_or(0, |files| files.size),
+            _ => 0,
+        }
     }
 
     /// The manifests that are signatures of this one.

@@ -194,6 +194,16 @@ impl Toolbox {
         Toolbox { module, ..Toolbox::default() }
     }
 
+    /// Sees to it that the toolbox says so if it is to run a command that it does not have: any other name that it
+    /// is started under it takes for that of its container.
+    pub(crate) fn introduce(&self, program: &Program, argv: &mut Vec<String>) {
+        let Some(module) = &self.module else { return };
+        let known = argv.first().is_none_or(|command| applet(command).is_some());
+        if !known && program.digest() == self.digest.get_or_init(|| digest(module)) {
+            argv.insert(0, "toolbox".to_owned());
+        }
+    }
+
     async fn program(&self, context: &Context) -> Option<Result<Arc<Program>, PrepareError>> {
         let module = self.module.as_ref()?;
         if let Some(program) = &*self.program.lock() {
@@ -214,7 +224,7 @@ pub(crate) async fn start(
     context: &Arc<Context>,
     handle: &Arc<PodHandle>,
     container: &str,
-    argv: Vec<String>,
+    mut argv: Vec<String>,
     io: ExecIo,
 ) -> Result<Container, ExecError> {
     let not_running = || ExecError::NotRunning(container.to_owned());
@@ -223,13 +233,14 @@ pub(crate) async fn start(
         return Err(ExecError::Failed("you must specify at least one command for the container".into()));
     };
     let program = program(context, &running, command).await?;
-    let key = handle.key();
+    let name = format!("{}/{}/{container}: {command}", handle.key().namespace, handle.key().name);
+    context.toolbox.introduce(&program, &mut argv);
     let spec = ContainerSpec {
         budget: handle.budget.clone(),
         // It shares that of the container.
         cpu: Cpu::default(),
         listen: Vec::new(),
-        name: format!("{}/{}/{container}: {command}", key.namespace, key.name),
+        name,
         args: argv,
         env: running.env.clone(),
         mounts: running.mounts.clone(),
@@ -266,13 +277,18 @@ async fn program(
     if let Some((digest, module)) = found.map_err(|error| ExecError::Failed(error.to_string()))?? {
         return context.runtime.prepare_guest(&digest, &module).await.map_err(failed);
     }
-    let applet = command.rsplit('/').next().unwrap_or(command);
-    if APPLETS.contains(&applet)
+    if applet(command).is_some()
         && let Some(program) = context.toolbox.program(context).await
     {
         return program.map_err(failed);
     }
     Ok(running.program.clone())
+}
+
+/// The command of the toolbox that a path names.
+fn applet(command: &str) -> Option<&str> {
+    let name = command.rsplit('/').next().unwrap_or(command);
+    APPLETS.contains(&name).then_some(name)
 }
 
 /// The module file of that name in the container's filesystem, with its digest. Blocking.

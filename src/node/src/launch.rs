@@ -80,8 +80,11 @@ impl Launch {
         let mut mounts = volumes
             .mounts(root, spec, &env)
             .map_err(|error| waiting("CreateContainerConfigError", &error.to_string()))?;
-        let args = env::arguments(spec, &image.entrypoint, &image.cmd, &env)
+        let mut args = env::arguments(spec, &image.entrypoint, &image.cmd, &env)
             .map_err(|error| waiting("CreateContainerConfigError", &error.to_string()))?;
+        if spec.command.as_ref().is_some_and(|command| !command.is_empty()) {
+            context.toolbox.introduce(&program, &mut args);
+        }
         if let Some(fabric) = context.fabric.get() {
             let v6 = stack.ip6().map(IpAddr::V6);
             let addresses: Vec<IpAddr> = [stack.ip().into()].into_iter().chain(v6).collect();

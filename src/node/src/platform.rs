@@ -12,7 +12,7 @@
 //! | `privileged`, `volumeDevices` | refused: no device of the host can be reached |
 //! | `readOnlyRootFilesystem` | enforced |
 //! | `hostNetwork` | refused: a pod's network is virtual |
-//! | `hostPort` | opened for TCP, on the address of node ports or on loopback; for UDP accepted for the scheduler's sake |
+//! | `hostPort` | opened for TCP and UDP, on the address of node ports or on loopback |
 //! | `hostPID` | refused: no process of the host can be seen |
 //! | `hostIPC`, `shareProcessNamespace` | accepted: there are neither processes nor means of IPC to share |
 //! | `sysctls` | accepted if Kubernetes calls them safe, else `SysctlForbidden` |

@@ -12,10 +12,11 @@ use std::{
 
 use tar::{Archive, Builder, EntryType, Header};
 
-use super::files::{check_depth, not_found_is_fine, symlink};
+use super::files::{check_depth, copy_file, not_found_is_fine, symlink};
 use crate::{
     call::{Call, Failure, Outcome},
     options::parse,
+    sink::Sink,
     time,
 };
 
@@ -66,7 +67,7 @@ pub fn tar(call: &mut Call) -> Outcome {
             return Err(Failure::new("Cowardly refusing to create an empty archive"));
         }
         let to: Box<dyn Write> = match file {
-            Some(file) => Box::new(BufWriter::new(File::create(call.path(file)).map_err(opened)?)),
+            Some(file) => Box::new(BufWriter::new(Sink::create(&call.path(file)).map_err(opened)?)),
             None => Box::new(call.out.clone()),
         };
         job.create(call, to, &options.operands)?;
@@ -78,6 +79,9 @@ pub fn tar(call: &mut Call) -> Outcome {
         job.read(call, from, &options.operands, options.has('t'))?;
     } else {
         return Err(Failure::usage(USAGE));
+    }
+    if job.code != 0 {
+        call.complain(&Failure::new("error exit delayed from previous errors"));
     }
     Ok(job.code)
 }
@@ -247,12 +251,12 @@ impl Job {
             EntryType::Link => {
                 let target = self.base.join(inside(&link()?.to_string_lossy()));
                 make_room(&path)?;
-                fs::hard_link(&target, &path).or_else(|_| fs::copy(&target, &path).map(drop))
+                fs::hard_link(&target, &path).or_else(|_| copy_file(&target, &path))
             }
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 make_room(&path)?;
                 let mtime = entry.header().mtime()?;
-                let mut file = File::create(&path)?;
+                let mut file = Sink::create(&path)?;
                 io::copy(entry, &mut file)?;
                 if !self.touch {
                     // A volume that keeps no times is no reason to fail.

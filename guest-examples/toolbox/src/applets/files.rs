@@ -10,6 +10,7 @@ use std::{
 use crate::{
     call::{Call, Failure, Outcome},
     options::parse,
+    sink::Sink,
 };
 
 /// How deep a tree may be.
@@ -83,8 +84,7 @@ fn copy(from: &Path, to: &Path, recursive: bool, depth: usize) -> io::Result<()>
         return symlink(&fs::read_link(from)?, to);
     }
     if !metadata.is_dir() {
-        let (mut source, mut target) = (fs::File::open(from)?, fs::File::create(to)?);
-        return io::copy(&mut source, &mut target).map(drop);
+        return copy_file(from, to);
     }
     if !recursive {
         return Err(io::Error::other("omitting directory"));
@@ -98,6 +98,12 @@ fn copy(from: &Path, to: &Path, recursive: bool, depth: usize) -> io::Result<()>
         copy(&entry.path(), &to.join(entry.file_name()), true, depth + 1)?;
     }
     Ok(())
+}
+
+/// Copies what a file holds.
+pub fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
+    let (mut source, mut target) = (fs::File::open(from)?, Sink::create(to)?);
+    io::copy(&mut source, &mut target).map(drop)
 }
 
 pub fn mv(call: &mut Call) -> Outcome {

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    fs::File,
     io::{self, BufRead, BufReader, Read, Write},
     net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs},
     time::Duration,
@@ -12,6 +11,7 @@ use crate::{
     call::{Call, Failure, Out, Outcome, reason},
     options::{Options, parse},
     platform,
+    sink::Sink,
 };
 
 /// Redirects that are followed.
@@ -149,7 +149,7 @@ fn save(call: &mut Call, options: &Options, path: &str, mut answer: Answer) -> R
     };
     let mut to: Box<dyn Write> = match name.as_str() {
         "-" => Box::new(call.out.clone()),
-        name => Box::new(File::create(call.path(name)).map_err(|e| Failure::about(name, &e))?),
+        name => Box::new(Sink::create(&call.path(name)).map_err(|e| Failure::about(name, &e))?),
     };
     let chunked = answer.header("transfer-encoding").is_some_and(|v| v.eq_ignore_ascii_case("chunked"));
     let length = answer.header("content-length").and_then(|v| v.parse::<u64>().ok());

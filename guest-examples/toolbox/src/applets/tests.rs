@@ -108,6 +108,21 @@ fn text_commands() {
 }
 
 #[test]
+fn a_full_volume_is_called_so() {
+    // Linux has a file for it.
+    if !std::path::Path::new("/dev/full").exists() {
+        return;
+    }
+    let dir = Folder::new();
+    fs::write(dir.0.join("f"), "x").unwrap();
+    dir.check("cp f /dev/full", "", "cp: /dev/full: No space left on device\n", 1);
+    dir.check("tee /dev/full", "x", "xtee: No space left on device\n", 1);
+    assert_eq!(dir.run("sh script", b"").2, 127);
+    fs::write(dir.0.join("script"), "echo x > /dev/full").unwrap();
+    dir.check("sh script", "", "sh: write error: No space left on device\n", 1);
+}
+
+#[test]
 fn conditions() {
     let dir = Folder::new();
     fs::write(dir.0.join("f"), "x").unwrap();
@@ -179,6 +194,7 @@ fn trees_travel_through_tar() {
     let (archive, err, code) = from.run("tar cf - tree none", b"");
     assert_eq!((archive.len() % 512, code), (0, 1));
     assert!(err.contains("none: No such file or directory"), "{err}");
+    assert!(err.ends_with("tar: error exit delayed from previous errors\n"), "{err}");
 
     let (names, _, _) = to.run("tar tf -", &archive);
     assert!(String::from_utf8(names).unwrap().starts_with(&format!("tree/\ntree/{}/\n", "d".repeat(90))));

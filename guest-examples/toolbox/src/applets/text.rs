@@ -13,6 +13,7 @@ use crate::{
     call::{Call, Failure, In, Outcome},
     glob::Regex,
     options::parse,
+    sink::Sink,
 };
 
 /// How often `tail -f` looks for more.
@@ -448,9 +449,8 @@ pub fn tee(call: &mut Call) -> Outcome {
     let options = parse(call.operands(), "ai", &[("append", 'a')])?;
     let mut files = Vec::new();
     for name in &options.operands {
-        let mut how = File::options();
-        how.create(true).write(true).append(options.has('a')).truncate(!options.has('a'));
-        files.push(how.open(call.path(name)).map_err(|e| Failure::about(name, &e))?);
+        let file = Sink::open(&call.path(name), options.has('a'));
+        files.push(file.map_err(|e| Failure::about(name, &e))?);
     }
     let mut buffer = [0; 16 * 1024];
     loop {

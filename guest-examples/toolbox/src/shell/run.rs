@@ -14,6 +14,7 @@ use super::{
 use crate::{
     applets::{self, MAX_DEPTH},
     call::{Call, Env, In, Out, reason},
+    sink::Sink,
 };
 
 /// Standard input, output and error of a command.
@@ -238,9 +239,7 @@ impl Shell {
                         Out::new(io::sink())
                     } else {
                         let append = matches!(to, Target::Append(_));
-                        let mut how = File::options();
-                        how.create(true).write(true).append(append).truncate(!append);
-                        let file = how.open(self.env.cwd.join(&name));
+                        let file = Sink::open(&self.env.cwd.join(&name), append);
                         let file = file.map_err(|e| format!("can't create {name}: {}", reason(&e)))?;
                         Out::new(BufWriter::new(file))
                     }

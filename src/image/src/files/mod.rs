@@ -7,6 +7,10 @@
 //! ```
 //!
 //! A folder below `files` is complete: it got its name after everything in it was on disk.
+//!
+//! The layers stay beside what was unpacked of them, as containerd keeps them: the next version of an image shares most
+//! of them, an image that was changed by accident can be unpacked again, and the embedded registry hands them out. Their
+//! bytes count in what the removal of an image is said to free, and in the use of the disk that leads to it.
 
 mod layer;
 mod module;

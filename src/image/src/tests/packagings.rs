@@ -195,12 +195,20 @@ async fn removing_an_image_removes_its_files_and_what_only_it_needs() {
     let count = |folder: &str| fs::read_dir(world.dir.path().join(folder)).unwrap().count();
     assert_eq!((count("blobs/sha256"), count("files")), (5, 1), "two manifests, a configuration, two layers");
 
+    let on_disk = || {
+        let files = fs::read_dir(world.dir.path().join("blobs/sha256")).unwrap();
+        files.map(|file| file.unwrap().metadata().unwrap().len()).sum::<u64>()
+    };
     let in_use = [digest.clone()].into();
+    let before = on_disk();
     assert_eq!(world.images.remove_pulled(&digest, &[].into()).await.unwrap(), 0, "the index leads to it");
-    assert_eq!(world.images.remove_pulled(&image.digest, &in_use).await.unwrap(), image.size);
+    let freed = world.images.remove_pulled(&image.digest, &in_use).await.unwrap();
+    assert_eq!(freed, before - on_disk(), "the index alone");
     assert_eq!((count("blobs/sha256"), count("files")), (4, 1), "somebody uses what the index led to");
     assert!(world.images.find(&reference(&format!("{}/docker@{digest}", world.host))).is_some());
-    assert_eq!(world.images.remove_pulled(&digest, &[].into()).await.unwrap(), image.size);
+    let before = on_disk();
+    let freed = world.images.remove_pulled(&digest, &[].into()).await.unwrap();
+    assert_eq!(freed, before + image.size, "layers and what was unpacked of them");
     assert_eq!((count("blobs/sha256"), count("files"), count("uploads")), (0, 0, 0));
 
     world.pull("docker:multi").await.unwrap();

@@ -234,6 +234,12 @@ impl Bench {
         self.state("a log", async || (self.get(&path).await.1 == text).then_some(())).await;
     }
 
+    /// The network of a pod that runs.
+    pub(super) async fn stack(&self, name: &str) -> coracle_network::PodStack {
+        let uid = self.pod(name, |_| true).await.metadata.uid.unwrap();
+        self.node.as_ref().unwrap().context().table.get(&uid).unwrap().guests.stack().unwrap()
+    }
+
     /// Looks for pods that keep more on disk than they may.
     pub(super) fn look_at_disk(&self) {
         let context = self.node.as_ref().unwrap().context();

@@ -326,6 +326,47 @@ async fn hooks_and_probes_run_commands_beside_the_container() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn host_ports_lead_into_the_pod() {
+    let bench = Bench::new().await;
+    bench.push("registry.local/sleeps:1", guests::sleeps("")).await;
+    // A port that nobody has, for both protocols.
+    let port = loop {
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = tcp.local_addr().unwrap();
+        if std::net::UdpSocket::bind(address).is_ok() {
+            break address.port();
+        }
+    };
+    let ports = json!([
+        {"containerPort": 53, "hostPort": port, "hostIP": "127.0.0.1", "protocol": "UDP"},
+        {"containerPort": 54, "hostPort": port, "hostIP": "127.0.0.1", "protocol": "TCP"},
+    ]);
+    let container = json!({"name": "c", "image": "registry.local/sleeps:1", "ports": ports});
+    bench.create("p", json!({"containers": [container]})).await;
+    bench.pod("p", is_ready).await;
+    let stack = bench.stack("p").await;
+    let outside = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let inside = stack.bind_udp("0.0.0.0:53".parse().unwrap()).unwrap();
+    outside.send_to(b"ping", ("127.0.0.1", port)).await.unwrap();
+    let (data, from) = tokio::time::timeout(Duration::from_secs(10), inside.recv()).await.unwrap().unwrap();
+    assert_eq!(&*data, b"ping");
+    inside.send(bytes::Bytes::from_static(b"pong"), Some(from)).unwrap();
+    let mut answer = [0; 8];
+    let received = tokio::time::timeout(Duration::from_secs(10), outside.recv_from(&mut answer)).await;
+    let (count, from) = received.unwrap().unwrap();
+    assert_eq!((&answer[..count], from.port()), (&b"pong"[..], port));
+    let listener = stack.listen("0.0.0.0:54".parse().unwrap(), 1).unwrap();
+    let dialled = tokio::net::TcpStream::connect(("127.0.0.1", port)).await;
+    assert!(dialled.is_ok());
+    drop(listener);
+
+    // The ports are the pod's, and free again when it is gone.
+    bench.delete("p").await;
+    bench.gone("p").await;
+    tokio::net::UdpSocket::bind(("127.0.0.1", port)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_keeps_more_on_disk_than_it_may_is_evicted() {
     let bench = Bench::new().await;
     let line = "x".repeat(900) + "\n";
@@ -334,7 +375,7 @@ async fn who_keeps_more_on_disk_than_it_may_is_evicted() {
         let resources = json!({"limits": {"ephemeral-storage": limit}});
         json!({"name": name, "image": "registry.local/talks:1", "resources": resources})
     };
-    bench.create("modest", json!({"containers": [container("c", "1Ki")]})).await;
+    bench.create("modest", json!({"containers": [container("c", "16Ki")]})).await;
     bench.create("greedy", json!({"containers": [container("c", "500")]})).await;
     bench.create("part", json!({"containers": [container("c", "500"), container("d", "8Ki")]})).await;
     for pod in ["modest", "greedy", "part"] {
