@@ -96,7 +96,7 @@ fn digest(bytes: &[u8]) -> String {
 }
 
 /// A manifest of these blobs, with what else there is to say.
-fn manifest(layers: &[&[u8]], more: Value) -> Vec<u8> {
+fn manifest(layers: &[&[u8]], more: &Value) -> Vec<u8> {
     let described = |media_type: &str, bytes: &[u8]| json!({"mediaType": media_type, "digest": digest(bytes), "size": bytes.len()});
     let layers: Vec<Value> =
         layers.iter().map(|layer| described("application/vnd.oci.image.layer.v1.tar", layer)).collect();
@@ -121,7 +121,7 @@ impl Suite {
 async fn pull() {
     let mut suite = Suite::new();
     suite.push_blobs().await;
-    let manifest = manifest(&[LAYER], json!({}));
+    let manifest = manifest(&[LAYER], &json!({}));
     let (by_digest, layer) = (digest(&manifest), digest(LAYER));
     let put = Step {
         headers: MANIFEST_HEADER,
@@ -305,7 +305,7 @@ async fn push_of_manifests() {
     let mut suite = Suite::new();
     suite.push_blobs().await;
     let manifests: Vec<_> =
-        (0..4).map(|number| manifest(&[LAYER], json!({"annotations": {"n": number.to_string()}}))).collect();
+        (0..4).map(|number| manifest(&[LAYER], &json!({"annotations": {"n": number.to_string()}}))).collect();
     suite
         .check(&[step("GET nonexistent manifest", "GET /v2/a/b/manifests/.INVALID_MANIFEST_NAME", 404)])
         .await;
@@ -324,12 +324,12 @@ async fn push_of_manifests() {
             ])
             .await;
     }
-    let bare = manifest(&[], json!({}));
+    let bare = manifest(&[], &json!({}));
     let subject = digest(&manifests[0]);
     let described = |digest: &str| json!({"mediaType": OCI_MANIFEST, "digest": digest, "size": 7});
-    let referrer = manifest(&[LAYER], json!({"subject": described(&subject)}));
-    let early = manifest(&[LAYER], json!({"subject": described(NOWHERE)}));
-    let foreign = manifest(&[b"a layer that nobody pushed"], json!({}));
+    let referrer = manifest(&[LAYER], &json!({"subject": described(&subject)}));
+    let early = manifest(&[LAYER], &json!({"subject": described(NOWHERE)}));
+    let foreign = manifest(&[b"a layer that nobody pushed"], &json!({}));
     let index =
         json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [described(&subject)]}).to_string();
     let broken_index = index.replace(&subject, NOWHERE);
@@ -377,7 +377,7 @@ async fn push_of_manifests() {
 async fn content_discovery() {
     let mut suite = Suite::new();
     suite.push_blobs().await;
-    let body = manifest(&[LAYER], json!({}));
+    let body = manifest(&[LAYER], &json!({}));
     for tag in ["test3", "test1", "test0", "test2"] {
         let put = format!("PUT /v2/a/b/manifests/{tag}");
         suite.check(&[Step { headers: MANIFEST_HEADER, body: &body, ..step("set-up", put, 201) }]).await;
@@ -402,7 +402,7 @@ async fn content_discovery() {
     for (artifact_type, about) in [("a/x", &*subject), ("a/y+json", &subject), ("a/y+json", NOWHERE)] {
         let more = json!({"artifactType": artifact_type, "annotations": {"about": artifact_type},
             "subject": {"mediaType": OCI_MANIFEST, "digest": about, "size": 7}});
-        let body = manifest(&[], more);
+        let body = manifest(&[], &more);
         let put = format!("PUT /v2/a/b/manifests/{}", digest(&body));
         suite.check(&[Step { headers: MANIFEST_HEADER, body: &body, ..step("set-up", put, 201) }]).await;
         pushed.push(digest(&body));
@@ -458,7 +458,7 @@ async fn content_discovery() {
 async fn content_management() {
     let mut suite = Suite::new();
     suite.push_blobs().await;
-    let body = manifest(&[LAYER], json!({}));
+    let body = manifest(&[LAYER], &json!({}));
     let (by_digest, config, layer) = (digest(&body), digest(CONFIG), digest(LAYER));
     let put = |tag: &str| Step {
         headers: MANIFEST_HEADER,
