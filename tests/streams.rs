@@ -100,8 +100,14 @@ fn troubles(cluster: &Cluster) {
     cluster.kubectl_input("apply -f -", SMALL);
     cluster.kubectl("wait --for=condition=Ready pod/small --timeout=60s");
     let fails = |args: &str| cluster.kubectl_fails(args, "");
-    assert_eq!(fails("exec small -- nonsense"), "nonsense: not found\ncommand terminated with exit code 127\n");
-    assert_eq!(fails("exec small -- nonsense -x y"), "nonsense: not found\ncommand terminated with exit code 127\n");
+    assert_eq!(
+        fails("exec small -- nonsense"),
+        "nonsense: not found\ncommand terminated with exit code 127\n"
+    );
+    assert_eq!(
+        fails("exec small -- nonsense -x y"),
+        "nonsense: not found\ncommand terminated with exit code 127\n"
+    );
     assert_eq!(
         fails("exec small -- sh -c 'nonsense'"),
         "sh: nonsense: not found\ncommand terminated with exit code 127\n"

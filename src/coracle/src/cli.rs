@@ -294,6 +294,9 @@ pub(crate) struct BenchDensity {
     /// How they are placed in memory
     #[arg(long, requires = "count")]
     pub density: Option<DensityOption>,
+    /// The idle pods run a web server of WASI 0.2 that waits for connections, not a module of 0.1 that sleeps
+    #[arg(long, requires = "count")]
+    pub web: bool,
 }
 
 /// `coracle bench volume`.

@@ -23,7 +23,7 @@ use coracle_node::Node;
 use coracle_runtime::{Compiler, Runtime};
 use coracle_store::Embedded;
 use ipnet::Ipv4Net;
-use tokio::time::timeout;
+use tokio::{task::spawn_blocking, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{cli::NodeOptions, data_dir::DataDir, guests};
@@ -87,6 +87,17 @@ impl Cluster {
         if let Some(wrong) = coracle_api::names::dns_subdomain(&name).first() {
             bail!("{name:?} cannot be a node's name: {wrong}");
         }
+        // The pool's guard pages take a while: meanwhile everything else is started.
+        let runtime = coracle_runtime::Config {
+            max_containers: config.node.max_containers,
+            density: config.node.density.into(),
+            wasi_p3: config.node.wasi_p3,
+            compiler: Compiler::Process(SELF.into()),
+            compile_time: Duration::from_secs(config.node.compile_seconds),
+            cache_size: config.node.cache_size.map(|mebibytes| mebibytes.saturating_mul(1 << 20)),
+            ..coracle_runtime::Config::new(data.join("compiled"))
+        };
+        let runtime = spawn_blocking(|| Runtime::build(runtime));
         let store = Embedded::sled(&data.join("store")).context("cannot open the store")?;
         let images = Images::open(coracle_image::Config {
             plain_http: config.node.insecure_registry.clone(),
@@ -94,7 +105,7 @@ impl Cluster {
             ..coracle_image::Config::new(data.join("images"))
         })
         .context("cannot open the image store")?;
-        push_toolbox(&images).await.context("cannot store the toolbox's image")?;
+        let toolbox = push_toolbox(&images);
         let server = ApiServer::build(
             coracle_apiserver::Config {
                 listen: config.listen,
@@ -105,9 +116,10 @@ impl Cluster {
                 now: coracle_client::clock::now,
             },
             store.clone(),
-        )
-        .await
-        .context("cannot start the API server")?;
+        );
+        let (toolbox, server) = tokio::join!(toolbox, server);
+        toolbox.context("cannot store the toolbox's image")?;
+        let server = server.context("cannot start the API server")?;
         let kubeconfig = data.write_kubeconfig(&server.kubeconfig())?;
 
         let informers_stop = CancellationToken::new();
@@ -141,16 +153,8 @@ impl Cluster {
             }
             None => None,
         };
-        let runtime = Runtime::build(coracle_runtime::Config {
-            max_containers: config.node.max_containers,
-            density: config.node.density.into(),
-            wasi_p3: config.node.wasi_p3,
-            compiler: Compiler::Process(SELF.into()),
-            compile_time: Duration::from_secs(config.node.compile_seconds),
-            cache_size: config.node.cache_size.map(|mebibytes| mebibytes.saturating_mul(1 << 20)),
-            ..coracle_runtime::Config::new(data.join("compiled"))
-        })
-        .context("cannot start the Wasm runtime")?;
+        let runtime = runtime.await.context("the Wasm runtime's start panicked")?;
+        let runtime = runtime.context("cannot start the Wasm runtime")?;
         let user = User::new(format!("system:node:{name}"), &["system:nodes"]);
         let node = Node::build(
             coracle_node::Config {
@@ -252,8 +256,12 @@ fn image_policy(path: &Path) -> anyhow::Result<SignaturePolicy> {
 
 /// Puts this binary's toolbox into the registry, unless it is there.
 async fn push_toolbox(images: &Images) -> anyhow::Result<()> {
-    let reference: Reference = TOOLBOX_IMAGE.parse()?;
-    let digest = manifest_for(guests::TOOLBOX.wasm)?.module_digest;
+    // The first name that is read costs more than all others: a large regular expression is compiled.
+    let prepared = spawn_blocking(|| {
+        let reference: Reference = TOOLBOX_IMAGE.parse()?;
+        anyhow::Ok((reference, manifest_for(guests::TOOLBOX.wasm)?.module_digest))
+    });
+    let (reference, digest) = prepared.await??;
     if images.find(&reference).is_none_or(|image| image.module_digest != digest) {
         images.push_local(&reference, guests::TOOLBOX.wasm.to_vec()).await?;
     }

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     cli::{BenchDensity, DensityOption},
-    ui,
+    guests, ui,
 };
 
 /// Numbers of idle pods at which single starts and kills are measured, to show that they cost the same.
@@ -40,11 +40,14 @@ const LIMIT_PERCENT: f64 = 5.0;
 /// Runs the command: one measurement of idle pods if it is told which, else all.
 pub(crate) async fn run(args: BenchDensity) -> anyhow::Result<()> {
     if let Some(count) = args.count {
-        return idle(count, args.density.unwrap_or(DensityOption::Auto)).await;
+        return idle(count, args.density.unwrap_or(DensityOption::Auto), args.web).await;
     }
-    for (count, density) in [("10000", "fast"), ("50000", "dense")] {
+    for (count, density, guest) in
+        [("10000", "fast", None), ("10000", "fast", Some("--web")), ("50000", "dense", None)]
+    {
         let status = tokio::process::Command::new(std::env::current_exe().context("who am I?")?)
             .args(["bench", "density", "--count", count, "--density", density])
+            .args(guest)
             .stdin(Stdio::null())
             .status()
             .await
@@ -73,11 +76,13 @@ impl Held {
     }
 }
 
-/// Fills a runtime with pods that sleep.
-async fn idle(count: u32, density: DensityOption) -> anyhow::Result<()> {
+/// Fills a runtime with pods that wait.
+async fn idle(count: u32, density: DensityOption, web: bool) -> anyhow::Result<()> {
     let lab = Lab::build(count + 64, density.into(), None)?;
-    let program = lab.program(SLEEP).await?;
-    ui::line(&format!("{count} idle pods of one container, {density:?} class:"));
+    let (guest, what) =
+        if web { (guests::WEB.wasm, "a WASI 0.2 server") } else { (SLEEP, "a WASI 0.1 sleeper") };
+    let program = lab.program(guest).await?;
+    ui::line(&format!("{count} idle pods of one container, {what}, {density:?} class:"));
     let before = Held::now()?;
     let mut pods: Vec<(PodStack, Container)> = Vec::new();
     let mut busy = Duration::ZERO;
@@ -86,7 +91,7 @@ async fn idle(count: u32, density: DensityOption) -> anyhow::Result<()> {
         let begin = Instant::now();
         while pods.len() < step as usize {
             let pod = lab.pod(&format!("pod-{}", pods.len()))?;
-            let container = sleeper(&lab, &program, &pod)?;
+            let container = idler(&lab, &program, &pod)?;
             pods.push((pod, container));
         }
         asleep(&pods).await;
@@ -119,7 +124,7 @@ async fn idle(count: u32, density: DensityOption) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn sleeper(lab: &Lab, program: &Arc<Program>, pod: &PodStack) -> anyhow::Result<Container> {
+fn idler(lab: &Lab, program: &Arc<Program>, pod: &PodStack) -> anyhow::Result<Container> {
     lab.start(program, pod, Cpu::default(), Arc::new(Nowhere) as Arc<dyn Output>)
 }
 
@@ -141,7 +146,7 @@ async fn singles(lab: &Lab, program: &Arc<Program>) -> anyhow::Result<(Vec<Durat
     for number in 0..SINGLES {
         let begin = Instant::now();
         let pod = lab.pod(&format!("single-{number}"))?;
-        let container = sleeper(lab, program, &pod)?;
+        let container = idler(lab, program, &pod)?;
         while container.usage().memory == 0 {
             tokio::task::yield_now().await;
         }
@@ -167,6 +172,8 @@ async fn busy() -> anyhow::Result<()> {
     let cpu = |request_millis, limit_millis| Cpu { request_millis, limit_millis };
     let equal = vec![cpu(0, None); BUSY];
     let used = shares(&lab, &program, &pod, &equal).await?;
+    let mut kills = killed(&lab, &program, &pod, &equal).await?;
+    ui::line(&format!("kill of each of {BUSY} busy pods: {}", micros(&mut kills)));
     compare(&format!("{BUSY} busy pods without requests"), &used, &vec![1.0; BUSY], FAIR_PERCENT);
     let weights: Vec<_> = (0..BUSY).map(|at| cpu(100 + 100 * (at as u32 % 2), None)).collect();
     let due: Vec<_> = weights.iter().map(|cpu| f64::from(cpu.request_millis)).collect();
@@ -184,10 +191,19 @@ async fn busy() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A container for each of these.
+fn together(
+    lab: &Lab,
+    program: &Arc<Program>,
+    pod: &PodStack,
+    cpus: &[Cpu],
+) -> anyhow::Result<Vec<Container>> {
+    cpus.iter().map(|cpu| lab.start(program, pod, *cpu, Arc::new(Nowhere))).collect()
+}
+
 /// CPU time a second that containers use which never stop.
 async fn shares(lab: &Lab, program: &Arc<Program>, pod: &PodStack, cpus: &[Cpu]) -> anyhow::Result<Vec<f64>> {
-    let start = |cpu: &Cpu| lab.start(program, pod, *cpu, Arc::new(Nowhere) as Arc<dyn Output>);
-    let containers = cpus.iter().map(start).collect::<anyhow::Result<Vec<_>>>()?;
+    let containers = together(lab, program, pod, cpus)?;
     let used = || containers.iter().map(|container| container.usage().cpu).collect::<Vec<_>>();
     sleep(SETTLE).await;
     let (begin, before) = (Instant::now(), used());
@@ -198,6 +214,25 @@ async fn shares(lab: &Lab, program: &Arc<Program>, pod: &PodStack, cpus: &[Cpu])
         container.wait().await;
     }
     Ok(before.iter().zip(&after).map(|(before, after)| (*after - *before).as_secs_f64() / time).collect())
+}
+
+/// How long each takes to end while those after it go on.
+async fn killed(
+    lab: &Lab,
+    program: &Arc<Program>,
+    pod: &PodStack,
+    cpus: &[Cpu],
+) -> anyhow::Result<Vec<Duration>> {
+    let containers = together(lab, program, pod, cpus)?;
+    sleep(SETTLE).await;
+    let mut times = Vec::new();
+    for container in &containers {
+        let begin = Instant::now();
+        container.kill();
+        container.wait().await;
+        times.push(begin.elapsed());
+    }
+    Ok(times)
 }
 
 /// Says how far each is from its due.

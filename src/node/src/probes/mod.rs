@@ -41,8 +41,9 @@ pub(crate) use http_get::HttpRequest;
 use progress::{News, Progress, Schedule};
 
 /// Due times are moved to the next multiple of this, so that the probes of thousands of pods wake the node
-/// a hundred times a second and not once for each. No period is shorter than a second.
-const SLOT: Duration = Duration::from_millis(10);
+/// ten times a second and not once for each: the switches between threads cost more than the checks. No period
+/// is shorter than a second.
+const SLOT: Duration = Duration::from_millis(100);
 
 /// What is probed.
 pub(crate) struct Target {

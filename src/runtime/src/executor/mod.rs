@@ -39,8 +39,8 @@ use self::task::{Job, Task, Work};
 pub(crate) use self::worker::{blocking, memory_limit, turn_is_over};
 use crate::container::Cpu;
 
-/// Ticks without a worker that works before the clock stops: waking it costs more than a few idle ticks.
-const IDLE_TICKS: u32 = 20;
+/// Ticks without a worker that works before the clock stops: waking it costs as much as a few idle ticks.
+const IDLE_TICKS: u32 = 3;
 
 /// Threads that stand in for those that wait for a disk, at most.
 const STAND_INS: usize = 64;
