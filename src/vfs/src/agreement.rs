@@ -3,6 +3,7 @@
 
 use proptest::prelude::*;
 
+use crate::testing::names;
 use crate::{Directory, FileKind, OpenOptions, Volume};
 
 #[derive(Debug, Clone)]
@@ -74,14 +75,6 @@ fn answer(dir: &Directory, call: &Call) -> String {
         Call::List(at) => dir.open_directory(at).map(|dir| names(&dir).join(" ")),
     };
     said.unwrap_or_else(|error| format!("{error:?}"))
-}
-
-fn names(dir: &Directory) -> Vec<String> {
-    let mut entries = dir.entries().unwrap();
-    let mut names: Vec<_> =
-        std::iter::from_fn(|| entries.next_entry().unwrap()).map(|entry| entry.name).collect();
-    names.sort();
-    names
 }
 
 /// Everything that is below, with kinds, contents and targets.

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use crate::testing::{CREATE, READ, WRITE, fails, names, rest};
 use crate::{
-    Directory, Entries, File, FileKind, LINKS_MAX, MountOptions, Mounts, NewTime, OpenOptions, Opened,
-    PATH_MAX, Times, VfsError, Volume,
+    Directory, File, FileKind, LINKS_MAX, MountOptions, Mounts, NewTime, OpenOptions, Opened, PATH_MAX,
+    Times, VfsError, Volume,
 };
 
 const LIMIT: u64 = 1 << 20;
@@ -110,36 +111,8 @@ conformance!(
     nothing_of_another_volume_is_renamed_into_it,
 );
 
-const READ: OpenOptions = OpenOptions {
-    read: true,
-    write: false,
-    create: false,
-    exclusive: false,
-    truncate: false,
-    directory: false,
-    follow: true,
-};
-const WRITE: OpenOptions = OpenOptions { write: true, ..READ };
-const CREATE: OpenOptions = OpenOptions { create: true, ..WRITE };
-
 fn content(dir: &Directory, path: &str) -> String {
     String::from_utf8(dir.read(path, 1 << 20).unwrap()).unwrap()
-}
-
-fn names(dir: &Directory) -> Vec<String> {
-    let mut names: Vec<String> = rest(&mut dir.entries().unwrap());
-    names.sort();
-    names
-}
-
-fn rest(entries: &mut Entries) -> Vec<String> {
-    std::iter::from_fn(|| entries.next_entry().unwrap()).map(|entry| entry.name).collect()
-}
-
-#[track_caller]
-fn fails<T: std::fmt::Debug>(result: Result<T, VfsError>, expected: &str) {
-    let error = format!("{:?}", result.expect_err("an error was due"));
-    assert_eq!(error, expected);
 }
 
 fn write_all(file: &File, offset: u64, data: &[u8]) -> Result<(), VfsError> {

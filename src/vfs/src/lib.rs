@@ -57,4 +57,6 @@ mod agreement;
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod view_tests;

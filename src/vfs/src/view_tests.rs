@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use crate::testing::{fails, names};
 use crate::{
     Directory, FileKind, MountOptions, Mounts, OpenOptions, ProjectedFile, ROOT_LIMIT, VfsError, Volume,
 };
@@ -17,19 +18,6 @@ fn part_of(volume: &Volume, sub_path: &str, read_only: bool) -> Result<Mounts, V
     let options = MountOptions { read_only, sub_path: Some(sub_path.into()) };
     mounts.add("/m", volume, &options)?;
     Ok(mounts)
-}
-
-fn names(dir: &Directory) -> Vec<String> {
-    let mut entries = dir.entries().unwrap();
-    let mut names: Vec<String> =
-        std::iter::from_fn(|| entries.next_entry().unwrap()).map(|entry| entry.name).collect();
-    names.sort();
-    names
-}
-
-#[track_caller]
-fn fails<T: std::fmt::Debug>(result: Result<T, VfsError>, expected: &str) {
-    assert_eq!(format!("{:?}", result.expect_err("an error was due")), expected);
 }
 
 fn files(list: &[(&str, &'static str)]) -> BTreeMap<String, ProjectedFile> {

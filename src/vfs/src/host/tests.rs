@@ -4,30 +4,8 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
-use crate::{Directory, FileKind, MountOptions, Mounts, OpenOptions, PodShare, VfsError, Volume};
-
-const READ: OpenOptions = OpenOptions {
-    read: true,
-    write: false,
-    create: false,
-    exclusive: false,
-    truncate: false,
-    directory: false,
-    follow: true,
-};
-
-#[track_caller]
-fn fails<T: std::fmt::Debug>(result: Result<T, VfsError>, expected: &str) {
-    assert_eq!(format!("{:?}", result.expect_err("an error was due")), expected);
-}
-
-fn names(dir: &Directory) -> Vec<String> {
-    let mut entries = dir.entries().unwrap();
-    let mut names: Vec<_> =
-        std::iter::from_fn(|| entries.next_entry().unwrap()).map(|entry| entry.name).collect();
-    names.sort();
-    names
-}
+use crate::testing::{CREATE, READ, fails, names};
+use crate::{FileKind, MountOptions, Mounts, OpenOptions, PodShare, VfsError, Volume};
 
 /// They are left out: WASI's strings cannot say them, and an escape would be a name that is there twice.
 #[test]
@@ -58,8 +36,7 @@ fn names_that_are_not_utf_8_are_not_seen() {
 fn large_files_are_sparse_on_disk_too() {
     let folder = tempfile::tempdir().unwrap();
     let volume = Volume::host(folder.path(), None).unwrap();
-    let create = OpenOptions { write: true, create: true, ..READ };
-    let file = volume.root().open_file("f", create).unwrap();
+    let file = volume.root().open_file("f", CREATE).unwrap();
     let end: u64 = 4 << 30;
     file.set_size(end).unwrap();
     file.write_at(end - 3, b"end").unwrap();
@@ -69,7 +46,7 @@ fn large_files_are_sparse_on_disk_too() {
     drop(file);
     let limited = Volume::host(folder.path(), Some(1 << 20)).unwrap();
     assert_eq!(limited.usage().bytes, end, "a file counts with its length");
-    let file = limited.root().open_file("f", create).unwrap();
+    let file = limited.root().open_file("f", CREATE).unwrap();
     fails(file.set_size(end + 1), "NoSpace");
     fails(file.append(b"x"), "NoSpace");
     file.set_size(0).unwrap();

@@ -5,17 +5,8 @@ use std::collections::BTreeSet;
 use coracle_budget::Budget;
 
 use crate::quota::ENTRY_BYTES;
-use crate::{OpenOptions, VfsError, Volume};
-
-const CREATE: OpenOptions = OpenOptions {
-    read: true,
-    write: true,
-    create: true,
-    exclusive: false,
-    truncate: false,
-    directory: false,
-    follow: true,
-};
+use crate::testing::CREATE;
+use crate::{VfsError, Volume};
 
 #[test]
 fn the_pod_pays_for_what_is_held() {

@@ -437,7 +437,7 @@ impl Tree for OverlayTree {
 
     fn link(&self, from: &Node, name: &str, to: &Node, new_name: &str) -> Result<(), VfsError> {
         let (from, to) = (from.of(), to.of());
-        self.with_copies(|| self.try_link(&from, name, &to, new_name))
+        self.with_copies(|| self.try_link((&from, name), (&to, new_name)))
     }
 
     fn unlink(&self, dir: &Node, name: &str) -> Result<(), VfsError> {
@@ -467,7 +467,7 @@ impl Tree for OverlayTree {
 
     fn rename(&self, from: &Node, name: &str, to: &Node, new_name: &str) -> Result<(), VfsError> {
         let (from, to) = (from.of(), to.of());
-        self.with_copies(|| self.try_rename(&from, name, &to, new_name))
+        self.with_copies(|| self.try_rename((&from, name), (&to, new_name)))
     }
 
     fn read_directory(&self, dir: &Node) -> Result<Box<dyn Cursor>, VfsError> {
@@ -506,13 +506,7 @@ impl OverlayTree {
         }
     }
 
-    fn try_link(
-        &self,
-        from: &Arc<Item>,
-        name: &str,
-        to: &Arc<Item>,
-        new_name: &str,
-    ) -> Result<Tried, VfsError> {
+    fn try_link(&self, (from, name): Named<'_>, (to, new_name): Named<'_>) -> Result<Tried, VfsError> {
         let core = &self.core;
         let _names = core.names.lock();
         let item = core.child(from, name)?;
@@ -532,13 +526,7 @@ impl OverlayTree {
         Ok(Tried::Done)
     }
 
-    fn try_rename(
-        &self,
-        from: &Arc<Item>,
-        name: &str,
-        to: &Arc<Item>,
-        new_name: &str,
-    ) -> Result<Tried, VfsError> {
+    fn try_rename(&self, (from, name): Named<'_>, (to, new_name): Named<'_>) -> Result<Tried, VfsError> {
         let core = &self.core;
         let _names = core.names.lock();
         let item = core.child(from, name)?;
@@ -618,6 +606,9 @@ impl OverlayTree {
         Ok(())
     }
 }
+
+/// A name in a directory.
+type Named<'a> = (&'a Arc<Item>, &'a str);
 
 /// What came of an attempt to change names.
 enum Tried {

@@ -6,19 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use super::OverlayTree;
 use crate::memory::MemoryTree;
+use crate::testing::{READ, WRITE, fails, listed, names};
 use crate::tree::{Access, NewTime, Node, OpenFile, Stat, Times, Tree};
-use crate::{Directory, OpenOptions, VfsError, Volume};
-
-const READ: OpenOptions = OpenOptions {
-    read: true,
-    write: false,
-    create: false,
-    exclusive: false,
-    truncate: false,
-    directory: false,
-    follow: true,
-};
-const WRITE: OpenOptions = OpenOptions { write: true, ..READ };
+use crate::{OpenOptions, VfsError, Volume};
 
 /// Files below, and an overlay of them that takes `limit` bytes.
 fn over(files: &[&str], limit: u64) -> (Volume, Volume) {
@@ -32,22 +22,6 @@ fn over(files: &[&str], limit: u64) -> (Volume, Volume) {
     }
     let volume = Volume::overlay(std::slice::from_ref(&below), &Volume::memory(Some(limit)));
     (below, volume)
-}
-
-fn names(dir: &Directory) -> Vec<String> {
-    let mut names = listed(dir);
-    names.sort();
-    names
-}
-
-fn listed(dir: &Directory) -> Vec<String> {
-    let mut entries = dir.entries().unwrap();
-    std::iter::from_fn(|| entries.next_entry().unwrap()).map(|entry| entry.name).collect()
-}
-
-#[track_caller]
-fn fails<T: std::fmt::Debug>(result: Result<T, VfsError>, expected: &str) {
-    assert_eq!(format!("{:?}", result.expect_err("an error was due")), expected);
 }
 
 #[test]
