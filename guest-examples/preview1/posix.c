@@ -29,7 +29,7 @@ static void streams(void) {
   MUST(fclose(file) == 0);
   MUST(stat("/desk/a.txt", &status) == 0 && S_ISREG(status.st_mode) && status.st_size == 98890);
 
-  file = fopen("work/a.txt", "a+");
+  file = fopen("desk/a.txt", "a+");
   MUST(file && fputs("end\n", file) >= 0 && fseek(file, -4, SEEK_END) == 0);
   MUST(fgets(text, sizeof text, file) && !strcmp(text, "end\n"));
   fclose(file);
