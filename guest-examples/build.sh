@@ -52,7 +52,7 @@ else
 fi
 
 # A folder with a manifest is a guest of that name, and each of its `src/bin` is one. `kit` is a library of the others.
-for source in */src/main.rs */src/bin/*.rs {handler,preview3,routes}/src/lib.rs; do
+for source in */src/main.rs */src/bin/*.rs {handler,preview3,routes,routes3}/src/lib.rs; do
   case $source in
     */src/bin/*) name=$(basename "$source" .rs) ;;
     *) name=${source%%/*} ;;

@@ -11,6 +11,8 @@
 //!   fetch PORT TEXT      sends a line to 127.0.0.1, and prints what comes back until the end
 //!   serve PORT COUNT     answers so many connections with what they send; until it is told to end if COUNT is 0
 //!   datagram PORT TEXT   sends a datagram to 127.0.0.1, and prints the answer
+//!   datagrams PORT COUNT answers so many datagrams with what they bring
+//!   rules                prints what the rules of UDP answer
 //!   resolve NAME         prints its addresses
 //!   sleep MILLISECONDS
 //! ```
@@ -71,6 +73,11 @@ async fn run(words: &[&str]) -> Result<(), Failure> {
         ["datagram", port, text] => {
             let answer = network::datagram(number(port)?, text.as_bytes().to_vec()).await?;
             print(answer).await;
+            Ok(())
+        }
+        ["datagrams", port, count] => network::datagrams(number(port)?, number(count)?).await,
+        ["rules"] => {
+            print((network::rules().await?.join("\n") + "\n").into_bytes()).await;
             Ok(())
         }
         ["resolve", name] => {
