@@ -232,8 +232,9 @@ pub(crate) async fn start(
     let Some(command) = argv.first().filter(|command| !command.is_empty()) else {
         return Err(ExecError::Failed("you must specify at least one command for the container".into()));
     };
-    let program = program(context, &running, command).await?;
-    let name = format!("{}/{}/{container}: {command}", handle.key().namespace, handle.key().name);
+    let key = handle.key();
+    let program = program(context, &running, command, &key.namespace).await?;
+    let name = format!("{}/{}/{container}: {command}", key.namespace, key.name);
     context.toolbox.introduce(&program, &mut argv);
     let spec = ContainerSpec {
         budget: handle.budget.clone(),
@@ -270,12 +271,13 @@ async fn program(
     context: &Arc<Context>,
     running: &Arc<Running>,
     command: &str,
+    namespace: &str,
 ) -> Result<Arc<Program>, ExecError> {
     let failed = |error: PrepareError| ExecError::Failed(format!("exec: \"{command}\": {}", chain(&error)));
     let (look, name) = (running.clone(), command.to_owned());
     let found = tokio::task::spawn_blocking(move || module_file(&look, &name)).await;
     if let Some((digest, module)) = found.map_err(|error| ExecError::Failed(error.to_string()))?? {
-        return context.runtime.prepare_guest(&digest, &module).await.map_err(failed);
+        return context.runtime.prepare_guest(&digest, &module, namespace).await.map_err(failed);
     }
     if applet(command).is_some()
         && let Some(program) = context.toolbox.program(context).await

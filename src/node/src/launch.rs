@@ -58,7 +58,7 @@ impl Launch {
         let image = context.puller.image(spec, &secrets, &tell).await?;
         let program = context
             .runtime
-            .prepare(&image.module_digest, &image.path)
+            .prepare(&image.module_digest, &image.path, &handle.key().namespace)
             .await
             .map_err(|error| waiting("CreateContainerError", &chain(&error)))?;
 

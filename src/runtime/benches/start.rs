@@ -105,7 +105,7 @@ async fn main() {
     let prepare = async |runtime: &Runtime, name: &str, text: &str| {
         let path = dir.path().join(name);
         std::fs::write(&path, wat::parse_str(text).expect("valid text")).expect("a file");
-        runtime.prepare(name, &path).await.expect("a program")
+        runtime.prepare(name, &path, "test").await.expect("a program")
     };
 
     let runtime = build(1);
@@ -129,7 +129,7 @@ async fn main() {
 
     bench.starts("0.1", &returns).await;
     let hello = concat!(env!("CARGO_MANIFEST_DIR"), "/../../guest-examples/built/hello.wasm");
-    let hello = bench.runtime.prepare("hello", Path::new(hello)).await.expect("the example is built");
+    let hello = bench.runtime.prepare("hello", Path::new(hello), "test").await.expect("the example is built");
     bench.starts("0.2, hello", &hello).await;
 
     let spins = prepare(&bench.runtime, "spin", SPIN).await;

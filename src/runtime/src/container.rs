@@ -39,8 +39,8 @@ pub struct ContainerSpec {
     pub budget: Arc<Budget>,
     /// Its share of the node's CPUs.
     pub cpu: Cpu,
-    /// TCP ports that a 0.1 module, which cannot listen by itself, finds as listeners after its preopened
-    /// directories, in this order.
+    /// TCP ports that a 0.1 module which can accept, but not listen by itself, finds as listeners: the first is
+    /// descriptor 3, the others follow in this order, and after them comes its preopened directory, `/`.
     pub listen: Vec<u16>,
     /// Where relative paths begin: an absolute path; `None` for the root. It need not exist.
     pub working_dir: Option<String>,

@@ -100,6 +100,10 @@ pub enum PrepareError {
         /// How much of what: `30s of CPU time`, `512 MiB of memory`.
         limit: String,
     },
+    /// Somebody of the host ended the compiler's process, usually the kernel for want of memory. The module need not
+    /// be the reason, so that it may be tried again at once.
+    #[error("the compiler was killed: the node may be out of memory")]
+    Killed,
     /// The compiler's process cannot be run.
     #[error("the compiler cannot be run")]
     #[serde(skip)]

@@ -21,9 +21,11 @@ use crate::state::State;
 
 /// What a node offers, by the version that guests are built against: any patch of it will do. For the check before
 /// compilation; the linker decides.
-const OFFERED: [(&str, &[&str]); 3] = [("0.2", WASI_2), ("0.3", WASI_3), lifecycle::OFFERED];
+const OFFERED: [(&str, &[&[&str]]); 3] =
+    [("0.2", &[WASI, WASI_2]), ("0.3", &[WASI, WASI_3]), ("0.1", &[lifecycle::INTERFACES])];
 
-const WASI_2: &[&str] = &[
+/// In both versions.
+const WASI: &[&str] = &[
     "wasi:cli/environment",
     "wasi:cli/exit",
     "wasi:cli/stderr",
@@ -35,19 +37,22 @@ const WASI_2: &[&str] = &[
     "wasi:cli/terminal-stdin",
     "wasi:cli/terminal-stdout",
     "wasi:clocks/monotonic-clock",
-    "wasi:clocks/wall-clock",
     "wasi:filesystem/preopens",
     "wasi:filesystem/types",
-    "wasi:http/outgoing-handler",
     "wasi:http/types",
-    "wasi:io/error",
-    "wasi:io/poll",
-    "wasi:io/streams",
     "wasi:random/insecure",
     "wasi:random/insecure-seed",
     "wasi:random/random",
-    "wasi:sockets/instance-network",
     "wasi:sockets/ip-name-lookup",
+];
+
+const WASI_2: &[&str] = &[
+    "wasi:clocks/wall-clock",
+    "wasi:http/outgoing-handler",
+    "wasi:io/error",
+    "wasi:io/poll",
+    "wasi:io/streams",
+    "wasi:sockets/instance-network",
     "wasi:sockets/network",
     "wasi:sockets/tcp",
     "wasi:sockets/tcp-create-socket",
@@ -57,28 +62,10 @@ const WASI_2: &[&str] = &[
 
 /// Only where the node's flag allows it.
 const WASI_3: &[&str] = &[
-    "wasi:cli/environment",
-    "wasi:cli/exit",
-    "wasi:cli/stderr",
-    "wasi:cli/stdin",
-    "wasi:cli/stdout",
-    "wasi:cli/terminal-input",
-    "wasi:cli/terminal-output",
-    "wasi:cli/terminal-stderr",
-    "wasi:cli/terminal-stdin",
-    "wasi:cli/terminal-stdout",
     "wasi:cli/types",
-    "wasi:clocks/monotonic-clock",
     "wasi:clocks/system-clock",
     "wasi:clocks/types",
-    "wasi:filesystem/preopens",
-    "wasi:filesystem/types",
     "wasi:http/client",
-    "wasi:http/types",
-    "wasi:random/insecure",
-    "wasi:random/insecure-seed",
-    "wasi:random/random",
-    "wasi:sockets/ip-name-lookup",
     "wasi:sockets/types",
 ];
 
@@ -103,7 +90,10 @@ impl Offers {
     /// Whether `name`, with its version, is offered.
     pub(crate) fn interface(self, name: &str) -> Offer {
         let Some((interface, version)) = name.split_once('@') else { return Offer::No };
-        let tracks = OFFERED.iter().filter(|(_, all)| all.contains(&interface)).map(|(track, _)| *track);
+        let tracks = OFFERED
+            .iter()
+            .filter(|(_, lists)| lists.iter().any(|list| list.contains(&interface)))
+            .map(|(track, _)| *track);
         let (allowed, flagged): (Vec<_>, Vec<_>) = tracks.partition(|track| self.wasi_p3 || *track != "0.3");
         if allowed.iter().any(|track| Offers::compatible(version, track)) {
             return Offer::Yes;

@@ -54,6 +54,9 @@ const DEFAULT_MEMORY_LIMIT: u64 = 256 << 20;
 /// does not hold up others for long.
 const COMPILE_TIME: Duration = Duration::from_secs(20);
 
+/// The tenant of modules of the node's own: no namespace has this name.
+const NODE: &str = "";
+
 /// Containers of a runtime that is not told how many: those of a small node.
 const DEFAULT_CONTAINERS: u32 = 128;
 
@@ -79,7 +82,7 @@ impl Config {
 pub struct Runtime {
     pub(crate) engine: Engine,
     loader: Arc<Loader>,
-    programs: Mutex<BTreeMap<String, Prepared>>,
+    programs: Mutex<Programs>,
     pub(crate) running: Arc<AtomicU32>,
     pub(crate) capacity: u32,
     pub(crate) default_memory_limit: u64,
@@ -88,12 +91,14 @@ pub struct Runtime {
     pub(crate) executor: Executor,
 }
 
-/// A program that is being loaded, or was.
-enum Prepared {
-    /// Weak, so that work nobody waits for any more is dropped: unpolled it would keep its place in the line of
-    /// compiles for ever.
-    Loading(WeakLoading),
-    Loaded(Weak<Program>),
+/// Programs that are being loaded, or were.
+#[derive(Default)]
+struct Programs {
+    /// By digest and tenant: each waits in their own part of the line of compiles. Weak, so that work nobody waits for
+    /// any more is dropped: unpolled it would keep its place in that line for ever.
+    loading: BTreeMap<(String, String), WeakLoading>,
+    /// By digest.
+    loaded: BTreeMap<String, Weak<Program>>,
 }
 
 type Load = BoxFuture<'static, Result<Arc<Program>, PrepareError>>;
@@ -124,7 +129,7 @@ impl Runtime {
         Ok(Arc::new(Runtime {
             engine,
             loader,
-            programs: Mutex::new(BTreeMap::new()),
+            programs: Mutex::default(),
             running: Arc::new(AtomicU32::new(0)),
             capacity,
             default_memory_limit: config.default_memory_limit,
@@ -134,15 +139,21 @@ impl Runtime {
     }
 
     /// Makes a program of the module in the file `wasm`, whose digest is `module_digest`: checked, compiled
-    /// or taken from the cache. Callers with the same digest share the work.
+    /// or taken from the cache. Callers with the same digest share the work. A few modules are compiled at a time, and
+    /// those of one `tenant` (a namespace) do not keep others from theirs.
     ///
     /// # Errors
     /// If the module cannot run here; [`PrepareError::UnknownImport`] names what it wants.
-    pub async fn prepare(&self, module_digest: &str, wasm: &Path) -> Result<Arc<Program>, PrepareError> {
-        self.prepare_from(module_digest, || Source::File(wasm.to_owned())).await
+    pub async fn prepare(
+        &self,
+        module_digest: &str,
+        wasm: &Path,
+        tenant: &str,
+    ) -> Result<Arc<Program>, PrepareError> {
+        self.prepare_from(module_digest, tenant, || Source::File(wasm.to_owned())).await
     }
 
-    /// The same for a module in memory.
+    /// The same for a module in memory, one of the node's own.
     ///
     /// # Errors
     /// As [`Runtime::prepare`].
@@ -151,10 +162,10 @@ impl Runtime {
         module_digest: &str,
         wasm: &Bytes,
     ) -> Result<Arc<Program>, PrepareError> {
-        self.prepare_from(module_digest, || Source::Memory(wasm.clone())).await
+        self.prepare_from(module_digest, NODE, || Source::Memory(wasm.clone())).await
     }
 
-    /// As [`Runtime::prepare_bytes`], for a module that a guest may have written: what is compiled is not kept on
+    /// As [`Runtime::prepare`], for a module in memory that a guest may have written: what is compiled is not kept on
     /// disk.
     ///
     /// # Errors
@@ -163,38 +174,36 @@ impl Runtime {
         &self,
         module_digest: &str,
         wasm: &Bytes,
+        tenant: &str,
     ) -> Result<Arc<Program>, PrepareError> {
-        self.prepare_from(module_digest, || Source::Guest(wasm.clone())).await
+        self.prepare_from(module_digest, tenant, || Source::Guest(wasm.clone())).await
     }
 
     async fn prepare_from(
         &self,
         module_digest: &str,
+        tenant: &str,
         source: impl FnOnce() -> Source,
     ) -> Result<Arc<Program>, PrepareError> {
+        let key = (module_digest.to_owned(), tenant.to_owned());
         let loading = {
             let mut programs = self.programs.lock();
-            let loading = match programs.get(module_digest) {
-                Some(Prepared::Loading(loading)) => loading.upgrade(),
-                Some(Prepared::Loaded(program)) => match program.upgrade() {
-                    Some(program) => return Ok(program),
-                    None => None,
-                },
-                None => None,
-            };
+            if let Some(program) = programs.loaded.get(module_digest).and_then(Weak::upgrade) {
+                return Ok(program);
+            }
+            let loading = programs.loading.get(&key).and_then(WeakLoading::upgrade);
             loading.unwrap_or_else(|| {
-                let loader = Arc::clone(&self.loader);
-                let (digest, source) = (module_digest.to_owned(), source());
-                let loading = async move { loader.load(digest, source).await }.boxed().shared();
+                let (loader, source) = (Arc::clone(&self.loader), source());
+                let (digest, tenant) = key.clone();
+                let loading = async move { loader.load(digest, source, &tenant).await }.boxed().shared();
                 if let Some(weak) = loading.downgrade() {
-                    programs.insert(module_digest.to_owned(), Prepared::Loading(weak));
+                    programs.loading.insert(key.clone(), weak);
                 }
                 loading
             })
         };
         let result = loading.clone().await;
-        self.loaded(module_digest, &loading, &result);
-        result
+        self.loaded(key, &loading, result)
     }
 
     /// Starts a container. It runs until it ends by itself or is killed, whether anybody holds its handle or not.
@@ -270,26 +279,26 @@ impl Runtime {
         self.engine.weak()
     }
 
-    /// Replaces the work that was shared by its result, once.
-    fn loaded(&self, digest: &str, loading: &Loading, result: &Result<Arc<Program>, PrepareError>) {
+    /// Replaces the work that was shared by its result. There is one program of a digest, whoever was first.
+    fn loaded(
+        &self,
+        key: (String, String),
+        loading: &Loading,
+        result: Result<Arc<Program>, PrepareError>,
+    ) -> Result<Arc<Program>, PrepareError> {
         let mut programs = self.programs.lock();
-        match programs.get(digest) {
-            Some(Prepared::Loading(current))
-                if current.upgrade().is_some_and(|current| current.ptr_eq(loading)) => {}
-            _ => return,
+        let mine = |known: Loading| known.ptr_eq(loading);
+        if programs.loading.get(&key).and_then(WeakLoading::upgrade).is_some_and(mine) {
+            programs.loading.remove(&key);
+            programs.loading.retain(|_, loading| loading.upgrade().is_some());
+            programs.loaded.retain(|_, program| program.strong_count() > 0);
         }
-        programs.retain(|_, prepared| match prepared {
-            Prepared::Loading(loading) => loading.upgrade().is_some(),
-            Prepared::Loaded(program) => program.strong_count() > 0,
-        });
-        match result {
-            Ok(program) => {
-                programs.insert(digest.to_owned(), Prepared::Loaded(Arc::downgrade(program)));
-            }
-            Err(_) => {
-                programs.remove(digest);
-            }
+        let program = result?;
+        if let Some(known) = programs.loaded.get(&key.0).and_then(Weak::upgrade) {
+            return Ok(known);
         }
+        programs.loaded.insert(key.0, Arc::downgrade(&program));
+        Ok(program)
     }
 }
 

@@ -70,6 +70,11 @@ impl StdinWriter {
         Ok(())
     }
 
+    /// Whether the guest still has its end.
+    pub(crate) fn is_read(&self) -> bool {
+        !self.0.0.is_abandoned()
+    }
+
     /// Ends the stream for the guest, whatever other writers there are: it reads what is in the pipe, then the
     /// end.
     pub fn close(&self) {

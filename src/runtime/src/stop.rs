@@ -12,7 +12,7 @@ use coracle_network::DrainHandle;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::stdin::{Stdin, StdinCloser};
+use crate::stdin::{Stdin, StdinCloser, StdinReader, StdinWriter, stdin_pipe};
 
 /// What a container can be asked to end by.
 #[derive(Default)]
@@ -29,6 +29,8 @@ struct State {
     stdin: Option<StdinCloser>,
     /// Listeners that exist, and some that are gone.
     listeners: Vec<DrainHandle>,
+    /// Pipes that nothing is written into: they end.
+    pipes: Vec<StdinWriter>,
 }
 
 impl Stop {
@@ -58,6 +60,7 @@ impl Stop {
         }
         let stdin = state.stdin.take().is_some_and(|stdin| stdin.close());
         state.listeners.retain(DrainHandle::drain);
+        state.pipes.clear();
         self.told.notify_waiters();
         stdin || state.looks || !state.listeners.is_empty()
     }
@@ -67,6 +70,18 @@ impl Stop {
         let mut state = self.state.lock();
         state.looks = true;
         state.asked
+    }
+
+    /// A pipe that comes to its end when the guest is asked to end, for the guest, which shows with it that it looks.
+    pub(crate) fn pipe(&self) -> StdinReader {
+        let (writer, reader) = stdin_pipe();
+        let mut state = self.state.lock();
+        state.looks = true;
+        state.pipes.retain(StdinWriter::is_read);
+        if !state.asked {
+            state.pipes.push(writer);
+        }
+        reader
     }
 
     /// Completes when the guest was asked to end.

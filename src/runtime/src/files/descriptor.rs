@@ -18,6 +18,32 @@ use super::streams::{FileInput, FileOutput, Sync};
 use super::{FilesView, Handle, Open, on_disk};
 use crate::limits::CHUNK;
 
+/// What is told of a file, in the types of the version that is in scope; `$time` makes its times.
+macro_rules! facts {
+    ($time:ident) => {
+        fn stat_of(stat: &Stat) -> DescriptorStat {
+            DescriptorStat {
+                type_: type_of(stat.kind),
+                link_count: stat.links,
+                size: stat.size,
+                data_access_timestamp: $time(stat.accessed),
+                data_modification_timestamp: $time(stat.modified),
+                status_change_timestamp: $time(stat.changed),
+            }
+        }
+
+        /// What says whether two names mean one file; guests show it as device and inode.
+        fn hash_of(stat: &Stat) -> MetadataHashValue {
+            MetadataHashValue { lower: stat.inode, upper: stat.device }
+        }
+
+        fn follow(flags: PathFlags) -> bool {
+            flags.contains(PathFlags::SYMLINK_FOLLOW)
+        }
+    };
+}
+pub(crate) use facts;
+
 impl types::Host for FilesView<'_> {
     fn convert_error_code(&mut self, error: FsError) -> wasmtime::Result<ErrorCode> {
         error.downcast()
@@ -349,10 +375,6 @@ impl FilesView<'_> {
     }
 }
 
-fn follow(flags: PathFlags) -> bool {
-    flags.contains(PathFlags::SYMLINK_FOLLOW)
-}
-
 pub(crate) fn sync_of(flags: DescriptorFlags) -> Option<Sync> {
     if flags.contains(DescriptorFlags::FILE_INTEGRITY_SYNC) {
         Some(Sync { data_only: false })
@@ -372,21 +394,7 @@ fn type_of(kind: FileKind) -> DescriptorType {
     }
 }
 
-fn stat_of(stat: &Stat) -> DescriptorStat {
-    DescriptorStat {
-        type_: type_of(stat.kind),
-        link_count: stat.links,
-        size: stat.size,
-        data_access_timestamp: datetime(stat.accessed),
-        data_modification_timestamp: datetime(stat.modified),
-        status_change_timestamp: datetime(stat.changed),
-    }
-}
-
-/// What says whether two names mean one file; guests show it as device and inode.
-fn hash_of(stat: &Stat) -> MetadataHashValue {
-    MetadataHashValue { lower: stat.inode, upper: stat.device }
-}
+facts!(datetime);
 
 /// WASI 0.2 has no times before 1970.
 fn datetime(time: SystemTime) -> Option<Datetime> {

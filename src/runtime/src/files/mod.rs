@@ -19,7 +19,7 @@ use wasmtime_wasi::p2::FsError;
 use wasmtime_wasi::p2::bindings::filesystem::preopens;
 use wasmtime_wasi::p2::bindings::filesystem::types::{Descriptor, DescriptorFlags, ErrorCode};
 
-pub(crate) use self::descriptor::sync_of;
+pub(crate) use self::descriptor::{facts, sync_of};
 pub(crate) use self::streams::Sync;
 use crate::executor;
 use crate::limits::OPEN_FILES;
@@ -40,6 +40,12 @@ impl Files {
     pub(crate) fn open(&self) -> Result<Open, TooMany> {
         let place = Open(Arc::clone(&self.open));
         if self.open.fetch_add(1, Relaxed) < OPEN_FILES { Ok(place) } else { Err(TooMany) }
+    }
+
+    /// How many are open.
+    #[cfg(test)]
+    pub(crate) fn opened(&self) -> usize {
+        self.open.load(Relaxed)
     }
 }
 

@@ -70,7 +70,7 @@ impl Door2 {
 
     /// Nothing is left in the table but the root.
     fn all_closed(mut self) {
-        assert_eq!(self.files.open.load(Relaxed), 1);
+        assert_eq!(self.files.opened(), 1);
         let root = Resource::new_own(self.root);
         HostDescriptor::drop(&mut self.view(), root).unwrap();
         assert!(self.table.is_empty());

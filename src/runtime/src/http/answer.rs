@@ -14,7 +14,7 @@ use wasmtime_wasi_http::WasiBody;
 
 use super::body::{AnswerBody, Failed, GuestBody, Run};
 use super::errors;
-use super::factory::MakeError;
+use super::factory::{Full, MakeError};
 use super::io::Busy;
 use super::metrics::InFlight;
 use super::server::{Connection, Server};
@@ -32,15 +32,23 @@ enum Refusal {
     /// Too many wait already.
     Line,
     /// There is no room for an instance.
-    Room,
+    Room(Full),
     /// The answer did not begin in time.
     Late,
     /// The guest trapped, or could not be started.
     Failed,
+    /// The guest wanted more memory than there is.
+    Memory(Full),
     /// The guest returned without an answer.
     Nothing,
     /// The guest answered with an error.
     Guest(String),
+}
+
+impl From<Failed> for Refusal {
+    fn from(Failed(full): Failed) -> Refusal {
+        full.map_or(Refusal::Failed, Refusal::Memory)
+    }
 }
 
 /// Answers a request.
@@ -75,27 +83,24 @@ async fn guest_answer(
     let instance = match server.pool.take() {
         Some(instance) => instance,
         None => server.factory.make().await.map_err(|error| match error {
-            MakeError::NoPlace | MakeError::NoMemory => Refusal::Room,
-            MakeError::Failed(error) => {
-                server.failed(&error);
-                Refusal::Failed
-            }
+            MakeError::NoRoom(full) => Refusal::Room(full),
+            MakeError::Failed(error) => Refusal::from(server.failed(&error)),
         })?,
     };
     let (sender, mut head) = oneshot::channel();
     let request = request.map(|body| body.map_err(|error| errors::of_request(&error)).boxed_unsync());
     let mut run = Some(Run::new(instance.handle(request, sender), Arc::clone(server), permit));
-    let mut failed = false;
+    let mut failed = None;
     poll_fn(|cx| {
         if let Some(running) = &mut run
             && let Poll::Ready(result) = Pin::new(running).poll(cx)
         {
             run = None;
-            failed = result == Err(Failed);
+            failed = result.err();
         }
-        if failed {
+        if let Some(failed) = failed {
             // Also if it had begun to answer: nobody has seen that yet.
-            return Poll::Ready(Err(Refusal::Failed));
+            return Poll::Ready(Err(failed.into()));
         }
         let head = match (Pin::new(&mut head).poll(cx), &run) {
             (Poll::Ready(Ok(head)), _) => head,
@@ -164,15 +169,31 @@ fn from_node(server: &Server, refusal: &Refusal, mut flight: InFlight, busy: Bus
             "a wasi:http handler cannot take over a connection (WebSocket, CONNECT); a command with wasi:sockets can\n",
         ),
         Refusal::Line => (StatusCode::SERVICE_UNAVAILABLE, "too many requests are waiting\n"),
-        Refusal::Room => (StatusCode::SERVICE_UNAVAILABLE, "no room for another instance\n"),
+        Refusal::Room(full) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            match full {
+                Full::Node => "no room for another instance\n",
+                Full::Container => "no room for another instance: the container's memory limit is reached\n",
+                Full::Pod => "no room for another instance: the pod's memory is used up\n",
+            },
+        ),
         Refusal::Late => (StatusCode::GATEWAY_TIMEOUT, "no answer in time\n"),
-        Refusal::Failed => (StatusCode::INTERNAL_SERVER_ERROR, "the handler failed\n"),
+        Refusal::Failed | Refusal::Memory(Full::Node) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, "the handler failed\n")
+        }
+        Refusal::Memory(Full::Container) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the handler failed: its container's memory limit is reached\n",
+        ),
+        Refusal::Memory(Full::Pod) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, "the handler failed: its pod's memory is used up\n")
+        }
         Refusal::Nothing => (StatusCode::INTERNAL_SERVER_ERROR, "the handler gave no answer\n"),
         Refusal::Guest(_) => (StatusCode::INTERNAL_SERVER_ERROR, "the handler answered with an error\n"),
     };
     match refusal {
-        Refusal::NoHost | Refusal::Upgrade | Refusal::Failed => {}
-        Refusal::Line | Refusal::Room => server.metrics.overloaded(),
+        Refusal::NoHost | Refusal::Upgrade | Refusal::Failed | Refusal::Memory(_) => {}
+        Refusal::Line | Refusal::Room(_) => server.metrics.overloaded(),
         Refusal::Late => {
             server.metrics.timed_out();
             server.trouble.tell("its answer did not begin in time");

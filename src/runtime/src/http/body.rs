@@ -10,7 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 use wasmtime_wasi_http::{Error, WasiBody};
 
-use super::factory::Instance;
+use super::factory::{Full, Instance};
 use super::io::Busy;
 use super::metrics::InFlight;
 use super::server::Server;
@@ -22,9 +22,9 @@ pub(super) struct Run {
     _permit: OwnedSemaphorePermit,
 }
 
-/// A guest did not get to the end of its request.
+/// A guest did not get to the end of its request; for want of memory, if something is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Failed;
+pub(super) struct Failed(pub(super) Option<Full>);
 
 impl Run {
     pub(super) fn new(

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use futures::channel;
-use http::Request;
+use http::header::HOST;
+use http::uri::{self, Authority};
+use http::{Request, Uri};
 use tokio::sync::oneshot;
 use wasmtime::{AsContextMut, Engine, PoolConcurrencyLimitError, Store};
 use wasmtime_wasi_http::handler::{Prepared, Proxy};
@@ -43,12 +45,31 @@ pub(super) struct Factory {
 /// No instance could be made.
 #[derive(Debug)]
 pub(super) enum MakeError {
-    /// The node has no place for another.
-    NoPlace,
-    /// The container's memory limit has no room for another.
-    NoMemory,
+    /// There is no room for another.
+    NoRoom(Full),
     /// The guest failed before its first request.
     Failed(wasmtime::Error),
+}
+
+/// What is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Full {
+    /// The node's places for instances.
+    Node,
+    /// The container's memory limit.
+    Container,
+    /// The pod's memory.
+    Pod,
+}
+
+impl Full {
+    /// What was full, if it was for want of memory that a guest ended.
+    pub(super) fn of(error: &wasmtime::Error) -> Option<Full> {
+        error.downcast_ref().map(|error| match error {
+            OutOfMemory::Container { .. } => Full::Container,
+            OutOfMemory::Pod(_) => Full::Pod,
+        })
+    }
 }
 
 /// An instance and what it may hold.
@@ -69,7 +90,7 @@ enum Handler {
 
 impl Factory {
     pub(super) async fn make(&self) -> Result<Instance, MakeError> {
-        let place = Place::take(&self.running, self.capacity).map_err(|_| MakeError::NoPlace)?;
+        let place = Place::take(&self.running, self.capacity).map_err(|_| MakeError::NoRoom(Full::Node))?;
         let http = Http::sharing(Arc::clone(&self.client));
         let state = State::one_of_many(self.instance_spec(), &self.control, http);
         let mut store = store(&self.engine, state, &self.control);
@@ -84,11 +105,8 @@ impl Factory {
             }
         };
         let handler = handler.await.map_err(|error| {
-            match (error.is::<PoolConcurrencyLimitError>(), error.is::<OutOfMemory>()) {
-                (true, _) => MakeError::NoPlace,
-                (_, true) => MakeError::NoMemory,
-                _ => MakeError::Failed(error),
-            }
+            let full = error.is::<PoolConcurrencyLimitError>().then_some(Full::Node);
+            full.or_else(|| Full::of(&error)).map_or(MakeError::Failed(error), MakeError::NoRoom)
         })?;
         Ok(Instance { store, handler, requests: 0, _place: place, _alive: Alive::begin(&self.metrics) })
     }
@@ -137,10 +155,28 @@ impl Instance {
                 })?;
                 handler.wasi_http_incoming_handler().call_handle(&mut self.store, request, out).await?;
             }
-            Handler::Three(handler) => handle_3(&mut self.store, handler, request, head).await?,
+            Handler::Three(handler) => {
+                handle_3(&mut self.store, handler, with_authority(request), head).await?;
+            }
         }
         Ok(self)
     }
+}
+
+/// A request that says in its target whom it is for, as a guest of 0.3 is told. One of HTTP/1.1 says so in a header.
+fn with_authority(request: Request<WasiBody>) -> Request<WasiBody> {
+    let (mut head, body) = request.into_parts();
+    if head.uri.authority().is_none()
+        && let Some(host) = head.headers.get(HOST)
+        && let Ok(authority) = Authority::try_from(host.as_bytes())
+    {
+        let mut parts = head.uri.clone().into_parts();
+        (parts.scheme, parts.authority) = (Some(uri::Scheme::HTTP), Some(authority));
+        if let Ok(target) = Uri::from_parts(parts) {
+            head.uri = target;
+        }
+    }
+    Request::from_parts(head, body)
 }
 
 /// A guest of WASI 0.3 gives its response back and goes on writing it; it is done when all that it began is.

@@ -20,7 +20,7 @@ use super::config::{
     CONCURRENCY_MAX, CONNECTIONS, H2_CONNECTION_WINDOW, H2_SEND_BYTES, H2_STREAM_WINDOW, HEAD_BYTES,
     HttpConfig, IDLE, LINE, STREAMS,
 };
-use super::factory::{Factory, Instance};
+use super::factory::{Factory, Full, Instance};
 use super::gate::Gate;
 use super::io::{Activity, Io};
 use super::metrics::Metrics;
@@ -29,7 +29,6 @@ use super::tasks::{Phase, Spawner, Tasks};
 use super::trouble::Trouble;
 use crate::container::{Container, ContainerSpec, Exit};
 use crate::error::StartError;
-use crate::limiter::OutOfMemory;
 use crate::limits::MEMORY_MAX;
 use crate::program::{Program, ProgramKind};
 use crate::run::{Control, message};
@@ -266,22 +265,20 @@ impl Server {
                 self.pool.give(instance);
                 Ok(())
             }
-            Err(error) => {
-                self.failed(&error);
-                Err(Failed)
-            }
+            Err(error) => Err(self.failed(&error)),
         }
     }
 
     /// A guest has trapped.
-    pub(super) fn failed(&self, error: &wasmtime::Error) {
-        if self.control.ended_from_outside().is_some() {
-            return;
+    pub(super) fn failed(&self, error: &wasmtime::Error) -> Failed {
+        let full = Full::of(error);
+        if self.control.ended_from_outside().is_none() {
+            self.metrics.failed();
+            match full {
+                Some(_) => self.trouble.tell(&error.root_cause().to_string()),
+                None => self.trouble.tell(&message(error)),
+            }
         }
-        self.metrics.failed();
-        match error.is::<OutOfMemory>() {
-            true => self.trouble.tell(&error.root_cause().to_string()),
-            false => self.trouble.tell(&message(error)),
-        }
+        Failed(full)
     }
 }

@@ -16,7 +16,7 @@ use wasmtime_wasi::p3::filesystem::{FilesystemError, FilesystemResult};
 
 use super::errors::file_error;
 use super::flow::{Ended, Ending, EntryProducer, FileConsumer, FileProducer};
-use crate::files::{FileSystem, FilesView, Handle, on_disk, sync_of};
+use crate::files::{FileSystem, FilesView, Handle, facts, on_disk, sync_of};
 
 impl FilesView<'_> {
     fn entry(&self, fd: &Resource<Descriptor>) -> FilesystemResult<&Handle> {
@@ -410,10 +410,6 @@ fn write<T: 'static>(
     Ok(ended)
 }
 
-fn follow(flags: PathFlags) -> bool {
-    flags.contains(PathFlags::SYMLINK_FOLLOW)
-}
-
 pub(super) fn type_of(kind: FileKind) -> DescriptorType {
     match kind {
         FileKind::File => DescriptorType::RegularFile,
@@ -443,21 +439,7 @@ fn shown(flags: Flags) -> DescriptorFlags {
     set.fold(DescriptorFlags::empty(), |all, (flag, _)| all | *flag)
 }
 
-fn stat_of(stat: &Stat) -> DescriptorStat {
-    DescriptorStat {
-        type_: type_of(stat.kind),
-        link_count: stat.links,
-        size: stat.size,
-        data_access_timestamp: instant(stat.accessed),
-        data_modification_timestamp: instant(stat.modified),
-        status_change_timestamp: instant(stat.changed),
-    }
-}
-
-/// What says whether two names mean one file; guests show it as device and inode.
-fn hash_of(stat: &Stat) -> MetadataHashValue {
-    MetadataHashValue { lower: stat.inode, upper: stat.device }
-}
+facts!(instant);
 
 /// Seconds are counted from 1970 in both directions, nanoseconds always forward.
 fn instant(time: SystemTime) -> Option<Instant> {

@@ -13,6 +13,8 @@ mod files;
 mod flow;
 mod sockets;
 mod tcp;
+#[cfg(test)]
+mod tests;
 mod udp;
 
 use wasmtime::Store;

@@ -88,16 +88,3 @@ pub(super) fn any(family: IpAddressFamily) -> SocketAddr {
         IpAddressFamily::Ipv6 => (Ipv6Addr::UNSPECIFIED, 0).into(),
     }
 }
-
-/// An option's value, none of which may be zero.
-pub(super) fn positive<V: PartialEq + Default>(value: V) -> Result<V, ErrorCode> {
-    if value == V::default() { Err(ErrorCode::InvalidArgument) } else { Ok(value) }
-}
-
-/// The largest value that buffers are reported with; larger ones are cut, as kernels cut them.
-const BUFFER_MAX: u64 = i32::MAX as u64;
-
-/// A buffer size as it will be reported.
-pub(super) fn buffer_size(value: u64) -> Result<u64, ErrorCode> {
-    positive(value).map(|value| value.min(BUFFER_MAX))
-}

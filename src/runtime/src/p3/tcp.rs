@@ -24,16 +24,14 @@ use wasmtime::component::{
     Access, Accessor, Destination, Resource, StreamProducer, StreamReader, StreamResult,
 };
 use wasmtime_wasi::p3::bindings::sockets::types::{
-    Duration as Nanoseconds, ErrorCode, HostTcpSocket, HostTcpSocketWithStore, IpAddressFamily,
-    IpSocketAddress, TcpSocket as Theirs,
+    ErrorCode, HostTcpSocket, HostTcpSocketWithStore, IpAddressFamily, IpSocketAddress, TcpSocket as Theirs,
 };
 use wasmtime_wasi::p3::sockets::{SocketError, SocketResult};
 
 use super::errors::socket_error;
 use super::flow::{Ended, Ending, Receiver, Sender};
-use super::sockets::{
-    any, buffer_size, check_family, check_remote, check_unicast, entry, hand_out, positive,
-};
+use super::sockets::{any, check_family, check_remote, check_unicast, entry, hand_out};
+use crate::sockets::options::{buffer_size, either, options, positive};
 use crate::sockets::{Connection, NetView, Network, Options, Place};
 
 /// How long a listener waits that may not accept because the container has all the sockets it may have. What waits
@@ -331,67 +329,14 @@ impl HostTcpSocket for NetView<'_> {
         Ok(())
     }
 
-    fn get_keep_alive_enabled(&mut self, this: Resource<Theirs>) -> SocketResult<bool> {
-        Ok(self.tcp3(&this)?.options.keep_alive)
-    }
-
-    fn set_keep_alive_enabled(&mut self, this: Resource<Theirs>, value: bool) -> SocketResult<()> {
-        self.tcp3(&this)?.options.keep_alive = value;
-        Ok(())
-    }
-
-    fn get_keep_alive_idle_time(&mut self, this: Resource<Theirs>) -> SocketResult<Nanoseconds> {
-        Ok(self.tcp3(&this)?.options.keep_alive_idle)
-    }
-
-    fn set_keep_alive_idle_time(&mut self, this: Resource<Theirs>, value: Nanoseconds) -> SocketResult<()> {
-        self.tcp3(&this)?.options.keep_alive_idle = positive(value)?;
-        Ok(())
-    }
-
-    fn get_keep_alive_interval(&mut self, this: Resource<Theirs>) -> SocketResult<Nanoseconds> {
-        Ok(self.tcp3(&this)?.options.keep_alive_interval)
-    }
-
-    fn set_keep_alive_interval(&mut self, this: Resource<Theirs>, value: Nanoseconds) -> SocketResult<()> {
-        self.tcp3(&this)?.options.keep_alive_interval = positive(value)?;
-        Ok(())
-    }
-
-    fn get_keep_alive_count(&mut self, this: Resource<Theirs>) -> SocketResult<u32> {
-        Ok(self.tcp3(&this)?.options.keep_alive_count)
-    }
-
-    fn set_keep_alive_count(&mut self, this: Resource<Theirs>, value: u32) -> SocketResult<()> {
-        self.tcp3(&this)?.options.keep_alive_count = positive(value)?;
-        Ok(())
-    }
-
-    fn get_hop_limit(&mut self, this: Resource<Theirs>) -> SocketResult<u8> {
-        Ok(self.tcp3(&this)?.options.hop_limit)
-    }
-
-    fn set_hop_limit(&mut self, this: Resource<Theirs>, value: u8) -> SocketResult<()> {
-        self.tcp3(&this)?.options.hop_limit = positive(value)?;
-        Ok(())
-    }
-
-    fn get_receive_buffer_size(&mut self, this: Resource<Theirs>) -> SocketResult<u64> {
-        Ok(self.tcp3(&this)?.options.receive_buffer)
-    }
-
-    fn set_receive_buffer_size(&mut self, this: Resource<Theirs>, value: u64) -> SocketResult<()> {
-        self.tcp3(&this)?.options.receive_buffer = buffer_size(value)?;
-        Ok(())
-    }
-
-    fn get_send_buffer_size(&mut self, this: Resource<Theirs>) -> SocketResult<u64> {
-        Ok(self.tcp3(&this)?.options.send_buffer)
-    }
-
-    fn set_send_buffer_size(&mut self, this: Resource<Theirs>, value: u64) -> SocketResult<()> {
-        self.tcp3(&this)?.options.send_buffer = buffer_size(value)?;
-        Ok(())
+    options! { tcp3:
+        get_keep_alive_enabled, set_keep_alive_enabled => keep_alive: bool, either;
+        get_keep_alive_idle_time, set_keep_alive_idle_time => keep_alive_idle: u64, positive;
+        get_keep_alive_interval, set_keep_alive_interval => keep_alive_interval: u64, positive;
+        get_keep_alive_count, set_keep_alive_count => keep_alive_count: u32, positive;
+        get_hop_limit, set_hop_limit => hop_limit: u8, positive;
+        get_receive_buffer_size, set_receive_buffer_size => receive_buffer: u64, buffer_size;
+        get_send_buffer_size, set_send_buffer_size => send_buffer: u64, buffer_size;
     }
 
     fn drop(&mut self, this: Resource<Theirs>) -> wasmtime::Result<()> {

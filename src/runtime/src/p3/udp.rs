@@ -12,8 +12,9 @@ use wasmtime_wasi::p3::bindings::sockets::types::{
 use wasmtime_wasi::p3::sockets::SocketResult;
 
 use super::errors::socket_error;
-use super::sockets::{any, buffer_size, check_family, check_remote, entry, hand_out, positive};
-use crate::sockets::{NetView, Network, Options, Place};
+use super::sockets::{any, check_family, check_remote, entry, hand_out};
+use crate::sockets::options::{buffer_size, options, positive};
+use crate::sockets::{NetView, Network, Options, Place, answers_ipv4};
 
 /// A UDP socket of a guest.
 struct UdpSocket {
@@ -57,7 +58,10 @@ impl<T: 'static> HostUdpSocketWithStore<T> for Network {
             let mut view = access.get();
             let remote = remote.map(SocketAddr::from);
             if let Some(remote) = remote {
-                check_remote(view.udp3(&this)?.family, remote)?;
+                let socket = view.udp3(&this)?;
+                if !socket.socket.as_ref().is_some_and(|socket| answers_ipv4(socket, remote)) {
+                    check_remote(socket.family, remote)?;
+                }
             }
             let socket = view.bind_anywhere(&this)?;
             if remote.is_none() && socket.peer_addr().is_none() {
@@ -129,31 +133,10 @@ impl HostUdpSocket for NetView<'_> {
         Ok(self.udp3(&this)?.family)
     }
 
-    fn get_unicast_hop_limit(&mut self, this: Resource<Theirs>) -> SocketResult<u8> {
-        Ok(self.udp3(&this)?.options.hop_limit)
-    }
-
-    fn set_unicast_hop_limit(&mut self, this: Resource<Theirs>, value: u8) -> SocketResult<()> {
-        self.udp3(&this)?.options.hop_limit = positive(value)?;
-        Ok(())
-    }
-
-    fn get_receive_buffer_size(&mut self, this: Resource<Theirs>) -> SocketResult<u64> {
-        Ok(self.udp3(&this)?.options.receive_buffer)
-    }
-
-    fn set_receive_buffer_size(&mut self, this: Resource<Theirs>, value: u64) -> SocketResult<()> {
-        self.udp3(&this)?.options.receive_buffer = buffer_size(value)?;
-        Ok(())
-    }
-
-    fn get_send_buffer_size(&mut self, this: Resource<Theirs>) -> SocketResult<u64> {
-        Ok(self.udp3(&this)?.options.send_buffer)
-    }
-
-    fn set_send_buffer_size(&mut self, this: Resource<Theirs>, value: u64) -> SocketResult<()> {
-        self.udp3(&this)?.options.send_buffer = buffer_size(value)?;
-        Ok(())
+    options! { udp3:
+        get_unicast_hop_limit, set_unicast_hop_limit => hop_limit: u8, positive;
+        get_receive_buffer_size, set_receive_buffer_size => receive_buffer: u64, buffer_size;
+        get_send_buffer_size, set_send_buffer_size => send_buffer: u64, buffer_size;
     }
 
     fn drop(&mut self, this: Resource<Theirs>) -> wasmtime::Result<()> {

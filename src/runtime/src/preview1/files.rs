@@ -146,10 +146,9 @@ impl Guest<'_> {
         offset: u64,
         result_at: u32,
     ) -> Result<()> {
-        self.memory.check(result_at, 4)?;
-        let (file, _) = self.file(fd, rights::FD_READ | rights::FD_SEEK)?;
-        let read = self.read_file(&file, offset, list, count)?;
-        self.put_count(result_at, read)
+        self.at_offset(fd, rights::FD_READ, result_at, |guest, file, _| {
+            guest.read_file(file, offset, list, count)
+        })
     }
 
     pub(super) fn fd_pwrite(
@@ -160,10 +159,23 @@ impl Guest<'_> {
         offset: u64,
         result_at: u32,
     ) -> Result<()> {
+        self.at_offset(fd, rights::FD_WRITE, result_at, |guest, file, flags| {
+            guest.write_file(file, Some(offset), flags, list, count)
+        })
+    }
+
+    /// Moves bytes of a file that has offsets, and says how many.
+    fn at_offset(
+        &mut self,
+        fd: u32,
+        right: u64,
+        result_at: u32,
+        transfer: impl FnOnce(&mut Self, &File, u16) -> Result<usize>,
+    ) -> Result<()> {
         self.memory.check(result_at, 4)?;
-        let (file, flags) = self.file(fd, rights::FD_WRITE | rights::FD_SEEK)?;
-        let written = self.write_file(&file, Some(offset), flags, list, count)?;
-        self.put_count(result_at, written)
+        let (file, flags) = self.file(fd, right | rights::FD_SEEK)?;
+        let moved = transfer(self, &file, flags)?;
+        self.put_count(result_at, moved)
     }
 
     /// What is a directory says its name. What is a listener says only that it is something else.

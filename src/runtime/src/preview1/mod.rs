@@ -49,7 +49,7 @@ use crate::container::ContainerSpec;
 use crate::run::Control;
 use crate::sockets::Sockets;
 use crate::state::State;
-use crate::stdin::Input;
+use crate::stdin::{Input, Stdin};
 
 pub(crate) use self::process::Listeners;
 
@@ -109,6 +109,13 @@ impl Preview1 {
             control: Arc::clone(control),
             memory: None,
         }
+    }
+
+    /// A descriptor that comes to its end when the program is asked to end, if there is room for one.
+    pub(crate) fn open_stopping(&mut self) -> Option<u32> {
+        self.table.check_room().ok()?;
+        let input = Input::new(Stdin::Pipe(self.control.stop.pipe()));
+        self.table.push(Descriptor::new(Kind::Input { input, terminal: false }, 0)).ok()
     }
 
     /// Where the program's pointers lead from now on. Until then the export is looked up at each call.

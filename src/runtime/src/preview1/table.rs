@@ -154,13 +154,14 @@ impl Descriptor {
         }
     }
 
-    fn is_file(&self) -> bool {
-        matches!(self.kind, Kind::File { .. } | Kind::Directory(_))
+    /// Whether a program can open as many of these as it likes but for [`OPEN_FILES`].
+    fn is_counted(&self) -> bool {
+        matches!(self.kind, Kind::File { .. } | Kind::Directory(_) | Kind::Input { .. })
     }
 }
 
-/// All descriptors. There are at most [`OPEN_FILES`] files and directories; connections have a bound of their
-/// own (their [`Place`]), and nothing else can be opened.
+/// All descriptors. There are at most [`OPEN_FILES`] files, directories and what is read like stdin; connections have
+/// a bound of their own (their [`Place`]), and nothing else can be opened.
 #[derive(Default)]
 pub(super) struct Table {
     entries: Vec<Option<Descriptor>>,
@@ -185,7 +186,7 @@ impl Table {
 
     /// Gives a descriptor the lowest free number.
     pub(super) fn push(&mut self, descriptor: Descriptor) -> Result<u32> {
-        if descriptor.is_file() {
+        if descriptor.is_counted() {
             self.check_room()?;
             self.files += 1;
         }
@@ -213,7 +214,7 @@ impl Table {
             return Ok(());
         }
         let descriptor = self.take(from)?;
-        let file = descriptor.is_file();
+        let file = descriptor.is_counted();
         drop(self.take(to)?);
         self.files += usize::from(file);
         self.entries[to as usize] = Some(descriptor);
@@ -222,7 +223,7 @@ impl Table {
 
     fn take(&mut self, fd: u32) -> Result<Descriptor> {
         let descriptor = self.entries.get_mut(fd as usize).and_then(Option::take).ok_or(Errno::Badf)?;
-        self.files -= usize::from(descriptor.is_file());
+        self.files -= usize::from(descriptor.is_counted());
         self.full_below = self.full_below.min(fd as usize);
         Ok(descriptor)
     }

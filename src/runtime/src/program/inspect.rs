@@ -20,7 +20,7 @@ use wasmparser::{
 use super::ProgramKind;
 use crate::error::{MissingImport, PrepareError};
 use crate::linker::{Offer, Offers};
-use crate::preview1;
+use crate::{lifecycle, preview1};
 
 /// How a program is entered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,7 +79,8 @@ fn check_module(bytes: &[u8]) -> Result<Kind, PrepareError> {
                     let import = import.map_err(invalid)?;
                     imports = true;
                     let known = matches!(import.ty, TypeRef::Func(_) | TypeRef::FuncExact(_))
-                        && preview1::offers(import.module, import.name);
+                        && (preview1::offers(import.module, import.name)
+                            || lifecycle::offers(import.module, import.name));
                     if !known && unknown.is_none() {
                         unknown = Some(format!("{}::{}", import.module, import.name));
                     }

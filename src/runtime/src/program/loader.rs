@@ -9,10 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
 use rayon::ThreadPool;
 use rustix::fs::{MemfdFlags, memfd_create};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use wasmtime::Engine;
 use wasmtime::component::Linker;
@@ -24,6 +26,7 @@ use wasmtime_wasi_http::p3::bindings::ServicePre;
 use super::cache::{self, Cache, Loaded, Pin, Temporary};
 use super::compile::{Facts, compile};
 use super::inspect::Kind;
+use super::line::{self, Line};
 use super::process::{Input, Process};
 use super::worker::Answer;
 use super::{Entry, Program};
@@ -31,7 +34,7 @@ use crate::engine::Settings;
 use crate::error::{PrepareError, RuntimeError};
 use crate::limits::MODULE_BYTES;
 use crate::state::State;
-use crate::{linker, preview1, threads};
+use crate::{lifecycle, linker, preview1, threads};
 
 /// Modules compiled at the same time. A large interpreter takes a few hundred megabytes while it is compiled;
 /// each uses all compiler threads, so more at once would not be faster.
@@ -74,8 +77,12 @@ pub(crate) enum Source {
 /// Makes programs of modules.
 pub(crate) struct Loader {
     shop: Arc<Shop>,
-    permits: Arc<Semaphore>,
+    line: Line,
+    /// What is being compiled now, by its name in the cache: who asks for the same waits for it, too.
+    making: Arc<Mutex<BTreeMap<String, Make>>>,
 }
+
+type Make = Shared<BoxFuture<'static, Result<Arc<Program>, PrepareError>>>;
 
 /// What it takes to make programs.
 struct Shop {
@@ -120,6 +127,7 @@ impl Loader {
         let linker = linker::build(engine, settings).map_err(failed)?;
         let mut modules = wasmtime::Linker::new(engine);
         preview1::add_to_linker(&mut modules).map_err(failed)?;
+        lifecycle::add_to_modules(&mut modules).map_err(failed)?;
         let place = match config.compiler {
             Compiler::Process(binary) => {
                 Place::Process(Process::new(binary, config.threads, config.compile_time))
@@ -138,32 +146,63 @@ impl Loader {
             place,
             costly: Mutex::default(),
         };
-        Ok(Loader { shop: Arc::new(shop), permits: Arc::new(Semaphore::new(COMPILES)) })
+        Ok(Loader { shop: Arc::new(shop), line: Line::new(COMPILES), making: Arc::default() })
     }
 
-    /// Loads what was compiled before, or has it compiled. A compile that was begun is finished, and counts until
-    /// then, also when nobody waits for it any more. Who was compiled before does not wait for who takes long to.
-    pub(crate) async fn load(&self, digest: String, source: Source) -> Result<Arc<Program>, PrepareError> {
-        let shop = Arc::clone(&self.shop);
-        let name = Cache::name(&digest, shop.maker);
-        let known = (digest.clone(), name.clone());
-        if let Some(program) = blocking(move || shop.load(known.0, &known.1)).await? {
+    /// Loads what was compiled before, or has it compiled for this tenant. A compile that was begun is finished, and
+    /// counts until then, also when nobody waits for it any more. Who was compiled before does not wait for who takes
+    /// long to.
+    pub(crate) async fn load(
+        &self,
+        digest: String,
+        source: Source,
+        tenant: &str,
+    ) -> Result<Arc<Program>, PrepareError> {
+        let name = Cache::name(&digest, self.shop.maker);
+        if let Some(program) = self.known(&digest, &name).await? {
             return program;
         }
-        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| PrepareError::Ended)?;
-        if let Some(error) = self.shop.refusal(&name) {
-            return Err(error);
+        self.shop.may_try(&name)?;
+        let place = self.line.enter(tenant).await;
+        self.shop.may_try(&name)?;
+        // Somebody else may have been faster.
+        if let Some(program) = self.known(&digest, &name).await? {
+            return program;
         }
-        let shop = Arc::clone(&self.shop);
-        let making = tokio::spawn(async move {
-            let made = Arc::clone(&shop).make(digest, Order { name: name.clone(), source }).await;
+        self.make(digest, Order { name, source }, place).await
+    }
+
+    /// The program, if it was compiled before.
+    async fn known(
+        &self,
+        digest: &str,
+        name: &str,
+    ) -> Result<Option<Result<Arc<Program>, PrepareError>>, PrepareError> {
+        let (shop, digest, name) = (Arc::clone(&self.shop), digest.to_owned(), name.to_owned());
+        blocking(move || shop.load(digest, &name)).await
+    }
+
+    /// Has a module compiled, unless it is being compiled already; then the place is given back.
+    fn make(&self, digest: String, order: Order, place: line::Place) -> Make {
+        let mut making = self.making.lock();
+        making.retain(|_, made| made.peek().is_none());
+        if let Some(made) = making.get(&order.name) {
+            return made.clone();
+        }
+        let (shop, all, name) = (Arc::clone(&self.shop), Arc::clone(&self.making), order.name.clone());
+        let task = tokio::spawn(async move {
+            let name = order.name.clone();
+            let made = Arc::clone(&shop).make(digest, order).await;
             if let Err(error @ PrepareError::TooCostly { .. }) = &made {
-                shop.remember(name, error.clone());
+                shop.remember(name.clone(), error.clone());
             }
-            drop(permit);
+            all.lock().remove(&name);
+            drop(place);
             made
         });
-        making.await.map_err(|_| PrepareError::Ended)?
+        let made = async move { task.await.map_err(|_| PrepareError::Ended)? }.boxed().shared();
+        making.insert(name, made.clone());
+        made
     }
 }
 
@@ -174,11 +213,12 @@ impl Shop {
         Some(self.link(digest, facts.kind, &loaded, Some(pin)))
     }
 
-    /// Why this module is not tried again yet.
-    fn refusal(&self, name: &str) -> Option<PrepareError> {
-        let costly = self.costly.lock();
-        let (at, error) = costly.get(name)?;
-        (at.elapsed() < COSTLY_FOR).then(|| error.clone())
+    /// Whether this module is tried, or why it is not yet tried again.
+    fn may_try(&self, name: &str) -> Result<(), PrepareError> {
+        match self.costly.lock().get(name) {
+            Some((at, error)) if at.elapsed() < COSTLY_FOR => Err(error.clone()),
+            _ => Ok(()),
+        }
     }
 
     fn remember(&self, name: String, error: PrepareError) {
@@ -299,27 +339,21 @@ impl Shop {
         let link = |error: wasmtime::Error| PrepareError::Link { message: format!("{error:#}") };
         let entry = match (kind, loaded) {
             (Kind::Module, Loaded::Module(module)) => {
-                Entry::Module(self.modules.instantiate_pre(module).map_err(link)?)
+                self.modules.instantiate_pre(module).map(Entry::Module).map_err(link)?
             }
-            (Kind::Command, Loaded::Component(component)) => {
-                let instance = self.linker.instantiate_pre(component).map_err(link)?;
-                Entry::Command(CommandPre::new(instance).map_err(link)?)
-            }
-            (Kind::Handler, Loaded::Component(component)) => {
-                let instance = self.linker.instantiate_pre(component).map_err(link)?;
-                Entry::Handler(ProxyPre::new(instance).map_err(link)?)
-            }
-            (Kind::Handler3, Loaded::Component(component)) => {
-                let instance = self.linker.instantiate_pre(component).map_err(link)?;
-                Entry::Handler3(ServicePre::new(instance).map_err(link)?)
-            }
-            (Kind::Command3, Loaded::Component(component)) => {
-                let instance = self.linker.instantiate_pre(component).map_err(link)?;
-                Entry::Command3(Command3Pre::new(instance).map_err(link)?)
-            }
-            (Kind::Module, Loaded::Component(_))
-            | (Kind::Command | Kind::Handler | Kind::Command3 | Kind::Handler3, Loaded::Module(_)) => {
+            (Kind::Module, Loaded::Component(_)) | (_, Loaded::Module(_)) => {
                 return Err(PrepareError::Link { message: "the compiled code is of another kind".into() });
+            }
+            (_, Loaded::Component(component)) => {
+                let instance = self.linker.instantiate_pre(component).map_err(link)?;
+                let entry = match kind {
+                    Kind::Module => unreachable!("matched above"),
+                    Kind::Command => CommandPre::new(instance).map(Entry::Command),
+                    Kind::Handler => ProxyPre::new(instance).map(Entry::Handler),
+                    Kind::Command3 => Command3Pre::new(instance).map(Entry::Command3),
+                    Kind::Handler3 => ServicePre::new(instance).map(Entry::Handler3),
+                };
+                entry.map_err(link)?
             }
         };
         Ok(Arc::new(Program { digest, kind: kind.program_kind(), entry, _pin: pin }))
@@ -350,11 +384,12 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 
 #[cfg(test)]
 mod tests {
+    use tempfile::TempDir;
+
     use super::*;
     use crate::engine;
 
-    #[tokio::test]
-    async fn what_was_compiled_before_does_not_wait_for_the_compiler() {
+    fn loader() -> (Loader, TempDir) {
         let dir = tempfile::tempdir().unwrap();
         let settings = Settings { wasi_p3: false, dense: false };
         let (engine, _) = engine::build(1, settings).unwrap();
@@ -365,13 +400,21 @@ mod tests {
             compile_time: Duration::from_secs(1),
             threads: 1,
         };
-        let loader = Loader::build(&engine, settings, config).unwrap();
+        (Loader::build(&engine, settings, config).unwrap(), dir)
+    }
+
+    #[tokio::test]
+    async fn what_was_compiled_before_does_not_wait_for_the_compiler() {
+        let (loader, dir) = loader();
         let path = dir.path().join("module.wasm");
         let text = r#"(module (memory (export "memory") 1) (func (export "_start")))"#;
         std::fs::write(&path, wat::parse_str(text).unwrap()).unwrap();
-        let load = || loader.load("sha256:x".into(), Source::File(path.clone()));
+        let load = || loader.load("sha256:x".into(), Source::File(path.clone()), "tenant");
         load().await.unwrap();
-        let _all = loader.permits.acquire_many(u32::try_from(COMPILES).unwrap()).await.unwrap();
+        let mut all = Vec::new();
+        for number in 0..COMPILES {
+            all.push(loader.line.enter(&number.to_string()).await);
+        }
         let loaded = tokio::time::timeout(Duration::from_secs(60), load()).await;
         loaded.expect("nobody is in its way").unwrap();
     }
@@ -379,26 +422,16 @@ mod tests {
     /// A module that took too much is refused at once, and later tried again.
     #[tokio::test(start_paused = true)]
     async fn what_was_too_costly_is_refused_for_a_while() {
-        let dir = tempfile::tempdir().unwrap();
-        let settings = Settings { wasi_p3: false, dense: false };
-        let (engine, _) = engine::build(1, settings).unwrap();
-        let config = Config {
-            cache_dir: dir.path().join("compiled"),
-            cache_size: None,
-            compiler: Compiler::InProcess,
-            compile_time: Duration::from_secs(1),
-            threads: 1,
-        };
-        let loader = Loader::build(&engine, settings, config).unwrap();
+        let (loader, _dir) = loader();
         let shop = &loader.shop;
         for number in 0..COSTLY + 10 {
             shop.remember(number.to_string(), PrepareError::TooCostly { limit: "1s".into() });
         }
-        assert!(shop.refusal("0").is_some());
-        assert!(shop.refusal("another").is_none());
+        assert!(shop.may_try("0").is_err());
+        assert!(shop.may_try("another").is_ok());
         assert_eq!(shop.costly.lock().len(), COSTLY);
         tokio::time::advance(COSTLY_FOR).await;
-        assert!(shop.refusal("0").is_none());
+        assert!(shop.may_try("0").is_ok());
         shop.remember("1".into(), PrepareError::TooCostly { limit: "1s".into() });
         assert_eq!(shop.costly.lock().len(), 1);
     }

@@ -12,6 +12,7 @@
 mod cache;
 mod compile;
 mod inspect;
+mod line;
 pub(crate) mod loader;
 mod process;
 mod worker;

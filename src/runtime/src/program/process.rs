@@ -150,13 +150,13 @@ fn answer(said: &str, status: ExitStatus, limits: &Limits) -> Result<Answer, Pre
         return Err(overdue(limits));
     }
     match status.signal() {
-        // The kernel's own way to end who has used up its time, or the host's memory.
+        // The kernel's own way to end who has used up its time.
         Some(SIGXCPU) => {
             return Err(PrepareError::TooCostly { limit: format!("{}s of CPU time", limits.cpu) });
         }
-        Some(SIGKILL) => {
-            return Err(PrepareError::TooCostly { limit: "the node's free memory".into() });
-        }
+        // Somebody of the host: the node has not, and the kernel does so when there is no memory left. It may well
+        // be somebody else who took that.
+        Some(SIGKILL) => return Err(PrepareError::Killed),
         _ => {}
     }
     // The last words of Rust's allocator, and of a thread that the kernel gives no memory.
@@ -203,7 +203,7 @@ mod tests {
         let exited = |code: i32| code << 8;
         check("", exited(i32::from(OVERDUE)), "compiling took more than 180s");
         check("", 24, "compiling took more than 30s of CPU time");
-        check("", 9, "compiling took more than the node's free memory");
+        check("", 9, "the compiler was killed: the node may be out of memory");
         check("\nmemory allocation of 77 bytes failed\n", 6, "compiling took more than 512 MiB of memory");
         let failed = "module cannot be compiled: the compiler failed on this module";
         check("thread 'compile' panicked at x", exited(101), failed);

@@ -103,7 +103,9 @@ fn limit(limits: &Limits) -> io::Result<()> {
     set(Resource::Core, 0)?;
     set(Resource::Nofile, FILES)?;
     set(Resource::Fsize, limits.memory)?;
-    set(Resource::Cpu, limits.cpu)?;
+    // At the soft limit the kernel says why (SIGXCPU), at the hard one it only kills.
+    let cpu = Rlimit { current: Some(limits.cpu), maximum: Some(limits.cpu + 1) };
+    setrlimit(Resource::Cpu, cpu)?;
     set(Resource::Data, limits.memory)?;
     set(Resource::As, limits.memory.saturating_add(SPACE_BESIDE))
 }

@@ -10,7 +10,7 @@
 
 mod errors;
 mod lookup;
-mod options;
+pub(crate) mod options;
 mod streams;
 mod tcp;
 #[cfg(test)]
@@ -31,6 +31,7 @@ use wasmtime_wasi::p2::{SocketError, SocketResult};
 
 use self::network::{ErrorCode, IpAddressFamily};
 pub(crate) use self::options::Options;
+pub(crate) use self::udp::answers_ipv4;
 use crate::run::{Control, Traffic};
 use crate::state::State;
 

@@ -25,7 +25,7 @@ use wasmtime_wasi::p2::{
 };
 
 use super::errors::error_code;
-use super::options::{Options, buffer_size, positive};
+use super::options::{Options, buffer_size, either, options, positive};
 use super::streams::{Input, Output};
 use super::{Connection, NetView, Place, check_family, check_remote, ours, ours_owned, theirs};
 
@@ -347,67 +347,14 @@ impl HostTcpSocket for NetView<'_> {
         Ok(())
     }
 
-    fn keep_alive_enabled(&mut self, this: Resource<Theirs>) -> SocketResult<bool> {
-        Ok(self.tcp(&this)?.options.keep_alive)
-    }
-
-    fn set_keep_alive_enabled(&mut self, this: Resource<Theirs>, value: bool) -> SocketResult<()> {
-        self.tcp(&this)?.options.keep_alive = value;
-        Ok(())
-    }
-
-    fn keep_alive_idle_time(&mut self, this: Resource<Theirs>) -> SocketResult<u64> {
-        Ok(self.tcp(&this)?.options.keep_alive_idle)
-    }
-
-    fn set_keep_alive_idle_time(&mut self, this: Resource<Theirs>, value: u64) -> SocketResult<()> {
-        self.tcp(&this)?.options.keep_alive_idle = positive(value)?;
-        Ok(())
-    }
-
-    fn keep_alive_interval(&mut self, this: Resource<Theirs>) -> SocketResult<u64> {
-        Ok(self.tcp(&this)?.options.keep_alive_interval)
-    }
-
-    fn set_keep_alive_interval(&mut self, this: Resource<Theirs>, value: u64) -> SocketResult<()> {
-        self.tcp(&this)?.options.keep_alive_interval = positive(value)?;
-        Ok(())
-    }
-
-    fn keep_alive_count(&mut self, this: Resource<Theirs>) -> SocketResult<u32> {
-        Ok(self.tcp(&this)?.options.keep_alive_count)
-    }
-
-    fn set_keep_alive_count(&mut self, this: Resource<Theirs>, value: u32) -> SocketResult<()> {
-        self.tcp(&this)?.options.keep_alive_count = positive(value)?;
-        Ok(())
-    }
-
-    fn hop_limit(&mut self, this: Resource<Theirs>) -> SocketResult<u8> {
-        Ok(self.tcp(&this)?.options.hop_limit)
-    }
-
-    fn set_hop_limit(&mut self, this: Resource<Theirs>, value: u8) -> SocketResult<()> {
-        self.tcp(&this)?.options.hop_limit = positive(value)?;
-        Ok(())
-    }
-
-    fn receive_buffer_size(&mut self, this: Resource<Theirs>) -> SocketResult<u64> {
-        Ok(self.tcp(&this)?.options.receive_buffer)
-    }
-
-    fn set_receive_buffer_size(&mut self, this: Resource<Theirs>, value: u64) -> SocketResult<()> {
-        self.tcp(&this)?.options.receive_buffer = buffer_size(value)?;
-        Ok(())
-    }
-
-    fn send_buffer_size(&mut self, this: Resource<Theirs>) -> SocketResult<u64> {
-        Ok(self.tcp(&this)?.options.send_buffer)
-    }
-
-    fn set_send_buffer_size(&mut self, this: Resource<Theirs>, value: u64) -> SocketResult<()> {
-        self.tcp(&this)?.options.send_buffer = buffer_size(value)?;
-        Ok(())
+    options! { tcp:
+        keep_alive_enabled, set_keep_alive_enabled => keep_alive: bool, either;
+        keep_alive_idle_time, set_keep_alive_idle_time => keep_alive_idle: u64, positive;
+        keep_alive_interval, set_keep_alive_interval => keep_alive_interval: u64, positive;
+        keep_alive_count, set_keep_alive_count => keep_alive_count: u32, positive;
+        hop_limit, set_hop_limit => hop_limit: u8, positive;
+        receive_buffer_size, set_receive_buffer_size => receive_buffer: u64, buffer_size;
+        send_buffer_size, set_send_buffer_size => send_buffer: u64, buffer_size;
     }
 
     fn subscribe(&mut self, this: Resource<Theirs>) -> wasmtime::Result<Resource<DynPollable>> {

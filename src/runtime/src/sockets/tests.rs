@@ -69,7 +69,7 @@ impl Node {
     ) -> (Container, Arc<Capture>) {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guest-examples/built");
         let wasm = folder.join(format!("{example}.wasm"));
-        let program = self.runtime.prepare(&format!("example:{example}"), &wasm).await.unwrap();
+        let program = self.runtime.prepare(&format!("example:{example}"), &wasm, "test").await.unwrap();
         let output = Arc::new(Capture::default());
         let spec = ContainerSpec {
             budget: Budget::new(None),

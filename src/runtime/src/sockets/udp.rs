@@ -15,7 +15,7 @@ use wasmtime_wasi::p2::bindings::sockets::udp_create_socket;
 use wasmtime_wasi::p2::{DynPollable, Pollable, SocketError, SocketResult, UdpSocket as Theirs, subscribe};
 
 use super::errors::error_code;
-use super::options::{Options, buffer_size, positive};
+use super::options::{Options, buffer_size, options, positive};
 use super::{NetView, Place, check_family, check_remote, ours, ours_owned, theirs};
 
 /// Datagrams handed over in one call, either way.
@@ -48,8 +48,11 @@ struct Outgoing {
     permit: usize,
 }
 
-fn is_mapped(address: SocketAddr) -> bool {
-    matches!(address, SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_some())
+/// Whether this is an IPv4 client of a socket on `::`, which is dual-stack here, and answers such clients by the
+/// address that it saw.
+pub(crate) fn answers_ipv4(socket: &Socket, to: SocketAddr) -> bool {
+    let mapped = matches!(to, SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_some());
+    mapped && socket.local_addr().ip().is_unspecified()
 }
 
 impl UdpSocket {
@@ -161,31 +164,10 @@ impl HostUdpSocket for NetView<'_> {
         Ok(socket.family)
     }
 
-    fn unicast_hop_limit(&mut self, this: Resource<Theirs>) -> SocketResult<u8> {
-        Ok(self.udp(&this)?.options.hop_limit)
-    }
-
-    fn set_unicast_hop_limit(&mut self, this: Resource<Theirs>, value: u8) -> SocketResult<()> {
-        self.udp(&this)?.options.hop_limit = positive(value)?;
-        Ok(())
-    }
-
-    fn receive_buffer_size(&mut self, this: Resource<Theirs>) -> SocketResult<u64> {
-        Ok(self.udp(&this)?.options.receive_buffer)
-    }
-
-    fn set_receive_buffer_size(&mut self, this: Resource<Theirs>, value: u64) -> SocketResult<()> {
-        self.udp(&this)?.options.receive_buffer = buffer_size(value)?;
-        Ok(())
-    }
-
-    fn send_buffer_size(&mut self, this: Resource<Theirs>) -> SocketResult<u64> {
-        Ok(self.udp(&this)?.options.send_buffer)
-    }
-
-    fn set_send_buffer_size(&mut self, this: Resource<Theirs>, value: u64) -> SocketResult<()> {
-        self.udp(&this)?.options.send_buffer = buffer_size(value)?;
-        Ok(())
+    options! { udp:
+        unicast_hop_limit, set_unicast_hop_limit => hop_limit: u8, positive;
+        receive_buffer_size, set_receive_buffer_size => receive_buffer: u64, buffer_size;
+        send_buffer_size, set_send_buffer_size => send_buffer: u64, buffer_size;
     }
 
     fn subscribe(&mut self, this: Resource<Theirs>) -> wasmtime::Result<Resource<DynPollable>> {
@@ -250,8 +232,7 @@ impl HostOutgoingDatagramStream for NetView<'_> {
         for datagram in datagrams {
             let to = datagram.remote_address.map(SocketAddr::from);
             let result = match to {
-                // A socket on `::` is dual-stack here, and answers IPv4 clients by the address it saw.
-                Some(to) if is_mapped(to) && outgoing.socket.local_addr().ip().is_unspecified() => Ok(()),
+                Some(to) if answers_ipv4(&outgoing.socket, to) => Ok(()),
                 Some(to) => check_remote(outgoing.family, to),
                 None => Ok(()),
             };

@@ -3,22 +3,25 @@
 //! | attack | here and in [`components`](super::hostile_components), through both doors | and |
 //! | --- | --- | --- |
 //! | path escapes | `misdeeds_are_contained` | `vfs: paths_stay_below_their_directory`, `links_are_walked_inside` |
-//! | symlink races | | `vfs: swapping_links_does_not_lead_out`, `racing_changes_keep_the_books` |
+//! | symlink races | `links_that_change_under_a_reader_do_not_lead_out` | `vfs: swapping_links_does_not_lead_out`, `racing_changes_keep_the_books` |
 //! | handle reuse after drop | `what_was_dropped_is_gone` | `preview1: numbers_are_given_and_moved` |
 //! | enormous arguments and environment | `enormous_arguments_arrive_or_are_refused` | `preview1: results_that_do_not_fit_are_faults` |
 //! | enormous lists, names, directory reads | `lists_are_bounded` | `preview1: no_argument_ends_the_host`, `vfs: names_have_a_limit`, `large_folders_are_folders` |
 //! | fd and socket floods | `sockets_and_handles_are_bounded` | `preview1: opening_without_end_is_told_no`, `files: open_files_are_bounded` |
 //! | connection floods on a neighbour | `connections_that_ask_nothing_are_bounded` | `network: strangers_cannot_use_up_a_pods_memory`, `a_pod_can_hold_only_so_much`, `a_full_backlog_makes_callers_wait_and_then_time_out` |
-//! | log floods | | `lifecycle: a_guest_waits_for_whoever_reads_its_output` |
+//! | log floods | `a_flood_of_output_waits_for_its_reader` | `lifecycle: a_guest_waits_for_whoever_reads_its_output`, `node: a_flood_becomes_a_stream` |
 //! | memory and table growth | `tables_are_memory`, `misdeeds_are_contained` | `lifecycle: memory_has_a_hard_limit`, `vfs: the_pod_pays_for_what_is_held` |
 //! | deep recursion | `deep_components_are_refused` | `lifecycle: deep_recursion_is_a_trap` |
-//! | tight loops | | `lifecycle: killing_ends_a_guest_wherever_it_is`, `spinning_guests_share_their_threads` |
+//! | tight loops | `tight_loops_delay_nobody_and_can_be_killed` | `lifecycle: killing_ends_a_guest_wherever_it_is`, `spinning_guests_share_their_threads` |
 //! | poll storms | `poll_storms_can_be_killed`, `lists_are_bounded` | `network: WAITERS` |
 //! | header and trailer bombs, smuggling | `what_two_readers_would_read_differently_is_refused` | `handlers: what_no_guest_can_answer_is_refused`, `io: a_head_that_comes_byte_by_byte_is_not_waited_for` |
 //! | decompression bombs in layers | | `image: bombs_do_not_go_off`, `many_long_names_are_refused_before_they_are_held`, `hiding_again_and_again_is_not_looking_again_and_again` |
 //! | malformed components | `fuzz: no_module_ends_the_host` | `prepare: what_is_no_wasm_is_refused`; `tests/fuzz` |
-//! | giant modules | `giant_modules_are_refused_unread` | `program::process`: time and memory of the compiler |
+//! | giant modules, compile bombs | `giant_modules_are_refused_unread` | `process: how_a_process_ends_says_why`, `line: nobody_holds_all_places`, `tests: compile_bombs_end_and_hold_nobody_up` |
 //! | clock abuse | `clocks_that_never_come_are_waited_for_and_killed` | `preview1: a_sleep_ends_when_it_should` |
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll};
 
 use coracle_vfs::{MountOptions, Volume};
 
@@ -144,7 +147,7 @@ async fn giant_modules_are_refused_unread() {
     let path = bench.dir.path().join("giant");
     let file = std::fs::File::create(&path).unwrap();
     file.set_len(crate::limits::MODULE_BYTES + 1).unwrap();
-    let refused = bench.runtime.prepare("sha256:giant", &path).await.unwrap_err().to_string();
+    let refused = bench.runtime.prepare("sha256:giant", &path, "test").await.unwrap_err().to_string();
     assert!(refused.contains("256 MiB") || refused.contains("268435456"), "{refused}");
 }
 
@@ -180,5 +183,142 @@ async fn poll_storms_can_be_killed() {
     for container in [first, second] {
         container.kill();
         assert_eq!(ended(&container).await, Exit::Killed);
+    }
+}
+
+/// A line of output that holds so much and is never read.
+#[derive(Default)]
+struct Clogged(AtomicUsize);
+
+const CLOGGED_BYTES: usize = 64 << 10;
+
+impl Output for Clogged {
+    fn write(&self, bytes: &[u8]) {
+        self.0.fetch_add(bytes.len(), Relaxed);
+    }
+
+    fn room(&self) -> usize {
+        CLOGGED_BYTES.saturating_sub(self.0.load(Relaxed))
+    }
+
+    fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.room() > 0 {
+            return Poll::Ready(());
+        }
+        let _ = cx; // it never has room again
+        Poll::Pending
+    }
+}
+
+/// Nobody takes what a guest prints without end: it waits, using no CPU, and can be killed.
+#[tokio::test]
+async fn a_flood_of_output_waits_for_its_reader() {
+    let bench = Bench::of(|config| config.wasi_p3 = true);
+    let flood = r#"(module
+        (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+        (memory (export "memory") 2)
+        (data (i32.const 0) "\10\00\00\00\00\80\00\00")
+        (func (export "_start") (loop $again
+            (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+            (br $again))))"#;
+    let one = bench.prepare(flood).await.unwrap();
+    let two = bench.runtime.prepare("example:hostile", &example("hostile"), "test").await.unwrap();
+    let three = bench.runtime.prepare("example:preview3", &example("preview3"), "test").await.unwrap();
+    let args = ["guest".to_owned(), "flood".to_owned()];
+    let long = ["guest".to_owned(), "say".to_owned(), "x".repeat(4 * CLOGGED_BYTES)];
+    for (program, args) in [(one, &args[..]), (two, &args[..]), (three, &long[..])] {
+        let output = Arc::new(Clogged::default());
+        let mut spec = bench.spec(&Arc::default());
+        spec.args = args.to_vec();
+        spec.stdout = Arc::clone(&output) as Arc<dyn Output>;
+        let container = bench.runtime.start(program, spec).unwrap();
+        // It has come to a stop when its CPU time stands still and its output is full.
+        let mut before = Duration::MAX;
+        while output.room() > 0 || container.usage().cpu != before {
+            before = container.usage().cpu;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(output.0.load(Relaxed), CLOGGED_BYTES, "no more than there was room for");
+        container.kill();
+        assert_eq!(ended(&container).await, Exit::Killed);
+    }
+}
+
+/// One guest makes a name a folder and a link out of its volume, in turns, while another looks through it.
+#[tokio::test]
+async fn links_that_change_under_a_reader_do_not_lead_out() {
+    let bench = Bench::new();
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in [("volume/in", "in"), ("secret", "out")] {
+        std::fs::create_dir_all(folder.path().join(name)).unwrap();
+        std::fs::write(folder.path().join(name).join("f"), text).unwrap();
+    }
+    let volume = Volume::host(&folder.path().join("volume"), None).unwrap();
+    let mount = |spec: &mut ContainerSpec| {
+        spec.mounts.add("/data", &volume, &MountOptions::default()).unwrap();
+    };
+    let (swapper, says) = bench.start_example("hostile", &["swap", "/data"], mount).await;
+    says.shows("swapping").await;
+    let (exit, found) = bench.run_example("hostile", &["peek", "/data/s/f", "20000"], mount).await;
+    assert_eq!(exit, Exit::Code(0), "{found}");
+    assert!(!found.starts_with("found 0 "), "it saw the folder at times: {found}");
+    swapper.kill();
+    assert_eq!(ended(&swapper).await, Exit::Killed, "{}", says.text());
+}
+
+/// Spinners through every door, more than there are threads: another guest starts and ends, and each is killed.
+#[tokio::test]
+async fn tight_loops_delay_nobody_and_can_be_killed() {
+    let bench = Bench::new();
+    let component = r#"(component
+        (core module $m (func (export "run") (result i32) (loop $again (br $again)) (i32.const 0)))
+        (core instance $i (instantiate $m))
+        (func $run (result (result)) (canon lift (core func $i "run")))
+        (instance (export "wasi:cli/run@0.2.0") (export "run" (func $run))))"#;
+    let mut spinners = Vec::new();
+    for _ in 0..3 {
+        for guest in [guests::SPIN, component] {
+            spinners.push(bench.start(guest, |_| {}).await.0);
+        }
+    }
+    let spun = |container: &Container| container.usage().cpu > Duration::from_millis(2);
+    while !spinners.iter().all(spun) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(bench.run(&guests::hello("hello"), |_| {}).await, (Exit::Code(0), "hello".into()));
+    for container in &spinners {
+        container.kill();
+        assert_eq!(ended(container).await, Exit::Killed);
+    }
+}
+
+/// A row that cites a test that was renamed would look like a defence.
+#[test]
+fn the_table_names_tests_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut sources = String::new();
+    for folder in ["runtime", "vfs", "network", "image", "node", "../tests"] {
+        read_sources(&root.join(folder), &mut sources);
+    }
+    let rows = include_str!("hostile.rs").lines().filter_map(|line| line.strip_prefix("//! | "));
+    let mut cited = 0;
+    for name in rows.flat_map(|row| row.split('`').skip(1).step_by(2)) {
+        let name = name.rsplit(": ").next().unwrap_or(name);
+        if name.contains(|letter: char| letter.is_ascii_lowercase()) && name.contains('_') {
+            let there = sources.contains(&format!("fn {name}("));
+            assert!(there || sources.contains(&format!("    {name},\n")), "no test is called {name}");
+            cited += 1;
+        }
+    }
+    assert!(cited > 30, "{cited}");
+}
+
+fn read_sources(folder: &Path, sources: &mut String) {
+    for entry in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.is_dir() {
+            read_sources(&entry, sources);
+        } else if entry.extension().is_some_and(|extension| extension == "rs") {
+            sources.push_str(&std::fs::read_to_string(&entry).unwrap());
+        }
     }
 }

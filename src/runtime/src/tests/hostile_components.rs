@@ -252,7 +252,7 @@ async fn deep_components_are_refused() {
         }
     }
     std::fs::write(&path, &bytes).unwrap();
-    let refused = bench.runtime.prepare("sha256:deep", &path).await.unwrap_err().to_string();
+    let refused = bench.runtime.prepare("sha256:deep", &path, "test").await.unwrap_err().to_string();
     assert!(!refused.is_empty());
     let deep = 40_000;
     let text = format!(

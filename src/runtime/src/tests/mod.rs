@@ -69,7 +69,7 @@ impl Bench {
         if !path.exists() {
             std::fs::write(&path, wat::parse_str(text).unwrap()).unwrap();
         }
-        self.runtime.prepare(&digest, &path).await
+        self.runtime.prepare(&digest, &path, "test").await
     }
 
     pub(crate) fn spec(&self, output: &Arc<Capture>) -> ContainerSpec {
@@ -128,7 +128,7 @@ impl Bench {
         args: &[&str],
         change: impl FnOnce(&mut ContainerSpec),
     ) -> (Container, Arc<Capture>) {
-        let program = self.runtime.prepare(&format!("example:{name}"), &example(name)).await.unwrap();
+        let program = self.runtime.prepare(&format!("example:{name}"), &example(name), "test").await.unwrap();
         let output = Arc::new(Capture::default());
         let mut spec = self.spec(&output);
         spec.args = [name].iter().chain(args).map(|arg| (*arg).to_owned()).collect();

@@ -1,8 +1,12 @@
 //! A program of WASI 0.3 that a toolchain built, alone and beside programs of 0.1 and 0.2.
 
+use bytes::Bytes;
 use coracle_vfs::{MountOptions, Volume};
+use http_body_util::{BodyExt, Full};
 
+use super::handlers::{ROUTES3, Served, ask, post};
 use super::*;
+use crate::HttpConfig;
 
 /// A runtime with the flag.
 fn bench() -> Bench {
@@ -12,13 +16,15 @@ fn bench() -> Bench {
 #[tokio::test]
 async fn without_the_flag_it_is_refused() {
     let bench = Bench::new();
-    let refused = bench.runtime.prepare("example:preview3", &example("preview3")).await;
-    let error = refused.expect_err("it needs the flag");
-    assert!(
-        matches!(&error, PrepareError::UnknownImport { import, .. } if import.contains("@0.3.")),
-        "{error}"
-    );
-    assert!(error.to_string().ends_with(": WASI 0.3 needs the node's flag --wasi-p3"), "{error}");
+    for guest in ["preview3", ROUTES3] {
+        let refused = bench.runtime.prepare(&format!("example:{guest}"), &example(guest), "test").await;
+        let error = refused.expect_err("it needs the flag");
+        assert!(
+            matches!(&error, PrepareError::UnknownImport { import, .. } if import.contains("@0.3.")),
+            "{error}"
+        );
+        assert!(error.to_string().ends_with(": WASI 0.3 needs the node's flag --wasi-p3"), "{error}");
+    }
 }
 
 #[tokio::test]
@@ -107,6 +113,120 @@ async fn all_versions_share_one_pod() {
     assert_eq!(exit, Exit::Code(0));
     let (reader, said) = start("preview3", &["read", "/data/one"]).await;
     assert_eq!((ended(&reader).await, said.text()), (Exit::Code(0), "written by 0.1".into()));
+}
+
+/// One pod: a handler of 0.3, one of 0.2 and a server of 0.1, which ask each other.
+#[tokio::test]
+async fn handlers_and_servers_of_all_versions_share_one_pod() {
+    let served = Served::of(ROUTES3, bench(), HttpConfig::default(), |_| {}).await;
+    let Served { bench, pod, .. } = &served;
+    let spec = |output: &Arc<Capture>| ContainerSpec { network: pod.clone(), ..bench.spec(output) };
+    let two = bench.runtime.prepare("example:routes", &example("routes"), "test").await.unwrap();
+    let config = HttpConfig { port: 8081, ..HttpConfig::default() };
+    let two = bench.runtime.serve(two, spec(&Arc::default()), config).unwrap();
+    let output = Arc::<Capture>::default();
+    let one = bench.runtime.prepare("example:accept", &example("accept"), "test").await.unwrap();
+    let one = bench.runtime.start(one, ContainerSpec { listen: vec![7000], ..spec(&output) }).unwrap();
+    output.shows("listening").await;
+
+    let check = async |url: &str, expected: &str| {
+        let (status, text) = served.get(&format!("/fetch?url=http://{url}")).await;
+        assert_eq!((status.as_u16(), text.as_str()), (200, expected), "{url}");
+    };
+    check("127.0.0.1:8081/count", "1\n").await;
+    check("127.0.0.1:7000/", "1: GET / HTTP/1.1\n").await;
+    check("127.0.0.1:8081/fetch?url=http://127.0.0.1:8080/status?code=200", "as you wish\n").await;
+    check("127.0.0.1:8081/fetch?url=http://127.0.0.1:7000/", "2: GET / HTTP/1.1\n").await;
+    let long = "0123456789".repeat(100_000);
+    let asked = post("/fetch?url=http://127.0.0.1:8081/echo", Full::new(Bytes::from(long.clone())).boxed());
+    let (status, _, text) = ask(&mut served.client().await, asked).await;
+    assert!(status == 200 && text == long, "{status}, {} bytes", text.len());
+    for container in [&served.container, &two, &one] {
+        container.stop();
+        assert_eq!(ended(container).await, Exit::Code(0));
+    }
+}
+
+/// A server of UDP of 0.3, whose clients are of 0.3, too.
+#[tokio::test]
+async fn datagrams_go_both_ways() {
+    let bench = bench();
+    let pod = bench.pod();
+    let start =
+        async |args: &[&str]| bench.start_example("preview3", args, |spec| spec.network = pod.clone()).await;
+    let (server, output) = start(&["datagrams", "7000", "2"]).await;
+    output.shows("bound").await;
+    for text in ["one", ""] {
+        let (client, said) = start(&["datagram", "7000", text]).await;
+        assert_eq!((ended(&client).await, said.text().as_str()), (Exit::Code(0), text));
+    }
+    assert_eq!(ended(&server).await, Exit::Code(0));
+    let (client, said) = start(&["datagram", "7000", "nobody"]).await;
+    assert_eq!(ended(&client).await, Exit::Code(1));
+    assert!(said.text().contains("ConnectionRefused"), "{}", said.text());
+}
+
+/// In the order in which the guest tries them.
+const UDP_RULES: &[(&str, &str)] = &[
+    ("receive before it is bound", "InvalidState"),
+    ("where it is before it is bound", "InvalidState"),
+    ("send to nobody", "InvalidArgument"),
+    ("send to port 0", "InvalidArgument"),
+    ("send to no host", "InvalidArgument"),
+    ("send to another family", "InvalidArgument"),
+    ("send to many", "NotSupported"),
+    ("send where nobody listens", "ok"),
+    ("send too much", "DatagramTooLarge"),
+    ("bind what is bound", "InvalidState"),
+    ("where it is", "ok"),
+    ("disconnect what is not connected", "InvalidState"),
+    ("whom it talks to", "InvalidState"),
+    ("connect to another family", "InvalidArgument"),
+    ("connect to port 0", "InvalidArgument"),
+    ("connect to no host", "InvalidArgument"),
+    ("bind where another is", "AddressInUse"),
+    ("bind where nobody can be", "AddressNotBindable"),
+    ("bind another family", "InvalidArgument"),
+    ("connect", "ok"),
+    ("whom it talks to now", "ok"),
+    ("send to another than it talks to", "InvalidArgument"),
+    ("send to whom it talks to", "ok"),
+    ("hear only whom it talks to", "ok"),
+    ("connect where nobody listens", "ok"),
+    ("send there", "ok"),
+    ("hear that nobody is there", "ConnectionRefused"),
+    ("disconnect", "ok"),
+    ("hear everybody again", "ok"),
+    ("no hops", "InvalidArgument"),
+    ("no buffer", "InvalidArgument"),
+    ("some hops", "ok"),
+    ("as many hops as were set", "ok"),
+];
+
+#[tokio::test]
+async fn udp_keeps_its_rules() {
+    let (exit, said) = bench().run_example("preview3", &["rules"], |_| {}).await;
+    assert_eq!(exit, Exit::Code(0), "{said}");
+    let rules = said.lines().map(|line| line.split_once(": ").unwrap_or((line, "")));
+    assert_eq!(rules.collect::<Vec<_>>(), UDP_RULES);
+}
+
+#[tokio::test]
+async fn names_are_looked_up() {
+    let bench = bench();
+    let check = async |name: &str, code: i32, expected: &str| {
+        let (exit, said) = bench.run_example("preview3", &["resolve", name], |_| {}).await;
+        assert_eq!((exit, said.contains(expected)), (Exit::Code(code), true), "{name}: {said}");
+    };
+    let loopback = "IpAddress::Ipv4((127, 0, 0, 1))";
+    check("localhost", 0, loopback).await;
+    check("127.0.0.1", 0, &format!("[{loopback}]\n")).await;
+    check("::1", 0, "[IpAddress::Ipv6((0, 0, 0, 0, 0, 0, 0, 1))]\n").await;
+    check("pod", 0, "IpAddress::Ipv4((10, ").await;
+    check("nobody", 1, "NameUnresolvable").await;
+    for invalid in ["", "a b", "a..b", &"x".repeat(300), &format!("{}.local", "x".repeat(64))] {
+        check(invalid, 1, "InvalidArgument").await;
+    }
 }
 
 /// Asked to end, its listener ends, and so does the stream of connections.

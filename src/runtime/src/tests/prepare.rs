@@ -37,7 +37,7 @@ async fn what_is_no_wasm_is_refused() {
     let path = bench.dir.path().join("file");
     let prepare = async |bytes: &[u8]| {
         std::fs::write(&path, bytes).unwrap();
-        bench.runtime.prepare("sha256:x", &path).await
+        bench.runtime.prepare("sha256:x", &path, "test").await
     };
     refused(prepare(b"").await, "not a WebAssembly module or component");
     refused(prepare(b"#!/bin/sh\n").await, "not a WebAssembly module or component");
@@ -51,7 +51,7 @@ async fn what_is_no_wasm_is_refused() {
             "cut at {end}: {result:?}"
         );
     }
-    let missing = bench.runtime.prepare("sha256:y", Path::new("/nonexistent")).await;
+    let missing = bench.runtime.prepare("sha256:y", Path::new("/nonexistent"), "test").await;
     assert!(matches!(missing, Err(PrepareError::Read { .. })));
 }
 
@@ -60,9 +60,9 @@ async fn what_is_no_wasm_is_refused() {
 async fn preparing_again_after_a_failure() {
     let bench = Bench::new();
     let path = bench.dir.path().join("late.wasm");
-    assert!(bench.runtime.prepare("sha256:late", &path).await.is_err());
+    assert!(bench.runtime.prepare("sha256:late", &path, "test").await.is_err());
     std::fs::write(&path, wat::parse_str(guests::hello("hello")).unwrap()).unwrap();
-    assert_eq!(bench.runtime.prepare("sha256:late", &path).await.unwrap().digest(), "sha256:late");
+    assert_eq!(bench.runtime.prepare("sha256:late", &path, "test").await.unwrap().digest(), "sha256:late");
 }
 
 #[tokio::test]
@@ -105,7 +105,7 @@ async fn the_cache_survives_and_heals() {
     let again = async |with_module: bool| {
         let path = if with_module { module.clone() } else { PathBuf::from("/nonexistent") };
         let runtime = Runtime::build(config(bench.dir.path(), 4)).unwrap();
-        let program = runtime.prepare(&digest, &path).await?;
+        let program = runtime.prepare(&digest, &path, "test").await?;
         let output = Arc::new(Capture::default());
         let container = runtime.start(program, bench.spec(&output)).unwrap();
         assert_eq!((ended(&container).await, output.text()), (Exit::Code(0), "cached".into()));

@@ -8,7 +8,7 @@ use crate::HttpConfig;
 async fn guests_ask_through_their_pods_network() {
     let served = Served::with(Bench::new(), HttpConfig::default(), |_| {}).await;
     let other = served.bench.pod();
-    let program = served.bench.runtime.prepare("example:routes", &example("routes")).await.unwrap();
+    let program = served.bench.runtime.prepare("example:routes", &example("routes"), "test").await.unwrap();
     let spec = ContainerSpec { network: other.clone(), ..served.bench.spec(&Arc::default()) };
     let answerer = served.bench.runtime.serve(program, spec, HttpConfig::default()).unwrap();
     let there = format!("http://{}:8080", other.ip());

@@ -8,6 +8,7 @@
 //! argument is beyond it).
 
 mod clocks;
+mod door;
 mod files;
 mod hostile;
 mod paths;

@@ -81,3 +81,68 @@ async fn turns_are_taken_and_signals_end() {
         assert_eq!(exit, Exit::Code(expected));
     }
 }
+
+/// Says that it waits, waits for `coracle:lifecycle` with `poll_oneoff`, and exits with 7.
+const STOPPABLE: &str = r#"(module
+    (import "coracle:lifecycle/stop@0.1.0" "is-stopping" (func $is-stopping (result i32)))
+    (import "coracle:lifecycle/stop@0.1.0" "stopping" (func $stopping (result i32)))
+    (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+    (memory (export "memory") 1)
+    (data (i32.const 0) "\10\00\00\00\05\00\00\00")
+    (data (i32.const 16) "waits")
+    (func $want (param i32 i32 i32)
+        (if (i32.ne (local.get 1) (local.get 2)) (then (call $exit (local.get 0)))))
+    (func (export "_start") (local $fd i32)
+        (call $want (i32.const 1) (call $is-stopping) (i32.const 0))
+        (local.set $fd (call $stopping))
+        (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+        (i32.store8 (i32.const 72) (i32.const 1))                 ;; until it can be read
+        (i32.store (i32.const 80) (local.get $fd))
+        (call $want (i32.const 2) (call $poll (i32.const 64) (i32.const 256) (i32.const 1) (i32.const 512))
+            (i32.const 0))
+        (call $want (i32.const 3) (call $is-stopping) (i32.const 1))
+        (call $want (i32.const 4) (call $read (local.get $fd) (i32.const 0) (i32.const 1) (i32.const 8))
+            (i32.const 0))
+        (call $want (i32.const 5) (i32.load (i32.const 8)) (i32.const 0))
+        ;; another one is at its end from the start
+        (call $want (i32.const 6) (call $read (call $stopping) (i32.const 0) (i32.const 1) (i32.const 8))
+            (i32.const 0))
+        (call $exit (i32.const 7))))"#;
+
+#[tokio::test]
+async fn a_module_may_learn_that_it_is_to_end() {
+    let bench = Bench::new();
+    let (container, output) = bench.start(STOPPABLE, |_| {}).await;
+    output.shows("waits").await;
+    container.stop();
+    assert_eq!(ended(&container).await, Exit::Code(7), "it ended by itself");
+    for other in ["stop@0.2.0", "start@0.1.0"] {
+        let refused = bench.prepare(&STOPPABLE.replace("stop@0.1.0", other)).await.unwrap_err().to_string();
+        assert_eq!(refused, format!("unknown import `coracle:lifecycle/{other}::is-stopping`"));
+    }
+}
+
+/// Asking for the descriptor without end is told no, and closing them gives the places back.
+#[tokio::test]
+async fn descriptors_of_the_end_are_bounded() {
+    let bench = Bench::new();
+    let text = r#"(module
+        (import "coracle:lifecycle/stop@0.1.0" "stopping" (func $stopping (result i32)))
+        (import "wasi_snapshot_preview1" "fd_close" (func $close (param i32) (result i32)))
+        (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+        (memory (export "memory") 1)
+        (func (export "_start") (local $last i32) (local $fd i32)
+            (loop $again
+                (local.set $last (local.get $fd))
+                (local.set $fd (call $stopping))
+                (br_if $again (i32.ge_s (local.get $fd) (i32.const 0))))
+            (if (call $close (local.get $last)) (then unreachable))
+            (if (i32.ne (call $stopping) (local.get $last)) (then unreachable))
+            (call $exit (i32.add (i32.const 1) (local.get $last)))))"#;
+    let (exit, _) = bench.run(text, |_| {}).await;
+    // Beside these, stdout and stderr are open, which do not count.
+    assert_eq!(exit, Exit::Code(crate::limits::OPEN_FILES as i32 + 2));
+}

@@ -21,7 +21,7 @@ async fn a_c_program_finds_what_it_expects() {
 #[tokio::test]
 async fn a_c_server_accepts_on_the_port_it_declares() {
     let bench = Bench::new();
-    let program = bench.runtime.prepare("example:accept", &example("accept")).await.unwrap();
+    let program = bench.runtime.prepare("example:accept", &example("accept"), "test").await.unwrap();
     assert!(program.accepts());
     let output = std::sync::Arc::new(Capture::default());
     let mut spec = bench.spec(&output);

@@ -1,0 +1,316 @@
+//! The files of 0.3 by the suite that all versions pass: the hosts, called as the bindings call them, and their
+//! streams read and written by the test.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use coracle_vfs::Mounts;
+use tokio::sync::oneshot;
+use wasmtime::component::{
+    Accessor, FutureConsumer, FutureReader, Lift, Resource, ResourceTable, Source, StreamConsumer,
+    StreamReader, StreamResult,
+};
+use wasmtime::{Store, StoreContextMut};
+use wasmtime_wasi::p3::bindings::clocks::system_clock::Instant;
+use wasmtime_wasi::p3::bindings::filesystem::preopens::Host as _;
+use wasmtime_wasi::p3::bindings::filesystem::types::{
+    Descriptor, DescriptorFlags, DescriptorStat, DescriptorType, ErrorCode, HostDescriptor,
+    HostDescriptorWithStore, NewTimestamp, OpenFlags, PathFlags,
+};
+use wasmtime_wasi::p3::filesystem::FilesystemResult;
+
+use super::flow::Ended;
+use crate::engine::{self, Settings};
+use crate::files::conformance::{Door, How, Kind, Seen, backends, check, check_read_only, read_only};
+use crate::files::{FileSystem, Files, FilesView};
+
+#[tokio::test]
+async fn volumes_are_the_same_through_0_3() {
+    let (engine, _) = engine::build(1, Settings { wasi_p3: true, dense: false }).unwrap();
+    let through = async |mounts: &Mounts, writable: bool| {
+        let host = Host { table: ResourceTable::new(), files: Files::new(mounts) };
+        let mut store = Store::new(&engine, host);
+        let checked = store.run_concurrent(async |accessor| {
+            let mut door = Door3::new(accessor);
+            if writable {
+                check(&mut door).await;
+            } else {
+                check_read_only(&mut door).await;
+            }
+            door.close_root();
+        });
+        checked.await.unwrap();
+        let host = store.into_data();
+        assert_eq!(host.files.opened(), 0);
+        assert!(host.table.is_empty());
+    };
+    for backend in backends() {
+        println!("{}", backend.name);
+        through(&backend.mounts, true).await;
+    }
+    for backend in read_only() {
+        println!("{}", backend.name);
+        through(&backend.mounts, false).await;
+    }
+}
+
+struct Host {
+    table: ResourceTable,
+    files: Files,
+}
+
+impl Host {
+    fn view(&mut self) -> FilesView<'_> {
+        FilesView { table: &mut self.table, files: &mut self.files }
+    }
+}
+
+struct Door3 {
+    files: Accessor<Host, FileSystem>,
+    root: u32,
+}
+
+impl Door3 {
+    fn new(accessor: &Accessor<Host>) -> Door3 {
+        let files = accessor.with_getter::<FileSystem>(Host::view);
+        let root = files.with(|mut access| access.get().get_directories().unwrap().remove(0).0.rep());
+        Door3 { files, root }
+    }
+
+    fn root(&self) -> Resource<Descriptor> {
+        Resource::new_borrow(self.root)
+    }
+
+    fn drop_handle(&self, rep: u32) {
+        self.files
+            .with(|mut access| HostDescriptor::drop(&mut access.get(), Resource::new_own(rep)).unwrap());
+    }
+
+    fn close_root(self) {
+        self.drop_handle(self.root);
+    }
+
+    /// Takes at most so many items of a stream, and says how it ended.
+    async fn taken<T: Lift + Send + Unpin + 'static>(
+        &self,
+        (stream, ended): (StreamReader<T>, Ended<ErrorCode>),
+        most: usize,
+    ) -> Result<Vec<T>, String> {
+        let (told, found) = oneshot::channel();
+        let collect = Collect { left: most, found: Vec::new(), told: Some(told) };
+        self.files.with(|access| stream.pipe(access, collect)).unwrap();
+        let found = found.await.unwrap();
+        self.end(ended).await.map(|()| found)
+    }
+
+    /// Waits until a stream has ended.
+    async fn end(&self, ended: FutureReader<Result<(), ErrorCode>>) -> Result<(), String> {
+        let (told, found) = oneshot::channel();
+        self.files.with(|access| ended.pipe(access, Tell(Some(told)))).unwrap();
+        found.await.unwrap().map_err(word)
+    }
+
+    fn seen(stat: &DescriptorStat, identity: (u64, u64)) -> Seen {
+        let modified = stat.data_modification_timestamp.unwrap().seconds.try_into().unwrap();
+        Seen { kind: kind(&stat.type_), size: stat.size, links: stat.link_count, modified, identity }
+    }
+}
+
+/// Takes what comes, and hands it over in the end.
+struct Collect<T> {
+    left: usize,
+    found: Vec<T>,
+    told: Option<oneshot::Sender<Vec<T>>>,
+}
+
+impl<T: Lift + Send + Unpin + 'static> StreamConsumer<Host> for Collect<T> {
+    type Item = T;
+
+    fn poll_consume(
+        self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+        mut store: StoreContextMut<Host>,
+        mut source: Source<'_, T>,
+        _finish: bool,
+    ) -> Poll<wasmtime::Result<StreamResult>> {
+        let this = self.get_mut();
+        let mut part = Vec::with_capacity(source.remaining(&mut store).min(this.left));
+        source.read(&mut store, &mut part)?;
+        this.left -= part.len();
+        this.found.append(&mut part);
+        Poll::Ready(Ok(if this.left == 0 { StreamResult::Dropped } else { StreamResult::Completed }))
+    }
+}
+
+impl<T> Drop for Collect<T> {
+    fn drop(&mut self) {
+        if let Some(told) = self.told.take() {
+            let _ = told.send(std::mem::take(&mut self.found));
+        }
+    }
+}
+
+/// Passes the value of a future on.
+struct Tell<T>(Option<oneshot::Sender<T>>);
+
+impl<T: Lift + Send + 'static> FutureConsumer<Host> for Tell<T> {
+    type Item = T;
+
+    fn poll_consume(
+        self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+        store: StoreContextMut<Host>,
+        mut source: Source<'_, T>,
+        _finish: bool,
+    ) -> Poll<wasmtime::Result<()>> {
+        let mut value = None;
+        source.read(store, &mut value)?;
+        if let (Some(value), Some(told)) = (value, self.get_mut().0.take()) {
+            let _ = told.send(value);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+fn said<T>(result: FilesystemResult<T>) -> Result<T, String> {
+    result.map_err(|error| word(error.downcast().unwrap()))
+}
+
+/// `ErrorCode::NoEntry` is `no-entry`.
+#[expect(clippy::needless_pass_by_value, reason = "the shape that `map_err` takes")]
+fn word(code: ErrorCode) -> String {
+    let name = format!("{code:?}");
+    let name = name.rsplit("::").next().unwrap_or(&name);
+    let mut word = String::new();
+    for letter in name.chars() {
+        if letter.is_ascii_uppercase() && !word.is_empty() {
+            word.push('-');
+        }
+        word.push(letter.to_ascii_lowercase());
+    }
+    word
+}
+
+fn kind(kind: &DescriptorType) -> Kind {
+    match kind {
+        DescriptorType::RegularFile => Kind::File,
+        DescriptorType::Directory => Kind::Directory,
+        DescriptorType::SymbolicLink => Kind::Symlink,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn follow(follow: bool) -> PathFlags {
+    if follow { PathFlags::SYMLINK_FOLLOW } else { PathFlags::empty() }
+}
+
+fn again(file: &Resource<Descriptor>) -> Resource<Descriptor> {
+    Resource::new_borrow(file.rep())
+}
+
+impl Door for Door3 {
+    type Handle = Resource<Descriptor>;
+
+    async fn open(&mut self, path: &str, how: How) -> Result<Self::Handle, String> {
+        let flag = |wanted, flag| if wanted { flag } else { OpenFlags::empty() };
+        let open = flag(how.create, OpenFlags::CREATE)
+            | flag(how.exclusive, OpenFlags::EXCLUSIVE)
+            | flag(how.truncate, OpenFlags::TRUNCATE)
+            | flag(how.directory, OpenFlags::DIRECTORY);
+        let writing = if how.write { DescriptorFlags::WRITE } else { DescriptorFlags::empty() };
+        let flags = DescriptorFlags::READ | writing;
+        said(FileSystem::open_at(&self.files, self.root(), follow(true), path.into(), open, flags).await)
+    }
+
+    async fn close(&mut self, file: Self::Handle) {
+        self.drop_handle(file.rep());
+    }
+
+    async fn read(&mut self, file: &Self::Handle, offset: u64, length: usize) -> Result<Vec<u8>, String> {
+        let streams = self.files.with(|access| FileSystem::read_via_stream(access, again(file), offset));
+        self.taken(streams.unwrap(), length).await
+    }
+
+    async fn write(&mut self, file: &Self::Handle, offset: u64, data: &[u8]) -> Result<(), String> {
+        let ended = self.files.with(|mut access| {
+            let data = StreamReader::new(&mut access, data.to_vec()).unwrap();
+            FileSystem::write_via_stream(access, again(file), data, offset).unwrap()
+        });
+        self.end(ended).await
+    }
+
+    async fn append(&mut self, file: &Self::Handle, data: &[u8]) -> Result<(), String> {
+        let ended = self.files.with(|mut access| {
+            let data = StreamReader::new(&mut access, data.to_vec()).unwrap();
+            FileSystem::append_via_stream(access, again(file), data).unwrap()
+        });
+        self.end(ended).await
+    }
+
+    async fn set_size(&mut self, file: &Self::Handle, size: u64) -> Result<(), String> {
+        said(FileSystem::set_size(&self.files, again(file), size).await)
+    }
+
+    async fn sync(&mut self, file: &Self::Handle) -> Result<(), String> {
+        said(FileSystem::sync_data(&self.files, again(file)).await)?;
+        said(FileSystem::sync(&self.files, again(file)).await)
+    }
+
+    async fn stat(&mut self, file: &Self::Handle) -> Result<Seen, String> {
+        let stat = said(FileSystem::stat(&self.files, again(file)).await)?;
+        let hash = said(FileSystem::metadata_hash(&self.files, again(file)).await)?;
+        Ok(Door3::seen(&stat, (hash.lower, hash.upper)))
+    }
+
+    async fn stat_at(&mut self, path: &str, links: bool) -> Result<Seen, String> {
+        let stat = FileSystem::stat_at(&self.files, self.root(), follow(links), path.into()).await;
+        let hash = FileSystem::metadata_hash_at(&self.files, self.root(), follow(links), path.into()).await;
+        let (stat, hash) = (said(stat)?, said(hash)?);
+        Ok(Door3::seen(&stat, (hash.lower, hash.upper)))
+    }
+
+    async fn set_modified(&mut self, path: &str, seconds: u64) -> Result<(), String> {
+        let at = Instant { seconds: seconds.try_into().unwrap(), nanoseconds: 0 };
+        let (keep, at) = (NewTimestamp::NoChange, NewTimestamp::Timestamp(at));
+        said(FileSystem::set_times_at(&self.files, self.root(), follow(true), path.into(), keep, at).await)
+    }
+
+    async fn list(&mut self, path: &str) -> Result<Vec<(String, Kind)>, String> {
+        let dir = self.open(path, How { directory: true, ..How::default() }).await?;
+        let streams = self.files.with(|access| FileSystem::read_directory(access, again(&dir)));
+        let found = self.taken(streams.unwrap(), usize::MAX).await;
+        self.close(dir).await;
+        Ok(found?.into_iter().map(|entry| (entry.name, kind(&entry.type_))).collect())
+    }
+
+    async fn create_directory(&mut self, path: &str) -> Result<(), String> {
+        said(FileSystem::create_directory_at(&self.files, self.root(), path.into()).await)
+    }
+
+    async fn remove_directory(&mut self, path: &str) -> Result<(), String> {
+        said(FileSystem::remove_directory_at(&self.files, self.root(), path.into()).await)
+    }
+
+    async fn unlink(&mut self, path: &str) -> Result<(), String> {
+        said(FileSystem::unlink_file_at(&self.files, self.root(), path.into()).await)
+    }
+
+    async fn rename(&mut self, from: &str, to: &str) -> Result<(), String> {
+        let renamed =
+            FileSystem::rename_at(&self.files, self.root(), from.into(), self.root(), to.into()).await;
+        said(renamed)
+    }
+
+    async fn link(&mut self, from: &str, to: &str) -> Result<(), String> {
+        let (root, none) = (self.root(), PathFlags::empty());
+        said(FileSystem::link_at(&self.files, root, none, from.into(), self.root(), to.into()).await)
+    }
+
+    async fn symlink(&mut self, target: &str, path: &str) -> Result<(), String> {
+        said(FileSystem::symlink_at(&self.files, self.root(), target.into(), path.into()).await)
+    }
+
+    async fn read_link(&mut self, path: &str) -> Result<String, String> {
+        said(FileSystem::readlink_at(&self.files, self.root(), path.into()).await)
+    }
+}
