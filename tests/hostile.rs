@@ -54,3 +54,66 @@ fn misdeeds_end_inside_their_pod() {
     cluster.kubectl("wait --for=jsonpath='{.status.phase}'=Succeeded pod/neighbour --timeout=60s");
     cluster.kubectl("delete pod spins --timeout=30s");
 }
+
+/// A module of these functions, each with so many local variables: small to read, endless to compile. `tail` makes it
+/// another one.
+fn bomb(functions: u32, locals: u32, tail: u8) -> Vec<u8> {
+    let number = |mut value: u32| {
+        let mut bytes = Vec::new();
+        loop {
+            let byte = (value & 0x7f) as u8;
+            value >>= 7;
+            if value == 0 {
+                bytes.push(byte);
+                return bytes;
+            }
+            bytes.push(byte | 0x80);
+        }
+    };
+    let section = |id: u8, content: &[u8]| {
+        [&[id][..], &number(u32::try_from(content.len()).unwrap()), content].concat()
+    };
+    let body = [&[1][..], &number(locals), &[0x7e, 0x0b]].concat();
+    let body = [number(u32::try_from(body.len()).unwrap()), body].concat();
+    let many = |item: &[u8]| [number(functions), item.repeat(functions as usize)].concat();
+    let exports = b"\x02\x06memory\x02\x00\x06_start\x00\x00";
+    [
+        &b"\0asm\x01\0\0\0"[..],
+        &section(1, &[1, 0x60, 0, 0]),
+        &section(3, &many(&[0])),
+        &section(5, &[1, 0, 1]),
+        &section(7, exports),
+        &section(10, &many(&body)),
+        &section(0, &[1, b't', tail]),
+    ]
+    .concat()
+}
+
+/// Modules that take for ever to compile: each says so, is not tried again at once, and another namespace's module
+/// is compiled meanwhile.
+#[test]
+fn compile_bombs_end_and_hold_nobody_up() {
+    if !have_kubectl() {
+        return;
+    }
+    let cluster = Cluster::start_with(&["--compile-seconds", "1"]);
+    cluster.push(&["hello"]);
+    cluster.kubectl("create namespace quiet");
+    let file = cluster.dir().join("bomb.wasm");
+    for number in 0..4 {
+        std::fs::write(&file, bomb(4_000, 49_000, number)).unwrap();
+        cluster.push_file(&file, &format!("bomb{number}:1"));
+        cluster.kubectl(&format!("run bomb{number} --image=registry.local/bomb{number}:1"));
+    }
+    cluster.kubectl("run quiet -n quiet --image=registry.local/hello:1 --restart=Never");
+    let succeeded = "wait -n quiet --for=jsonpath='{.status.phase}'=Succeeded pod/quiet --timeout=60s";
+    cluster.kubectl(succeeded);
+    for number in 0..4 {
+        let path = "{.status.containerStatuses[0].state.waiting}";
+        let waiting = eventually("the bomb", || {
+            let waiting = cluster.kubectl(&format!("get pod bomb{number} -o 'jsonpath={path}'"));
+            if waiting.contains("CreateContainerError") { Ok(waiting) } else { Err(waiting) }
+        });
+        assert!(waiting.contains("compiling took more than 1s of CPU time"), "{waiting}");
+    }
+}

@@ -24,3 +24,4 @@ mod registry;
 mod soak;
 mod streams;
 mod support;
+mod wasi_p3;

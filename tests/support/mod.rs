@@ -26,6 +26,7 @@ const GUESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../guest-examples"
 pub(crate) struct Cluster {
     dir: TempDir,
     host: String,
+    options: &'static [&'static str],
     process: Option<Process>,
 }
 
@@ -41,10 +42,15 @@ struct Process {
 impl Cluster {
     /// Starts a cluster in a new folder.
     pub(crate) fn start() -> Cluster {
+        Cluster::start_with(&[])
+    }
+
+    /// Starts a cluster in a new folder, with further options of `coracle up`.
+    pub(crate) fn start_with(options: &'static [&'static str]) -> Cluster {
         // A loopback address of its own, so that clusters side by side have all node ports to themselves.
         let (run, n) = (std::process::id() % 250 + 1, CLUSTERS.fetch_add(1, Ordering::Relaxed) + 1);
         let host = format!("127.77.{run}.{n}");
-        let mut cluster = Cluster { dir: tempfile::tempdir().unwrap(), host, process: None };
+        let mut cluster = Cluster { dir: tempfile::tempdir().unwrap(), host, options, process: None };
         cluster.up();
         cluster
     }
@@ -53,8 +59,8 @@ impl Cluster {
     pub(crate) fn up(&mut self) {
         assert!(self.process.is_none(), "the cluster is running");
         let mut command = command(self.dir.path());
-        let mut child =
-            command.args(["--listen", &format!("{}:0", self.host)]).stdout(Stdio::piped()).spawn().unwrap();
+        command.args(["--listen", &format!("{}:0", self.host)]).args(self.options);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let Some((_, kubeconfig)) = line.split_once("KUBECONFIG=") else {
@@ -97,9 +103,14 @@ impl Cluster {
 
     /// Pushes a guest example as `registry.local/IMAGE`.
     pub(crate) fn push_as(&self, guest: &str, image: &str) {
+        self.push_file(&Path::new(GUESTS).join("built").join(format!("{guest}.wasm")), image);
+    }
+
+    /// Pushes a module as `registry.local/IMAGE`.
+    pub(crate) fn push_file(&self, module: &Path, image: &str) {
         let output = Command::new(BINARY)
             .arg("push")
-            .arg(Path::new(GUESTS).join("built").join(format!("{guest}.wasm")))
+            .arg(module)
             .arg(format!("registry.local/{image}"))
             .env("KUBECONFIG", &self.process().kubeconfig)
             .output()
