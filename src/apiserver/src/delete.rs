@@ -46,7 +46,7 @@ pub(crate) fn holds_content(kind: &Kind, object: &Value) -> bool {
 /// What came of a delete.
 pub(crate) enum Deleted {
     /// The object is gone; this was its last state.
-    Gone(Value),
+    Gone(Saved),
     /// It is marked, and goes when nothing keeps it any more.
     Pending(Saved),
 }
@@ -73,25 +73,20 @@ async fn attempt(call: &Call, entry: &Arc<Entry>, options: &DeleteOptions) -> Re
     let old = call.object(entry);
     let attributes = call.attributes(Operation::Delete);
     core.admission.validate(&attributes, None, Some(&old)).await?;
-    let (op, gone, object) = match plan(call.kind(), &old, options, core.now())? {
+    let (key, expect) = (call.key(), entry.revision());
+    let (op, gone) = match plan(call.kind(), &old, options, core.now())? {
         Plan::Wait => return Ok(Attempt::Done(Deleted::Pending(Saved::Stored(entry.clone())))),
-        Plan::Mark(object) => {
-            let payload = call.payload(&object);
-            (Op::Update { key: call.key(), payload, expect: entry.revision() }, false, object)
+        Plan::Mark(object) if call.dry_run => {
+            return Ok(Attempt::Done(Deleted::Pending(Saved::DryRun(object))));
         }
-        Plan::Remove => {
-            let last = call.payload(&old);
-            (Op::Delete { key: call.key(), expect: entry.revision(), last }, true, old.clone())
-        }
+        Plan::Remove if call.dry_run => return Ok(Attempt::Done(Deleted::Gone(Saved::DryRun(old)))),
+        Plan::Mark(object) => (Op::Update { key, payload: call.payload(&object), expect }, false),
+        Plan::Remove => (Op::Delete { key, expect, last: call.payload(&old) }, true),
     };
-    if call.dry_run {
-        let deleted = if gone { Deleted::Gone(object) } else { Deleted::Pending(Saved::DryRun(object)) };
-        return Ok(Attempt::Done(deleted));
-    }
     match core.store.write(op).await {
         Ok(written) if gone => {
             core.admission.committed(&attributes, Holds::default(), Some(&old), None);
-            Ok(Attempt::Done(Deleted::Gone(call.object(&written))))
+            Ok(Attempt::Done(Deleted::Gone(Saved::Stored(written))))
         }
         Ok(written) => Ok(Attempt::Done(Deleted::Pending(Saved::Stored(written)))),
         Err(WriteError::Conflict { current }) => Ok(Attempt::Lost(current)),
@@ -115,8 +110,11 @@ fn plan(kind: &Kind, old: &Value, options: &DeleteOptions, now: Timestamp) -> Re
     let finalizers = finalizers_after(kind, old, options);
     let kept = !finalizers.is_empty() || holds_content(kind, old);
     let grace = kind.hooks.deletion_grace(old, options.grace);
-    let mut object = old.clone();
-    set_finalizers(&mut object, &finalizers);
+    let changed = || {
+        let mut object = old.clone();
+        set_finalizers(&mut object, &finalizers);
+        object
+    };
 
     if object::is_terminating(old) {
         let current = object::integer(old, "/metadata/deletionGracePeriodSeconds").unwrap_or(0);
@@ -131,6 +129,7 @@ fn plan(kind: &Kind, old: &Value, options: &DeleteOptions, now: Timestamp) -> Re
             let due = object::text(old, "/metadata/deletionTimestamp").parse().unwrap_or(now);
             // Where the end of time was due, the beginning is lost.
             let began = due.checked_sub(SignedDuration::from_secs(current)).unwrap_or(now);
+            let mut object = changed();
             mark(&mut object, began, Some(period));
             return Ok(Plan::Mark(object));
         }
@@ -138,18 +137,20 @@ fn plan(kind: &Kind, old: &Value, options: &DeleteOptions, now: Timestamp) -> Re
             // Nothing is waited for any more but those who keep it: the last of them lets it go.
             let due = object::text(old, "/metadata/deletionTimestamp").parse().unwrap_or(now);
             let began = due.checked_sub(SignedDuration::from_secs(current)).unwrap_or(now);
+            let mut object = changed();
             mark(&mut object, began, Some(0));
             return Ok(Plan::Mark(object));
         }
-        return Ok(match kept {
-            false => Plan::Remove,
-            true if object == *old => Plan::Wait,
-            true => Plan::Mark(object),
-        });
+        if !kept {
+            return Ok(Plan::Remove);
+        }
+        let object = changed();
+        return Ok(if object == *old { Plan::Wait } else { Plan::Mark(object) });
     }
     if !kept && grace.unwrap_or(0) == 0 {
         return Ok(Plan::Remove);
     }
+    let mut object = changed();
     if is_namespace(kind) {
         object::child_mut(&mut object, "status").insert("phase".into(), json!("Terminating"));
         mark(&mut object, now, None);

@@ -2,10 +2,12 @@
 
 use std::{
     panic::AssertUnwindSafe,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -19,6 +21,7 @@ use futures::FutureExt;
 use http::{HeaderMap, HeaderValue, Method, Uri, request::Parts};
 use hyper::upgrade::OnUpgrade;
 use tokio::{
+    runtime::Handle,
     sync::{Semaphore, SemaphorePermit},
     time::{Instant, timeout},
 };
@@ -27,7 +30,7 @@ use tracing::Instrument;
 use crate::{
     auth::User,
     authorize::{self, Action},
-    core::Core,
+    core::{self, Core},
     discovery, health, openapi,
     options::Parameters,
     pipeline::Call,
@@ -107,14 +110,14 @@ pub(crate) struct Asked {
 pub(crate) async fn handle(State(core): State<Arc<Core>>, request: Request) -> Response {
     let started = Instant::now();
     let (parts, body) = request.into_parts();
-    let id = uuid::Uuid::new_v4().to_string();
+    let id = core::new_uid();
     let parameters = Parameters::of(&parts.uri);
     let target = RequestInfo::parse(&parts.method, parts.uri.path(), parameters.flag("watch"));
     let measure = core.metrics.begin(&target);
     let user = parts.extensions.get::<User>().cloned();
     let span = tracing::debug_span!("request", %id);
     let name = user.as_ref().map_or_else(String::new, |user| user.name.clone());
-    let line = format!("{} {}", parts.method, parts.uri);
+    let (method, uri) = (parts.method.clone(), parts.uri.clone());
 
     let outcome = answer(core.clone(), parts, body, target, parameters, user);
     // A defect in one handler is that request's error, not the end of the connection or of the in-process
@@ -124,7 +127,7 @@ pub(crate) async fn handle(State(core): State<Arc<Core>>, request: Request) -> R
         Ok(Ok(response)) => response,
         Ok(Err(status)) => status_response(&status),
         Err(_) => {
-            tracing::error!(%id, "the handler of {line} panicked");
+            tracing::error!(%id, "the handler of {method} {uri} panicked");
             status_response(&Status::internal_error("the request handler failed"))
         }
     };
@@ -133,7 +136,9 @@ pub(crate) async fn handle(State(core): State<Arc<Core>>, request: Request) -> R
     }
     let elapsed = started.elapsed();
     measure.end(response.status(), elapsed);
-    span.in_scope(|| tracing::debug!(user = name, code = response.status().as_u16(), ?elapsed, "{line}"));
+    span.in_scope(|| {
+        tracing::debug!(user = name, code = response.status().as_u16(), ?elapsed, "{method} {uri}");
+    });
     response
 }
 
@@ -187,23 +192,51 @@ async fn answer(
         let _slot = core.admittance.enter().await?;
         return timeout(REQUEST_TIMEOUT, route(asked, body)).await.map_err(|_| late())?;
     }
-    // A write that has begun is carried to its end, also when its client leaves: what it took (addresses,
-    // ports) must be kept or given back by what became of it, not by when the connection broke.
-    let task = core.tasks.spawn(
-        async move {
-            let core = asked.call.core.clone();
-            let _slot = core.admittance.enter().await?;
-            route(asked, body).await
+    let under_way = core.tasks.token();
+    let write = async move {
+        let core = asked.call.core.clone();
+        let _slot = core.admittance.enter().await?;
+        let answer = route(asked, body).await;
+        drop(under_way);
+        answer
+    };
+    timeout(REQUEST_TIMEOUT, Carried::new(write.in_current_span())).await.map_err(|_| late())?
+}
+
+/// A write that has begun. It is carried to its end, also when its client leaves: what it took (addresses, ports)
+/// must be kept or given back by what became of it, not by when the connection broke.
+///
+/// As long as somebody waits for it, it runs where it was asked for; a task of its own would cost every write of
+/// this process a few changes of threads.
+struct Carried<F: Future<Output: Send> + Send + 'static> {
+    /// `None` after its end.
+    write: Option<Pin<Box<F>>>,
+    runtime: Handle,
+}
+
+impl<F: Future<Output: Send> + Send + 'static> Carried<F> {
+    fn new(write: F) -> Carried<F> {
+        Carried { write: Some(Box::pin(write)), runtime: Handle::current() }
+    }
+}
+
+impl<F: Future<Output: Send> + Send + 'static> Future for Carried<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let write = self.write.as_mut().expect("nobody waits for a write that has ended");
+        let answer = ready!(write.as_mut().poll(cx));
+        self.write = None;
+        Poll::Ready(answer)
+    }
+}
+
+impl<F: Future<Output: Send> + Send + 'static> Drop for Carried<F> {
+    fn drop(&mut self) {
+        // One that panicked has ended, too.
+        if let Some(write) = self.write.take().filter(|_| !std::thread::panicking()) {
+            self.runtime.spawn(write);
         }
-        .in_current_span(),
-    );
-    match timeout(REQUEST_TIMEOUT, task).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(error)) => {
-            tracing::error!(%error, "a request handler failed");
-            Err(Status::internal_error("the request handler failed"))
-        }
-        Err(_) => Err(late()),
     }
 }
 

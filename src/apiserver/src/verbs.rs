@@ -145,11 +145,11 @@ pub(crate) async fn update(asked: Asked, body: Body) -> Result<Response, Status>
 }
 
 /// What of a requested object is written: `take(requested, old)` is what is stored.
-pub(crate) type Take = fn(&Value, &Value) -> Value;
+pub(crate) type Take = fn(Value, &Value) -> Value;
 
 /// All of it.
-fn whole(requested: &Value, _old: &Value) -> Value {
-    requested.clone()
+fn whole(requested: Value, _old: &Value) -> Value {
+    requested
 }
 
 /// PUT of an object of which `take` says what counts.
@@ -162,7 +162,7 @@ pub(crate) async fn update_with(mut asked: Asked, body: Body, take: Take) -> Res
     let call = &asked.call;
     let mut change = |old: &Value| {
         check_uid(call, &decoded.object, old)?;
-        Ok(take(&decoded.object, old))
+        Ok(take(decoded.object.clone(), old))
     };
     let result = pipeline::update(call, Update { part: part(call), change: &mut change }).await?;
     saved(&asked, output, StatusCode::OK, &result, &decoded.warnings)
@@ -188,7 +188,7 @@ pub(crate) async fn patch_with(mut asked: Asked, body: Body, take: Take) -> Resu
         let problems = decode::conform(kind, &mut object)?;
         *warnings.lock() = decode::judge(kind, problems, options.field_validation)?;
         check_name(call, &object)?;
-        Ok(take(&object, old))
+        Ok(take(object, old))
     };
     let result = pipeline::update(call, Update { part: part(call), change: &mut change }).await?;
     saved(&asked, output, StatusCode::OK, &result, &warnings.into_inner())
@@ -245,10 +245,10 @@ pub(crate) async fn delete(mut asked: Asked, body: Body) -> Result<Response, Sta
     let kind = call.kind();
     let mut response = match delete::delete(call, &options).await? {
         Deleted::Gone(last) if RETURNED.contains(&kind.qualified_resource().as_str()) => {
-            shown(call, &asked.parameters, output, StatusCode::OK, &last)?
+            saved(&asked, output, StatusCode::OK, &last, &[])?
         }
         Deleted::Gone(last) => {
-            let done = status::deleted(kind, &call.name, object::uid(&last));
+            let done = status::deleted(kind, &call.name, object::uid(&last.value(&call.resource)));
             respond::value_response(StatusCode::OK, output.media, &done)
         }
         Deleted::Pending(pending) => {

@@ -17,6 +17,7 @@ mod queue;
 mod recorder;
 mod workers;
 
+pub mod calls;
 pub mod clock;
 pub mod random;
 

@@ -1,7 +1,11 @@
 //! What a pod's status says, computed from its containers: phase, conditions and the rest, by the rules
 //! and in the words of the kubelet. Pure.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    io::{self, BufWriter, Write},
+    net::{IpAddr, Ipv6Addr},
+};
 
 use k8s_openapi::{
     api::core::v1::{
@@ -131,11 +135,7 @@ pub(crate) fn status_patch(pod: &Pod, uid: &str, status: &PodStatus) -> Value {
                 condition.entry(field).or_insert(Value::Null);
             }
         }
-        let has = |list: Option<&[PodCondition]>| {
-            list.unwrap_or_default().iter().any(|condition| condition.type_ == RESIZE_PENDING)
-        };
-        let known = pod.status.as_ref().and_then(|status| status.conditions.as_deref());
-        if has(known) && !has(status.conditions.as_deref()) {
+        if resize_is_over(pod, status) {
             conditions.push(json!({ "type": RESIZE_PENDING, "$patch": "delete" }));
         }
     }
@@ -145,6 +145,40 @@ pub(crate) fn status_patch(pod: &Pod, uid: &str, status: &PodStatus) -> Value {
         }
     }
     json!({ "metadata": { "uid": uid }, "status": value })
+}
+
+/// Tells patches of one pod apart without making them: most looks at a pod find its status unchanged.
+pub(crate) fn fingerprint(pod: &Pod, status: &PodStatus) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    resize_is_over(pod, status).hash(&mut hasher);
+    let mut into = BufWriter::with_capacity(1024, Hashing(&mut hasher));
+    // Neither a status nor a hasher can fail.
+    let _ = serde_json::to_writer(&mut into, status).map(|()| into.flush());
+    drop(into);
+    hasher.finish()
+}
+
+/// Hashes what is written.
+struct Hashing<'a>(&'a mut DefaultHasher);
+
+impl Write for Hashing<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// True if the API knows of a resize that waits, and none does.
+fn resize_is_over(pod: &Pod, status: &PodStatus) -> bool {
+    let has = |list: Option<&[PodCondition]>| {
+        list.unwrap_or_default().iter().any(|condition| condition.type_ == RESIZE_PENDING)
+    };
+    has(pod.status.as_ref().and_then(|status| status.conditions.as_deref()))
+        && !has(status.conditions.as_deref())
 }
 
 fn container_statuses(facts: &Facts<'_>) -> Vec<(Role, ContainerStatus)> {

@@ -7,7 +7,6 @@
 use std::{
     collections::VecDeque,
     fmt::Display,
-    hash::{DefaultHasher, Hash, Hasher},
     net::IpAddr,
     sync::{
         Arc,
@@ -131,7 +130,7 @@ struct Worker {
     up: usize,
     /// Containers that keep the memory limit they began with, against their spec.
     pending: Option<Box<status::PendingResizes>>,
-    /// Hash of the status that was handed to the writer last.
+    /// Fingerprint of the status that was handed to the writer last.
     published: u64,
     /// What a deleted pod's containers were last given to end.
     deleted: Option<Duration>,
@@ -690,14 +689,13 @@ impl Worker {
             now: clock::seconds(clock::now()),
         };
         let status = status::pod_status(&facts, &mut self.transitions);
-        let patch = status::status_patch(&self.pod, self.handle.uid(), &status).to_string();
-        let mut hasher = DefaultHasher::new();
-        patch.hash(&mut hasher);
-        let hash = hasher.finish();
-        if hash == self.published {
+        let fingerprint = status::fingerprint(&self.pod, &status);
+        if fingerprint == self.published {
             return;
         }
-        self.published = hash;
+        self.published = fingerprint;
+        let patch = status::status_patch(&self.pod, self.handle.uid(), &status);
+        let patch = serde_json::to_vec(&patch).expect("a JSON value serialises");
         let settled = self.machine.settled() && (self.deleted.is_none() || self.machine.over());
         let urgency = if settled { Urgency::Now } else { Urgency::Soon };
         self.context.statuses.publish(&self.handle, Bytes::from(patch), urgency);

@@ -94,9 +94,9 @@ impl<'a> ListRule<'a> {
     /// What tells one item from another: the merge key of objects, or the item itself.
     fn identity(self, item: &Value) -> Result<String, PatchError> {
         match (self.key, item) {
-            (None, item) => Ok(item.to_string()),
+            (None, item) => Ok(told(item)),
             (Some(key), Value::Object(map)) => match map.get(key) {
-                Some(value) => Ok(value.to_string()),
+                Some(value) => Ok(told(value)),
                 None => Err(malformed(format!(
                     "map: {} does not contain declared merge key: {key}",
                     GoValue(item)
@@ -113,6 +113,14 @@ impl<'a> ListRule<'a> {
             places.entry(self.identity(item)?).or_insert(place);
         }
         Ok(places)
+    }
+}
+
+/// A value as a key. A quote tells a text from what else looks the same.
+fn told(value: &Value) -> String {
+    match value {
+        Value::String(text) => ["\"", text].concat(),
+        other => other.to_string(),
     }
 }
 
@@ -328,7 +336,7 @@ fn merge_objects(
     }
     if !deleted.is_empty() {
         // Items without the key match no deletion.
-        let identity = |item: &Value| item.get(key).map(Value::to_string);
+        let identity = |item: &Value| item.get(key).map(told);
         original.retain(|item| identity(item).is_none_or(|identity| !deleted.contains(&identity)));
     }
     let mut places = rule.places(&original)?;

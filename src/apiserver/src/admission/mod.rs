@@ -1,11 +1,11 @@
 //! Admission: what changes or refuses an object between decoding and storing, beyond its kind's own
 //! rules. Plugins stand in one slice and run in its order.
 
-use std::ops::RangeInclusive;
+use std::{ops::RangeInclusive, sync::Arc};
 
 use async_trait::async_trait;
 use coracle_api::status::Status;
-use coracle_store::{ListOptions, Store};
+use coracle_store::{Entry, ListOptions, Store};
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde_json::Value;
 
@@ -169,9 +169,13 @@ impl Admission {
 }
 
 /// The stored objects of a kind, of one namespace or (if that is empty) of all. None if the kind is not served.
-fn stored(call: &Call, (group, version, plural): (&str, &str, &str), namespace: &str) -> Vec<Value> {
+fn stored(call: &Call, kind: (&str, &str, &str), namespace: &str) -> Vec<Value> {
+    entries(call, kind, namespace).iter().map(|entry| object::parse_stored(entry.value())).collect()
+}
+
+/// The same as they are in the store.
+fn entries(call: &Call, (group, version, plural): (&str, &str, &str), namespace: &str) -> Vec<Arc<Entry>> {
     let Some(resource) = call.catalogue.find(group, version, plural) else { return Vec::new() };
     let listing = call.core.store.list(&resource.prefix(namespace), ListOptions::default());
-    let entries = listing.map(|listing| listing.entries).unwrap_or_default();
-    entries.iter().map(|entry| object::parse_stored(entry.value())).collect()
+    listing.map(|listing| listing.entries).unwrap_or_default()
 }

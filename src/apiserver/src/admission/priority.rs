@@ -2,9 +2,10 @@
 
 use async_trait::async_trait;
 use coracle_api::status::Status;
+use coracle_store::Entry;
 use serde_json::{Value, json};
 
-use super::{Attributes, Operation, Plugin, stored};
+use super::{Attributes, Operation, Plugin, entries};
 use crate::object;
 
 /// The classes that every cluster has, with what they are for.
@@ -127,9 +128,12 @@ fn is_default(class: &Value) -> bool {
 
 /// The default class; of several, which only a race can make, the lowest.
 fn default_class(request: &Attributes<'_>) -> Option<Value> {
-    let classes = stored(request.call, ("scheduling.k8s.io", "v1", "priorityclasses"), "");
-    let defaults = classes.into_iter().filter(is_default);
-    defaults.min_by_key(|class| object::integer(class, "/value").unwrap_or(0))
+    /// Whether a version of a class is the default: every pod asks, and classes hardly change.
+    struct Default(bool);
+    let classes = entries(request.call, ("scheduling.k8s.io", "v1", "priorityclasses"), "");
+    let parse = |entry: &Entry| object::parse_stored(entry.value());
+    let defaults = classes.iter().filter(|entry| entry.memo(|entry| Default(is_default(&parse(entry)))).0);
+    defaults.map(|entry| parse(entry)).min_by_key(|class| object::integer(class, "/value").unwrap_or(0))
 }
 
 /// What a pod was given at its creation stays when an update leaves it out.

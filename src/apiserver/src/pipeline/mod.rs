@@ -178,12 +178,10 @@ fn counts_generation(kind: &Kind) -> bool {
 /// True if anything outside of `metadata` and `status` differs. For kinds without a spec of their own
 /// (endpoint slices) labels count as well, as consumers read them.
 fn spec_differs(object: &Value, old: &Value) -> bool {
-    let content = |value: &Value| -> Vec<(String, Value)> {
-        let fields = value.as_object().into_iter().flatten();
-        fields
-            .filter(|(key, _)| !matches!(key.as_str(), "metadata" | "status" | "apiVersion" | "kind"))
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect()
+    let counts = |(field, _): &(&String, &Value)| {
+        !matches!(field.as_str(), "metadata" | "status" | "apiVersion" | "kind")
     };
-    content(object) != content(old)
+    let content = |value: &Value| value.as_object().map_or(0, |map| map.iter().filter(counts).count());
+    let changed = |(field, value): (&String, &Value)| old.get(field) != Some(value);
+    content(object) != content(old) || object.as_object().into_iter().flatten().filter(counts).any(changed)
 }

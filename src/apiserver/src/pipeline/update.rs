@@ -3,7 +3,7 @@
 
 use coracle_api::status::{OPTIMISTIC_LOCK, Status};
 use coracle_store::{Entry, Op, WriteError};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
 use super::{Call, Saved, counts_generation, spec_differs, write_status};
@@ -74,7 +74,7 @@ async fn attempt(
     carry_over(&mut object, &old);
     match part {
         Part::Whole if kind.has_status() => restore(&mut object, &old, "status"),
-        Part::Status => object = only_status(object, &old),
+        Part::Status => only_status(&mut object, &old),
         Part::Whole | Part::Subresource | Part::Server => {}
     }
     kind.hooks.default(&mut object);
@@ -135,7 +135,8 @@ async fn attempt(
 /// Takes from the old version what only the server writes, where the request left it out. What a request
 /// changes instead is refused by validation. The deletion of an object cannot be taken back.
 fn carry_over(object: &mut Value, old: &Value) {
-    let old = object::metadata(old).cloned().unwrap_or_default();
+    let nothing = Map::new();
+    let old = object::metadata(old).unwrap_or(&nothing);
     let metadata = object::metadata_mut(object);
     metadata.remove("managedFields");
     metadata.remove("selfLink");
@@ -172,19 +173,24 @@ fn restore(object: &mut Value, old: &Value, field: &str) {
     }
 }
 
-/// The old object with the new status, and the parts of the new metadata that a status update may carry.
-fn only_status(mut object: Value, old: &Value) -> Value {
-    let mut result = old.clone();
-    restore(&mut result, &object, "status");
-    let metadata = std::mem::take(object::metadata_mut(&mut object));
-    let target = object::metadata_mut(&mut result);
-    for field in ["labels", "annotations", "finalizers", "name", "namespace", "uid"] {
-        match metadata.get(field) {
-            Some(value) => drop(target.insert(field.to_owned(), value.clone())),
-            None => drop(target.remove(field)),
+/// Puts everything back to what it was but the status, and the parts of metadata that a status update may carry.
+fn only_status(object: &mut Value, old: &Value) {
+    const CARRIED: &[&str] = &["labels", "annotations", "finalizers", "name", "namespace", "uid"];
+    let nothing = Map::new();
+    put_back(object::metadata_mut(object), object::metadata(old).unwrap_or(&nothing), CARRIED);
+    if let Some(map) = object.as_object_mut() {
+        put_back(map, old.as_object().unwrap_or(&nothing), &["metadata", "status"]);
+    }
+}
+
+/// Puts all fields back to what they were but those that are free. Most are as they were: nothing is copied.
+fn put_back(new: &mut Map<String, Value>, old: &Map<String, Value>, free: &[&str]) {
+    new.retain(|field, _| free.contains(&field.as_str()) || old.contains_key(field));
+    for (field, value) in old.iter().filter(|(field, _)| !free.contains(&field.as_str())) {
+        if new.get(field) != Some(value) {
+            new.insert(field.clone(), value.clone());
         }
     }
-    result
 }
 
 /// True if the write takes away the last thing that kept a deleted object.

@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 use crate::object;
 
 /// The stored pod with the requested ephemeral containers.
-pub(crate) fn ephemeral_containers(requested: &Value, old: &Value) -> Value {
-    let mut pod = pinned(requested, old);
-    let wanted = requested.pointer("/spec/ephemeralContainers").cloned();
+pub(crate) fn ephemeral_containers(mut requested: Value, old: &Value) -> Value {
+    let mut pod = pinned(&requested, old);
+    let wanted = requested.pointer_mut("/spec/ephemeralContainers").map(Value::take);
     let spec = object::child_mut(&mut pod, "spec");
     match wanted.filter(|list| !list.is_null()) {
         Some(list) => drop(spec.insert("ephemeralContainers".into(), list)),
@@ -19,28 +19,31 @@ pub(crate) fn ephemeral_containers(requested: &Value, old: &Value) -> Value {
 
 /// The stored pod with the requested resources of its containers. Containers that are not those of the pod
 /// are left in for validation to refuse.
-pub(crate) fn resources(requested: &Value, old: &Value) -> Value {
-    let mut pod = pinned(requested, old);
+pub(crate) fn resources(mut requested: Value, old: &Value) -> Value {
+    let mut pod = pinned(&requested, old);
     for list in ["containers", "initContainers"] {
         let pointer = format!("/spec/{list}");
-        let wanted = requested.pointer(&pointer).and_then(Value::as_array);
+        let wanted = match requested.pointer_mut(&pointer).map(Value::take) {
+            Some(Value::Array(list)) => Some(list),
+            _ => None,
+        };
         let stored = old.pointer(&pointer).and_then(Value::as_array);
         let (wanted, stored) = match (wanted, stored) {
-            (Some(wanted), Some(stored)) if names(wanted) == names(stored) => (wanted, stored),
+            (Some(wanted), Some(stored)) if names(&wanted) == names(stored) => (wanted, stored),
             (wanted, stored) => {
-                if wanted.map(|list| names(list)) != stored.map(|list| names(list)) {
-                    let wanted = wanted.cloned().unwrap_or_default();
+                if wanted.as_deref().map(names) != stored.map(|list| names(list)) {
+                    let wanted = wanted.unwrap_or_default();
                     object::child_mut(&mut pod, "spec").insert(list.into(), Value::Array(wanted));
                 }
                 continue;
             }
         };
-        let merged = stored.iter().zip(wanted).map(|(stored, wanted)| {
+        let merged = stored.iter().zip(wanted).map(|(stored, mut wanted)| {
             let mut container = stored.clone();
             for field in ["resources", "resizePolicy"] {
                 let Some(map) = container.as_object_mut() else { continue };
-                match wanted.get(field) {
-                    Some(value) => drop(map.insert(field.into(), value.clone())),
+                match wanted.get_mut(field) {
+                    Some(value) => drop(map.insert(field.into(), value.take())),
                     None => drop(map.remove(field)),
                 }
             }

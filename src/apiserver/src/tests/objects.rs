@@ -230,3 +230,14 @@ async fn two_views_of_one_event() {
     assert_eq!((&core["apiVersion"], &core["message"]), (&json!("v1"), &json!("it runs")));
     assert_eq!(core["metadata"]["labels"]["a"], "b");
 }
+
+#[tokio::test]
+async fn a_write_that_has_begun_ends_without_its_client() {
+    let server = Server::new().await;
+    let mut write = Box::pin(server.config_map("default", "left", json!({})));
+    assert!(futures::poll!(write.as_mut()).is_pending(), "a write takes its time");
+    drop(write);
+    server.core.tasks.close();
+    server.core.tasks.wait().await;
+    server.get("/api/v1/namespaces/default/configmaps/left").await.is(200);
+}

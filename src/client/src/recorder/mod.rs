@@ -24,14 +24,15 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
 use kube::{
-    Api, Client,
+    Client, Resource,
     api::{Patch, PatchParams, PostParams},
+    core::Request,
 };
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
-use crate::{Backoff, api_message, clock, is_already_exists, is_not_found};
+use crate::{Backoff, api_message, calls, clock, is_already_exists, is_not_found};
 
 /// Events that wait to be written. A thousand pods that start at once make a few thousand events; more
 /// than that are dropped rather than kept.
@@ -237,7 +238,7 @@ fn event(component: &str, host: &str, key: &EventKey, record: &Record) -> Event 
 async fn write(client: Client, event: &Event, known: bool) -> Written {
     let namespace = event.metadata.namespace.as_deref().unwrap_or("default");
     let name = event.metadata.name.as_deref().unwrap_or_default();
-    let api: Api<Event> = Api::namespaced(client, namespace);
+    let events = || Request::new(Event::url_path(&(), Some(namespace)));
     let mut known = known;
     for attempt in 1..=TRIES {
         let outcome = if known {
@@ -246,12 +247,13 @@ async fn write(client: Client, event: &Event, known: bool) -> Written {
                 "lastTimestamp": event.last_timestamp,
                 "message": event.message,
             });
-            api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await
+            calls::send(&client, events().patch(name, &PatchParams::default(), &Patch::Merge(patch))).await
         } else {
-            api.create(&PostParams::default(), event).await
+            let body = serde_json::to_vec(event).expect("an event is serialisable");
+            calls::send(&client, events().create(&PostParams::default(), body)).await
         };
         match outcome {
-            Ok(_) => return Written::Done,
+            Ok(()) => return Written::Done,
             // Events expire; one that happens again is told again.
             Err(error) if known && is_not_found(&error) => known = false,
             Err(error) if !known && is_already_exists(&error) => known = true,

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use coracle_client::{During, Metadata, ReconcileError, WorkQueue, is_conflict, is_not_found};
+use coracle_client::{During, Metadata, ReconcileError, WorkQueue, calls, is_conflict, is_not_found};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{
     Api, Client,
@@ -68,13 +68,21 @@ impl Collector {
                         }
                     }
                 }
-                // What cannot be undone is decided on what the API says now, not on what a cache said.
-                Plan::Delete(_) | Plan::DropOwners(_) | Plan::Finish if !fresh => {
+                // What cannot be undone is decided on what the API says now, not on what a cache said. A deletion
+                // names the version it was decided on; only if there is another by now that must be read.
+                Plan::Delete(policy) => match self.delete(&object, policy).await? {
+                    Some(_) if !fresh => {
+                        let Some(now) = self.read(&object).await? else { return Ok(None) };
+                        object = now;
+                        fresh = true;
+                    }
+                    outcome => return Ok(outcome),
+                },
+                Plan::DropOwners(_) | Plan::Finish if !fresh => {
                     let Some(now) = self.read(&object).await? else { return Ok(None) };
                     object = now;
                     fresh = true;
                 }
-                Plan::Delete(policy) => return self.delete(&object, policy).await,
                 Plan::DropOwners(uids) => return self.drop_owners(&object, &uids).await,
                 Plan::Orphan(dependents) => {
                     for dependent in &dependents {
@@ -152,9 +160,12 @@ impl Collector {
         let preconditions =
             Preconditions { uid: Some(object.uid.clone()), resource_version: Some(object.version.clone()) };
         let options = DeleteParams { preconditions: Some(preconditions), ..options };
-        let answer = self.api(object).delete(&object.key.name, &options).await;
+        let Object { served, key, .. } = object;
+        let namespace = served.namespaced.then_some(key.namespace.as_str());
+        let path = DynamicObject::url_path(&served.resource, namespace);
+        let answer = calls::delete(&self.client, path, &key.name, &options).await;
         debug!(kind = object.served.resource.kind, key = %object.key, ?policy, "deleting what nobody owns");
-        settle(answer.map(drop), || format!("delete {} {}", object.served.resource.kind, object.key))
+        settle(answer, || format!("delete {} {}", object.served.resource.kind, object.key))
     }
 
     async fn drop_owners(
