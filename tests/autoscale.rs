@@ -4,8 +4,8 @@ use std::{io::Write, net::TcpStream};
 
 use crate::support::{Cluster, eventually, have_kubectl, http_get};
 
-/// A module that uses all the CPU it gets, and a web server.
-const LOADS: &str = "
+/// A module that uses all the CPU it gets.
+const BURNER: &str = "
 apiVersion: apps/v1
 kind: Deployment
 metadata: {name: burner}
@@ -18,71 +18,48 @@ spec:
       - name: burner
         image: registry.local/burner:1
         resources: {requests: {cpu: 50m}}
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: web}
-spec:
-  selector: {matchLabels: {app: web}}
-  template:
-    metadata: {labels: {app: web}}
-    spec:
-      containers:
-      - name: web
-        image: registry.local/web:1
----
-apiVersion: v1
-kind: Service
-metadata: {name: web}
-spec:
-  type: NodePort
-  selector: {app: web}
-  ports: [{port: 80, targetPort: 8080}]
----
-apiVersion: autoscaling/v2
-kind: HorizontalPodAutoscaler
-metadata: {name: web}
-spec:
-  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: web}
-  maxReplicas: 3
-  metrics:
-  - type: Pods
-    pods:
-      metric: {name: tcp_connections}
-      target: {type: AverageValue, averageValue: 2}
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: handler}
-spec:
-  selector: {matchLabels: {app: handler}}
-  template:
-    metadata: {labels: {app: handler}}
-    spec:
-      containers:
-      - name: handler
-        image: registry.local/handler:1
----
-apiVersion: v1
-kind: Service
-metadata: {name: handler}
-spec:
-  type: NodePort
-  selector: {app: handler}
-  ports: [{port: 80, targetPort: 8080}]
----
-apiVersion: autoscaling/v2
-kind: HorizontalPodAutoscaler
-metadata: {name: handler}
-spec:
-  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: handler}
-  maxReplicas: 2
-  metrics:
-  - type: Pods
-    pods:
-      metric: {name: http_requests_per_second}
-      target: {type: AverageValue, averageValue: 500m}
 ";
+
+/// A server behind a node port, of which there are more where its pods are busier than this on average.
+const SERVER: &str = "
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: NAME}
+spec:
+  selector: {matchLabels: {app: NAME}}
+  template:
+    metadata: {labels: {app: NAME}}
+    spec:
+      containers:
+      - name: NAME
+        image: registry.local/NAME:1
+---
+apiVersion: v1
+kind: Service
+metadata: {name: NAME}
+spec:
+  type: NodePort
+  selector: {app: NAME}
+  ports: [{port: 80, targetPort: 8080}]
+---
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {name: NAME}
+spec:
+  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: NAME}
+  maxReplicas: MOST
+  metrics:
+  - type: Pods
+    pods:
+      metric: {name: METRIC}
+      target: {type: AverageValue, averageValue: BUSY}
+";
+
+fn server(name: &str, most: &str, metric: &str, busy: &str) -> String {
+    let words = [("NAME", name), ("MOST", most), ("METRIC", metric), ("BUSY", busy)];
+    words.iter().fold(SERVER.to_owned(), |text, (word, value)| text.replace(word, value))
+}
 
 #[test]
 fn load_brings_pods() {
@@ -91,7 +68,12 @@ fn load_brings_pods() {
     }
     let cluster = Cluster::start();
     cluster.push(&["burner", "web", "handler"]);
-    cluster.kubectl_input("apply -f -", LOADS);
+    let loads = [
+        BURNER.to_owned(),
+        server("web", "3", "tcp_connections", "2"),
+        server("handler", "2", "http_requests_per_second", "500m"),
+    ];
+    cluster.kubectl_input("apply -f -", &loads.concat());
     cluster.kubectl("wait --for=condition=Available deployment --all --timeout=60s");
     cluster.kubectl("autoscale deployment burner --cpu-percent=50 --min=1 --max=2");
 

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{common::*, pod_spec, workload::*};
 use crate::{
-    Cell, Column, FieldCause, Hooks, Kind, Scope, Subresource,
+    Cell, Column, FieldCause, Hooks, Kind, Subresource,
     field::{self, Bad, Path},
 };
 
@@ -15,12 +15,7 @@ const REVISION_HISTORY: i64 = 10;
 const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
 
 pub(super) fn kind() -> Kind {
-    Kind {
-        short_names: texts(&["ds"]),
-        categories: texts(&["all"]),
-        subresources: vec![Subresource::Status],
-        ..define("apps", "v1", "DaemonSet", "daemonsets", Scope::Namespaced, DaemonSet)
-    }
+    Kind { subresources: vec![Subresource::Status], ..app("DaemonSet", "daemonsets", "ds", DaemonSet) }
 }
 
 struct DaemonSet;
@@ -93,8 +88,7 @@ impl Hooks for DaemonSet {
 
     fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldCause> {
         let mut errors = self.validate_create(object);
-        let path = Path::new("spec.selector");
-        check_immutable(&mut errors, &path, &object["spec"]["selector"], &old["spec"]["selector"]);
+        check_selector_stays(&mut errors, object, old);
         errors
     }
 
@@ -122,22 +116,16 @@ impl Hooks for DaemonSet {
     }
 
     fn row(&self, object: &Value, now: Timestamp) -> Vec<Cell> {
-        let (spec, status) = (&object["spec"], &object["status"]);
-        let pod = &spec["template"]["spec"];
-        let [containers, images] = containers_and_images(pod);
-        vec![
-            name(object),
-            int(&status["desiredNumberScheduled"]).into(),
-            int(&status["currentNumberScheduled"]).into(),
-            int(&status["numberReady"]).into(),
-            int(&status["updatedNumberScheduled"]).into(),
-            int(&status["numberAvailable"]).into(),
-            format_labels(&pod["nodeSelector"]).into(),
-            age(object, now),
-            containers,
-            images,
-            selector_cell(&spec["selector"]),
-        ]
+        let counts = [
+            "desiredNumberScheduled",
+            "currentNumberScheduled",
+            "numberReady",
+            "updatedNumberScheduled",
+            "numberAvailable",
+        ];
+        let counts = counts.map(|count| int(&object["status"][count]).into());
+        let nodes = format_labels(&object["spec"]["template"]["spec"]["nodeSelector"]).into();
+        row(object, counts.into_iter().chain([nodes]), now)
     }
 }
 

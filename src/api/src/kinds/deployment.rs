@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{common::*, workload::*};
 use crate::{
-    Cell, Column, FieldCause, Hooks, Kind, Scope, Subresource,
+    Cell, Column, FieldCause, Hooks, Kind,
     field::{self, Bad, Path},
 };
 
@@ -17,12 +17,7 @@ const PROGRESS_SECONDS: i64 = 600;
 const ROLLING_SHARE: &str = "25%";
 
 pub(super) fn kind() -> Kind {
-    Kind {
-        short_names: texts(&["deploy"]),
-        categories: texts(&["all"]),
-        subresources: vec![Subresource::Status, scale()],
-        ..define("apps", "v1", "Deployment", "deployments", Scope::Namespaced, Deployment)
-    }
+    app("Deployment", "deployments", "deploy", Deployment)
 }
 
 struct Deployment;
@@ -82,8 +77,7 @@ impl Hooks for Deployment {
 
     fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldCause> {
         let mut errors = self.validate_create(object);
-        let path = Path::new("spec.selector");
-        check_immutable(&mut errors, &path, &object["spec"]["selector"], &old["spec"]["selector"]);
+        check_selector_stays(&mut errors, object, old);
         errors
     }
 
@@ -112,18 +106,8 @@ impl Hooks for Deployment {
     }
 
     fn row(&self, object: &Value, now: Timestamp) -> Vec<Cell> {
-        let (spec, status) = (&object["spec"], &object["status"]);
-        let [containers, images] = containers_and_images(&spec["template"]["spec"]);
-        vec![
-            name(object),
-            format!("{}/{}", int(&status["readyReplicas"]), int(&spec["replicas"])).into(),
-            int(&status["updatedReplicas"]).into(),
-            int(&status["availableReplicas"]).into(),
-            age(object, now),
-            containers,
-            images,
-            selector_cell(&spec["selector"]),
-        ]
+        let of = |name: &str| int(&object["status"][name]).into();
+        row(object, [ready_cell(object), of("updatedReplicas"), of("availableReplicas")], now)
     }
 }
 

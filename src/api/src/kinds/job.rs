@@ -112,18 +112,8 @@ impl Hooks for Job {
     }
 
     fn row(&self, object: &Value, now: Timestamp) -> Vec<Cell> {
-        let spec = &object["spec"];
-        let [containers, images] = containers_and_images(&spec["template"]["spec"]);
-        vec![
-            name(object),
-            state(object).into(),
-            completions(object).into(),
-            duration(&object["status"], now).into(),
-            age(object, now),
-            containers,
-            images,
-            selector_cell(&spec["selector"]),
-        ]
+        let duration = duration(&object["status"], now);
+        row(object, [state(object).into(), completions(object).into(), duration.into()], now)
     }
 
     fn selectable_fields(&self, object: &Value) -> Vec<(&'static str, String)> {

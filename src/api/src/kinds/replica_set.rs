@@ -4,29 +4,13 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{common::*, workload::*};
-use crate::{Cell, Column, FieldCause, Hooks, Kind, Scope, Subresource, field::Path};
+use crate::{Cell, Column, FieldCause, Hooks, Kind, field::Path};
 
 pub(super) fn kind() -> Kind {
-    Kind {
-        short_names: texts(&["rs"]),
-        categories: texts(&["all"]),
-        subresources: vec![Subresource::Status, scale()],
-        ..define("apps", "v1", "ReplicaSet", "replicasets", Scope::Namespaced, ReplicaSet)
-    }
+    app("ReplicaSet", "replicasets", "rs", ReplicaSet)
 }
 
 struct ReplicaSet;
-
-static COLUMNS: [Column; 8] = [
-    Column::object_name(),
-    integer("Desired", "How many pods there should be."),
-    integer("Current", "How many pods there are."),
-    integer("Ready", "How many of them are ready."),
-    AGE,
-    CONTAINERS,
-    IMAGES,
-    SELECTOR,
-];
 
 impl Hooks for ReplicaSet {
     fn default(&self, object: &mut Value) {
@@ -51,42 +35,23 @@ impl Hooks for ReplicaSet {
 
     fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldCause> {
         let mut errors = self.validate_create(object);
-        let path = Path::new("spec.selector");
-        check_immutable(&mut errors, &path, &object["spec"]["selector"], &old["spec"]["selector"]);
+        check_selector_stays(&mut errors, object, old);
         errors
     }
 
     fn validate_status(&self, object: &Value, _old: &Value) -> Vec<FieldCause> {
-        let mut errors = Vec::new();
-        let (path, status) = (Path::new("status"), &object["status"]);
-        let counts =
-            ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration"];
-        check_counts(&mut errors, &path, status, &counts);
-        check_at_most(&mut errors, &path, status, &counts[1..4], "replicas", "status.replicas");
-        check_at_most(&mut errors, &path, status, &["availableReplicas"], "readyReplicas", "readyReplicas");
-        errors
+        check_replica_status(object)
     }
 
     fn columns(&self) -> &[Column] {
-        &COLUMNS
+        &REPLICA_COLUMNS
     }
 
     fn row(&self, object: &Value, now: Timestamp) -> Vec<Cell> {
-        let (spec, status) = (&object["spec"], &object["status"]);
-        let [containers, images] = containers_and_images(&spec["template"]["spec"]);
-        vec![
-            name(object),
-            int(&spec["replicas"]).into(),
-            int(&status["replicas"]).into(),
-            int(&status["readyReplicas"]).into(),
-            age(object, now),
-            containers,
-            images,
-            selector_cell(&spec["selector"]),
-        ]
+        row(object, replica_counts(object), now)
     }
 
     fn selectable_fields(&self, object: &Value) -> Vec<(&'static str, String)> {
-        vec![("status.replicas", int(&object["status"]["replicas"]).to_string())]
+        replica_fields(object)
     }
 }

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{common::*, pod_spec};
+use super::{common::*, pod_spec, workload::*};
 use crate::{
     Cell, Column, FieldCause, Hooks, Kind, Scope, Subresource,
     field::{self, Path},
@@ -13,14 +13,7 @@ pub(super) fn kind() -> Kind {
     Kind {
         short_names: texts(&["rc"]),
         categories: texts(&["all"]),
-        subresources: vec![
-            Subresource::Status,
-            Subresource::Scale {
-                spec_replicas: "spec.replicas".into(),
-                status_replicas: "status.replicas".into(),
-                selector: "spec.selector".into(),
-            },
-        ],
+        subresources: vec![Subresource::Status, scale()],
         ..define(
             "",
             "v1",
@@ -33,17 +26,6 @@ pub(super) fn kind() -> Kind {
 }
 
 struct ReplicationController;
-
-static COLUMNS: [Column; 8] = [
-    Column::object_name(),
-    Column::new("Desired", "integer", 0, "How many pods there should be."),
-    Column::new("Current", "integer", 0, "How many pods there are."),
-    Column::new("Ready", "integer", 0, "How many of them are ready."),
-    AGE,
-    wide("Containers", "Names of the containers in the template."),
-    wide("Images", "Images of the containers in the template."),
-    wide("Selector", "Labels of the pods."),
-];
 
 impl Hooks for ReplicationController {
     fn default(&self, object: &mut Value) {
@@ -84,55 +66,21 @@ impl Hooks for ReplicationController {
     }
 
     fn validate_status(&self, object: &Value, _old: &Value) -> Vec<FieldCause> {
-        let mut errors = Vec::new();
-        let path = Path::new("status");
-        let status = &object["status"];
-        let of = |name: &str| int(&status[name]);
-        for name in
-            ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration"]
-        {
-            check_not_negative(&mut errors, &path.child(name), &status[name]);
-        }
-        for name in ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"] {
-            if of(name) > of("replicas") {
-                errors.push(field::invalid(
-                    &path.child(name),
-                    of(name),
-                    "cannot be greater than status.replicas",
-                ));
-            }
-        }
-        if of("availableReplicas") > of("readyReplicas") {
-            errors.push(field::invalid(
-                &path.child("availableReplicas"),
-                of("availableReplicas"),
-                "cannot be greater than readyReplicas",
-            ));
-        }
-        errors
+        check_replica_status(object)
     }
 
     fn columns(&self) -> &[Column] {
-        &COLUMNS
+        &REPLICA_COLUMNS
     }
 
     fn row(&self, object: &Value, now: Timestamp) -> Vec<Cell> {
-        let (spec, status) = (&object["spec"], &object["status"]);
-        let [containers, images] = containers_and_images(&spec["template"]["spec"]);
-        vec![
-            name(object),
-            int(&spec["replicas"]).into(),
-            int(&status["replicas"]).into(),
-            int(&status["readyReplicas"]).into(),
-            age(object, now),
-            containers,
-            images,
-            format_labels(&spec["selector"]).into(),
-        ]
+        let mut row = cells(object, replica_counts(object), now);
+        row.push(format_labels(&object["spec"]["selector"]).into());
+        row
     }
 
     fn selectable_fields(&self, object: &Value) -> Vec<(&'static str, String)> {
-        vec![("status.replicas", int(&object["status"]["replicas"]).to_string())]
+        replica_fields(object)
     }
 }
 
@@ -151,18 +99,5 @@ fn check_template(errors: &mut Vec<FieldCause>, path: &Path<'_>, spec: &Value) {
         ));
     }
     pod_spec::check_template(errors, path, template);
-    let path = path.child("spec");
-    if text(&template["spec"]["restartPolicy"]) != "Always" {
-        errors.push(field::not_supported(
-            &path.child("restartPolicy"),
-            text(&template["spec"]["restartPolicy"]),
-            &["Always"],
-        ));
-    }
-    if is_set(&template["spec"]["activeDeadlineSeconds"]) {
-        errors.push(field::forbidden(
-            &path.child("activeDeadlineSeconds"),
-            "activeDeadlineSeconds in ReplicationController is not Supported",
-        ));
-    }
+    check_endless(errors, path, template, "ReplicationController");
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{common::*, meta, persistent_volume_claim, pod_spec, workload::*};
 use crate::{
-    Cell, Column, FieldCause, Hooks, Kind, Scope, Subresource,
+    Cell, Column, FieldCause, Hooks, Kind,
     field::{self, Path},
     names,
 };
@@ -24,12 +24,7 @@ const CHANGEABLE: &[&str] = &[
 ];
 
 pub(super) fn kind() -> Kind {
-    Kind {
-        short_names: texts(&["sts"]),
-        categories: texts(&["all"]),
-        subresources: vec![Subresource::Status, scale()],
-        ..define("apps", "v1", "StatefulSet", "statefulsets", Scope::Namespaced, StatefulSet)
-    }
+    app("StatefulSet", "statefulsets", "sts", StatefulSet)
 }
 
 struct StatefulSet;
@@ -145,15 +140,7 @@ impl Hooks for StatefulSet {
     }
 
     fn row(&self, object: &Value, now: Timestamp) -> Vec<Cell> {
-        let (spec, status) = (&object["spec"], &object["status"]);
-        let [containers, images] = containers_and_images(&spec["template"]["spec"]);
-        vec![
-            name(object),
-            format!("{}/{}", int(&status["readyReplicas"]), int(&spec["replicas"])).into(),
-            age(object, now),
-            containers,
-            images,
-        ]
+        cells(object, [ready_cell(object)], now)
     }
 }
 

@@ -1,15 +1,31 @@
 //! What the kinds that make pods from a template share: selectors that must match the template, numbers
 //! or percentages, the counts of a status, and the wide columns.
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{common::*, pod_spec};
 use crate::{
-    Cell, Column, FieldCause, Subresource,
+    Cell, Column, FieldCause, Hooks, Kind, Scope, Subresource,
     field::{self, Path},
     names,
     selector::LabelSelector,
 };
+
+/// A kind of the `apps` group that can be scaled.
+pub(super) fn app(
+    kind: &'static str,
+    plural: &'static str,
+    short: &'static str,
+    hooks: impl Hooks + 'static,
+) -> Kind {
+    Kind {
+        short_names: texts(&[short]),
+        categories: texts(&["all"]),
+        subresources: vec![Subresource::Status, scale()],
+        ..define("apps", "v1", kind, plural, Scope::Namespaced, hooks)
+    }
+}
 
 /// `…/scale` of a kind with the usual paths.
 pub(super) fn scale() -> Subresource {
@@ -26,6 +42,68 @@ pub(super) const CONTAINERS: Column = wide("Containers", "Names of the container
 pub(super) const IMAGES: Column = wide("Images", "Images of the containers in the template.");
 /// The selector of the pods.
 pub(super) const SELECTOR: Column = wide("Selector", "Labels of the pods.");
+
+/// The table of kinds that keep a number of equal pods.
+pub(super) static REPLICA_COLUMNS: [Column; 8] = [
+    Column::object_name(),
+    integer("Desired", "How many pods there should be."),
+    integer("Current", "How many pods there are."),
+    integer("Ready", "How many of them are ready."),
+    AGE,
+    CONTAINERS,
+    IMAGES,
+    SELECTOR,
+];
+
+/// The counts of that table.
+pub(super) fn replica_counts(object: &Value) -> [Cell; 3] {
+    let (spec, status) = (&object["spec"], &object["status"]);
+    [&spec["replicas"], &status["replicas"], &status["readyReplicas"]].map(|count| int(count).into())
+}
+
+/// The fields that these kinds are selected by.
+pub(super) fn replica_fields(object: &Value) -> Vec<(&'static str, String)> {
+    vec![("status.replicas", int(&object["status"]["replicas"]).to_string())]
+}
+
+/// The rules of their status.
+pub(super) fn check_replica_status(object: &Value) -> Vec<FieldCause> {
+    let mut errors = Vec::new();
+    let (path, status) = (Path::new("status"), &object["status"]);
+    let counts =
+        ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration"];
+    check_counts(&mut errors, &path, status, &counts);
+    check_at_most(&mut errors, &path, status, &counts[1..4], "replicas", "status.replicas");
+    check_at_most(&mut errors, &path, status, &["availableReplicas"], "readyReplicas", "readyReplicas");
+    errors
+}
+
+/// A row up to its selector; `counts` stand between name and age.
+pub(super) fn cells(object: &Value, counts: impl IntoIterator<Item = Cell>, now: Timestamp) -> Vec<Cell> {
+    let [containers, images] = containers_and_images(&object["spec"]["template"]["spec"]);
+    let mut row = vec![name(object)];
+    row.extend(counts);
+    row.extend([age(object, now), containers, images]);
+    row
+}
+
+/// A row with its selector.
+pub(super) fn row(object: &Value, counts: impl IntoIterator<Item = Cell>, now: Timestamp) -> Vec<Cell> {
+    let mut row = cells(object, counts, now);
+    row.push(selector_cell(&object["spec"]["selector"]));
+    row
+}
+
+/// Ready pods, of how many.
+pub(super) fn ready_cell(object: &Value) -> Cell {
+    format!("{}/{}", int(&object["status"]["readyReplicas"]), int(&object["spec"]["replicas"])).into()
+}
+
+/// Which pods belong to an object is settled when it is made.
+pub(super) fn check_selector_stays(errors: &mut Vec<FieldCause>, object: &Value, old: &Value) {
+    let path = Path::new("spec.selector");
+    check_immutable(errors, &path, &object["spec"]["selector"], &old["spec"]["selector"]);
+}
 
 /// A column of whole numbers in the narrow table.
 pub(super) const fn integer(name: &'static str, description: &'static str) -> Column {
