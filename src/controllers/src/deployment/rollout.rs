@@ -53,6 +53,11 @@ impl Draft {
         })
     }
 
+    /// True if it may have pods that it is no longer to have.
+    fn may_shrink(&self) -> bool {
+        self.is_behind() || self.actual() > self.replicas()
+    }
+
     fn scale(&mut self, to: i32, bounds: &Bounds) {
         revision::note_size(&mut self.set, bounds);
         self.set.spec.get_or_insert_default().replicas = Some(to.max(0));
@@ -174,11 +179,14 @@ impl Rollout {
     }
 
     /// Follows a change of `spec.replicas` without going on with the rollout: amid one, every replica set
-    /// gets its share, so that the risk stays spread.
+    /// gets its share, so that the risk stays spread. None grows while another may have pods that are to go:
+    /// together they would be more than may be.
     pub(super) fn scale(&mut self, recreate: bool, status_replicas: i32) {
         let bounds = self.bounds;
         if self.active() <= 1 {
-            if let Some(draft) = self.only_or_latest() {
+            let others_shrink = self.all().any(|draft| draft.replicas() == 0 && draft.may_shrink());
+            let draft = self.only_or_latest();
+            if let Some(draft) = draft.filter(|draft| !others_shrink || bounds.replicas < draft.replicas()) {
                 draft.scale(bounds.replicas, &bounds);
             }
             return;
@@ -211,11 +219,14 @@ impl Rollout {
 
     fn scale_in_proportion(&mut self, status_replicas: i32) {
         let bounds = self.bounds;
-        let mut active: Vec<&mut Draft> =
-            self.old.iter_mut().chain(&mut self.new).filter(|draft| draft.replicas() > 0).collect();
-        let have: i32 = active.iter().map(|draft| draft.replicas()).sum();
+        let have: i32 = self.all().map(Draft::replicas).sum();
         let allowed = if bounds.replicas > 0 { bounds.most() } else { 0 };
         let change = allowed - have;
+        if change > 0 && self.all().any(Draft::may_shrink) {
+            return;
+        }
+        let mut active: Vec<&mut Draft> =
+            self.old.iter_mut().chain(&mut self.new).filter(|draft| draft.replicas() > 0).collect();
         // The largest first; among equals the newest grow first and the oldest shrink first.
         if change > 0 {
             active.reverse();

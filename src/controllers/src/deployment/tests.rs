@@ -175,6 +175,11 @@ fn scaling_steps() {
     spec(&mut paused).paused = Some(true);
     check(&paused, &["v0 3/3/3 desired:3/4"], "v0 3>4");
     check(&paused, &["v0 4/4/4 desired:4/5"], "");
+    // Pods that are still to go take the room of new ones.
+    check(&web(4, "1", "0"), &["v0 1/3/3 desired:3/4", "v1 1/1/1 desired:3/4"], "");
+    check(&web(2, "0", "1"), &["v0 2/3/3 desired:3/4", "v1 1/1/1 desired:3/4"], "v0 2>1");
+    check(&web(4, "1", "0"), &["v0 0/2/2 desired:3/4", "v1 3/3/3 desired:3/4"], "");
+    check(&web(2, "1", "0"), &["v0 0/2/2 desired:3/4", "v1 3/3/3 desired:3/4"], "v1 3>2");
 }
 
 #[test]
@@ -385,17 +390,20 @@ impl Simulation {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
-    /// Whatever the order in which controllers, pods and users act: never more pods than allowed, never
-    /// fewer available ones than demanded, and in the end all pods are of the newest template.
+    /// Whatever the order in which controllers, pods and users act (some change the size, too): never more pods than any wish so far
+    /// allowed, never fewer available ones than demanded while the size stays, and in the end all pods are of
+    /// the newest template.
     #[test]
     fn rollouts_keep_their_bounds(
         replicas in 1..12_i32,
         surge in 0..5_i32,
         unavailable in 0..5_i32,
-        steps in proptest::collection::vec((0..10_u32, any::<proptest::sample::Index>()), 0..120),
+        scales in any::<bool>(),
+        steps in proptest::collection::vec((0..12_u32, any::<proptest::sample::Index>()), 0..120),
     ) {
         let mut deployment = web(replicas, &surge.to_string(), &unavailable.to_string());
-        let bounds = Bounds::of(&deployment);
+        let mut bounds = Bounds::of(&deployment);
+        let mut most = bounds.most();
         let mut world = Simulation::default();
         world.settle(&mut deployment);
         prop_assert_eq!((world.pods(), world.available()), (replicas, replicas));
@@ -403,6 +411,16 @@ proptest! {
             match step {
                 0 => spec(&mut deployment).template = template(&format!("v{}", which.index(4))),
                 1..=4 => drop(world.step(&mut deployment)),
+                10 if scales => {
+                    let replicas = i32::try_from(which.index(12)).expect("small");
+                    spec(&mut deployment).replicas = Some(replicas);
+                    bounds = Bounds::of(&deployment);
+                    most = most.max(bounds.most());
+                }
+                11 if scales => {
+                    let paused = spec(&mut deployment).paused == Some(true);
+                    spec(&mut deployment).paused = Some(!paused);
+                }
                 5..=7 => {
                     let count = world.sets.len();
                     world.sets[which.index(count)].catch_up();
@@ -420,10 +438,13 @@ proptest! {
                     }
                 }
             }
-            prop_assert!(world.pods() <= bounds.most(), "{} pods", world.pods());
-            prop_assert!(world.available() >= bounds.least(), "{} available", world.available());
+            prop_assert!(world.pods() <= most, "{} pods", world.pods());
+            let enough = scales || world.available() >= bounds.least();
+            prop_assert!(enough, "{} available", world.available());
         }
+        spec(&mut deployment).paused = None;
         world.settle(&mut deployment);
+        let replicas = bounds.replicas;
         let wanted = spec(&mut deployment).template.spec.as_ref().and_then(|spec| spec.containers[0].image.clone());
         for simulated in &world.sets {
             let size = if Some(version(&simulated.set)) == wanted { replicas } else { 0 };
