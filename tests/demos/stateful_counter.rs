@@ -10,9 +10,14 @@ fn a_count_outlives_its_pod() {
     let asked = || eventually("the counter answers", || body(&address, "/"));
     assert_eq!(asked(), "counter-0 was asked 1 times\n");
     assert_eq!(asked(), "counter-0 was asked 2 times\n");
-    let uid = || cluster.kubectl("get pod counter-0 -o 'jsonpath={.metadata.uid}'");
+    let uid = || cluster.kubectl("get pod counter-0 --ignore-not-found -o 'jsonpath={.metadata.uid}'");
     let first = uid();
-    cluster.kubectl("delete pod counter-0 --timeout=60s");
+    // Who waits here with kubectl may wait for the pod that follows: github.com/kubernetes/kubectl/issues/1803.
+    cluster.kubectl("delete pod counter-0 --wait=false");
+    eventually("another pod of the name", || match uid() {
+        now if now.is_empty() || now == first => Err(format!("{first:?} and now {now:?}")),
+        _ => Ok(()),
+    });
     cluster.kubectl("rollout status statefulset/counter --timeout=60s");
     assert_ne!(uid(), first);
     assert_eq!(asked(), "counter-0 was asked 3 times\n");

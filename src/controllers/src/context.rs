@@ -47,6 +47,18 @@ pub(crate) async fn replace_status<K: Namespaced + Serialize>(
     }
 }
 
+/// What reconciles keys with a controller that all workers share: for [`Context::run`].
+pub(crate) fn shared<C, K, R>(
+    controller: &Arc<C>,
+    reconcile: fn(Arc<C>, K) -> R,
+) -> impl Fn(K) -> R + Send + Sync + use<C, K, R>
+where
+    C: Send + Sync,
+{
+    let controller = controller.clone();
+    move |key| reconcile(controller.clone(), key)
+}
+
 /// What every controller is given. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Context {

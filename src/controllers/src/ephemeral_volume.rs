@@ -12,7 +12,7 @@ use k8s_openapi::{
 };
 use kube::{Api, Client, Resource, api::PostParams};
 
-use crate::{Context, namespaces, pods};
+use crate::{Context, context, namespaces, pods};
 
 pub(crate) const NAME: &str = "ephemeral-volume";
 
@@ -39,13 +39,8 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
                 }
             }
         };
-        let reconcile = {
-            let controller = controller.clone();
-            move |key| {
-                let controller = controller.clone();
-                async move { controller.reconcile(&key).await }
-            }
-        };
+        let reconcile =
+            context::shared(&controller, |controller, key| async move { controller.reconcile(&key).await });
         context.run(NAME, queue.clone(), WORKERS, feed, reconcile).await;
     })
 }

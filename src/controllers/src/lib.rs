@@ -54,6 +54,7 @@ mod tests;
 mod ttl_after_finished;
 mod volume_binder;
 mod volume_protection;
+mod wake;
 
 use std::time::Duration;
 

@@ -14,7 +14,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::Context;
+use crate::context::{self, Context};
 
 pub(crate) const NAME: &str = "service-lb-controller";
 
@@ -40,13 +40,8 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
                 feed_nodes(nodes.subscribe(), services, nodes, &queue),
             );
         };
-        let reconcile = {
-            let controller = controller.clone();
-            move |key| {
-                let controller = controller.clone();
-                async move { controller.reconcile(&key).await }
-            }
-        };
+        let reconcile =
+            context::shared(&controller, |controller, key| async move { controller.reconcile(&key).await });
         context.run(NAME, queue.clone(), WORKERS, feed, reconcile).await;
     })
 }

@@ -12,7 +12,7 @@ use kube::{
 };
 use serde_json::json;
 
-use crate::{Context, pods};
+use crate::{Context, context, pods};
 
 pub(crate) const NAME: &str = "ttl";
 
@@ -42,10 +42,8 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
                 }
             }
         };
-        let reconcile = move |key| {
-            let controller = controller.clone();
-            async move { controller.reconcile(&key).await }
-        };
+        let reconcile =
+            context::shared(&controller, |controller, key| async move { controller.reconcile(&key).await });
         context.run(NAME, queue.clone(), 2, feed, reconcile).await;
     })
 }

@@ -38,10 +38,8 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
             maps.synced().await;
             tokio::join!(context::feed(homes.subscribe(), &queue), feed_maps(maps.subscribe(), &queue));
         };
-        let reconcile = move |key| {
-            let publisher = publisher.clone();
-            async move { publisher.reconcile(key).await }
-        };
+        let reconcile =
+            context::shared(&publisher, |publisher, key| async move { publisher.reconcile(key).await });
         context.run(NAME, queue.clone(), 1, feed, reconcile).await;
     })
 }

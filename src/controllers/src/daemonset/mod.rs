@@ -18,11 +18,8 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use backoff::Failures;
 use coracle_api::selector::LabelSelector as Selector;
-use coracle_client::{
-    Delta, Deltas, During, EventType, Informer, Key, ReconcileError, WorkQueue, api_message, clock,
-    is_ambiguous, is_conflict, is_not_found,
-};
-use futures::{StreamExt, future::BoxFuture};
+use coracle_client::{Delta, Deltas, During, EventType, Informer, Key, ReconcileError, WorkQueue, clock};
+use futures::future::BoxFuture;
 use k8s_openapi::api::{
     apps::v1::{DaemonSet, DaemonSetStatus},
     core::v1::{Node, Pod},
@@ -39,7 +36,7 @@ use crate::{
     podcontrol::{PodControl, reference},
     pods,
     revisions::{self, Ensured, Revisions},
-    slow_start::{IN_FLIGHT, slow_start},
+    wake::Waker,
 };
 
 pub(crate) const NAME: &str = "daemonset";
@@ -70,80 +67,39 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
             pods.synced().await;
             nodes.synced().await;
             controller.revisions.synced().await;
-            let waker = Waker { sets: &sets, queue: &queue, pace: &controller.pace };
+            let waker = Waker { owners: &sets, queue: &queue, pace: &controller.pace, selects };
             tokio::join!(
                 context::feed(sets.subscribe(), &queue),
-                waker.feed_pods(pods.subscribe()),
-                waker.feed_nodes(nodes.subscribe()),
+                waker.feed(pods.subscribe(), |_| {}),
+                feed_nodes(nodes.subscribe(), &waker),
                 context::resync(&sets, &queue),
             );
         };
-        let reconcile = {
-            let controller = controller.clone();
-            move |key| {
-                let controller = controller.clone();
-                async move { Box::pin(controller.reconcile(key)).await }
-            }
-        };
+        let reconcile = context::shared(&controller, |controller, key| async move {
+            Box::pin(controller.reconcile(key)).await
+        });
         context.run(NAME, queue.clone(), WORKERS, feed, reconcile).await;
     })
 }
 
-/// Finds out whom a change of a pod or a node concerns.
-struct Waker<'a> {
-    sets: &'a Informer<DaemonSet>,
-    queue: &'a WorkQueue<Key>,
-    pace: &'a Pace,
+/// Queues every set when a node changes. What nodes report all the time concerns nobody here.
+async fn feed_nodes(mut deltas: Deltas<Node>, sets: &Waker<'_, DaemonSet, Pod>) {
+    while let Some(delta) = deltas.next().await {
+        if let Delta::Updated { old, new } = &delta
+            && old.metadata.labels == new.metadata.labels
+            && old.spec == new.spec
+        {
+            continue;
+        }
+        for set in sets.owners.list() {
+            sets.pace.wake(sets.queue, Key::of(&set.metadata));
+        }
+    }
 }
 
-impl Waker<'_> {
-    async fn feed_pods(&self, mut deltas: Deltas<Pod>) {
-        while let Some(delta) = deltas.next().await {
-            match &delta {
-                Delta::Updated { old, new } if pods::matters(old, new) => {
-                    self.wake(old, false);
-                    self.wake(new, true);
-                }
-                Delta::Updated { .. } => {}
-                Delta::Added(pod) => self.wake(pod, true),
-                Delta::Deleted(pod) => self.wake(pod, false),
-            }
-        }
-    }
-
-    /// What nodes report all the time concerns nobody here.
-    async fn feed_nodes(&self, mut deltas: Deltas<Node>) {
-        while let Some(delta) = deltas.next().await {
-            if let Delta::Updated { old, new } = &delta
-                && old.metadata.labels == new.metadata.labels
-                && old.spec == new.spec
-            {
-                continue;
-            }
-            for set in self.sets.list() {
-                self.pace.wake(self.queue, Key::of(&set.metadata));
-            }
-        }
-    }
-
-    /// Queues the set of a pod, or those that could adopt it.
-    fn wake(&self, pod: &Pod, adopt: bool) {
-        let namespace = pods::namespace(&pod.metadata);
-        match pods::controller_of(&pod.metadata) {
-            Some(owner) if owner.kind == "DaemonSet" => {
-                self.pace.wake(self.queue, Key::new(namespace, owner.name.clone()));
-            }
-            None if adopt => {
-                for set in self.sets.list_namespace(namespace) {
-                    if selector(&set).is_some_and(|selector| selector.matches(&pod.metadata.labels.as_ref()))
-                    {
-                        self.pace.wake(self.queue, Key::of(&set.metadata));
-                    }
-                }
-            }
-            Some(_) | None => {}
-        }
-    }
+/// Whether a set would take a pod that is nobody's.
+fn selects(set: &DaemonSet, pod: &Pod) -> bool {
+    selector(set).is_some_and(|selector| selector.matches(&pod.metadata.labels.as_ref()))
 }
 
 fn selector(set: &DaemonSet) -> Option<Selector> {
@@ -275,47 +231,14 @@ impl Controller {
     ) -> Option<kube::Error> {
         let reference = &reference(set);
         let generic = pod::generic(set, hash);
-        let mut failed = None;
-        let bodies: Vec<Vec<u8>> = plan
-            .create
-            .iter()
-            .map(|node| serde_json::to_vec(&pod::on(&generic, node)).expect("a pod is serialisable"))
-            .collect();
-        let call = |index: usize| self.control.create(reference, &bodies[index]);
-        slow_start(bodies.len(), call, |_, answer| match answer {
-            Ok(pod) => expectations.created(pods::revision(&pod.metadata)),
-            Err(error) => {
-                if is_ambiguous(&error) {
-                    expectations.uncertain();
-                }
-                if !namespaces::is_going(&error) {
-                    failed.get_or_insert(error);
-                }
-            }
-        })
-        .await;
-        let mut answers = futures::stream::iter(plan.delete.clone())
-            .map(|pod| async move {
-                let answer = self.control.delete(reference, &pod).await;
-                (pod, answer)
-            })
-            .buffer_unordered(IN_FLIGHT);
-        while let Some((pod, answer)) = answers.next().await {
-            match answer {
-                Ok(()) => expectations.deleted(pods::uid(&pod.metadata)),
-                Err(error) if is_not_found(&error) => expectations.deleted(pods::uid(&pod.metadata)),
-                // It has another uid by now, or so it seems: look at the API itself.
-                Err(error) if is_conflict(&error) => expectations.uncertain(),
-                Err(error) => {
-                    if is_ambiguous(&error) {
-                        expectations.uncertain();
-                    }
-                    tracing::debug!(error = api_message(&error), "a daemon could not be deleted");
-                    failed.get_or_insert(error);
-                }
-            }
-        }
-        failed
+        let body = |index: usize| {
+            let pod = pod::on(&generic, &plan.create[index]);
+            serde_json::to_vec(&pod).expect("a pod is serialisable")
+        };
+        let created = self.control.create_all(reference, plan.create.len(), body, expectations).await;
+        let failure = created.failure.filter(|error| !namespaces::is_going(error));
+        let deleted = self.control.delete_all(reference, &plan.delete, expectations).await;
+        failure.or(deleted.failure)
     }
 
     /// Writes the status if it changed.

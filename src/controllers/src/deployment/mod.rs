@@ -43,6 +43,7 @@ use crate::{
     pace::Pace,
     podcontrol::reference,
     pods,
+    wake::Waker,
 };
 
 pub(crate) const NAME: &str = "deployment";
@@ -71,75 +72,47 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
             deployments.synced().await;
             sets.synced().await;
             pods.synced().await;
-            let waker =
-                Waker { deployments: &deployments, sets: &sets, queue: &queue, pace: &controller.pace };
+            let waker = Waker { owners: &deployments, queue: &queue, pace: &controller.pace, selects };
             tokio::join!(
                 context::feed(deployments.subscribe(), &queue),
-                waker.feed_sets(sets.subscribe()),
-                waker.feed_pods(pods.subscribe()),
+                feed_sets(sets.subscribe(), &waker),
+                feed_pods(pods.subscribe(), &sets, &waker),
                 context::resync(&deployments, &queue),
             );
         };
-        let reconcile = {
-            let controller = controller.clone();
-            move |key| {
-                let controller = controller.clone();
-                async move { Box::pin(controller.reconcile(key)).await }
-            }
-        };
+        let reconcile = context::shared(&controller, |controller, key| async move {
+            Box::pin(controller.reconcile(key)).await
+        });
         context.run(NAME, queue.clone(), WORKERS, feed, reconcile).await;
     })
 }
 
-/// Finds out whom a change of a replica set or a pod concerns.
-struct Waker<'a> {
-    deployments: &'a Informer<Deployment>,
-    sets: &'a Informer<ReplicaSet>,
-    queue: &'a WorkQueue<Key>,
-    pace: &'a Pace,
+/// Queues the deployments that changes of replica sets concern.
+async fn feed_sets(mut deltas: Deltas<ReplicaSet>, waker: &Waker<'_, Deployment, ReplicaSet>) {
+    while let Some(delta) = deltas.next().await {
+        if let Delta::Updated { old, .. } = &delta {
+            waker.wake(old, false);
+        }
+        waker.wake(delta.object(), !matches!(delta, Delta::Deleted(_)));
+    }
 }
 
-impl Waker<'_> {
-    async fn feed_sets(&self, mut deltas: Deltas<ReplicaSet>) {
-        while let Some(delta) = deltas.next().await {
-            if let Delta::Updated { old, .. } = &delta {
-                self.wake(old, false);
-            }
-            self.wake(delta.object(), !matches!(delta, Delta::Deleted(_)));
-        }
-    }
-
-    /// The last old pod that is gone lets a `Recreate` go on.
-    async fn feed_pods(&self, mut deltas: Deltas<Pod>) {
-        while let Some(delta) = deltas.next().await {
-            let ended = match &delta {
-                Delta::Deleted(pod) => pod,
-                Delta::Updated { old, new } if !pods::is_terminal(old) && pods::is_terminal(new) => new,
-                Delta::Updated { .. } | Delta::Added(_) => continue,
-            };
-            let owner = pods::controller_of(&ended.metadata).filter(|owner| owner.kind == "ReplicaSet");
-            let key = owner.map(|owner| Key::new(pods::namespace(&ended.metadata), owner.name.clone()));
-            if let Some(set) = key.and_then(|key| self.sets.get(&key)) {
-                self.wake(&set, false);
-            }
-        }
-    }
-
-    /// Queues the deployment of a replica set, or those that could adopt it.
-    fn wake(&self, set: &ReplicaSet, adopt: bool) {
-        let namespace = pods::namespace(&set.metadata);
-        match pods::controller_of(&set.metadata) {
-            Some(owner) if owner.kind == "Deployment" => {
-                self.pace.wake(self.queue, Key::new(namespace, owner.name.clone()));
-            }
-            None if adopt => {
-                for deployment in self.deployments.list_namespace(namespace) {
-                    if selects(&deployment, set) {
-                        self.pace.wake(self.queue, Key::of(&deployment.metadata));
-                    }
-                }
-            }
-            Some(_) | None => {}
+/// The last old pod that is gone lets a `Recreate` go on.
+async fn feed_pods(
+    mut deltas: Deltas<Pod>,
+    sets: &Informer<ReplicaSet>,
+    waker: &Waker<'_, Deployment, ReplicaSet>,
+) {
+    while let Some(delta) = deltas.next().await {
+        let ended = match &delta {
+            Delta::Deleted(pod) => pod,
+            Delta::Updated { old, new } if !pods::is_terminal(old) && pods::is_terminal(new) => new,
+            Delta::Updated { .. } | Delta::Added(_) => continue,
+        };
+        let owner = pods::controller_of(&ended.metadata).filter(|owner| owner.kind == "ReplicaSet");
+        let key = owner.map(|owner| Key::new(pods::namespace(&ended.metadata), owner.name.clone()));
+        if let Some(set) = key.and_then(|key| sets.get(&key)) {
+            waker.wake(&set, false);
         }
     }
 }

@@ -64,13 +64,8 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
                 context::resync(&budgets, &queue)
             );
         };
-        let reconcile = {
-            let controller = controller.clone();
-            move |key| {
-                let controller = controller.clone();
-                async move { controller.reconcile(key).await }
-            }
-        };
+        let reconcile =
+            context::shared(&controller, |controller, key| async move { controller.reconcile(key).await });
         let take_back = {
             let (client, pods) = (context.client.clone(), pods.clone());
             move |key| stale::reconcile(client.clone(), pods.clone(), key)

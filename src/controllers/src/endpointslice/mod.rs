@@ -66,13 +66,8 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
                 context::resync(&services, &queue),
             );
         };
-        let reconcile = {
-            let controller = controller.clone();
-            move |key| {
-                let controller = controller.clone();
-                async move { controller.reconcile(key).await }
-            }
-        };
+        let reconcile =
+            context::shared(&controller, |controller, key| async move { controller.reconcile(key).await });
         context.run(NAME, queue.clone(), WORKERS, feed, reconcile).await;
     })
 }

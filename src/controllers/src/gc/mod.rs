@@ -25,7 +25,7 @@ use futures::future::BoxFuture;
 use graph::Graph;
 use parking_lot::Mutex;
 
-use crate::Context;
+use crate::{Context, context};
 
 pub(crate) const NAME: &str = "garbage-collector";
 
@@ -45,10 +45,8 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
             queue: queue.clone(),
         });
         let feed = feeds::run(context.clone(), graph, kinds, queue.clone());
-        let reconcile = move |uid| {
-            let collector = collector.clone();
-            async move { collector.reconcile(uid).await }
-        };
+        let reconcile =
+            context::shared(&collector, |collector, uid| async move { collector.reconcile(uid).await });
         context.run(NAME, queue.clone(), WORKERS, feed, reconcile).await;
     })
 }

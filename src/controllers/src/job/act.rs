@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use coracle_client::{During, ReconcileError, is_ambiguous, is_conflict, is_not_found};
+use coracle_client::{During, ReconcileError, is_ambiguous, is_not_found};
 use futures::StreamExt;
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use kube::{
@@ -16,11 +16,7 @@ use super::{
     status::Done,
     template, view,
 };
-use crate::{
-    expectations::Expectations,
-    namespaces, podcontrol, pods,
-    slow_start::{IN_FLIGHT, slow_start},
-};
+use crate::{expectations::Expectations, namespaces, podcontrol, pods, slow_start::IN_FLIGHT};
 
 /// The pods that lost the finalizer, and the first failure.
 #[derive(Default)]
@@ -60,29 +56,11 @@ impl Controller {
         expectations: &mut Expectations,
     ) -> (Done, Option<ReconcileError>) {
         let reference = podcontrol::reference(job);
-        let mut done = Done::default();
-        let mut failure = None;
-        let call = |at: usize| {
-            let pod = template::pod(job, &slots[at]);
-            let body = serde_json::to_vec(&pod).expect("a pod is serialisable");
-            let (control, reference) = (&self.control, &reference);
-            async move { control.create(reference, &body).await }
-        };
-        done.whole = slow_start(slots.len(), call, |_, answer| match answer {
-            Ok(pod) => {
-                done.created += 1;
-                expectations.created(pods::revision(&pod.metadata));
-            }
-            Err(error) => {
-                if is_ambiguous(&error) {
-                    expectations.uncertain();
-                }
-                if !namespaces::is_going(&error) && failure.is_none() {
-                    failure = Some(error);
-                }
-            }
-        })
-        .await;
+        let body =
+            |at: usize| serde_json::to_vec(&template::pod(job, &slots[at])).expect("a pod is serialisable");
+        let created = self.control.create_all(&reference, slots.len(), body, expectations).await;
+        let done = Done { created: created.number, whole: created.failure.is_none(), ..Done::default() };
+        let failure = created.failure.filter(|error| !namespaces::is_going(error));
         let name = pods::name(&job.metadata);
         let failure = failure
             .and_then(|error| Err::<(), _>(error).during(|| format!("create pods of job {name}")).err());
@@ -95,34 +73,14 @@ impl Controller {
         doomed: &[Arc<Pod>],
         expectations: &mut Expectations,
     ) -> (Done, Option<ReconcileError>) {
-        let reference = podcontrol::reference(job);
-        let mut done = Done { whole: true, ..Done::default() };
-        let mut failure = None;
-        let mut answers = futures::stream::iter(doomed.to_vec())
-            .map(|pod| {
-                let reference = &reference;
-                async move {
-                    let answer = self.control.delete(reference, &pod).await;
-                    (pod, answer)
-                }
-            })
-            .buffer_unordered(IN_FLIGHT);
-        while let Some((pod, answer)) = answers.next().await {
-            match answer {
-                Err(error) if !is_not_found(&error) => {
-                    done.whole = false;
-                    if is_ambiguous(&error) || is_conflict(&error) {
-                        expectations.uncertain();
-                    }
-                    failure.get_or_insert(error);
-                }
-                _ => {
-                    expectations.deleted(pods::uid(&pod.metadata));
-                    done.deleted += 1;
-                    done.deleted_ready += usize::from(pods::is_ready(&pod));
-                }
-            }
-        }
+        let deleted = self.control.delete_all(&podcontrol::reference(job), doomed, expectations).await;
+        let failure = deleted.failure.or(deleted.lost);
+        let done = Done {
+            deleted: deleted.pods.len(),
+            deleted_ready: deleted.pods.iter().filter(|pod| pods::is_ready(pod)).count(),
+            whole: failure.is_none(),
+            ..Done::default()
+        };
         let name = pods::name(&job.metadata);
         let failure = failure
             .and_then(|error| Err::<(), _>(error).during(|| format!("delete pods of job {name}")).err());

@@ -50,6 +50,7 @@ use crate::{
     pace::Pace,
     podcontrol::{self, PodControl},
     pods,
+    wake::Waker,
 };
 
 pub(crate) use view::finished;
@@ -79,28 +80,21 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
         let feed = async {
             jobs.synced().await;
             pods.synced().await;
-            let waker =
-                Waker { jobs: &jobs, pods: &pods, queue: &queue, orphans: &orphans, pace: &controller.pace };
+            let owners = Waker { owners: &jobs, queue: &queue, pace: &controller.pace, selects };
+            let feeder = Feeder { owners, pods: &pods, orphans: &orphans };
             tokio::join!(
-                waker.feed_jobs(jobs.subscribe()),
-                waker.feed_pods(pods.subscribe()),
+                feeder.feed_jobs(jobs.subscribe()),
+                feeder.feed_pods(pods.subscribe()),
                 context::resync(&jobs, &queue)
             );
         };
-        let reconcile = {
-            let controller = controller.clone();
-            move |key| {
-                let controller = controller.clone();
-                async move { controller.reconcile(key).await }
-            }
-        };
-        let release = {
-            let controller = controller.clone();
-            move |key| {
-                let controller = controller.clone();
-                async move { controller.let_go_of_orphan(key).await }
-            }
-        };
+        let reconcile =
+            context::shared(&controller, |controller, key| async move { controller.reconcile(key).await });
+        let release =
+            context::shared(
+                &controller,
+                |controller, key| async move { controller.let_go_of_orphan(key).await },
+            );
         tokio::join!(
             context.run(NAME, queue.clone(), WORKERS, feed, reconcile),
             context.run(NAME, orphans.clone(), ORPHAN_WORKERS, std::future::ready(()), release),
@@ -109,15 +103,13 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
 }
 
 /// Finds out whom a change concerns.
-struct Waker<'a> {
-    jobs: &'a Informer<Job>,
+struct Feeder<'a> {
+    owners: Waker<'a, Job, Pod>,
     pods: &'a Informer<Pod>,
-    queue: &'a WorkQueue<Key>,
     orphans: &'a WorkQueue<Key>,
-    pace: &'a Pace,
 }
 
-impl Waker<'_> {
+impl Feeder<'_> {
     async fn feed_jobs(&self, mut deltas: Deltas<Job>) {
         while let Some(delta) = deltas.next().await {
             let job = delta.object();
@@ -125,9 +117,9 @@ impl Waker<'_> {
             match &delta {
                 // Its own writes of the status come back this way.
                 Delta::Updated { old, new } if old.metadata.generation == new.metadata.generation => {
-                    self.pace.wake(self.queue, key);
+                    self.owners.pace.wake(self.owners.queue, key);
                 }
-                Delta::Added(_) | Delta::Updated { .. } | Delta::Deleted(_) => self.queue.add(key),
+                Delta::Added(_) | Delta::Updated { .. } | Delta::Deleted(_) => self.owners.queue.add(key),
             }
             if matches!(delta, Delta::Deleted(_)) || finished(job).is_some() {
                 for pod in self.pods.by_index(pods::BY_CONTROLLER, pods::uid(&job.metadata)) {
@@ -155,31 +147,22 @@ impl Waker<'_> {
 
     /// Queues the job of a pod, or those that could adopt it.
     fn wake(&self, pod: &Pod, exists: bool) {
-        let namespace = pods::namespace(&pod.metadata);
-        match pods::controller_of(&pod.metadata) {
-            Some(owner) if owner.kind == "Job" => {
-                self.pace.wake(self.queue, Key::new(namespace, owner.name.clone()));
-            }
-            None if exists => {
-                for job in self.jobs.list_namespace(namespace) {
-                    if selector(&job).is_some_and(|selector| selector.matches(&pod.metadata.labels.as_ref()))
-                    {
-                        self.pace.wake(self.queue, Key::of(&job.metadata));
-                    }
-                }
-            }
-            Some(_) | None => {}
-        }
+        self.owners.wake(pod, exists);
         if exists {
             self.check_orphan(pod);
         }
     }
 
     fn check_orphan(&self, pod: &Pod) {
-        if orphans::is_orphan(self.jobs, pod) {
+        if orphans::is_orphan(self.owners.owners, pod) {
             self.orphans.add(Key::of(&pod.metadata));
         }
     }
+}
+
+/// Whether a job would take a pod that is nobody's.
+fn selects(job: &Job, pod: &Pod) -> bool {
+    selector(job).is_some_and(|selector| selector.matches(&pod.metadata.labels.as_ref()))
 }
 
 /// What selects a job's pods. One without a selector, which the server does not let through, has none.

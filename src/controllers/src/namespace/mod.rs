@@ -56,10 +56,8 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
                 feed_pods(pods.subscribe(), &homes, &queue),
             );
         };
-        let reconcile = move |key| {
-            let controller = controller.clone();
-            async move { controller.reconcile(key).await }
-        };
+        let reconcile =
+            context::shared(&controller, |controller, key| async move { controller.reconcile(key).await });
         context.run(NAME, queue.clone(), WORKERS, feed, reconcile).await;
     })
 }

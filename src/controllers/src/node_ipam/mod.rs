@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use plan::{Observed, Plan, plan};
 use tracing::info;
 
-use crate::{Config, Context, pods};
+use crate::{Config, Context, context, pods};
 
 pub(crate) const NAME: &str = "nodeipam";
 
@@ -49,10 +49,8 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
             nodes.synced().await;
             feed(nodes.subscribe(), &nodes, &queue).await;
         };
-        let reconcile = move |key| {
-            let controller = controller.clone();
-            async move { controller.reconcile(key).await }
-        };
+        let reconcile =
+            context::shared(&controller, |controller, key| async move { controller.reconcile(key).await });
         context.run(NAME, queue.clone(), 1, feed, reconcile).await;
     })
 }

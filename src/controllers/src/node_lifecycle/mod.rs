@@ -27,7 +27,7 @@ use plan::{Observed, Plan, Pulse, plan};
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::{Config, Context, pods};
+use crate::{Config, Context, context, pods};
 
 pub(crate) const NAME: &str = "node-lifecycle";
 
@@ -64,10 +64,8 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
                 feed_pods(pods.subscribe(), &nodes, &queue),
             );
         };
-        let reconcile = move |key| {
-            let controller = controller.clone();
-            async move { controller.reconcile(key).await }
-        };
+        let reconcile =
+            context::shared(&controller, |controller, key| async move { controller.reconcile(key).await });
         context.run(NAME, queue.clone(), WORKERS, feed, reconcile).await;
     })
 }

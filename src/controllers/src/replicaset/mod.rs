@@ -17,11 +17,8 @@ mod tests;
 
 use std::{sync::Arc, time::Duration};
 
-use coracle_client::{
-    Delta, Deltas, During, Informer, Key, ReconcileError, WorkQueue, api_message, clock, is_ambiguous,
-    is_conflict, is_not_found,
-};
-use futures::{FutureExt, StreamExt, future::BoxFuture};
+use coracle_client::{During, Informer, Key, ReconcileError, WorkQueue, api_message, clock};
+use futures::{FutureExt, future::BoxFuture};
 use k8s_openapi::api::core::v1::Pod;
 use kinds::Replicated;
 use kube::Client;
@@ -35,7 +32,7 @@ use crate::{
     pace::Pace,
     podcontrol::{self, PodControl},
     pods,
-    slow_start::{IN_FLIGHT, slow_start},
+    wake::Waker,
 };
 
 /// The names of the two loops.
@@ -63,62 +60,21 @@ pub(crate) fn run<S: Replicated>(context: Context) -> BoxFuture<'static, ()> {
         let feed = async {
             sets.synced().await;
             pods.synced().await;
-            let waker = Waker { sets: &sets, queue: &queue, pace: &controller.pace };
+            let pace = &controller.pace;
+            let waker = Waker { owners: &sets, queue: &queue, pace, selects: selects::<S> };
             let own = context::feed(sets.subscribe(), &queue).boxed();
-            let pods = waker.feed(pods.subscribe()).boxed();
+            let pods = waker.feed(pods.subscribe(), |_| {}).boxed();
             tokio::join!(own, pods, context::resync(&sets, &queue).boxed());
         };
-        let reconcile = {
-            let controller = controller.clone();
-            move |key| {
-                let controller = controller.clone();
-                async move { controller.reconcile(key).await }.boxed()
-            }
-        };
+        let reconcile =
+            context::shared(&controller, |of, key| async move { of.reconcile(key).await }.boxed());
         context.run(S::NAME, queue.clone(), WORKERS, feed, reconcile).await;
     })
 }
 
-/// Finds out whom a change of a pod concerns.
-struct Waker<'a, S> {
-    sets: &'a Informer<S>,
-    queue: &'a WorkQueue<Key>,
-    pace: &'a Pace,
-}
-
-impl<S: Replicated> Waker<'_, S> {
-    async fn feed(&self, mut deltas: Deltas<Pod>) {
-        while let Some(delta) = deltas.next().await {
-            match &delta {
-                Delta::Updated { old, new } if pods::matters(old, new) => {
-                    self.wake(old, false);
-                    self.wake(new, true);
-                }
-                Delta::Updated { .. } => {}
-                Delta::Added(pod) => self.wake(pod, true),
-                Delta::Deleted(pod) => self.wake(pod, false),
-            }
-        }
-    }
-
-    /// Queues the set of a pod, or those that could adopt it.
-    fn wake(&self, pod: &Pod, adopt: bool) {
-        let namespace = pods::namespace(&pod.metadata);
-        match pods::controller_of(&pod.metadata) {
-            Some(owner) if owner.kind == S::kind(&()) => {
-                self.pace.wake(self.queue, Key::new(namespace, owner.name.clone()));
-            }
-            None if adopt => {
-                for set in self.sets.list_namespace(namespace) {
-                    if set.selector().is_some_and(|selector| selector.matches(&pod.metadata.labels.as_ref()))
-                    {
-                        self.pace.wake(self.queue, Key::of(set.meta()));
-                    }
-                }
-            }
-            Some(_) | None => {}
-        }
-    }
+/// Whether a set would take a pod that is nobody's.
+fn selects<S: Replicated>(set: &S, pod: &Pod) -> bool {
+    set.selector().is_some_and(|selector| selector.matches(&pod.metadata.labels.as_ref()))
 }
 
 struct Controller<S> {
@@ -201,46 +157,16 @@ impl<S: Replicated> Controller<S> {
         let pod = podcontrol::from_template(set, set.template());
         let body = serde_json::to_vec(&pod).expect("a pod is serialisable");
         let reference = podcontrol::reference(set);
-        let mut failure = None;
-        let call = |_| self.control.create(&reference, &body);
-        slow_start(count, call, |_, answer| match answer {
-            Ok(pod) => expectations.created(pods::revision(&pod.metadata)),
-            Err(error) => {
-                if is_ambiguous(&error) {
-                    expectations.uncertain();
-                }
-                let expected = namespaces::is_going(&error);
-                failure.get_or_insert(Failure { reason: "FailedCreate", source: error, expected });
-            }
+        let created = self.control.create_all(&reference, count, |_| body.clone(), expectations).await;
+        created.failure.map(|source| {
+            let expected = namespaces::is_going(&source);
+            Failure { reason: "FailedCreate", source, expected }
         })
-        .await;
-        failure
     }
 
     async fn delete(&self, set: &S, doomed: &[Arc<Pod>], expectations: &mut Expectations) -> Option<Failure> {
-        let reference = &podcontrol::reference(set);
-        let mut failed = None;
-        let mut answers = futures::stream::iter(doomed.to_vec())
-            .map(|pod| async move {
-                let answer = self.control.delete(reference, &pod).await;
-                (pod, answer)
-            })
-            .buffer_unordered(IN_FLIGHT);
-        while let Some((pod, answer)) = answers.next().await {
-            match answer {
-                Ok(()) => expectations.deleted(pods::uid(&pod.metadata)),
-                Err(error) if is_not_found(&error) => expectations.deleted(pods::uid(&pod.metadata)),
-                // It has another uid by now, or so it seems: look at the API itself.
-                Err(error) if is_conflict(&error) => expectations.uncertain(),
-                Err(error) => {
-                    if is_ambiguous(&error) {
-                        expectations.uncertain();
-                    }
-                    failed.get_or_insert(Failure { reason: "FailedDelete", source: error, expected: false });
-                }
-            }
-        }
-        failed
+        let deleted = self.control.delete_all(&podcontrol::reference(set), doomed, expectations).await;
+        deleted.failure.map(|source| Failure { reason: "FailedDelete", source, expected: false })
     }
 
     /// Writes the status if it changed.

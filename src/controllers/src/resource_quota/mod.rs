@@ -24,7 +24,7 @@ use kube::{Api, Client, api::PostParams};
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 
-use crate::Context;
+use crate::{Context, context};
 use plan::{Found, plan};
 use sources::{REFRESH, Sources};
 
@@ -63,13 +63,7 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
             quotas.synced().await;
             tokio::join!(feed_quotas(quotas.subscribe(), &queue, &counter), resync(&quotas, &queue));
         };
-        let reconcile = {
-            let counter = counter.clone();
-            move |key| {
-                let counter = counter.clone();
-                async move { counter.reconcile(key).await }
-            }
-        };
+        let reconcile = context::shared(&counter, |counter, key| async move { counter.reconcile(key).await });
         context.run(NAME, queue.clone(), WORKERS, feed, reconcile).await;
     })
 }

@@ -9,6 +9,7 @@
 //! two pods of one identity. Deletions name the uid.
 
 mod identity;
+mod names;
 mod plan;
 mod retention;
 mod status;
@@ -19,7 +20,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use coracle_api::selector::LabelSelector as Selector;
 use coracle_client::{
-    Delta, Deltas, During, EventType, Informer, Key, ReconcileError, Recorder, WorkQueue, api_message, clock,
+    During, EventType, Informer, Key, ReconcileError, Recorder, WorkQueue, api_message, clock,
     is_already_exists, is_conflict, is_not_found,
 };
 use futures::{FutureExt, StreamExt, future::BoxFuture};
@@ -31,6 +32,7 @@ use kube::{
     Api, Client,
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
+use names::Names;
 use plan::{Observed, Step, Version, plan};
 
 use crate::{
@@ -43,6 +45,7 @@ use crate::{
     pods,
     revisions::{self, Ensured, Revisions},
     slow_start::IN_FLIGHT,
+    wake::Waker,
 };
 
 pub(crate) const NAME: &str = "statefulset";
@@ -68,6 +71,7 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
             claims: claims.clone(),
             memory: Memory::default(),
             pace: Pace::default(),
+            names: Names::default(),
         });
         let queue = WorkQueue::new();
         let feed = async {
@@ -75,63 +79,19 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
             pods.synced().await;
             claims.synced().await;
             controller.revisions.synced().await;
-            let waker = Waker { sets: &sets, queue: &queue, pace: &controller.pace };
+            let waker = Waker { owners: &sets, queue: &queue, pace: &controller.pace, selects };
+            let gone = |pod: &Pod| controller.names.free(Key::of(&pod.metadata));
             tokio::join!(
                 context::feed(sets.subscribe(), &queue),
-                waker.feed(pods.subscribe()),
+                waker.feed(pods.subscribe(), gone),
                 context::resync(&sets, &queue),
             );
         };
-        let reconcile = {
-            let controller = controller.clone();
-            move |key| {
-                let controller = controller.clone();
-                async move { Box::pin(controller.reconcile(key)).await }
-            }
-        };
+        let reconcile = context::shared(&controller, |controller, key| async move {
+            Box::pin(controller.reconcile(key)).await
+        });
         context.run(NAME, queue.clone(), WORKERS, feed, reconcile).await;
     })
-}
-
-/// Finds out whom a change of a pod concerns.
-struct Waker<'a> {
-    sets: &'a Informer<StatefulSet>,
-    queue: &'a WorkQueue<Key>,
-    pace: &'a Pace,
-}
-
-impl Waker<'_> {
-    async fn feed(&self, mut deltas: Deltas<Pod>) {
-        while let Some(delta) = deltas.next().await {
-            match &delta {
-                Delta::Updated { old, new } if pods::matters(old, new) => {
-                    self.wake(old, false);
-                    self.wake(new, true);
-                }
-                Delta::Updated { .. } => {}
-                Delta::Added(pod) => self.wake(pod, true),
-                Delta::Deleted(pod) => self.wake(pod, false),
-            }
-        }
-    }
-
-    /// Queues the set of a pod, or those that could adopt it.
-    fn wake(&self, pod: &Pod, adopt: bool) {
-        let namespace = pods::namespace(&pod.metadata);
-        match pods::controller_of(&pod.metadata) {
-            Some(owner) if owner.kind == "StatefulSet" => {
-                self.pace.wake(self.queue, Key::new(namespace, owner.name.clone()));
-            }
-            None if adopt => {
-                for set in self.sets.list_namespace(namespace) {
-                    if selector(&set).is_some_and(|selector| selects(&set, &selector, pod)) {
-                        self.pace.wake(self.queue, Key::of(&set.metadata));
-                    }
-                }
-            }
-            Some(_) | None => {}
-        }
-    }
 }
 
 fn selector(set: &StatefulSet) -> Option<Selector> {
@@ -139,8 +99,9 @@ fn selector(set: &StatefulSet) -> Option<Selector> {
 }
 
 /// A pod of the set has its labels and is named like one.
-fn selects(set: &StatefulSet, selector: &Selector, pod: &Pod) -> bool {
-    identity::ordinal(set, pod).is_some() && selector.matches(&pod.metadata.labels.as_ref())
+fn selects(set: &StatefulSet, pod: &Pod) -> bool {
+    identity::ordinal(set, pod).is_some()
+        && selector(set).is_some_and(|selector| selector.matches(&pod.metadata.labels.as_ref()))
 }
 
 struct Controller {
@@ -152,6 +113,7 @@ struct Controller {
     claims: Informer<PersistentVolumeClaim>,
     memory: Memory,
     pace: Pace,
+    names: Names,
 }
 
 impl Controller {
@@ -183,7 +145,7 @@ impl Controller {
         if !expectations.met(seen, &candidates) {
             return Ok(Some(LOOK_AGAIN));
         }
-        let claims = claim(&set.metadata, &candidates, |pod| selects(set, &selector, pod));
+        let claims = claim(&set.metadata, &candidates, |pod| selects(set, pod));
         settle(&self.client, set, &claims, None).await?;
         let known = self.revisions.claim(set, &selector).await?;
         let old = set.status.clone().unwrap_or_default();
@@ -204,7 +166,8 @@ impl Controller {
             })
             .unwrap_or_else(|| update.clone());
         let observed = Observed { set, pods: &claims.owned, current: &current, update: &update };
-        let plan = plan(&observed, clock::now());
+        let mut plan = plan(&observed, clock::now());
+        let rests = self.let_names_rest(&mut plan);
         let outcome = self.act(set, &plan, expectations).await;
         self.write_status(set, plan.status).await?;
         outcome?;
@@ -212,7 +175,19 @@ impl Controller {
             claims.owned.iter().map(|pod| identity::revision(pod).to_owned()).collect();
         live.extend([current.name.clone(), update.name.clone()]);
         self.revisions.truncate(&known, &live, spec.revision_history_limit).await?;
-        Ok(plan.again)
+        Ok(plan.again.into_iter().chain(rests).min())
+    }
+
+    /// Pods whose names have just come free are made later: says when.
+    fn let_names_rest(&self, plan: &mut plan::Plan) -> Option<Duration> {
+        let mut soonest: Option<Duration> = None;
+        plan.steps.retain(|step| {
+            let Step::Create(pod) = step else { return true };
+            let rest = self.names.rest(&Key::of(&pod.metadata));
+            soonest = soonest.into_iter().chain(rest).min();
+            rest.is_none()
+        });
+        soonest
     }
 
     async fn act(

@@ -413,6 +413,20 @@ async fn a_name_that_is_taken_is_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_name_rests_before_it_is_given_again() {
+    let bench = Bench::start(ONLY);
+    bench.api.create(&web(2, "parallel"));
+    settled(&bench, 2, "v1").await;
+    bench.quiet().await;
+    bench.api.remove::<Pod>("ns", "web-0");
+    tokio::time::sleep(names::REST * 3 / 4).await;
+    assert_eq!(names(&bench), ["web-1"]);
+    tokio::time::sleep(names::REST / 2).await;
+    assert_eq!(names(&bench), ["web-0", "web-1"]);
+    settled(&bench, 2, "v1").await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pod_is_deleted_once_although_the_cache_lags() {
     let bench = Bench::start(ONLY);
     bench.api.create(&web(2, ""));

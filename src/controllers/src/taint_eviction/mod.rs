@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use plan::{Plan, plan};
 
 use crate::{
-    Context,
+    Context, context,
     disruption_target::{self, End, Reason},
     pods,
 };
@@ -53,10 +53,8 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
                 feed_pods(pods.subscribe(), &nodes, &queue),
             );
         };
-        let reconcile = move |key| {
-            let controller = controller.clone();
-            async move { controller.reconcile(&key).await }
-        };
+        let reconcile =
+            context::shared(&controller, |controller, key| async move { controller.reconcile(&key).await });
         context.run(NAME, queue.clone(), WORKERS, feed, reconcile).await;
     })
 }

@@ -26,7 +26,7 @@ use k8s_openapi::api::{
     storage::v1::StorageClass,
 };
 
-use crate::{Context, pods};
+use crate::{Context, context, pods};
 
 pub(crate) const NAME: &str = "persistentvolume-binder";
 
@@ -75,10 +75,11 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
             );
         };
         let queue = binder.queue.clone();
-        let reconcile = move |subject| {
-            let binder = binder.clone();
-            async move { Box::pin(binder.reconcile(subject)).await }
-        };
+        let reconcile =
+            context::shared(
+                &binder,
+                |binder, subject| async move { Box::pin(binder.reconcile(subject)).await },
+            );
         context.run(NAME, queue, 1, feed, reconcile).await;
     })
 }

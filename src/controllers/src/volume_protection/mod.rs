@@ -18,7 +18,7 @@ use kube::{
 };
 use serde_json::json;
 
-use crate::{Context, pods};
+use crate::{Context, context, pods};
 
 pub(crate) const NAME: &str = "volume-protection";
 
@@ -52,18 +52,12 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
                 feed_pods(pods.subscribe(), claims, &queue),
             );
         };
-        let reconcile = {
-            let controller = controller.clone();
-            move |key: Key| {
-                let controller = controller.clone();
-                async move {
-                    match key.namespace.as_str() {
-                        "" => controller.volume(&key).await,
-                        _ => controller.claim(&key).await,
-                    }
-                }
+        let reconcile = context::shared(&controller, |controller, key: Key| async move {
+            match key.namespace.as_str() {
+                "" => controller.volume(&key).await,
+                _ => controller.claim(&key).await,
             }
-        };
+        });
         context.run(NAME, queue.clone(), WORKERS, feed, reconcile).await;
     })
 }
