@@ -16,6 +16,7 @@ const MAX_AFFINITY_SECONDS: i64 = 86400;
 const TYPES: &[&str] = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 const POLICIES: &[&str] = &["Cluster", "Local"];
 const ONLY_LOAD_BALANCER: &str = "may only be used when `type` is 'LoadBalancer'";
+const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 const UNCHANGEABLE: &str = "may not change once set";
 
 pub(super) fn check(object: &Value) -> Vec<FieldCause> {
@@ -38,6 +39,7 @@ pub(super) fn check(object: &Value) -> Vec<FieldCause> {
     check_one_of(errors_ref, &path.child("type"), &spec["type"], TYPES);
     check_port_conflicts(errors_ref, &path.child("ports"), spec);
     check_load_balancer(errors_ref, &path, spec);
+    check_source_ranges(errors_ref, &path, object);
     check_traffic(errors_ref, &path, spec);
     errors
 }
@@ -301,13 +303,6 @@ fn check_cluster_ips(errors: &mut Vec<FieldCause>, path: &Path<'_>, spec: &Value
 
 fn check_load_balancer(errors: &mut Vec<FieldCause>, path: &Path<'_>, spec: &Value) {
     let is_load_balancer = text(&spec["type"]) == "LoadBalancer";
-    let ranges = path.child("LoadBalancerSourceRanges");
-    if !is_empty(&spec["loadBalancerSourceRanges"]) && !is_load_balancer {
-        errors.push(field::forbidden(&ranges, ONLY_LOAD_BALANCER));
-    }
-    for (index, range) in strings(&spec["loadBalancerSourceRanges"]).enumerate() {
-        check_cidr(errors, &ranges.index(index), range.trim());
-    }
     if is_set(&spec["allocateLoadBalancerNodePorts"]) && !is_load_balancer {
         errors.push(field::forbidden(&path.child("allocateLoadBalancerNodePorts"), ONLY_LOAD_BALANCER));
     }
@@ -317,6 +312,31 @@ fn check_load_balancer(errors: &mut Vec<FieldCause>, path: &Path<'_>, spec: &Val
             check_text(errors, &path, class, names::qualified_name);
         } else {
             errors.push(field::forbidden(&path, ONLY_LOAD_BALANCER));
+        }
+    }
+}
+
+/// Where the clients of a load balancer may come from: the field, or the annotation that was there before it.
+fn check_source_ranges(errors: &mut Vec<FieldCause>, path: &Path<'_>, object: &Value) {
+    let spec = &object["spec"];
+    let is_load_balancer = text(&spec["type"]) == "LoadBalancer";
+    if !is_empty(&spec["loadBalancerSourceRanges"]) {
+        let ranges = path.child("LoadBalancerSourceRanges");
+        if !is_load_balancer {
+            errors.push(field::forbidden(&ranges, ONLY_LOAD_BALANCER));
+        }
+        for (index, range) in strings(&spec["loadBalancerSourceRanges"]).enumerate() {
+            check_cidr(errors, &ranges.index(index), range.trim());
+        }
+    } else if let Some(annotation) = object["metadata"]["annotations"][SOURCE_RANGES].as_str() {
+        let annotations = Path::new("metadata.annotations");
+        let ranges = annotations.key(SOURCE_RANGES);
+        if !is_load_balancer {
+            errors.push(field::forbidden(&ranges, ONLY_LOAD_BALANCER));
+        }
+        let ranges_of = annotation.trim().split(',').filter(|_| !annotation.trim().is_empty());
+        for range in ranges_of {
+            check_cidr(errors, &ranges, range.trim());
         }
     }
 }

@@ -197,6 +197,32 @@ fn services() {
             "spec.externalTrafficPolicy: Invalid value: \"Local\": may only be set for externally-accessible services",
         ],
     );
+    let annotated = |type_: &str, ranges: &str, want: &[&str]| {
+        let key = "service.beta.kubernetes.io/load-balancer-source-ranges";
+        create(
+            "services",
+            json!({"metadata": {"annotations": {key: ranges}}, "spec": {"type": type_}}),
+            want,
+        );
+    };
+    annotated("LoadBalancer", " 10.0.0.0/8, 2001:db8::/32 ", &[]);
+    annotated("LoadBalancer", "", &[]);
+    annotated(
+        "LoadBalancer",
+        "10.0.0.0",
+        &[
+            "metadata.annotations[service.beta.kubernetes.io/load-balancer-source-ranges]: Invalid value: \"10.0.0.0\": \
+             must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
+        ],
+    );
+    annotated(
+        "ClusterIP",
+        "10.0.0.0/8",
+        &[
+            "metadata.annotations[service.beta.kubernetes.io/load-balancer-source-ranges]: Forbidden: may only be used when \
+             `type` is 'LoadBalancer'",
+        ],
+    );
     create(
         "services",
         json!({"metadata": {"name": "1a"}}),
