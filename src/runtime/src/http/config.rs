@@ -37,6 +37,17 @@ pub(super) const HEAD_BYTES: usize = 64 << 10;
 /// Streams of one HTTP/2 connection at one time: what RFC 9113 names as the least to allow.
 pub(super) const STREAMS: u32 = 100;
 
+/// The longest HTTP/2 frame: the least that there is. With [`HEAD_BYTES`] it bounds the frames of one head, too, and
+/// so a flood of CONTINUATION.
+pub(super) const H2_FRAME: u32 = 16 << 10;
+
+/// Requests of one HTTP/2 connection that its client took back before they were looked at. Who asks and takes back
+/// faster than that wants nothing but work to be done: the connection ends.
+pub(super) const H2_TAKEN_BACK: usize = 20;
+
+/// Streams of one HTTP/2 connection that are reset for mistakes of its client, before the connection is.
+pub(super) const H2_MISTAKES: usize = 100;
+
 /// Bytes that one HTTP/2 connection, and each of its streams, may send ahead of who reads them.
 pub(super) const H2_CONNECTION_WINDOW: u32 = 256 << 10;
 

@@ -17,8 +17,8 @@ use super::answer::answer;
 use super::body::Failed;
 use super::client::Client;
 use super::config::{
-    CONCURRENCY_MAX, CONNECTIONS, H2_CONNECTION_WINDOW, H2_SEND_BYTES, H2_STREAM_WINDOW, HEAD_BYTES,
-    HttpConfig, IDLE, LINE, STREAMS,
+    CONCURRENCY_MAX, CONNECTIONS, H2_CONNECTION_WINDOW, H2_FRAME, H2_MISTAKES, H2_SEND_BYTES,
+    H2_STREAM_WINDOW, H2_TAKEN_BACK, HEAD_BYTES, HttpConfig, IDLE, LINE, STREAMS,
 };
 use super::factory::{Factory, Full, Instance};
 use super::gate::Gate;
@@ -118,6 +118,9 @@ fn protocol(tasks: &Arc<Tasks>) -> Builder<Spawner> {
     builder
         .http2()
         .max_concurrent_streams(STREAMS)
+        .max_frame_size(H2_FRAME)
+        .max_pending_accept_reset_streams(H2_TAKEN_BACK)
+        .max_local_error_reset_streams(H2_MISTAKES)
         .max_header_list_size(u32::try_from(HEAD_BYTES).expect("a few kilobytes"))
         .initial_connection_window_size(H2_CONNECTION_WINDOW)
         .initial_stream_window_size(H2_STREAM_WINDOW)

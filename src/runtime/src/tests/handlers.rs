@@ -111,7 +111,7 @@ impl Served {
     }
 
     /// Waits until this holds of what is counted.
-    async fn counts(&self, holds: impl Fn(&HttpUsage) -> bool) {
+    pub(super) async fn counts(&self, holds: impl Fn(&HttpUsage) -> bool) {
         let counted = async {
             while !holds(&self.usage()) {
                 tokio::time::sleep(Duration::from_millis(1)).await;

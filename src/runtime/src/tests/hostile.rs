@@ -15,6 +15,7 @@
 //! | tight loops | `tight_loops_delay_nobody_and_can_be_killed` | `lifecycle: killing_ends_a_guest_wherever_it_is`, `spinning_guests_share_their_threads` |
 //! | poll storms | `poll_storms_can_be_killed`, `lists_are_bounded` | `network: WAITERS` |
 //! | header and trailer bombs, smuggling | `what_two_readers_would_read_differently_is_refused` | `handlers: what_no_guest_can_answer_is_refused`, `io: a_head_that_comes_byte_by_byte_is_not_waited_for` |
+//! | rapid resets, floods of CONTINUATION | `requests_that_are_taken_back_at_once_end_their_connection`, `heads_without_end_end_their_connection` | |
 //! | decompression bombs in layers | | `image: bombs_do_not_go_off`, `many_long_names_are_refused_before_they_are_held`, `hiding_again_and_again_is_not_looking_again_and_again` |
 //! | malformed components | `fuzz: no_module_ends_the_host` | `prepare: what_is_no_wasm_is_refused`; `tests/fuzz` |
 //! | giant modules, compile bombs | `giant_modules_are_refused_unread` | `process: how_a_process_ends_says_why`, `line: nobody_holds_all_places`, `tests: compile_bombs_end_and_hold_nobody_up` |

@@ -96,3 +96,79 @@ async fn connections_that_ask_nothing_are_bounded() {
     served.container.kill();
     assert_eq!(ended(&served.container).await, Exit::Killed);
 }
+
+const HEADERS: u8 = 1;
+const RESET: u8 = 3;
+const GOAWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+const ENHANCE_YOUR_CALM: u32 = 11;
+
+/// One frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A head without its end: `GET` for a path.
+fn head(path: &str) -> Vec<u8> {
+    let mut head = vec![0x82, 0x86, 0x41, 1, b'a', 0x04, u8::try_from(path.len()).unwrap()];
+    head.extend(path.bytes());
+    head
+}
+
+/// Why a handler says goodbye to an HTTP/2 client that sends these frames, which it must before they end.
+async fn goodbye(served: &Served, frames: impl Iterator<Item = Vec<u8>> + Send + 'static) -> u32 {
+    let stream = served.asker.connect((served.pod.ip(), 8080).into()).await.unwrap();
+    let (mut read, mut write) = tokio::io::split(stream);
+    let sending = tokio::spawn(async move {
+        write.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        write.write_all(&frame(4, 0, 0, &[])).await.unwrap();
+        for frame in frames {
+            if write.write_all(&frame).await.is_err() {
+                return true;
+            }
+        }
+        false
+    });
+    let mut answer = Vec::new();
+    let all = tokio::time::timeout(PATIENCE, read.read_to_end(&mut answer)).await;
+    let _ = all.expect("the connection ends"); // a reset is an end, too
+    assert!(sending.await.unwrap(), "it took everything");
+    let mut rest = &answer[..];
+    while let [a, b, c, kind, _, _, _, _, _, after @ ..] = rest {
+        let length = usize::try_from(u32::from_be_bytes([0, *a, *b, *c])).unwrap();
+        let (payload, after) = after.split_at(length);
+        if *kind == GOAWAY {
+            return u32::from_be_bytes(payload[4..8].try_into().unwrap());
+        }
+        rest = after;
+    }
+    panic!("it said nothing: {answer:?}");
+}
+
+#[tokio::test]
+async fn requests_that_are_taken_back_at_once_end_their_connection() {
+    let served = Served::with(Bench::new(), HttpConfig::default(), |_| {}).await;
+    let head = head("/wait?ms=600000");
+    let pair = move |n: u32| {
+        let stream = 2 * n + 1;
+        let asked = frame(HEADERS, END_HEADERS | END_STREAM, stream, &head);
+        [asked, frame(RESET, 0, stream, &8u32.to_be_bytes())].concat()
+    };
+    let thousands = (0..1_000u32).map(move |n| (1_000 * n..1_000 * (n + 1)).flat_map(&pair).collect());
+    assert_eq!(goodbye(&served, thousands).await, ENHANCE_YOUR_CALM);
+    served.counts(|usage| usage.instances == 0).await;
+    assert_eq!(served.get("/").await.1, "hello\n");
+}
+
+#[tokio::test]
+async fn heads_without_end_end_their_connection() {
+    let served = Served::with(Bench::new(), HttpConfig::default(), |_| {}).await;
+    // A header of a few bytes in each, as many as there are.
+    let more = (0..1_000_000u32).map(|_| frame(CONTINUATION, 0, 1, b"\0\x01x\x01y"));
+    let frames = std::iter::once(frame(HEADERS, END_STREAM, 1, &head("/"))).chain(more);
+    assert_eq!(goodbye(&served, frames).await, ENHANCE_YOUR_CALM);
+    assert_eq!(served.get("/").await.1, "hello\n");
+}
