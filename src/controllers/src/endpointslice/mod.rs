@@ -7,10 +7,12 @@ mod tests;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use coracle_client::{Deltas, During, Informer, Key, ReconcileError, WorkQueue, is_conflict, is_not_found};
+use coracle_client::{
+    Delta, Deltas, During, Informer, Key, ReconcileError, WorkQueue, is_conflict, is_not_found,
+};
 use futures::{StreamExt, TryStreamExt, future::BoxFuture};
 use k8s_openapi::api::{
-    core::v1::{Pod, Service},
+    core::v1::{Node, Pod, Service},
     discovery::v1::EndpointSlice,
 };
 use kube::{
@@ -39,6 +41,9 @@ const IN_FLIGHT: usize = 8;
 /// How long the cache may take to show what was written before; it takes milliseconds.
 const CATCH_UP: Duration = Duration::from_secs(5);
 
+/// The label of a node that says which zone it is in.
+const ZONE: &str = "topology.kubernetes.io/zone";
+
 const BY_SERVICE: &str = "endpointslice/service";
 
 pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
@@ -46,23 +51,26 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
         let services: Informer<Service> = context.informers.get();
         let pods: Informer<Pod> = context.informers.get();
         let slices: Informer<EndpointSlice> = context.informers.get();
+        let nodes: Informer<Node> = context.informers.get();
         slices.add_index(BY_SERVICE, |slice| owner(slice).map(|key| key.to_string()).into_iter().collect());
         let controller = Arc::new(Controller {
             client: context.client.clone(),
             services: services.clone(),
             pods: pods.clone(),
             slices: slices.clone(),
+            nodes: nodes.clone(),
             pace: Pace::default(),
             written: Mutex::default(),
         });
         let queue = WorkQueue::new();
         let feed = async {
-            tokio::join!(services.synced(), pods.synced(), slices.synced());
+            tokio::join!(services.synced(), pods.synced(), slices.synced(), nodes.synced());
             let waker = Waker { services: &services, queue: &queue, pace: &controller.pace };
             tokio::join!(
                 context::feed(services.subscribe(), &queue),
                 waker.feed_pods(pods.subscribe()),
                 feed_slices(slices.subscribe(), &waker),
+                feed_nodes(nodes.subscribe(), &waker),
                 context::resync(&services, &queue),
             );
         };
@@ -81,6 +89,27 @@ async fn feed_slices(mut deltas: Deltas<EndpointSlice>, waker: &Waker<'_>) {
     }
 }
 
+/// Queues all services when nodes are in other zones than before.
+async fn feed_nodes(mut deltas: Deltas<Node>, waker: &Waker<'_>) {
+    let moves = |delta: &Delta<Node>| match delta {
+        Delta::Added(node) | Delta::Deleted(node) => zone(node).is_some(),
+        Delta::Updated { old, new } => zone(old) != zone(new),
+    };
+    while let Some(delta) = deltas.next().await {
+        let mut moved = moves(&delta);
+        while let Some(delta) = deltas.try_next() {
+            moved |= moves(&delta);
+        }
+        for service in waker.services.list().iter().filter(|_| moved) {
+            waker.pace.wake(waker.queue, Key::of(&service.metadata));
+        }
+    }
+}
+
+fn zone(node: &Node) -> Option<&String> {
+    node.metadata.labels.as_ref()?.get(ZONE)
+}
+
 /// The service of a slice that this controller made.
 fn owner(slice: &EndpointSlice) -> Option<Key> {
     services::slice_owner(slice, US)
@@ -91,6 +120,7 @@ struct Controller {
     services: Informer<Service>,
     pods: Informer<Pod>,
     slices: Informer<EndpointSlice>,
+    nodes: Informer<Node>,
     pace: Pace,
     /// The newest revision written for each service: planning on an older cache would make slices twice.
     written: Mutex<HashMap<Key, u64>>,
@@ -106,7 +136,8 @@ impl Controller {
         let turn = service.is_some().then(|| self.pace.turn(&key));
         let pods = self.pods.list_namespace(&key.namespace);
         let slices = self.slices.by_index(BY_SERVICE, &key.to_string());
-        let plan = plan(&Observed { service: service.as_deref(), pods: &pods, slices: &slices });
+        let zone = |node: &str| self.nodes.get(&Key::cluster(node)).and_then(|node| zone(&node).cloned());
+        let plan = plan(&Observed { service: service.as_deref(), pods: &pods, slices: &slices, zone: &zone });
         let outcome = self.apply(&key, plan).await;
         drop(turn);
         if service.is_none() {

@@ -12,7 +12,7 @@ use std::{
 use k8s_openapi::{
     api::{
         core::v1::{Pod, Service, ServiceSpec},
-        discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
+        discovery::v1::{Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForZone},
     },
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
@@ -25,6 +25,9 @@ use crate::{
 
 pub(super) const US: &str = "endpointslice-controller.k8s.io";
 
+/// The `trafficDistribution` by which each endpoint is meant for clients of its own zone.
+const PREFER_CLOSE: &str = "PreferClose";
+
 /// Endpoints in one slice. Kubernetes' default.
 const CAPACITY: usize = 100;
 
@@ -34,6 +37,8 @@ pub(super) struct Observed<'a> {
     pub(super) pods: &'a [Arc<Pod>],
     /// The service's slices that this controller made.
     pub(super) slices: &'a [Arc<EndpointSlice>],
+    /// The zone that a node is in, by its name.
+    pub(super) zone: &'a dyn Fn(&str) -> Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -60,7 +65,7 @@ pub(super) fn plan(observed: &Observed<'_>) -> Plan {
         plan.delete = observed.slices.iter().map(|slice| (**slice).clone()).collect();
         return plan;
     };
-    let mut wanted = wanted(service, spec, observed.pods);
+    let mut wanted = wanted(service, spec, observed);
     if wanted.is_empty() {
         // A service without endpoints says so in a slice of its own.
         let families = families(spec);
@@ -200,12 +205,12 @@ fn families(spec: &ServiceSpec) -> BTreeSet<&'static str> {
 fn wanted(
     service: &Service,
     spec: &ServiceSpec,
-    all: &[Arc<Pod>],
+    observed: &Observed<'_>,
 ) -> Vec<(Group, BTreeMap<Identity, Endpoint>)> {
     let families = families(spec);
     let portless = services::is_headless(spec) && spec.ports.as_ref().is_none_or(Vec::is_empty);
     let mut groups: BTreeMap<(&'static str, BTreeSet<Port>), BTreeMap<Identity, Endpoint>> = BTreeMap::new();
-    for pod in all {
+    for pod in observed.pods {
         let selected = pods::selects(spec.selector.as_ref(), pod.metadata.labels.as_ref());
         if !selected || pods::is_terminal(pod) {
             continue;
@@ -215,7 +220,8 @@ fn wanted(
             continue;
         }
         for (family, address) in addresses(pod).filter(|(family, _)| families.contains(family)) {
-            let endpoint = endpoint(service, spec, pod, address);
+            let zone = pods::node_name(pod).and_then(observed.zone);
+            let endpoint = endpoint(service, spec, pod, address, zone);
             let group = groups.entry((family, ports.clone())).or_default();
             group.insert(identity(&endpoint), endpoint);
         }
@@ -247,7 +253,15 @@ fn addresses(pod: &Pod) -> impl Iterator<Item = (&'static str, &str)> {
     })
 }
 
-fn endpoint(service: &Service, spec: &ServiceSpec, pod: &Pod, address: &str) -> Endpoint {
+fn endpoint(
+    service: &Service,
+    spec: &ServiceSpec,
+    pod: &Pod,
+    address: &str,
+    zone: Option<String>,
+) -> Endpoint {
+    let near = spec.traffic_distribution.as_deref() == Some(PREFER_CLOSE);
+    let for_zones = zone.clone().filter(|_| near).map(|name| vec![ForZone { name }]);
     let serving = pods::is_ready(pod);
     let terminating = pod.metadata.deletion_timestamp.is_some();
     let not_ready_too = spec.publish_not_ready_addresses == Some(true);
@@ -261,6 +275,8 @@ fn endpoint(service: &Service, spec: &ServiceSpec, pod: &Pod, address: &str) -> 
         hostname: services::hostname(pod, service),
         node_name: pods::node_name(pod).map(str::to_owned),
         target_ref: Some(services::target(pod)),
+        hints: for_zones.map(|zones| EndpointHints { for_zones: Some(zones), ..EndpointHints::default() }),
+        zone,
         ..Endpoint::default()
     }
 }

@@ -27,6 +27,10 @@ fn web() -> Service {
     service
 }
 
+fn nowhere(_: &str) -> Option<String> {
+    None
+}
+
 /// Does what the plan says, as the API would.
 fn apply(slices: &mut Vec<Arc<EndpointSlice>>, plan: Plan, names: &mut usize) {
     for mut new in plan.create {
@@ -50,7 +54,8 @@ fn conditions_tell_ready_serving_and_terminating() {
         service.spec.as_mut().unwrap().publish_not_ready_addresses = Some(eager);
         let mut pod = running(1, ready);
         pod.metadata.deletion_timestamp = going.then(coracle_client::clock::time);
-        let plan = plan(&Observed { service: Some(&service), pods: &[Arc::new(pod)], slices: &[] });
+        let plan =
+            plan(&Observed { service: Some(&service), pods: &[Arc::new(pod)], slices: &[], zone: &nowhere });
         let conditions = plan.create[0].endpoints[0].conditions.clone().unwrap();
         (conditions.ready.unwrap(), conditions.serving.unwrap(), conditions.terminating.unwrap())
     };
@@ -60,9 +65,34 @@ fn conditions_tell_ready_serving_and_terminating() {
     assert_eq!(conditions(false, false, true), (true, false, false));
 }
 
+/// With `trafficDistribution: PreferClose` each endpoint is for its own zone, if its node is in one.
+#[test]
+fn endpoints_say_where_they_are_and_whom_they_are_for() {
+    let check = |distribution: Option<&str>, zone: Option<&str>, hint: Option<&str>| {
+        let mut service = web();
+        service.spec.as_mut().unwrap().traffic_distribution = distribution.map(str::to_owned);
+        let of_node = |node: &str| zone.filter(|_| node == "n").map(str::to_owned);
+        let pods = [Arc::new(running(1, true))];
+        let plan = plan(&Observed { service: Some(&service), pods: &pods, slices: &[], zone: &of_node });
+        let endpoint = &plan.create[0].endpoints[0];
+        assert_eq!(endpoint.zone.as_deref(), zone);
+        let hints = endpoint.hints.as_ref().map(|hints| hints.for_zones.as_ref().unwrap()[0].name.as_str());
+        assert_eq!(hints, hint, "{distribution:?} {zone:?}");
+    };
+    check(None, None, None);
+    check(None, Some("a"), None);
+    check(Some("PreferClose"), Some("a"), Some("a"));
+    check(Some("PreferClose"), None, None);
+}
+
 #[test]
 fn slices_are_made_as_kubernetes_makes_them() {
-    let plan = plan(&Observed { service: Some(&web()), pods: &[Arc::new(running(1, true))], slices: &[] });
+    let plan = plan(&Observed {
+        service: Some(&web()),
+        pods: &[Arc::new(running(1, true))],
+        slices: &[],
+        zone: &nowhere,
+    });
     let text = serde_json::to_value(&plan.create).unwrap();
     let expected = serde_json::json!([{
         "apiVersion": "discovery.k8s.io/v1",
@@ -95,11 +125,15 @@ fn slices_are_made_as_kubernetes_makes_them() {
 fn a_service_without_endpoints_keeps_one_empty_slice() {
     let (mut slices, mut names) = (Vec::new(), 0);
     let service = web();
-    apply(&mut slices, plan(&Observed { service: Some(&service), pods: &[], slices: &[] }), &mut names);
+    apply(
+        &mut slices,
+        plan(&Observed { service: Some(&service), pods: &[], slices: &[], zone: &nowhere }),
+        &mut names,
+    );
     assert_eq!((slices.len(), slices[0].endpoints.len()), (1, 0));
-    let again = plan(&Observed { service: Some(&service), pods: &[], slices: &slices });
+    let again = plan(&Observed { service: Some(&service), pods: &[], slices: &slices, zone: &nowhere });
     assert_eq!((again.create.len(), again.update.len(), again.delete.len()), (0, 0, 0));
-    let gone = plan(&Observed { service: None, pods: &[], slices: &slices });
+    let gone = plan(&Observed { service: None, pods: &[], slices: &slices, zone: &nowhere });
     assert_eq!(gone.delete.len(), 1);
 }
 
@@ -108,16 +142,20 @@ fn one_change_is_one_write() {
     let (mut slices, mut names) = (Vec::new(), 0);
     let service = web();
     let mut pods: Vec<_> = (0..250).map(|index| Arc::new(running(index, true))).collect();
-    apply(&mut slices, plan(&Observed { service: Some(&service), pods: &pods, slices: &[] }), &mut names);
+    apply(
+        &mut slices,
+        plan(&Observed { service: Some(&service), pods: &pods, slices: &[], zone: &nowhere }),
+        &mut names,
+    );
     let sizes: Vec<_> = slices.iter().map(|slice| slice.endpoints.len()).collect();
     assert_eq!(sizes, [100, 100, 50]);
     pods[7] = Arc::new(running(7, false));
-    let change = plan(&Observed { service: Some(&service), pods: &pods, slices: &slices });
+    let change = plan(&Observed { service: Some(&service), pods: &pods, slices: &slices, zone: &nowhere });
     assert_eq!((change.create.len(), change.update.len(), change.delete.len()), (0, 1, 0));
     apply(&mut slices, change, &mut names);
     // One goes from a full slice, another comes: it takes its place.
     pods[8] = Arc::new(running(300, true));
-    let change = plan(&Observed { service: Some(&service), pods: &pods, slices: &slices });
+    let change = plan(&Observed { service: Some(&service), pods: &pods, slices: &slices, zone: &nowhere });
     assert_eq!((change.create.len(), change.update.len(), change.delete.len()), (0, 1, 0));
 }
 
@@ -132,7 +170,7 @@ proptest! {
         let service = web();
         for step in steps {
             let pods: Vec<_> = step.iter().map(|(index, ready)| Arc::new(running(*index, *ready))).collect();
-            let first = plan(&Observed { service: Some(&service), pods: &pods, slices: &slices });
+            let first = plan(&Observed { service: Some(&service), pods: &pods, slices: &slices, zone: &nowhere });
             apply(&mut slices, first, &mut names);
             let mut found: BTreeMap<String, bool> = BTreeMap::new();
             for slice in &slices {
@@ -149,7 +187,7 @@ proptest! {
                 .map(|(index, ready)| (format!("10.0.{}.{}", index / 250, index % 250), *ready))
                 .collect();
             prop_assert_eq!(found, expected);
-            let again = plan(&Observed { service: Some(&service), pods: &pods, slices: &slices });
+            let again = plan(&Observed { service: Some(&service), pods: &pods, slices: &slices, zone: &nowhere });
             prop_assert_eq!((again.create.len(), again.update.len(), again.delete.len()), (0, 0, 0));
         }
     }
