@@ -1,5 +1,8 @@
 //! Says where a service of type LoadBalancer is reached: on the addresses of the nodes, each of which opens the
 //! service's ports (`coracle-network`). Services that name a class are somebody else's.
+//!
+//! A port of a node is one service's: that of a node port, or else the oldest load balancer's. A service that does not
+//! get all of its ports is not balanced; the nodes say in an event who has which.
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
@@ -7,7 +10,7 @@ use coracle_client::{
     Delta, Deltas, During, EventType, Informer, Key, ReconcileError, Recorder, WorkQueue, is_not_found,
 };
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::core::v1::{Node, Service, ServicePort};
 use kube::{
     Api, Client, Resource,
     api::{Patch, PatchParams},
@@ -20,6 +23,9 @@ pub(crate) const NAME: &str = "service-lb-controller";
 
 const WORKERS: usize = 2;
 
+/// Services by the ports of the nodes that they want.
+const PORTS: &str = "service-lb/ports";
+
 /// Kubernetes' own label for nodes that load balancers leave out.
 const EXCLUDED: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 
@@ -31,12 +37,13 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
             services: context.informers.get(),
             nodes: context.informers.get(),
         });
+        controller.services.add_index(PORTS, ports);
         let queue = WorkQueue::new();
         let feed = async {
             let Controller { services, nodes, .. } = &*controller;
             tokio::join!(services.synced(), nodes.synced());
             tokio::join!(
-                feed_services(services.subscribe(), &queue),
+                feed_services(services.subscribe(), services, &queue),
                 feed_nodes(nodes.subscribe(), services, nodes, &queue),
             );
         };
@@ -46,11 +53,22 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
     })
 }
 
-async fn feed_services(mut deltas: Deltas<Service>, queue: &WorkQueue<Key>) {
+async fn feed_services(mut deltas: Deltas<Service>, services: &Informer<Service>, queue: &WorkQueue<Key>) {
     while let Some(delta) = deltas.next().await {
         if wants(delta.object()) || !ingress(delta.object()).is_empty() {
             queue.add(Key::of(&delta.object().metadata));
         }
+        let mut ports = ports(delta.object());
+        if let Delta::Updated { old, new } = &delta {
+            let before = self::ports(old);
+            if before == ports && is_balanced(old) == is_balanced(new) {
+                continue;
+            }
+            ports.extend(before);
+        }
+        // Who may get a port now, or lose it.
+        let rivals = ports.iter().flat_map(|port| services.by_index(PORTS, port));
+        rivals.filter(|rival| wants(rival)).for_each(|rival| queue.add(Key::of(&rival.metadata)));
     }
 }
 
@@ -89,7 +107,11 @@ struct Controller {
 impl Controller {
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>, ReconcileError> {
         let Some(service) = self.services.get(key) else { return Ok(None) };
-        let Some(wanted) = plan(&service, &addresses(&self.nodes.list())) else { return Ok(None) };
+        let nodes = match is_outdone(&service, |port| self.services.by_index(PORTS, port)) {
+            true => BTreeSet::new(),
+            false => addresses(&self.nodes.list()),
+        };
+        let Some(wanted) = plan(&service, &nodes) else { return Ok(None) };
         let patch = json!({
             "metadata": { "uid": service.metadata.uid },
             "status": { "loadBalancer": { "ingress": wanted } },
@@ -129,11 +151,54 @@ fn plan(service: &Service, addresses: &BTreeSet<IpAddr>) -> Option<Value> {
 }
 
 fn wants(service: &Service) -> bool {
-    let spec = service.spec.as_ref();
-    service.metadata.deletion_timestamp.is_none()
-        && spec.is_some_and(|spec| {
-            spec.type_.as_deref() == Some("LoadBalancer") && spec.load_balancer_class.is_none()
+    service.metadata.deletion_timestamp.is_none() && is_balanced(service)
+}
+
+fn is_balanced(service: &Service) -> bool {
+    service.spec.as_ref().is_some_and(|spec| {
+        spec.type_.as_deref() == Some("LoadBalancer") && spec.load_balancer_class.is_none()
+    })
+}
+
+/// The ports of the nodes that a service wants, each with its protocol.
+fn ports(service: &Service) -> Vec<String> {
+    let mut ports = node_ports(service);
+    ports.extend(balanced_ports(service));
+    ports
+}
+
+fn node_ports(service: &Service) -> Vec<String> {
+    named_ports(service, |port| port.node_port.filter(|number| *number != 0))
+}
+
+fn balanced_ports(service: &Service) -> Vec<String> {
+    if is_balanced(service) { named_ports(service, |port| Some(port.port)) } else { Vec::new() }
+}
+
+fn named_ports(service: &Service, number: fn(&ServicePort) -> Option<i32>) -> Vec<String> {
+    let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+    let named = |port: &ServicePort| {
+        let protocol = port.protocol.as_deref().unwrap_or("TCP");
+        Some(format!("{protocol}/{}", number(port)?))
+    };
+    ports.filter_map(named).collect()
+}
+
+/// Whether another service has one of the ports that this one wants to be balanced on: the rule by which each node
+/// gives out its ports. `rivals` are the services that want a port.
+fn is_outdone(service: &Service, rivals: impl Fn(&str) -> Vec<Arc<Service>>) -> bool {
+    let rank = |service: &Service| {
+        let created = service.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        (created, Key::of(&service.metadata))
+    };
+    let own = rank(service);
+    balanced_ports(service).iter().any(|port| {
+        rivals(port).iter().any(|rival| {
+            let other = rank(rival);
+            other.1 != own.1
+                && (node_ports(rival).contains(port) || balanced_ports(rival).contains(port) && other < own)
         })
+    })
 }
 
 fn ingress(service: &Service) -> Vec<String> {
@@ -195,6 +260,38 @@ mod tests {
         check(&json!({"type": "ClusterIP"}), &["192.0.2.1"], Some(&Value::Null));
         assert_eq!(plan(&service(&balanced, &["192.0.2.1"]), &BTreeSet::new()), Some(Value::Null));
         assert_eq!(plan(&service(&balanced, &[]), &BTreeSet::new()), None);
+    }
+
+    /// Which of these services get all their ports: `name type port nodePort created`.
+    #[track_caller]
+    fn balanced(services: &[(&str, &str, i32, i32, &str)], expected: &[&str]) {
+        let service = |(name, type_, port, node_port, created): &(&str, &str, i32, i32, &str)| {
+            let object = json!({
+                "metadata": { "name": name, "namespace": "n", "creationTimestamp": created },
+                "spec": { "type": type_, "ports": [{ "port": port, "nodePort": node_port }] },
+            });
+            Arc::new(serde_json::from_value::<Service>(object).expect("a service"))
+        };
+        let all: Vec<_> = services.iter().map(service).collect();
+        let rivals = |port: &str| {
+            let wants = |service: &&Arc<Service>| ports(service).iter().any(|own| own == port);
+            all.iter().filter(wants).cloned().collect()
+        };
+        let served = all.iter().filter(|service| wants(service) && !is_outdone(service, rivals));
+        let names: Vec<_> = served.map(|service| service.metadata.name.as_deref().unwrap_or("")).collect();
+        assert_eq!(names, expected, "{services:?}");
+    }
+
+    #[test]
+    fn a_port_has_one_owner() {
+        let (early, late) = ("2026-01-01T00:00:00Z", "2026-01-01T00:00:01Z");
+        let lb = "LoadBalancer";
+        balanced(&[("a", lb, 80, 0, late), ("b", lb, 80, 0, early)], &["b"]);
+        balanced(&[("b", lb, 80, 0, early), ("a", lb, 80, 0, early)], &["a"]);
+        balanced(&[("a", lb, 80, 0, late), ("b", lb, 81, 0, early)], &["a", "b"]);
+        balanced(&[("a", lb, 80, 0, late), ("b", "ClusterIP", 80, 0, early)], &["a"]);
+        balanced(&[("a", lb, 30080, 0, early), ("b", "NodePort", 80, 30080, late)], &[]);
+        balanced(&[("a", lb, 30080, 30080, early)], &["a"]);
     }
 
     #[test]
