@@ -240,6 +240,9 @@ pub(crate) enum Bench {
     /// Time from the creation of pods to their readiness, and their memory
     #[command(after_help = "Example:\n  coracle bench pods --count 1000")]
     Pods(BenchPods),
+    /// Time from a change of an EndpointSlice to the first connection that goes by it, beside few services and many
+    #[command(after_help = "Example:\n  coracle bench services --services 10000")]
+    Services(BenchServices),
     /// Decisions of the scheduler a second, without the API: a curve up to so many nodes
     #[command(after_help = "Example:\n  coracle bench scheduler --nodes 5000 --pods 150000")]
     Scheduler(BenchScheduler),
@@ -339,6 +342,17 @@ pub(crate) struct BenchPods {
     /// Give the pods of the ReplicationController an HTTP readiness probe each second
     #[arg(long)]
     pub probes: bool,
+}
+
+/// `coracle bench services`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchServices {
+    /// How many other services there are the second time; the first time there are ten
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(10..=50_000))]
+    pub services: u32,
+    /// How often the endpoint comes and goes
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub rounds: u32,
 }
 
 /// `coracle bench loopback`.

@@ -51,6 +51,7 @@ fn main() -> ExitCode {
             Command::Push(args) => push::run(args).await,
             Command::Bench(Bench::Startup(args)) => bench::startup::run(args).await,
             Command::Bench(Bench::Pods(args)) => bench::pods::run(args).await,
+            Command::Bench(Bench::Services(args)) => bench::services::run(args).await,
             Command::Bench(Bench::Loopback(args)) => bench::loopback::run(args).await,
             Command::Bench(Bench::Http(args)) => bench::http::run(args).await,
             Command::Bench(Bench::HttpPeer { component }) => bench::http_peer::run(&component).await,

@@ -32,6 +32,7 @@ fn main() {
         connects(&client, &listener, to).await;
         idle(&fabric).await;
         growth().await;
+        large_services();
     });
 }
 
@@ -42,21 +43,35 @@ async fn growth() {
         let fabric = Fabric::build(Config::default());
         let all: Vec<_> = (0..pods).map(|_| pod(&fabric)).collect();
         let listeners: Vec<_> = all.iter().map(|pod| pod.listen(any(80), 8).expect("free")).collect();
+        let objects: Vec<_> =
+            (0..).zip(&all).map(|(number, pod)| (service(number), slice(number, &[pod.ip()]))).collect();
         let began = Instant::now();
-        for (number, stack) in (0..).zip(&all) {
-            fabric.apply_service(&service(number));
-            fabric.apply_slice(&slice(number, stack));
+        for (service, slice) in &objects {
+            fabric.apply_service(service);
+            fabric.apply_slice(slice);
         }
         report(&format!("beside {pods} pods: a service and its endpoints"), pods, began.elapsed());
-        let began = Instant::now();
-        for number in 0..TIMES {
-            let number = number.wrapping_mul(7919) % pods;
-            fabric.apply_slice(&slice(number, &all[number as usize]));
+        // Each service is given the next one's pod, and the connection that follows at once must be that pod's.
+        let next = |number: u32| number.wrapping_mul(7919) % pods;
+        let moves: Vec<_> =
+            (0..TIMES).map(|number| slice(next(number), &[all[next(number + 1) as usize].ip()])).collect();
+        let (mut told, mut followed) = (Duration::ZERO, Duration::ZERO);
+        for (number, slice) in (0..).zip(&moves) {
+            let began = Instant::now();
+            fabric.apply_slice(slice);
+            told += began.elapsed();
+            let to = SocketAddr::new(vip(next(number)), 80);
+            let dialled = all[0].connect(to).await.expect("it listens");
+            let accepted = listeners[next(number + 1) as usize].try_accept().expect("it waits");
+            followed += began.elapsed();
+            drop((dialled, accepted));
         }
-        report(&format!("beside {pods} pods: endpoints that change"), TIMES, began.elapsed());
+        report(&format!("beside {pods} pods: endpoints that change"), TIMES, told);
+        report(&format!("beside {pods} pods: a connection has followed them"), TIMES, followed);
+        objects.iter().for_each(|(_, slice)| fabric.apply_slice(slice));
         let began = Instant::now();
         for number in 0..TIMES {
-            let number = number.wrapping_mul(7919) % pods;
+            let number = next(number);
             let to = SocketAddr::new(vip(number), 80);
             let dialled = all[0].connect(to).await.expect("it listens");
             drop((dialled, listeners[number as usize].accept().await.expect("it waits")));
@@ -64,7 +79,7 @@ async fn growth() {
         report(&format!("beside {pods} pods: connect to a service"), TIMES, began.elapsed());
         let began = Instant::now();
         for number in 0..TIMES {
-            let name = format!("s{}.default.svc.cluster.local", number.wrapping_mul(7919) % pods);
+            let name = format!("s{}.default.svc.cluster.local", next(number));
             all[0].resolve(&name).await.expect("it has an address");
         }
         report(&format!("beside {pods} pods: a name"), TIMES, began.elapsed());
@@ -88,15 +103,46 @@ fn service(number: u32) -> Service {
     serde_json::from_value(object).expect("a service")
 }
 
-fn slice(number: u32, stack: &PodStack) -> EndpointSlice {
+fn slice(number: u32, addresses: &[Ipv4Addr]) -> EndpointSlice {
     let name = format!("s{number}");
+    let endpoints: Vec<_> =
+        addresses.iter().map(|address| serde_json::json!({"addresses": [address]})).collect();
     let object = serde_json::json!({
         "metadata": {"name": name, "namespace": "default", "labels": {"kubernetes.io/service-name": name}},
         "addressType": "IPv4",
         "ports": [{"name": "", "port": 80}],
-        "endpoints": [{"addresses": [stack.ip()]}],
+        "endpoints": endpoints,
     });
     serde_json::from_value(object).expect("a slice")
+}
+
+/// What a change costs in services of few and of many endpoints, a hundred in each slice.
+fn large_services() {
+    const TIMES: u32 = 200;
+    for slices in [1u8, 100] {
+        let fabric = Fabric::build(Config::default());
+        fabric.apply_service(&service(0));
+        let portion = |portion: u8| {
+            let addresses: Vec<_> = (0..100).map(|last| Ipv4Addr::new(10, 129, portion, last)).collect();
+            let mut slice = slice(0, &addresses);
+            slice.metadata.name = Some(format!("s0-{portion}"));
+            slice
+        };
+        let all: Vec<_> = (0..slices).map(portion).collect();
+        all.iter().for_each(|slice| fabric.apply_slice(slice));
+        let less = {
+            let mut less = all[0].clone();
+            less.endpoints.pop();
+            less
+        };
+        let began = Instant::now();
+        for _ in 0..TIMES / 2 {
+            fabric.apply_slice(&less);
+            fabric.apply_slice(&all[0]);
+        }
+        let endpoints = u32::from(slices) * 100;
+        report(&format!("a service of {endpoints} endpoints: one comes or goes"), TIMES, began.elapsed());
+    }
 }
 
 fn pod(fabric: &Arc<Fabric>) -> PodStack {

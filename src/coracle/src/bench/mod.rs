@@ -1,6 +1,6 @@
 //! `coracle bench`: what this build does on this machine, measured from outside.
 //!
-//! The measurements of start and pods start the real binary in a folder of its own and talk to it as a client does;
+//! The measurements of start, pods and services start the real binary in a folder of its own and talk to it as a client does;
 //! times include TLS, HTTP and the disk. The others measure one part of it by itself.
 
 pub(crate) mod child;
@@ -11,6 +11,7 @@ mod lab;
 pub(crate) mod loopback;
 pub(crate) mod pods;
 pub(crate) mod scheduler;
+pub(crate) mod services;
 pub(crate) mod spawn;
 pub(crate) mod startup;
 pub(crate) mod volume;
