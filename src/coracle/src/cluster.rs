@@ -7,7 +7,7 @@
 //! ```
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -160,6 +160,7 @@ impl Cluster {
             coracle_node::Config {
                 name: name.clone(),
                 address: node_address(server.address().ip()),
+                listen: server.address().ip(),
                 data_dir: data.root().to_owned(),
                 max_pods: MAX_PODS,
                 version: coracle_apiserver::GIT_VERSION.to_owned(),
@@ -268,14 +269,26 @@ async fn push_toolbox(images: &Images) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The address that the node tells others: where the API server listens, or the loopback if that is
-/// everywhere.
-pub(crate) fn node_address(listen: IpAddr) -> IpAddr {
-    if listen.is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { listen }
+/// The address that the node tells others: where the API server listens, or, if that is everywhere, the one from which
+/// this host goes out into the world; the loopback if it does not.
+fn node_address(listen: IpAddr) -> IpAddr {
+    if !listen.is_unspecified() {
+        return listen;
+    }
+    // Any address that is not of this host will do: this chooses a way there and sends nothing.
+    let outward = || {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
+        Ok::<_, std::io::Error>(socket.local_addr()?.ip())
+    };
+    outward().ok().filter(|ip| !ip.is_unspecified()).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
+/// Where this process reaches its own API server.
 fn reachable(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(node_address(address.ip()), address.port())
+    let ip = address.ip();
+    let ip = if ip.is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { ip };
+    SocketAddr::new(ip, address.port())
 }
 
 /// The host's name as a node's name: lower case, and only what RFC 1123 allows.

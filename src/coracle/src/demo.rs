@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::{
     cli::{Demo, NodeOptions},
-    cluster::{Cluster, Config, node_address},
+    cluster::{Cluster, Config},
     connection::Connection,
     data_dir::{self, DataDir},
     guests, push,
@@ -40,7 +40,7 @@ pub(crate) async fn run(args: Demo) -> anyhow::Result<()> {
     let mut stop = Stop::listen()?;
     let data = DataDir::lock(&args.data_dir.unwrap_or_else(|| data_dir::default_root("demo")))?;
     for port in [WEB_PORT, SHOP_PORT, METRICS_PORT] {
-        let address = SocketAddr::new(node_address(args.listen.ip()), port);
+        let address = SocketAddr::new(args.listen.ip(), port);
         TcpListener::bind(address).with_context(|| format!("the demo's services need {address}"))?;
     }
     let started = Instant::now();
@@ -147,13 +147,13 @@ fn is_ready(pod: &Pod, since: Timestamp) -> bool {
 }
 
 fn farewell(cluster: &Cluster) {
-    let host = cluster.node_address();
+    let at = |port| SocketAddr::new(cluster.node_address(), port);
     let command = |text: &str| ui::paint("36", text);
     ui::line("");
     ui::line(&format!(
         "  {}   {}",
         ui::paint("1", "open"),
-        ui::paint("1;32", &format!("http://{host}:{WEB_PORT}/"))
+        ui::paint("1;32", &format!("http://{}/", at(WEB_PORT)))
     ));
     if let Some(url) = cluster.dashboard() {
         ui::line(&format!("  {}  {url}", ui::paint("1", "watch")));
@@ -164,7 +164,7 @@ fn farewell(cluster: &Cluster) {
     ui::line("  three things to try:");
     ui::line(&format!(
         "    {}   # the shop reaches `web` through its ambassador on localhost",
-        command(&format!("curl http://{host}:{SHOP_PORT}/"))
+        command(&format!("curl http://{}/", at(SHOP_PORT)))
     ));
     ui::line(&format!(
         "    {}   # more of them; then reload the page",

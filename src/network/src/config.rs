@@ -34,7 +34,7 @@ pub struct Config {
     pub cluster_domain: String,
     /// The node's own addresses: guests reach NodePorts on them and nothing else.
     pub node_addresses: Vec<IpAddr>,
-    /// The kernel address on which NodePorts listen.
+    /// The kernel address on which NodePorts listen. `[::]` is every address of both families.
     pub node_port_bind: IpAddr,
     /// Kernel sockets of this host that guests may reach, and only through a Service whose endpoints
     /// name them (the API server behind `kubernetes.default`).

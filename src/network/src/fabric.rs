@@ -32,7 +32,7 @@ use crate::limits::{EGRESS_CONNECTIONS, LOOKUPS};
 use crate::names::outside::Cache;
 use crate::nodeport::{DoorProblem, NodePorts};
 use crate::policy::{Place, canonical, place};
-use crate::services::{Candidates, Entrance, Frontend, Services};
+use crate::services::{Caller, Candidates, Entrance, Frontend, Services, Shut};
 use crate::stack::{Protocol, Stack};
 use crate::stream::End;
 use crate::{ClusterNames, Config, NetworkError, PodConfig, PodStack, Stream};
@@ -222,6 +222,11 @@ impl Fabric {
         self.services.remove_slice(namespace, name);
     }
 
+    /// The zone that this node is in (its label `topology.kubernetes.io/zone`): endpoints with hints are chosen by it.
+    pub fn set_zone(&self, zone: Option<&str>) {
+        self.services.set_zone(zone);
+    }
+
     /// The node dials a pod or a service (probes, port-forward). The same policy holds as for guests, so
     /// that nobody reaches the host through the node.
     pub async fn connect(self: &Arc<Self>, address: SocketAddr) -> io::Result<Stream> {
@@ -298,24 +303,39 @@ impl Fabric {
         if let Some(pod) = self.pod_at(to) {
             return self.route_to_pod(origin, pod, to, protocol);
         }
-        let frontend = self.services.frontend(to, protocol);
+        let frontend = self.frontend(to, protocol);
         if let Some(stack) = origin.pod().filter(|_| self.is_dns(to))
             && frontend.as_ref().is_none_or(|(frontend, _)| frontend.is_empty())
         {
             return Ok(Route::Direct(Way::Dns(Arc::clone(stack))));
         }
         if let Some((frontend, entrance)) = frontend {
-            return self.route_to_backend(&frontend, origin, entrance, to, protocol);
+            return self.route_to_backend(&frontend, self.caller(origin, entrance, to), to, protocol);
         }
         if self.is_node(to.ip()) {
-            let frontend = self.services.door((to.port(), protocol)).ok_or_else(forbidden)?;
-            return self.route_to_backend(&frontend, origin, Entrance::Outside, to, protocol);
+            return Err(forbidden());
         }
         match self.way_outside(origin, to, protocol) {
             Ok(way) => Ok(Route::Direct(way)),
             Err(Problem::Other(error)) => Err(error),
             Err(Problem::Denied(to, reason)) => Err(self.deny(origin, None, to, reason)),
         }
+    }
+
+    /// The service that answers at an address, one of the node's included.
+    fn frontend(&self, to: SocketAddr, protocol: Protocol) -> Option<(Arc<Frontend>, Entrance)> {
+        let at_door = || self.is_node(to.ip()).then(|| self.services.door((to.port(), protocol))).flatten();
+        self.services.frontend(to, protocol).or_else(at_door)
+    }
+
+    /// Somebody inside who dials a service at `to`.
+    fn caller<'a>(&self, origin: &'a Origin, entrance: Entrance, to: SocketAddr) -> Caller<'a> {
+        let client = match origin {
+            Origin::Node => self.gateway().into(),
+            Origin::Pod(stack) => stack.source_for(to.ip()),
+            Origin::Visitor(address) => *address,
+        };
+        Caller { client, origin, entrance, is_v6: to.is_ipv6() }
     }
 
     /// The way to a port of a pod of this node, if policy lets `origin` go there. Datagrams are judged one by one:
@@ -336,7 +356,7 @@ impl Fabric {
     }
 
     /// The way of a datagram from `source`, an address of `from`: to `to`, or to the backend of that service that
-    /// the flow has had so far, or else to the one whose turn it is.
+    /// the flow has had so far if it still is one, or else to the one whose turn it is.
     pub(crate) fn datagram_way(
         &self,
         from: &Arc<Stack>,
@@ -345,7 +365,11 @@ impl Fabric {
         backend: Option<SocketAddr>,
     ) -> Result<Way, NetworkError> {
         let origin = Origin::Pod(Arc::clone(from));
-        let known = backend.and_then(|backend| Some(Way::Pod(self.pod_at(backend)?, backend)));
+        let known = backend.and_then(|backend| {
+            let (frontend, entrance) = self.frontend(to, Protocol::Udp)?;
+            let stays = frontend.has(&self.caller(&origin, entrance, to), backend);
+            stays.then(|| self.way_to(backend, to, &origin, Protocol::Udp).ok()).flatten()
+        });
         let way = match known {
             Some(way) => way,
             None => match self.route(&origin, to, Protocol::Udp)? {
@@ -377,22 +401,18 @@ impl Fabric {
     pub(crate) fn route_to_backend(
         &self,
         frontend: &Arc<Frontend>,
-        origin: &Origin,
-        entrance: Entrance,
+        caller: Caller<'_>,
         to: SocketAddr,
         protocol: Protocol,
     ) -> Result<Route, NetworkError> {
-        let client = match origin {
-            Origin::Node => self.gateway().into(),
-            Origin::Pod(stack) => stack.ip.into(),
-            Origin::Visitor(address) => *address,
-        };
         let refused = NetworkError::Refused(to);
-        let Some(order) = frontend.candidates(client, origin, entrance, to.is_ipv6()) else {
-            return Err(refused);
+        let order = match frontend.candidates(&caller) {
+            Ok(order) => order,
+            Err(Shut::Empty) => return Err(refused),
+            Err(Shut::Denied) => return Err(self.deny(caller.origin, None, to, DenyReason::SourceRanges)),
         };
-        let problem = Problem::Other(refused);
-        Ok(Route::Backends(Backends { order, origin: origin.clone(), protocol, to, problem }))
+        let (origin, problem) = (caller.origin.clone(), Problem::Other(refused));
+        Ok(Route::Backends(Backends { order, origin, protocol, to, problem }))
     }
 
     /// Which way to one backend of a service that was dialled as `dialled`.
@@ -467,11 +487,13 @@ impl Fabric {
     }
 
     /// The dialling end of somebody who is not a pod: a client from outside with its own address, the
-    /// node as the first address of the pod range. A client on the node itself is shown as the node:
-    /// `127.0.0.1` would look like the pod's own loopback to the guest.
+    /// node as the first address of the pod range. A client on the node itself is shown as the node, for
+    /// `127.0.0.1` would look like the pod's own loopback to the guest; and so is one of the other family, of
+    /// which the guest's socket may know nothing.
     pub(crate) fn visitor(&self, client: Option<SocketAddr>, to: SocketAddr) -> End {
         let client = client.map(|client| SocketAddr::new(canonical(client.ip()), client.port()));
-        let local = client.filter(|client| !client.ip().is_loopback()).unwrap_or_else(|| {
+        let shown = |client: &SocketAddr| !client.ip().is_loopback() && client.is_ipv4() == to.is_ipv4();
+        let local = client.filter(shown).unwrap_or_else(|| {
             let port = self.next_port.fetch_add(1, Relaxed).max(NODE_PORT_FIRST);
             SocketAddr::new(self.gateway_for(to.ip()), port)
         });

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::limits::{CONNECT_TIMEOUT, KERNEL_READ, ORPHAN_TIMEOUT, WRITE_MAX};
+use crate::policy::wildcard;
 use crate::stream::{End, Stream};
 use crate::{Fabric, NetworkError};
 
@@ -194,12 +195,8 @@ impl HostAddresses {
         if !self.bind_proves_nothing && UdpSocket::bind((address, 0)).is_ok() {
             return true;
         }
-        let any: IpAddr = match address {
-            IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
-            IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
-        };
         let route = || {
-            let socket = UdpSocket::bind((any, 0))?;
+            let socket = UdpSocket::bind((wildcard(address), 0))?;
             socket.connect((address, 9))?;
             socket.local_addr()
         };

@@ -164,7 +164,8 @@ pub const HOST_BINDING: Duration = Duration::from_secs(300);
 /// Partners of one pod whose verdict is remembered. All are asked anew when there are more.
 pub const VERDICTS_PER_POD: usize = 256;
 
-/// How long a datagram that policy let through may be answered (Linux's `nf_conntrack_udp_timeout`).
+/// How long a datagram that policy let through may be answered, after it or after the last answer (Linux's
+/// `nf_conntrack_udp_timeout`).
 pub const ANSWER_TIME: Duration = Duration::from_secs(30);
 
 /// Datagrams of different senders to one pod that may be answered at a time.

@@ -9,24 +9,26 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
+use socket2::{Domain, Socket, Type};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::admit::Origin;
 use crate::fabric::Route;
 use crate::limits::{NODE_PORT_CONNECTIONS, NODE_PORT_RETRY_MAX};
-use crate::services::{Door, DoorChanges, DoorKind, Entrance, Name};
+use crate::policy::canonical;
+use crate::services::{Caller, Door, DoorChanges, DoorKind, Name};
 use crate::stack::{Protocol, Stack};
 use crate::{Fabric, NetworkError};
 
 /// What waits in the kernel until a proxy takes it.
-const KERNEL_BACKLOG: u32 = 1024;
+const KERNEL_BACKLOG: i32 = 1024;
 
 /// The first pause between tries to open a port; it doubles up to [`NODE_PORT_RETRY_MAX`].
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -69,6 +71,9 @@ struct Opened {
 impl NodePorts {
     /// Opens and closes what has changed.
     pub(crate) fn sync(&self, fabric: &Arc<Fabric>, changes: DoorChanges) {
+        if changes.is_empty() {
+            return;
+        }
         let mut doors = self.doors.lock();
         for (door, owner) in changes {
             let Some((kind, service)) = owner else {
@@ -172,17 +177,34 @@ async fn open<T>(
 
 /// Listens on an address of the host. Must be called inside a Tokio runtime.
 pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(KERNEL_BACKLOG)
+    let (socket, address) = socket(address, Type::STREAM)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(KERNEL_BACKLOG)?;
+    TcpListener::from_std(socket.into())
 }
 
 /// A datagram socket of the host. Must be called inside a Tokio runtime.
 pub(crate) fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = std::net::UdpSocket::bind(address)?;
+    let (socket, address) = socket(address, Type::DGRAM)?;
+    socket.bind(&address.into())?;
+    UdpSocket::from_std(socket.into())
+}
+
+/// A socket for an address. `[::]` is both families, and IPv4 alone on a host that has no other.
+fn socket(address: SocketAddr, type_: Type) -> io::Result<(Socket, SocketAddr)> {
+    let any = address.ip() == Ipv6Addr::UNSPECIFIED;
+    let (socket, address) = match Socket::new(Domain::for_address(address), type_, None) {
+        Err(_) if any => {
+            (Socket::new(Domain::IPV4, type_, None)?, (Ipv4Addr::UNSPECIFIED, address.port()).into())
+        }
+        socket => (socket?, address),
+    };
+    if address.ip() == Ipv6Addr::UNSPECIFIED {
+        socket.set_only_v6(false)?;
+    }
     socket.set_nonblocking(true)?;
-    UdpSocket::from_std(socket)
+    Ok((socket, address))
 }
 
 /// Where what arrives at a socket of the host goes.
@@ -202,18 +224,38 @@ impl Target {
         client: SocketAddr,
         protocol: Protocol,
     ) -> Result<(Route, SocketAddr), NetworkError> {
-        let origin = Origin::visitor(client.ip());
+        let client = canonical(client.ip());
+        let origin = Origin::visitor(client);
         match self {
             Target::Service(door) => {
-                let frontend = fabric.services().door(*door).ok_or(NetworkError::Closed)?;
-                let to = SocketAddr::new(fabric.config().node_port_bind, door.0);
-                Ok((fabric.route_to_backend(&frontend, &origin, Entrance::Outside, to, protocol)?, to))
+                let (frontend, entrance) = fabric.services().door(*door).ok_or(NetworkError::Closed)?;
+                let caller = |is_v6| Caller { client, origin: &origin, entrance, is_v6 };
+                // Who finds nobody of its own family is taken to the other one, as if by the node.
+                let (own, other) = (client.is_ipv6(), !client.is_ipv6());
+                let crosses = !frontend.serves(&caller(own)) && frontend.serves(&caller(other));
+                let is_v6 = if crosses { other } else { own };
+                let bind = fabric.config().node_port_bind;
+                let any: IpAddr =
+                    if is_v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+                let to = SocketAddr::new(if bind.is_ipv6() == is_v6 { bind } else { any }, door.0);
+                Ok((fabric.route_to_backend(&frontend, caller(is_v6), to, protocol)?, to))
             }
             Target::Pod(stack, port) => {
-                let to = SocketAddr::new(stack.ip.into(), *port);
+                let v6 = stack.ip6.filter(|_| client.is_ipv6()).map(|ip| SocketAddr::new(ip.into(), *port));
+                let v6 = v6.filter(|to| stack.hears(*to, protocol));
+                let to = v6.unwrap_or_else(|| SocketAddr::new(stack.ip.into(), *port));
                 Ok((fabric.route_to_pod(&origin, Arc::clone(stack), to, protocol)?, to))
             }
         }
+    }
+
+    /// Whether a client that was taken to `backend` would still be.
+    pub(crate) fn has(&self, fabric: &Fabric, client: SocketAddr, backend: SocketAddr) -> bool {
+        let Target::Service(door) = self else { return true };
+        let Some((frontend, entrance)) = fabric.services().door(*door) else { return false };
+        let client = canonical(client.ip());
+        let origin = Origin::visitor(client);
+        frontend.has(&Caller { client, origin: &origin, entrance, is_v6: backend.is_ipv6() }, backend)
     }
 }
 

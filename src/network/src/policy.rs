@@ -44,6 +44,14 @@ fn embedded(high: u16, low: u16) -> IpAddr {
     Ipv4Addr::new(a, b, c, d).into()
 }
 
+/// The address that stands for all of this one's family.
+pub(crate) fn wildcard(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
 /// Judges a [`canonical`] address.
 pub(crate) fn place(address: IpAddr) -> Place {
     match address {

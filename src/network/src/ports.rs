@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 
 use crate::NetworkError;
 use crate::idset::IdSet;
+use crate::policy::wildcard;
 
 /// First ephemeral port and how many there are: Linux's default `ip_local_port_range`.
 const EPHEMERAL_FIRST: u16 = 32768;
@@ -130,13 +131,6 @@ fn ephemeral_id(port: u16) -> Option<usize> {
 
 fn collide(a: IpAddr, b: IpAddr) -> bool {
     a == b || a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified())
-}
-
-fn wildcard(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    }
 }
 
 #[cfg(test)]

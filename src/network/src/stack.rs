@@ -115,7 +115,7 @@ impl PodStack {
         Ok(UdpSocket::new(self.stack.lease(Protocol::Udp, local)?))
     }
 
-    /// The addresses of a name as this pod sees it: at least one, IPv4 before IPv6.
+    /// The addresses of a name as this pod sees it: at least one, IPv4 before IPv6, but for those of `hostAliases`.
     pub async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
         crate::names::resolve(&self.stack, name).await
     }
@@ -344,6 +344,14 @@ impl Stack {
 
     pub(crate) fn mailbox(&self, to: SocketAddr) -> Option<Arc<Mailbox>> {
         self.tables.lock().udp.find(to)
+    }
+
+    /// Whether a socket of the pod would get what arrives for `to`.
+    pub(crate) fn hears(&self, to: SocketAddr, protocol: Protocol) -> bool {
+        match protocol {
+            Protocol::Tcp => self.listener(to).is_some(),
+            Protocol::Udp => self.mailbox(to).is_some(),
+        }
     }
 
     /// The address this pod is seen with by `remote`.

@@ -48,7 +48,7 @@ struct State {
     /// If connected, the only address that is heard.
     peer: Option<SocketAddr>,
     /// The services this socket talks to and the backend each was given, newest last: answers of the
-    /// backend carry the service's address, and the flow stays with its backend.
+    /// backend carry the service's address, and the flow stays with its backend as long as that is one.
     flows: VecDeque<Flow>,
     /// How to answer clients that came through a port of the host, by the address that they are shown with.
     visitors: Recent<SocketAddr, Answer>,
@@ -139,7 +139,8 @@ impl UdpSocket {
         let stack = &self.lease.stack;
         let fabric = stack.fabric.upgrade().ok_or(NetworkError::Closed)?;
         let wanted = SocketAddr::new(canonical(to.ip()), to.port());
-        if let Some(answer) = self.mailbox.answer(wanted) {
+        let (answer, known) = self.mailbox.aim(wanted);
+        if let Some(answer) = answer {
             if self.may_send(&data) {
                 answer.send(&data);
             }
@@ -148,15 +149,16 @@ impl UdpSocket {
         let bound = self.lease.local;
         let source = if bound.ip().is_unspecified() { stack.source_for(wanted.ip()) } else { bound.ip() };
         let source = SocketAddr::new(source, bound.port());
-        let way = fabric.datagram_way(stack, source, wanted, self.mailbox.backend_of(wanted))?;
-        if let Way::Pod(_, arrives) | Way::Kernel { to: arrives, .. } = &way
-            && *arrives != wanted
-        {
-            self.mailbox.remember(Flow { service: wanted, backend: *arrives });
-        }
+        let way = fabric.datagram_way(stack, source, wanted, known)?;
         match way {
             Way::Pod(target, arrives) => {
-                let mailbox = target.mailbox(arrives).ok_or(NetworkError::Refused(to))?;
+                let Some(mailbox) = target.mailbox(arrives) else {
+                    // The next one may find another backend.
+                    self.mailbox.set_backend(wanted, known, None);
+                    return Err(NetworkError::Refused(to));
+                };
+                // Before it is there: the answer may come at once.
+                self.mailbox.set_backend(wanted, known, Some(arrives));
                 let loopback = Arc::ptr_eq(&target, stack);
                 if !loopback && !self.may_send(&data) {
                     return Ok(());
@@ -180,6 +182,7 @@ impl UdpSocket {
             Way::Kernel { to, egress } => {
                 let egress = egress.as_ref().unwrap_or(&stack.egress);
                 let outside = self.mailbox.outside(&fabric, egress, to)?;
+                self.mailbox.set_backend(wanted, known, Some(to));
                 if self.may_send(&data) && !outside.send(&data, to) {
                     return Err(NetworkError::Limit("hosts that one UDP socket talks to"));
                 }
@@ -340,8 +343,11 @@ impl Mailbox {
         }
     }
 
-    fn answer(&self, client: SocketAddr) -> Option<Answer> {
-        self.state.lock().visitors.get(&client).cloned()
+    /// Where datagrams to an address have gone so far: back to a visitor, or to this backend of a service.
+    fn aim(&self, to: SocketAddr) -> (Option<Answer>, Option<SocketAddr>) {
+        let mut state = self.state.lock();
+        let backend = state.flows.iter().find(|flow| flow.service == to).map(|flow| flow.backend);
+        (state.visitors.get(&to).cloned(), backend)
     }
 
     /// The kernel socket for this family, opened if it is not yet.
@@ -364,18 +370,20 @@ impl Mailbox {
         Ok(open)
     }
 
-    fn backend_of(&self, service: SocketAddr) -> Option<SocketAddr> {
-        let state = self.state.lock();
-        state.flows.iter().find(|flow| flow.service == service).map(|flow| flow.backend)
-    }
-
-    fn remember(&self, flow: Flow) {
+    /// The flow to a service, or to an address that is its own backend, goes to `backend` from now on; so far to
+    /// `known`.
+    fn set_backend(&self, service: SocketAddr, known: Option<SocketAddr>, backend: Option<SocketAddr>) {
+        let backend = backend.filter(|backend| *backend != service);
+        if backend == known {
+            return;
+        }
         let mut state = self.state.lock();
-        state.flows.retain(|known| known.service != flow.service);
+        state.flows.retain(|flow| flow.service != service);
+        let Some(backend) = backend else { return };
         if state.flows.len() >= UDP_FLOWS {
             state.flows.pop_front();
         }
-        state.flows.push_back(flow);
+        state.flows.push_back(Flow { service, backend });
     }
 }
 

@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
@@ -25,6 +25,7 @@ use crate::admit::Origin;
 use crate::fabric::{Route, Way};
 use crate::limits::{DATAGRAM_MAX, UDP_IDLE, UDP_PEERS, UDP_VISITORS};
 use crate::nodeport::{Target, bind_udp};
+use crate::policy::wildcard;
 use crate::stack::{Protocol, Stack};
 use crate::udp::Mailbox;
 use crate::{Fabric, NetworkError};
@@ -45,10 +46,11 @@ impl<K: Hash + Eq, V> Recent<K, V> {
 
     /// The entry, which is not silent then.
     pub(crate) fn get(&mut self, key: &K) -> Option<&V> {
+        let (_, since) = self.entries.get(key)?;
         let now = Instant::now();
-        let silent = |(_, since): &(V, Instant)| now.duration_since(*since) >= UDP_IDLE;
-        if self.entries.get(key).is_some_and(silent) {
+        if now.duration_since(*since) >= UDP_IDLE {
             self.entries.remove(key);
+            return None;
         }
         let (value, since) = self.entries.get_mut(key)?;
         *since = now;
@@ -138,30 +140,29 @@ fn arrive(
     answer: Answer,
 ) -> Result<(), NetworkError> {
     let client = answer.client;
-    let visit = match visits.get(&client) {
-        Some(visit) => visit.clone(),
-        None => {
-            let visit = first_visit(fabric, target, client)?;
-            if !visits.insert(client, visit.clone()) {
-                return Err(NetworkError::Limit("clients of a UDP port"));
-            }
-            visit
-        }
+    let known = visits.get(&client).filter(|visit| target.has(fabric, client, visit.arrives)).cloned();
+    let is_new = known.is_none();
+    let visit = match known {
+        Some(visit) => visit,
+        None => first_visit(fabric, target, client)?,
     };
     let stack = visit.stack.upgrade();
-    let Some(mailbox) = stack.as_ref().and_then(|stack| stack.mailbox(visit.arrives)) else {
+    let mailbox = stack.as_ref().and_then(|stack| stack.mailbox(visit.arrives));
+    let (Some(stack), Some(mailbox)) = (stack, mailbox) else {
         // The next one may find another backend.
         visits.remove(&client);
         return Err(NetworkError::Refused(visit.arrives));
     };
-    if let Some(stack) = &stack {
-        fabric.admit_visit(&Origin::visitor(client.ip()), stack, visit.arrives)?;
-        if stack.limits.ingress.as_ref().is_some_and(|bucket| !bucket.try_spend(data.len())) {
-            stack.meter.drop_datagram();
-            return Ok(());
-        }
+    fabric.admit_visit(&Origin::visitor(client.ip()), &stack, visit.arrives)?;
+    let shown = visit.shown;
+    if is_new && !visits.insert(client, visit) {
+        return Err(NetworkError::Limit("clients of a UDP port"));
     }
-    mailbox.visit(data, visit.shown, answer);
+    if stack.limits.ingress.as_ref().is_some_and(|bucket| !bucket.try_spend(data.len())) {
+        stack.meter.drop_datagram();
+        return Ok(());
+    }
+    mailbox.visit(data, shown, answer);
     Ok(())
 }
 
@@ -201,11 +202,9 @@ impl Outside {
         let full = |_| NetworkError::Limit("connections to the outside");
         let node = Arc::clone(fabric.egress()).try_acquire_owned().map_err(full)?;
         let pod = Arc::clone(egress).try_acquire_owned().map_err(full)?;
-        let any: IpAddr =
-            if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         let socket = {
             let _runtime = fabric.enter();
-            bind_udp(SocketAddr::new(any, 0))
+            bind_udp(SocketAddr::new(wildcard(to.ip()), 0))
         };
         let refused = |error: io::Error| NetworkError::Kernel { address: to, kind: error.kind() };
         let socket = Arc::new(socket.map_err(refused)?);

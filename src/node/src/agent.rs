@@ -22,7 +22,10 @@ use coracle_runtime::Runtime;
 use ipnet::{Ipv4Net, Ipv6Net};
 use k8s_openapi::api::core::v1::{Node as NodeObject, Pod, Service};
 use kube::Client;
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -58,8 +61,10 @@ const SWEEP: Duration = Duration::from_secs(300);
 pub struct Config {
     /// The name of the Node object.
     pub name: String,
-    /// The node's address: what its InternalIP says, and where NodePorts listen.
+    /// The node's address: what its InternalIP says.
     pub address: IpAddr,
+    /// Where NodePorts, host ports and load balancers listen; `[::]` is every address of both families.
+    pub listen: IpAddr,
     /// The data folder: `pods/`, `volumes/` and `logs/` in it are the node's.
     pub data_dir: PathBuf,
     /// How many pods the node offers to run.
@@ -276,7 +281,7 @@ impl Agent {
             egress: config.egress,
             node_name: config.name.clone(),
             node_addresses: vec![config.address],
-            node_port_bind: config.address,
+            node_port_bind: config.listen,
             ..coracle_network::Config::default()
         });
         let fabric = context.fabric.get_or_init(|| fabric);
@@ -291,7 +296,8 @@ impl Agent {
         task(Box::pin(context.tokens.clone().run()));
         let (services, recorder) = (informers.get(), context.recorder.clone());
         task(Box::pin(doors::run(fabric.clone(), services, recorder)));
-        task(Box::pin(network_feed::run(informers.clone(), fabric.clone(), config.name.clone())));
+        let (tell_fed, fed) = oneshot::channel();
+        task(Box::pin(network_feed::run(informers.clone(), fabric.clone(), config.name.clone(), tell_fed)));
         task(Box::pin(network_feed::tell_denials(context.clone())));
         task(Box::pin(context.sources.clone().run()));
         let prober = context.prober.clone();
@@ -299,7 +305,9 @@ impl Agent {
         context.tasks.spawn(prober.run(fabric.clone(), commands, context.tasks.clone(), stop.clone()));
         context.statuses.start(&context.tasks);
 
-        network_feed::prime(&informers, fabric).await;
+        if fed.await.is_err() {
+            return;
+        }
         context.pods.synced().await;
         context.services.synced().await;
         context.sources.synced().await;

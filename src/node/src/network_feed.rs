@@ -1,17 +1,21 @@
 //! Feeds the fabric with what it goes by as it changes: Services and EndpointSlices, NetworkPolicies, Namespaces
-//! and the pods of other nodes that policies select.
+//! and the pods of other nodes that policies select, and the zone that this node is in.
 
 use std::sync::Arc;
 
-use coracle_client::{Delta, EventType, Informers, Key};
+use coracle_client::{Delta, Deltas, EventType, Informers, Key};
 use coracle_network::{DenyReason, Fabric};
 use k8s_openapi::api::{
-    core::v1::{Namespace, ObjectReference, Pod, Service},
+    core::v1::{Namespace, Node, ObjectReference, Pod, Service},
     discovery::v1::EndpointSlice,
     networking::v1::NetworkPolicy,
 };
+use tokio::sync::oneshot;
 
 use crate::context::Context;
+
+/// The label of a node that says which zone it is in.
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// Makes events of what pods were refused. The fabric tells only so many of one pod.
 pub(crate) async fn tell_denials(context: Arc<Context>) {
@@ -28,80 +32,198 @@ pub(crate) async fn tell_denials(context: Arc<Context>) {
         };
         let reason = match denial.reason {
             DenyReason::Egress | DenyReason::Ingress => "NetworkPolicyDenied",
-            DenyReason::Forbidden | DenyReason::EgressDefault | DenyReason::EgressHosts => "NetworkDenied",
+            DenyReason::Forbidden
+            | DenyReason::EgressDefault
+            | DenyReason::EgressHosts
+            | DenyReason::SourceRanges => "NetworkDenied",
         };
         let message = format!("Access to {} denied: {}", denial.destination, denial.reason);
         context.recorder.event(&pod, EventType::Warning, reason, &message);
     }
 }
 
-/// Waits for the policies and namespaces that are there already: no pod may run before they hold.
-pub(crate) async fn prime(informers: &Informers, fabric: &Fabric) {
-    let (policies, namespaces) = (informers.get::<NetworkPolicy>(), informers.get::<Namespace>());
-    tokio::join!(policies.synced(), namespaces.synced());
-    namespaces.list().iter().for_each(|namespace| fabric.apply_namespace(namespace));
-    policies.list().iter().for_each(|policy| fabric.apply_policy(policy));
+/// What the fabric is told, and which node's.
+struct Feed {
+    fabric: Arc<Fabric>,
+    node: String,
 }
 
-/// Until the informers end. `node` is the name of this node, whose pods say themselves who they are.
-pub(crate) async fn run(informers: Informers, fabric: Arc<Fabric>, node: String) {
-    let mut services = informers.get::<Service>().subscribe();
-    let mut slices = informers.get::<EndpointSlice>().subscribe();
-    let mut policies = informers.get::<NetworkPolicy>().subscribe();
-    let mut namespaces = informers.get::<Namespace>().subscribe();
-    let mut pods = informers.get::<Pod>().subscribe();
+/// Tells the fabric everything that it goes by, until the informers end. `first` is told when it knows all that there
+/// was at the beginning: no pod may run before its policies hold. `node` is the name of this node, whose pods say
+/// themselves who they are.
+pub(crate) async fn run(informers: Informers, fabric: Arc<Fabric>, node: String, first: oneshot::Sender<()>) {
+    let nodes = informers.get::<Node>();
+    let namespaces = informers.get::<Namespace>();
+    let policies = informers.get::<NetworkPolicy>();
+    let pods = informers.get::<Pod>();
+    let services = informers.get::<Service>();
+    let slices = informers.get::<EndpointSlice>();
+    tokio::join!(
+        nodes.synced(),
+        namespaces.synced(),
+        policies.synced(),
+        pods.synced(),
+        services.synced(),
+        slices.synced(),
+    );
+    let (mut nodes, mut namespaces, mut policies) =
+        (nodes.subscribe(), namespaces.subscribe(), policies.subscribe());
+    let (mut pods, mut services, mut slices) = (pods.subscribe(), services.subscribe(), slices.subscribe());
+    let feed = Feed { fabric, node };
+    all(&mut nodes, |delta| feed.node(delta)).await;
+    all(&mut namespaces, |delta| feed.namespace(delta)).await;
+    all(&mut policies, |delta| feed.policy(delta)).await;
+    all(&mut pods, |delta| feed.pod(delta)).await;
+    all(&mut services, |delta| feed.service(delta)).await;
+    all(&mut slices, |delta| feed.slice(delta)).await;
+    // The node may be about to end.
+    let _ = first.send(());
     loop {
         tokio::select! {
-            delta = services.next() => match delta {
-                None => return,
-                Some(Delta::Added(service) | Delta::Updated { new: service, .. }) => fabric.apply_service(&service),
-                Some(Delta::Deleted(service)) => {
-                    let key = Key::of(&service.metadata);
-                    fabric.remove_service(&key.namespace, &key.name);
-                }
-            },
-            delta = slices.next() => match delta {
-                None => return,
-                Some(Delta::Added(slice) | Delta::Updated { new: slice, .. }) => fabric.apply_slice(&slice),
-                Some(Delta::Deleted(slice)) => {
-                    let key = Key::of(&slice.metadata);
-                    fabric.remove_slice(&key.namespace, &key.name);
-                }
-            },
-            delta = policies.next() => match delta {
-                None => return,
-                Some(Delta::Added(policy) | Delta::Updated { new: policy, .. }) => fabric.apply_policy(&policy),
-                Some(Delta::Deleted(policy)) => {
-                    let key = Key::of(&policy.metadata);
-                    fabric.remove_policy(&key.namespace, &key.name);
-                }
-            },
-            delta = namespaces.next() => match delta {
-                None => return,
-                Some(Delta::Added(namespace) | Delta::Updated { new: namespace, .. }) => {
-                    fabric.apply_namespace(&namespace);
-                }
-                Some(Delta::Deleted(namespace)) => fabric.remove_namespace(&Key::of(&namespace.metadata).name),
-            },
-            delta = pods.next() => match delta {
-                None => return,
-                Some(Delta::Added(pod) | Delta::Updated { new: pod, .. }) => {
-                    if is_remote(&pod, &node) {
-                        fabric.apply_remote_pod(&pod);
-                    }
-                }
-                Some(Delta::Deleted(pod)) => {
-                    if is_remote(&pod, &node) {
-                        let key = Key::of(&pod.metadata);
-                        fabric.remove_remote_pod(&key.namespace, &key.name);
-                    }
-                }
-            },
+            Some(delta) = nodes.next() => feed.node(&delta),
+            Some(delta) = namespaces.next() => feed.namespace(&delta),
+            Some(delta) = policies.next() => feed.policy(&delta),
+            Some(delta) = pods.next() => feed.pod(&delta),
+            Some(delta) = services.next() => feed.service(&delta),
+            Some(delta) = slices.next() => feed.slice(&delta),
+            else => return,
         }
     }
 }
 
-fn is_remote(pod: &Pod, node: &str) -> bool {
-    let bound = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
-    bound.is_some_and(|name| name != node)
+/// Tells everything that waits.
+async fn all<K>(deltas: &mut Deltas<K>, tell: impl Fn(&Delta<K>)) {
+    while let Some(delta) = deltas.try_next() {
+        tell(&delta);
+        tokio::task::coop::consume_budget().await;
+    }
+}
+
+impl Feed {
+    fn node(&self, delta: &Delta<Node>) {
+        let node = delta.object();
+        if node.metadata.name.as_ref() == Some(&self.node) {
+            let labels = node.metadata.labels.as_ref();
+            self.fabric.set_zone(labels.and_then(|labels| labels.get(ZONE)).map(String::as_str));
+        }
+    }
+
+    fn namespace(&self, delta: &Delta<Namespace>) {
+        match delta {
+            Delta::Added(namespace) | Delta::Updated { new: namespace, .. } => {
+                self.fabric.apply_namespace(namespace);
+            }
+            Delta::Deleted(namespace) => self.fabric.remove_namespace(&Key::of(&namespace.metadata).name),
+        }
+    }
+
+    fn policy(&self, delta: &Delta<NetworkPolicy>) {
+        match delta {
+            Delta::Added(policy) | Delta::Updated { new: policy, .. } => self.fabric.apply_policy(policy),
+            Delta::Deleted(policy) => {
+                let key = Key::of(&policy.metadata);
+                self.fabric.remove_policy(&key.namespace, &key.name);
+            }
+        }
+    }
+
+    fn pod(&self, delta: &Delta<Pod>) {
+        let bound = delta.object().spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+        if bound.is_none_or(|name| name == self.node) {
+            return;
+        }
+        match delta {
+            Delta::Added(pod) | Delta::Updated { new: pod, .. } => self.fabric.apply_remote_pod(pod),
+            Delta::Deleted(pod) => {
+                let key = Key::of(&pod.metadata);
+                self.fabric.remove_remote_pod(&key.namespace, &key.name);
+            }
+        }
+    }
+
+    fn service(&self, delta: &Delta<Service>) {
+        match delta {
+            Delta::Added(service) | Delta::Updated { new: service, .. } => self.fabric.apply_service(service),
+            Delta::Deleted(service) => {
+                let key = Key::of(&service.metadata);
+                self.fabric.remove_service(&key.namespace, &key.name);
+            }
+        }
+    }
+
+    fn slice(&self, delta: &Delta<EndpointSlice>) {
+        match delta {
+            Delta::Added(slice) | Delta::Updated { new: slice, .. } => self.fabric.apply_slice(slice),
+            Delta::Deleted(slice) => {
+                let key = Key::of(&slice.metadata);
+                self.fabric.remove_slice(&key.namespace, &key.name);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use coracle_client::test_support::FakeApi;
+    use coracle_network::{PodConfig, PodStack};
+    use serde_json::{Value, json};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+
+    fn object<K: serde::de::DeserializeOwned>(value: Value) -> K {
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn deny() -> NetworkPolicy {
+        object(json!({"metadata": {"name": "deny", "namespace": "ns"}, "spec": {"podSelector": {}}}))
+    }
+
+    fn web() -> Service {
+        object(json!({
+            "metadata": {"name": "web", "namespace": "ns"},
+            "spec": {"clusterIP": "10.96.0.50", "ports": [{"port": 80}]},
+        }))
+    }
+
+    async fn reaches(from: &PodStack, to: &PodStack) -> bool {
+        from.connect((to.ip(), 80).into()).await.is_ok()
+    }
+
+    /// The fabric, fed from an API that has these, when all of it is told.
+    async fn fed(api: &FakeApi) -> (Arc<Fabric>, CancellationToken) {
+        let stop = CancellationToken::new();
+        let informers = Informers::new(api.client(), stop.clone());
+        let fabric = Fabric::build(coracle_network::Config::default());
+        let (tell, first) = oneshot::channel();
+        tokio::spawn(run(informers, fabric.clone(), "n".to_owned(), tell));
+        first.await.unwrap();
+        (fabric, stop)
+    }
+
+    #[tokio::test]
+    async fn what_was_there_holds_before_the_first_pod_and_no_longer_than_it_is() {
+        let api = FakeApi::new();
+        api.create(&deny());
+        api.create(&web());
+        let (fabric, stop) = fed(&api).await;
+        let pod = |name: &str| {
+            let config = PodConfig { namespace: "ns".into(), name: name.into(), ..PodConfig::default() };
+            fabric.add_pod(config).unwrap()
+        };
+        let (client, server) = (pod("client"), pod("server"));
+        let listener = server.listen((std::net::Ipv4Addr::UNSPECIFIED, 80).into(), 8).unwrap();
+        assert!(!reaches(&client, &server).await, "the policy holds from the first moment");
+        assert!(client.resolve("web").await.is_ok());
+        api.remove::<NetworkPolicy>("ns", "deny");
+        api.remove::<Service>("ns", "web");
+        while !reaches(&client, &server).await {
+            tokio::task::yield_now().await;
+        }
+        while client.resolve("web").await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        drop(listener);
+        stop.cancel();
+    }
 }

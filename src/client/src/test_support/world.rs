@@ -32,6 +32,7 @@ pub(super) const KINDS: &[(&str, &str, &str, &str, bool)] = &[
     ("batch", "v1", "jobs", "Job", true),
     ("coordination.k8s.io", "v1", "leases", "Lease", true),
     ("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", true),
+    ("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy", true),
     ("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget", true),
     ("storage.k8s.io", "v1", "storageclasses", "StorageClass", false),
 ];

@@ -32,16 +32,19 @@ pub enum DenyReason {
     EgressDefault,
     /// The pod's `coracle.dev/egress-hosts` does not list it.
     EgressHosts,
+    /// The service's `loadBalancerSourceRanges` do not name who dials.
+    SourceRanges,
 }
 
 impl DenyReason {
     /// All of them.
-    pub const ALL: [DenyReason; 5] = [
+    pub const ALL: [DenyReason; 6] = [
         DenyReason::Forbidden,
         DenyReason::Egress,
         DenyReason::Ingress,
         DenyReason::EgressDefault,
         DenyReason::EgressHosts,
+        DenyReason::SourceRanges,
     ];
 
     /// The reason as metrics name it.
@@ -53,6 +56,7 @@ impl DenyReason {
             DenyReason::Ingress => "network-policy-ingress",
             DenyReason::EgressDefault => "egress-default",
             DenyReason::EgressHosts => "egress-hosts",
+            DenyReason::SourceRanges => "load-balancer-source-ranges",
         }
     }
 }
@@ -65,6 +69,7 @@ impl fmt::Display for DenyReason {
             DenyReason::Ingress => "no NetworkPolicy of the destination allows it as ingress",
             DenyReason::EgressDefault => "the node denies egress that nothing allows",
             DenyReason::EgressHosts => "coracle.dev/egress-hosts does not list it",
+            DenyReason::SourceRanges => "the service's loadBalancerSourceRanges do not list the client",
         })
     }
 }

@@ -21,6 +21,8 @@
 mod denials;
 mod hosts;
 mod rules;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;
@@ -125,7 +127,8 @@ struct Asked {
     port: u16,
 }
 
-/// Datagrams that came to a pod and may be answered: its port, who sent them, and when the last one came.
+/// Datagrams that came to a pod and may be answered: its port, who sent them, and when the last one came or was
+/// answered.
 #[derive(Debug, Default)]
 struct Flows(HashMap<(u16, SocketAddr), Instant>);
 
@@ -141,8 +144,15 @@ impl Flows {
         self.0.insert((port, from), now);
     }
 
-    fn has(&self, port: u16, from: SocketAddr, now: Instant) -> bool {
-        self.0.get(&(port, from)).is_some_and(|at| now.duration_since(*at) < ANSWER_TIME)
+    /// Whether a datagram from this port to `to` answers one that came. If so, it may be answered for longer, too:
+    /// whoever is asked once and goes on telling is not cut off.
+    fn answer(&mut self, port: u16, to: SocketAddr, now: Instant) -> bool {
+        let Some(at) = self.0.get_mut(&(port, to)) else { return false };
+        let is_recent = now.duration_since(*at) < ANSWER_TIME;
+        if is_recent {
+            *at = now;
+        }
+        is_recent
     }
 }
 
@@ -201,9 +211,9 @@ struct Tables {
     /// By namespace and name.
     policies: BTreeMap<String, BTreeMap<String, Arc<Policy>>>,
     namespaces: HashMap<String, Labels>,
-    /// Pods of other nodes, by their addresses, and the addresses that each of them has.
+    /// Pods of other nodes, by their addresses, and the addresses that each of them had when it was last seen.
     pods: HashMap<IpAddr, Arc<Identity>>,
-    addresses: HashMap<Name, Vec<IpAddr>>,
+    addresses: HashMap<Name, (Vec<IpAddr>, Arc<Identity>)>,
 }
 
 /// The other side of a connection.
@@ -277,27 +287,32 @@ impl Policies {
             if alive && !on_host { ips.filter_map(|ip| ip.parse().ok()).collect() } else { Vec::new() };
         addresses.sort();
         addresses.dedup();
-        let labels = pod.metadata.labels.as_ref();
+        let labels = pod.metadata.labels.clone().unwrap_or_default();
+        let ports: Box<[NamedPort]> = NamedPort::of_pod(pod).into();
         let mut tables = self.tables.write();
-        let same = tables.addresses.get(&name).map_or(addresses.is_empty(), |known| {
-            let identity = known.first().and_then(|address| tables.pods.get(address));
-            *known == addresses
-                && identity.is_some_and(|known| labels.is_none_or(|labels| *labels == known.labels))
+        let before = tables.addresses.get(&name);
+        let same = before.is_some_and(|(known, identity)| {
+            *known == addresses && (&identity.labels, &identity.ports) == (&labels, &ports)
         });
         if same {
             return;
         }
+        // What another pod has by now stays with it, whatever is heard late of this one.
+        let is_lost = |address: &&IpAddr| {
+            before.filter(|(known, _)| known.contains(address)).is_some_and(|(_, identity)| {
+                tables.pods.get(*address).is_some_and(|holder| !Arc::ptr_eq(holder, identity))
+            })
+        };
+        let own: Vec<IpAddr> = addresses.iter().filter(|address| !is_lost(address)).copied().collect();
         tables.forget(&name);
         if addresses.is_empty() {
             return;
         }
-        let ports = NamedPort::of_pod(pod).into();
-        let identity =
-            Arc::new(Identity::new(name.0.clone(), labels.cloned().unwrap_or_default(), ports, None));
-        for address in &addresses {
-            tables.pods.insert(*address, Arc::clone(&identity));
+        let identity = Arc::new(Identity::new(name.0.clone(), labels, ports, None));
+        for address in own {
+            tables.pods.insert(address, Arc::clone(&identity));
         }
-        tables.addresses.insert(name, addresses);
+        tables.addresses.insert(name, (addresses, identity));
     }
 
     pub(crate) fn remove_pod(&self, namespace: &str, name: &str) {
@@ -384,9 +399,10 @@ impl Policies {
 
 impl Tables {
     fn forget(&mut self, name: &Name) {
-        for address in self.addresses.remove(name).unwrap_or_default() {
+        let Some((addresses, identity)) = self.addresses.remove(name) else { return };
+        for address in addresses {
             // Another pod may have the address by now.
-            if self.pods.get(&address).is_some_and(|pod| pod.namespace == name.0) {
+            if self.pods.get(&address).is_some_and(|pod| Arc::ptr_eq(pod, &identity)) {
                 self.pods.remove(&address);
             }
         }
@@ -474,7 +490,7 @@ impl Fabric {
             return Ok(());
         }
         let now = Instant::now();
-        if from.gate.flows.lock().has(source.port(), to, now) {
+        if from.gate.flows.lock().answer(source.port(), to, now) {
             return Ok(());
         }
         self.admit(&Origin::Pod(Arc::clone(from)), target, to, Protocol::Udp)?;

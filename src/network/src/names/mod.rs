@@ -138,6 +138,7 @@ pub(crate) fn in_cluster(fabric: &Fabric, name: &str) -> InCluster {
         }
         match zone::find(fabric, &name) {
             Some(Found::Records { mut addresses, .. }) if !addresses.is_empty() => {
+                addresses.sort_by_key(IpAddr::is_ipv6);
                 addresses.truncate(ADDRESSES_PER_NAME);
                 return InCluster::Addresses(addresses);
             }

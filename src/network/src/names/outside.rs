@@ -142,10 +142,11 @@ pub(super) fn judged(
         fabric.note_denial(&Origin::Pod(Arc::clone(stack)), None, &name, DenyReason::Forbidden);
         return Err(ResolveError::Denied(name.to_owned()));
     }
-    // Pods have no IPv6 address that the world could answer to.
-    if allowed.iter().any(IpAddr::is_ipv4) {
+    // A pod without an IPv6 address is given one of the world only where there is no other.
+    if stack.ip6.is_none() && allowed.iter().any(IpAddr::is_ipv4) {
         allowed.retain(IpAddr::is_ipv4);
     }
+    allowed.sort_by_key(IpAddr::is_ipv6);
     allowed.truncate(ADDRESSES_PER_NAME);
     fabric.learn_name(stack, name, &allowed);
     if allowed.is_empty() { Err(ResolveError::NotFound(name.to_owned())) } else { Ok(allowed) }

@@ -1,7 +1,7 @@
 //! Asks a server that the pod's `dnsConfig` names, over the pod's own network, as a resolver in the pod would: over
 //! UDP, and over TCP where that does not do.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::outside::{self, NameError};
 use crate::limits::NAMESERVER_TIMEOUT;
+use crate::policy::wildcard;
 use crate::stack::Stack;
 use crate::{Fabric, NetworkError, PodStack, ResolveError};
 
@@ -90,9 +91,7 @@ fn is_answer(answer: &Message, query: &Message) -> bool {
 }
 
 async fn over_udp(pod: &PodStack, server: SocketAddr, query: &Message, bytes: &[u8]) -> Option<Message> {
-    let any: IpAddr =
-        if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = pod.bind_udp(SocketAddr::new(any, 0)).ok()?;
+    let socket = pod.bind_udp(SocketAddr::new(wildcard(server.ip()), 0)).ok()?;
     for _ in 0..ATTEMPTS {
         socket.send(Bytes::copy_from_slice(bytes), Some(server)).ok()?;
         let answered = timeout(NAMESERVER_TIMEOUT, async {

@@ -159,6 +159,29 @@ async fn the_answer_to_a_datagram_that_was_let_through_is_too() {
     assert_eq!(ours.send(text(), to_client), denied, "too late");
 }
 
+/// Who is asked once and goes on telling is not cut off, and may still not be told by others.
+#[tokio::test(start_paused = true)]
+async fn answers_go_on_for_as_long_as_they_come() {
+    let fabric = fabric();
+    let (server, client) = (pod(&fabric, "a", "server"), pod(&fabric, "a", "client"));
+    let spec = json!({"podSelector": {"matchLabels": {"app": "client"}}, "policyTypes": ["Ingress"]});
+    fabric.apply_policy(&policy("a", "deny", spec));
+    let (ours, theirs) =
+        (server.bind_udp(any(53)).expect("free"), client.bind_udp(at(client.ip(), 4000)).expect("free"));
+    theirs.send(Bytes::from_static(b"?"), Some(at(server.ip(), 53))).expect("allowed");
+    for _ in 0..10 {
+        tokio::time::advance(Duration::from_secs(20)).await;
+        ours.send(Bytes::from_static(b"!"), Some(at(client.ip(), 4000))).expect("an answer");
+        assert_eq!(theirs.try_recv().expect("received").1, at(server.ip(), 53));
+    }
+    let other = server.bind_udp(any(54)).expect("free");
+    let unasked = other.send(Bytes::from_static(b"!"), Some(at(client.ip(), 4000)));
+    assert_eq!(unasked, Err(NetworkError::Denied(at(client.ip(), 4000))));
+    tokio::time::advance(Duration::from_secs(31)).await;
+    let late = ours.send(Bytes::from_static(b"!"), Some(at(client.ip(), 4000)));
+    assert_eq!(late, Err(NetworkError::Denied(at(client.ip(), 4000))));
+}
+
 /// A kernel listener on an address that is not this host's cannot be had, so "allowed" here is that the dial got
 /// as far as the kernel.
 async fn leaves(from: &PodStack, ip: &str) -> bool {

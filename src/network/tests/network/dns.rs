@@ -188,6 +188,7 @@ async fn the_world_through_the_host() {
     check(&stack, "www.example.org.", RecordType::A, "ok A 203.0.113.1").await;
     check(&stack, "www.example.org.", RecordType::A, "ok A 203.0.113.1").await;
     assert_eq!(world.asked.load(Relaxed), 1, "what was asked a moment ago is known");
+    check(&stack, "www.example.org.", RecordType::AAAA, "ok AAAA 2001:db8::1").await;
     check(&stack, "www.example.org.", RecordType::MX, "ok").await;
     check(&stack, "nobody.example.org.", RecordType::A, "NXDomain").await;
     check(&stack, "broken.example.org.", RecordType::A, "ServFail").await;
@@ -205,7 +206,11 @@ async fn the_world_through_the_host() {
         assert_eq!(ask(&stack, private, RecordType::A).await.metadata.response_code, ResponseCode::NXDomain);
     }
     assert_eq!(world.asked.load(Relaxed), before, "names of the host's own network are not asked for");
-    assert_eq!(stack.resolve("www.example.org").await, Ok(vec!["203.0.113.1".parse().expect("an address")]));
+    let both = ["203.0.113.1", "2001:db8::1"].map(|address| address.parse().expect("an address"));
+    assert_eq!(stack.resolve("www.example.org").await, Ok(both.to_vec()));
+    let resolver = Arc::clone(&world);
+    let single = Fabric::build(Config { resolver, pod_cidr_v6: None, ..config() });
+    assert_eq!(pod(&single, "client").resolve("www.example.org").await, Ok(both[..1].to_vec()));
     assert!(matches!(stack.resolve("broken.example.org").await, Err(ResolveError::Temporary(_))));
 }
 

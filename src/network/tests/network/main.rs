@@ -5,6 +5,7 @@ mod admit;
 mod bandwidth;
 mod budget;
 mod dns;
+mod doors;
 mod drain;
 mod families;
 mod machine;

@@ -96,6 +96,72 @@ async fn conditions_decide_who_is_used() {
     assert_eq!(ask(&client, 2).await, "bb", "who still serves while ending, if there is nobody else");
 }
 
+/// Zones of three endpoints, in which of them they are ready, and who is used from zone `a`.
+#[tokio::test]
+async fn hints_keep_clients_in_their_zone() {
+    let fabric = fabric();
+    fabric.apply_service(&plain_service("web", "10.96.0.50"));
+    let pods = three(&fabric);
+    let client = pod(&fabric, "client");
+    let check = async |zones: [&[&str]; 3], ready: [bool; 3], expected: &str| {
+        let endpoints = pods.iter().zip(zones).zip(ready).map(|((pod, zones), ready)| {
+            let zones: Vec<_> = zones.iter().map(|zone| json!({"name": zone})).collect();
+            json!({"addresses": [pod.ip()], "hints": {"forZones": zones}, "conditions": {"ready": ready}})
+        });
+        let endpoints: Vec<_> = endpoints.collect();
+        fabric.apply_slice(&slice_of("web", json!([{"name": "", "port": 8080}]), json!(endpoints)));
+        let heard: std::collections::BTreeSet<_> = ask(&client, 6).await.chars().collect();
+        assert_eq!(String::from_iter(heard), expected, "{zones:?} {ready:?}");
+    };
+    let all = [true; 3];
+    check([&["a"], &["a"], &["b"]], all, "abc").await; // the node's zone is not known
+    fabric.set_zone(Some("a"));
+    check([&["a"], &["a"], &["b"]], all, "ab").await;
+    check([&["b", "a"], &["b"], &["b"]], all, "a").await;
+    check([&["b"], &["b"], &["c"]], all, "abc").await; // nobody for this zone
+    check([&["a"], &[], &["b"]], all, "abc").await; // one does not say
+    check([&["a"], &[], &["b"]], [true, false, true], "a").await; // one that is not ready need not
+    check([&["a"], &["b"], &["b"]], [false, true, true], "bc").await;
+    fabric.set_zone(Some("b"));
+    check([&["a"], &["a"], &["b"]], all, "c").await;
+    fabric.set_zone(Some("a"));
+    assert_eq!(ask(&client, 2).await, "ab", "the label of the node counts at once");
+}
+
+/// A slice that is written again and again has its endpoints all the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_is_never_seen_half_way() {
+    let fabric = fabric();
+    fabric.apply_service(&plain_service("web", "10.96.0.50"));
+    let stack = pod(&fabric, "server");
+    let listener = stack.listen(any(8080), 1024).expect("free");
+    let written = slice("web", 8080, &[stack.ip()]);
+    fabric.apply_slice(&written);
+    let client = pod(&fabric, "client");
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let writer = {
+        let (fabric, stop) = (Arc::clone(&fabric), Arc::clone(&stop));
+        std::thread::spawn(move || {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                fabric.apply_slice(&written);
+            }
+        })
+    };
+    let refused = async {
+        for _ in 0..20_000 {
+            match client.connect(at(VIP, 80)).await {
+                Ok(stream) => drop((stream, listener.accept().await)),
+                Err(error) => return Some(error),
+            }
+        }
+        None
+    };
+    let refused = refused.await;
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    writer.join().expect("it ends");
+    assert_eq!(refused, None);
+}
+
 #[tokio::test]
 async fn ports_go_by_name() {
     let fabric = fabric();

@@ -1,10 +1,11 @@
 //! Datagrams.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use coracle_network::NetworkError;
 use coracle_network::limits::{DATAGRAM_MAX, UDP_QUEUE_BYTES, UDP_QUEUE_DATAGRAMS};
+use coracle_network::{Fabric, NetworkError, PodStack};
 use serde_json::json;
 
 use crate::support::{any, at, fabric, pod, service, slice_of, soon};
@@ -101,6 +102,63 @@ async fn answers_of_a_service_come_from_the_service() {
         listening.send(Bytes::from_static(b"!"), Some(from)).expect("sent");
         assert_eq!(asking.try_recv().expect("an answer"), (Bytes::from_static(b"!"), vip));
     }
+}
+
+/// A service of datagrams whose backends are these pods, on 5353.
+fn dns(fabric: &Arc<Fabric>, pods: &[&PodStack]) {
+    let ports = json!([{"port": 53, "protocol": "UDP"}]);
+    fabric.apply_service(&service("dns", json!({"clusterIP": "10.96.0.53", "ports": ports})));
+    let ports = json!([{"name": "", "port": 5353, "protocol": "UDP"}]);
+    let endpoints: Vec<_> = pods.iter().map(|pod| json!({"addresses": [pod.ip()]})).collect();
+    fabric.apply_slice(&slice_of("dns", ports, json!(endpoints)));
+}
+
+#[tokio::test]
+async fn a_flow_stays_with_its_backend_as_long_as_that_is_one() {
+    let fabric = fabric();
+    let (a, b, client) = (pod(&fabric, "a"), pod(&fabric, "b"), pod(&fabric, "client"));
+    let vip = at(Ipv4Addr::new(10, 96, 0, 53), 53);
+    dns(&fabric, &[&a, &b]);
+    let [first, second] = [&a, &b].map(|pod| pod.bind_udp(any(5353)).expect("free"));
+    let asking = client.bind_udp(any(0)).expect("free");
+    let ask = || asking.send(Bytes::from_static(b"?"), Some(vip)).expect("sent");
+    for _ in 0..3 {
+        ask();
+        first.try_recv().expect("it stays");
+    }
+    // It still runs, but the service is no longer its.
+    dns(&fabric, &[&b]);
+    ask();
+    let (_, from) = second.try_recv().expect("of the service");
+    second.send(Bytes::from_static(b"!"), Some(from)).expect("sent");
+    assert_eq!(asking.try_recv(), Ok((Bytes::from_static(b"!"), vip)));
+    dns(&fabric, &[&a, &b]);
+    ask();
+    second.try_recv().expect("it stays here now");
+    fabric.remove_service("default", "dns");
+    ask();
+    assert!(first.try_recv().is_err() && second.try_recv().is_err(), "nobody's any more");
+}
+
+#[tokio::test]
+async fn a_flow_that_finds_nobody_tries_the_next_backend() {
+    let fabric = fabric();
+    let (a, b, client) = (pod(&fabric, "a"), pod(&fabric, "b"), pod(&fabric, "client"));
+    let vip = at(Ipv4Addr::new(10, 96, 0, 53), 53);
+    dns(&fabric, &[&a, &b]);
+    let listening = b.bind_udp(any(5353)).expect("free");
+    let asking = client.bind_udp(any(0)).expect("free");
+    for _ in 0..2 {
+        asking.send(Bytes::from_static(b"?"), Some(vip)).expect("lost, the first time");
+    }
+    listening.try_recv().expect("the second");
+    // The backend that it has goes away: one is lost, and the next finds another.
+    let other = a.bind_udp(any(5353)).expect("free");
+    drop(listening);
+    for _ in 0..2 {
+        asking.send(Bytes::from_static(b"?"), Some(vip)).expect("lost, the first time");
+    }
+    other.try_recv().expect("the second");
 }
 
 /// As by ICMP: the next call of a connected socket says that nobody is there, once.

@@ -1,9 +1,10 @@
 //! Datagrams that come through the host's ports, and those that leave the node.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use bytes::Bytes;
-use coracle_network::{Config, Fabric, HostPort, NetworkError, Protocol};
+use coracle_network::{Config, Fabric, HostPort, NetworkError, PodStack, Protocol};
 use serde_json::json;
 use tokio::net::UdpSocket;
 
@@ -38,8 +39,12 @@ async fn a_node_port_of_udp_leads_to_a_backend_and_back() {
         "dns",
         json!({"type": "NodePort", "clusterIP": "10.96.0.53", "ports": ports}),
     ));
-    let endpoints = json!([{"addresses": [pods[0].ip()]}, {"addresses": [pods[1].ip()]}]);
-    fabric.apply_slice(&slice_of("dns", json!([{"name": "", "port": 5353, "protocol": "UDP"}]), endpoints));
+    let endpoints = |pods: &[&PodStack]| {
+        let endpoints: Vec<_> = pods.iter().map(|pod| json!({"addresses": [pod.ip()]})).collect();
+        let ports = json!([{"name": "", "port": 5353, "protocol": "UDP"}]);
+        fabric.apply_slice(&slice_of("dns", ports, json!(endpoints)));
+    };
+    endpoints(&[&pods[0], &pods[1]]);
     let open = async {
         while UdpSocket::bind(address).await.is_ok() {
             tokio::task::yield_now().await;
@@ -59,6 +64,23 @@ async fn a_node_port_of_udp_leads_to_a_backend_and_back() {
             assert_eq!(answer(client).await, (vec![round, 7], address));
         }
     }
+    // The second is no longer of the service: its client is taken to the first.
+    endpoints(&[&pods[0]]);
+    ask(&clients[1], address, b"?").await;
+    assert_eq!(&soon("a question", sockets[0].recv()).await.expect("received").0[..], b"?");
+    // Its socket is gone: the next one finds another.
+    endpoints(&[&pods[0], &pods[1]]);
+    let [gone, left] = sockets;
+    drop(gone);
+    let answered = async {
+        loop {
+            ask(&clients[0], address, b"?").await;
+            if let Ok(received) = tokio::time::timeout(Duration::from_millis(20), left.recv()).await {
+                return received;
+            }
+        }
+    };
+    soon("a question", answered).await.expect("received");
     fabric.remove_service("default", "dns");
     let closed = async {
         while UdpSocket::bind(address).await.is_err() {

@@ -89,6 +89,7 @@ impl Bench {
             Config {
                 name: "n".into(),
                 address: Ipv4Addr::LOCALHOST.into(),
+                listen: Ipv4Addr::LOCALHOST.into(),
                 data_dir: self.dir.path().to_owned(),
                 max_pods: 10,
                 version: "v1.33.0".into(),
