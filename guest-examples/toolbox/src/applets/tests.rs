@@ -115,7 +115,7 @@ fn a_full_volume_is_called_so() {
     }
     let dir = Folder::new();
     fs::write(dir.0.join("f"), "x").unwrap();
-    dir.check("cp f /dev/full", "", "cp: /dev/full: No space left on device\n", 1);
+    dir.check("cp f /dev/full", "", "cp: 'f': No space left on device\n", 1);
     dir.check("tee /dev/full", "x", "xtee: No space left on device\n", 1);
     assert_eq!(dir.run("sh script", b"").2, 127);
     fs::write(dir.0.join("script"), "echo x > /dev/full").unwrap();
