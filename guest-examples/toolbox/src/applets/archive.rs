@@ -66,11 +66,12 @@ pub fn tar(call: &mut Call) -> Outcome {
         if options.operands.is_empty() {
             return Err(Failure::new("Cowardly refusing to create an empty archive"));
         }
+        let to_stream = file.is_none();
         let to: Box<dyn Write> = match file {
             Some(file) => Box::new(BufWriter::new(Sink::create(&call.path(file)).map_err(opened)?)),
             None => Box::new(call.out.clone()),
         };
-        job.create(call, to, &options.operands)?;
+        job.create(call, to, to_stream, &options.operands)?;
     } else if options.has('x') || options.has('t') {
         let from: Box<dyn Read> = match file {
             Some(file) => Box::new(BufReader::new(File::open(call.path(file)).map_err(opened)?)),
@@ -112,7 +113,13 @@ struct Job {
 }
 
 impl Job {
-    fn create(&mut self, call: &mut Call, to: Box<dyn Write>, names: &[String]) -> Result<(), Failure> {
+    fn create(
+        &mut self,
+        call: &mut Call,
+        to: Box<dyn Write>,
+        to_stream: bool,
+        names: &[String],
+    ) -> Result<(), Failure> {
         let mut archive = Builder::new(to);
         let mut warned = false;
         for name in names {
@@ -123,6 +130,13 @@ impl Job {
             }
             let path = self.base.join(name);
             self.add(call, &mut archive, &path, &inside, 0)?;
+        }
+        if self.code != 0 && to_stream {
+            // `kubectl cp` stops to listen where an archive ends and would not hear how this one did: without an end it
+            // waits for that of the command.
+            archive.get_mut().flush()?;
+            std::mem::forget(archive);
+            return Ok(());
         }
         archive.into_inner()?.flush()?;
         Ok(())

@@ -196,6 +196,7 @@ fn trees_travel_through_tar() {
     assert!(err.contains("none: No such file or directory"), "{err}");
     assert!(err.ends_with("tar: error exit delayed from previous errors\n"), "{err}");
 
+    assert!(from.run("tar cf - none", b"").0.is_empty(), "no end that says that all is well");
     let (names, _, _) = to.run("tar tf -", &archive);
     assert!(String::from_utf8(names).unwrap().starts_with(&format!("tree/\ntree/{}/\n", "d".repeat(90))));
     to.run("mkdir in", b"");

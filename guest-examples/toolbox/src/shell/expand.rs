@@ -3,6 +3,7 @@
 use std::{fs, path::Path};
 
 use super::{
+    arithmetic,
     parse::{Default, Piece, Word},
     run::{Shell, Streams},
 };
@@ -64,6 +65,19 @@ impl Shell {
         Ok(text)
     }
 
+    /// The text of a word as a pattern, where what is quoted stands for itself.
+    pub fn pattern(&mut self, word: &Word, streams: &Streams) -> Result<String, String> {
+        let mut field = Field::default();
+        for piece in word {
+            let (text, quoted, _) = self.piece(piece, streams)?;
+            field.push(&text, quoted);
+            if field.text.len() > MAX_TEXT {
+                return Err("word too long".to_owned());
+            }
+        }
+        Ok(field.pattern)
+    }
+
     fn fields(&mut self, word: &Word, streams: &Streams) -> Result<Vec<Field>, String> {
         let (mut fields, mut field) = (Vec::new(), Field::default());
         for piece in word {
@@ -112,6 +126,11 @@ impl Shell {
                 (self.variable(name).unwrap_or_default().chars().count().to_string(), true, false)
             }
             Piece::Command { script, quoted } => (self.capture(script, streams)?, *quoted, !quoted),
+            Piece::Arithmetic { expression, quoted } => {
+                let text = self.expand_one(expression, streams)?;
+                let value = arithmetic::evaluate(&text, |name| self.variable(name))?;
+                (value.to_string(), *quoted, !quoted)
+            }
             Piece::Variable { name, default, quoted } => {
                 let value = self.variable(name).filter(|value| default.is_none() || !value.is_empty());
                 let text = match (value, default) {

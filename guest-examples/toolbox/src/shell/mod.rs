@@ -1,13 +1,14 @@
 //! `sh`: enough of a shell for `kubectl exec POD -- sh -c '…'` and for looking around.
 //!
 //! Lists with `;`, `&&`, `||`, `!` and newlines; `|`; `<`, `>`, `>>`, `2>`, `2>&1`; quotes, `$VAR`, `${VAR:-default}`, `$?`, `$1`,
-//! `$(command)`, file name patterns; `if`, `while`, `until`, `for`, `{ … }`, `( … )`; `cd`, `export`, `unset`, `set -e`, `exit`,
-//! `break`, `continue`, `:`, `.`.
+//! `$(command)`, `$((1 + 2))`, file name patterns; `if`, `case`, `while`, `until`, `for`, `{ … }`, `( … )`; `cd`, `export`, `unset`,
+//! `read`, `set -e`, `exit`, `break`, `continue`, `:`, `.`.
 //!
 //! A module is one thread: commands run inside it, one after the other. So the left side of a pipe ends before its
 //! right side begins, and what it prints must fit into [`MAX_PIPE`]; there are no jobs (`&`), no signals and no
 //! functions. Only the commands of this toolbox can be run.
 
+mod arithmetic;
 mod expand;
 mod parse;
 mod run;

@@ -31,6 +31,11 @@ pub enum Node {
         words: Option<Vec<Word>>,
         body: Script,
     },
+    /// Patterns with what is done for the first that fits.
+    Case {
+        word: Word,
+        arms: Vec<(Vec<Word>, Script)>,
+    },
     /// `{ … }`, or `( … )` that leaves variables and folder as they are; also gives redirects to other nodes.
     Group {
         body: Script,
@@ -64,6 +69,7 @@ pub enum Piece {
     Variable { name: String, default: Option<(Default, Word)>, quoted: bool },
     Length(String),
     Command { script: Script, quoted: bool },
+    Arithmetic { expression: Word, quoted: bool },
 }
 
 /// What `${NAME:-WORD}` and its like do if the variable is empty, or not.
@@ -255,8 +261,10 @@ impl Lexer {
             Some('(') => {
                 self.at += 1;
                 let text = self.balanced('(', ')')?;
-                if text.starts_with('(') {
-                    return Err("arithmetic is not supported here".to_owned());
+                if let Some(expression) = expression(&text) {
+                    let expression = self.expression(expression)?;
+                    word.push(Piece::Arithmetic { expression, quoted });
+                    return Ok(());
                 }
                 let script = nested_script(&text, self.depth + 1)?;
                 word.push(Piece::Command { script, quoted });
@@ -276,6 +284,22 @@ impl Lexer {
             _ => push(word, '$', true),
         }
         Ok(())
+    }
+
+    /// What is between the brackets of `$((…))`, where everything but variables and commands stays as it is.
+    fn expression(&self, text: &str) -> Result<Word, String> {
+        if self.depth >= MAX_DEPTH {
+            return Err("syntax error: nested too deeply".to_owned());
+        }
+        let mut inner = Lexer { chars: text.chars().collect(), at: 0, depth: self.depth + 1 };
+        let mut word = Word::new();
+        while let Some(c) = inner.next() {
+            match c {
+                '$' => inner.dollar(&mut word, true)?,
+                c => push(&mut word, c, true),
+            }
+        }
+        Ok(word)
     }
 
     /// The text up to the bracket that closes, quotes and inner pairs skipped.
@@ -339,6 +363,20 @@ impl Lexer {
     }
 }
 
+/// The expression in `(…)`; `None` for commands that begin and end with brackets of their own.
+fn expression(text: &str) -> Option<&str> {
+    let inner = text.strip_prefix('(')?.strip_suffix(')')?;
+    let mut depth = 0_usize;
+    for c in inner.chars() {
+        match c {
+            '(' => depth += 1,
+            ')' => depth = depth.checked_sub(1)?,
+            _ => {}
+        }
+    }
+    Some(inner)
+}
+
 fn push(word: &mut Word, c: char, quote: bool) {
     match word.last_mut() {
         Some(Piece::Text { text, quoted }) if *quoted == quote => text.push(c),
@@ -362,7 +400,7 @@ struct Parser {
 }
 
 /// Words that end a list where a command would begin.
-const CLOSERS: [&str; 8] = ["then", "else", "elif", "fi", "do", "done", "}", "in"];
+const CLOSERS: [&str; 9] = ["then", "else", "elif", "fi", "do", "done", "esac", "}", "in"];
 
 impl Parser {
     fn op(&self) -> Option<&'static str> {
@@ -406,7 +444,7 @@ impl Parser {
         let mut script = Script::new();
         loop {
             while self.take_op("\n") {}
-            if self.at >= self.tokens.len() || self.op() == Some(")") {
+            if self.at >= self.tokens.len() || matches!(self.op(), Some(")" | ";;")) {
                 return Ok(script);
             }
             if self.keyword().is_some_and(|word| ends.contains(&word.as_str())) {
@@ -416,7 +454,9 @@ impl Parser {
             match self.op() {
                 Some(";" | "\n") => self.at += 1,
                 Some("&") => return Err("jobs (&) are not supported here".to_owned()),
-                Some(")") | None if self.at >= self.tokens.len() || self.op().is_some() => return Ok(script),
+                Some(")" | ";;") | None if self.at >= self.tokens.len() || self.op().is_some() => {
+                    return Ok(script);
+                }
                 _ => return self.fail(),
             }
         }
@@ -480,6 +520,7 @@ impl Parser {
                 Node::While { condition, until: word == "until", body }
             }
             Some("for") => self.for_loop()?,
+            Some("case") => self.case()?,
             Some("{") => {
                 self.at += 1;
                 let body = self.block(&["}"])?;
@@ -550,6 +591,40 @@ impl Parser {
         Ok(Node::For { name, words, body })
     }
 
+    fn case(&mut self) -> Result<Node, String> {
+        self.at += 1;
+        let word = self.take_word()?;
+        self.newlines();
+        self.expect("in")?;
+        let mut arms = Vec::new();
+        loop {
+            self.newlines();
+            if self.keyword().as_deref() == Some("esac") {
+                break;
+            }
+            self.take_op("(");
+            let mut patterns = vec![self.take_word()?];
+            while self.take_op("|") {
+                patterns.push(self.take_word()?);
+            }
+            if !self.take_op(")") {
+                return self.fail();
+            }
+            arms.push((patterns, self.list(&["esac"])?));
+            if !self.take_op(";;") {
+                break;
+            }
+        }
+        self.expect("esac")?;
+        Ok(Node::Case { word, arms })
+    }
+
+    fn take_word(&mut self) -> Result<Word, String> {
+        let Some(Token::Word(word)) = self.tokens.get(self.at) else { return self.fail() };
+        self.at += 1;
+        Ok(word.clone())
+    }
+
     fn loop_body(&mut self) -> Result<Script, String> {
         self.expect("do")?;
         let body = self.block(&["done"])?;
@@ -575,9 +650,7 @@ impl Parser {
             }
         };
         self.at += 1;
-        let Some(Token::Word(word)) = self.tokens.get(self.at) else { return self.fail() };
-        let word = word.clone();
-        self.at += 1;
+        let word = self.take_word()?;
         let stream = stream.unwrap_or(u8::from(op != "<"));
         let to = match op {
             "<" => Target::Read(word),

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     applets::{self, MAX_DEPTH},
     call::{Call, Env, In, Out, reason},
+    glob,
     sink::Sink,
 };
 
@@ -144,6 +145,14 @@ impl Shell {
                 }
                 Flow::Next
             }
+            Node::Case { word, arms } => {
+                let found = match self.arm(word, arms, streams) {
+                    Ok(found) => found,
+                    Err(message) => return self.fails(streams, &message),
+                };
+                self.last = 0;
+                found.map_or(Flow::Next, |body| self.run(body, streams))
+            }
             Node::Group { body, apart, redirects } => {
                 let streams = match self.redirect(redirects, streams) {
                     Ok(streams) => streams,
@@ -160,6 +169,24 @@ impl Shell {
                 self.flushed(&streams, flow)
             }
         }
+    }
+
+    /// What is to be done in a `case`.
+    fn arm<'a>(
+        &mut self,
+        word: &parse::Word,
+        arms: &'a [(Vec<parse::Word>, Script)],
+        streams: &Streams,
+    ) -> Result<Option<&'a Script>, String> {
+        let value = self.expand_one(word, streams)?;
+        for (patterns, body) in arms {
+            for pattern in patterns {
+                if glob::matches(&self.pattern(pattern, streams)?, &value) {
+                    return Ok(Some(body));
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// Runs what may fail without ending the shell.

@@ -63,6 +63,23 @@ fn commands_are_joined() {
 }
 
 #[test]
+fn numbers_are_counted_with() {
+    check("echo $((1 + 2 * 3)) \"$(( (1+2) * 3 ))\" x$((0))y", "7 9 x0y\n", 0);
+    check("i=0; while [ $i -lt 3 ]; do i=$((i + 1)); echo $i; done", "1\n2\n3\n", 0);
+    check("N=4; echo $(($N * N)) $(($(echo 2) + ${NONE:-5})) $(($#))", "16 7 2\n", 0);
+    check("echo $( (echo a); (echo b) )$((echo c); (echo d))", "a bc d\n", 0);
+}
+
+#[test]
+fn cases_are_told_apart() {
+    let script = "for w in a b.txt '*' d; do case $w in a) echo first;; *.txt | *.md) echo text;; '*') echo star;; (*) echo other; esac; done";
+    check(script, "first\ntext\nstar\nother\n", 0);
+    check("case $NAME in 'two words') echo yes;; esac; echo $?", "yes\n0\n", 0);
+    check("false; case x in y) ;; esac; echo $?; case x in\n\nx)\nfalse\n;;\nesac\necho $?", "0\n1\n", 0);
+    check("case a in b) echo b;; esac | wc -l; if case a in a) true;; esac; then echo in; fi", "0\nin\n", 0);
+}
+
+#[test]
 fn streams_go_where_they_are_sent() {
     check("echo a > f; echo b >> f; cat < f; cat f | sort -r | head -n1", "a\nb\nb\n", 0);
     check("ls none > f 2>&1; cat f", "ls: none: No such file or directory\n", 0);
@@ -95,7 +112,12 @@ fn what_is_not_a_script_is_refused() {
         ("done", "unexpected \"done\""),
         ("sleep 1 &", "jobs (&) are not supported here"),
         ("f() { true; }", "functions are not supported here"),
-        ("echo $((1+1))", "arithmetic is not supported here"),
+        ("echo $((1+))", "arithmetic expression: syntax error"),
+        ("echo $((1 / 0))", "arithmetic expression: division by zero"),
+        ("case a in a) echo", "unexpected end of file"),
+        ("case a in a echo;; esac", "unexpected"),
+        ("echo a;; echo b", "unexpected \";;\""),
+        ("esac", "unexpected \"esac\""),
         ("echo ${}", "bad substitution"),
         ("echo 5>&9 x", "bad file descriptor"),
     ] {
@@ -113,6 +135,8 @@ fn depth_is_bounded() {
         "{ ".repeat(5000),
         "$(".repeat(5000),
         "${a:-".repeat(5000),
+        "$((".repeat(5000),
+        "case a in a) ".repeat(5000),
         format!("{}true{}", "( ".repeat(500), " )".repeat(500)),
     ] {
         let dir = applets::tests::Folder::new();
