@@ -90,9 +90,11 @@ fn cp(cluster: &Cluster) {
     cluster.kubectl(&format!("cp web:/www/site {}", at("back")));
     assert_eq!(fs::read(dir.path().join("back/index.html")).unwrap(), b"welcome");
     assert!(fs::read(dir.path().join("back/page.bin")).unwrap() == content);
+    // Of what goes wrong kubectl says the code here, and what was said about it on its standard output.
     let failed = cluster.kubectl_fails(&format!("cp web:/www/none {}", at("none")), "");
-    assert!(failed.contains("tar: /www/none: No such file or directory\n"), "{failed}");
     assert!(failed.ends_with("command terminated with exit code 1\n"), "{failed}");
+    let failed = cluster.kubectl_fails("exec web -- tar cf - /www/none", "");
+    assert!(failed.contains("tar: /www/none: No such file or directory\n"), "{failed}");
 }
 
 /// What a command says that the toolbox does not have, and that finds no room.

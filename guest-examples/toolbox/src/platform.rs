@@ -1,17 +1,17 @@
 //! What differs between a module in a node and a test on the developer's machine.
 
 #[cfg(target_os = "wasi")]
-pub use wasi::{converse, exit, initial_cwd};
+pub use wasi::{converse, exit, initial_cwd, why_not_written};
 
 #[cfg(not(target_os = "wasi"))]
-pub use native::{converse, exit, initial_cwd};
+pub use native::{converse, exit, initial_cwd, why_not_written};
 
 #[cfg(target_os = "wasi")]
 mod wasi {
     use std::{
         io::{self, Read, Write},
         net::{Shutdown, TcpStream},
-        path::PathBuf,
+        path::{Path, PathBuf},
         thread,
         time::Duration,
     };
@@ -19,6 +19,10 @@ mod wasi {
     use wasip2::{
         cli,
         clocks::monotonic_clock,
+        filesystem::{
+            preopens,
+            types::{DescriptorFlags, ErrorCode, OpenFlags, PathFlags},
+        },
         io::{poll, streams::StreamError},
     };
 
@@ -38,6 +42,26 @@ mod wasi {
     /// The folder that the container starts in.
     pub fn initial_cwd() -> Option<PathBuf> {
         cli::environment::initial_cwd().map(PathBuf::from)
+    }
+
+    /// Why nothing can be written to the end of a file, in words that the C library has no way to say. Asked of the host
+    /// itself, with a byte that is taken back if there is room for it now.
+    pub fn why_not_written(path: &Path) -> Option<io::Error> {
+        let (root, _) = preopens::get_directories().into_iter().find(|(_, name)| name == "/")?;
+        let path = path.strip_prefix("/").ok()?.to_str()?;
+        let file =
+            root.open_at(PathFlags::SYMLINK_FOLLOW, path, OpenFlags::empty(), DescriptorFlags::WRITE).ok()?;
+        let end = file.stat().ok()?.size;
+        match file.write(&[0], end) {
+            Ok(_) => {
+                file.set_size(end).ok();
+                None
+            }
+            Err(ErrorCode::InsufficientSpace) => Some(io::ErrorKind::StorageFull.into()),
+            Err(ErrorCode::Quota) => Some(io::ErrorKind::QuotaExceeded.into()),
+            Err(ErrorCode::FileTooLarge) => Some(io::ErrorKind::FileTooLarge.into()),
+            Err(_) => None,
+        }
     }
 
     /// Carries the module's input to the stream and the stream to `out`, until the other end closes.
@@ -85,7 +109,11 @@ mod wasi {
 
 #[cfg(not(target_os = "wasi"))]
 mod native {
-    use std::{env, io, net::TcpStream, path::PathBuf};
+    use std::{
+        env, io,
+        net::TcpStream,
+        path::{Path, PathBuf},
+    };
 
     use crate::call::Out;
 
@@ -95,6 +123,11 @@ mod native {
 
     pub fn initial_cwd() -> Option<PathBuf> {
         env::current_dir().ok()
+    }
+
+    /// Other C libraries say it themselves.
+    pub fn why_not_written(_: &Path) -> Option<io::Error> {
+        None
     }
 
     /// Only a module waits for its input and for the network at once.

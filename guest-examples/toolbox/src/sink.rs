@@ -3,15 +3,20 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write},
-    path::Path,
+    path::{Path, PathBuf},
     time::SystemTime,
 };
+
+use crate::platform;
 
 /// A file that is written to.
 ///
 /// The C library of WASI 0.2 writes through a stream and does not ask for the reason when that fails: every failed
-/// write is an `EIO`, also one to a full volume. A change of the file's length is no stream and fails with the reason.
-pub struct Sink(File);
+/// write is an `EIO`, also one to a full volume. So the reason is asked for here.
+pub struct Sink {
+    file: File,
+    path: PathBuf,
+}
 
 impl Sink {
     pub fn create(path: &Path) -> io::Result<Sink> {
@@ -22,34 +27,20 @@ impl Sink {
     pub fn open(path: &Path, append: bool) -> io::Result<Sink> {
         let mut how = OpenOptions::new();
         how.create(true).write(true).append(append).truncate(!append);
-        how.open(path).map(Sink)
+        Ok(Sink { file: how.open(path)?, path: path.to_owned() })
     }
 
     pub fn set_modified(&self, time: SystemTime) -> io::Result<()> {
-        self.0.set_modified(time)
-    }
-
-    fn explain(&self, error: io::Error) -> io::Error {
-        if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
-            return error;
-        }
-        let Ok(length) = self.0.metadata().map(|metadata| metadata.len()) else { return error };
-        match self.0.set_len(length.saturating_add(1)) {
-            Err(reason) => reason,
-            Ok(()) => {
-                self.0.set_len(length).ok();
-                error
-            }
-        }
+        self.file.set_modified(time)
     }
 }
 
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes).map_err(|error| self.explain(error))
+        self.file.write(bytes).map_err(|error| platform::why_not_written(&self.path).unwrap_or(error))
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+        self.file.flush()
     }
 }

@@ -181,7 +181,9 @@ impl HostFile {
             return Err(VfsError::NoSpace);
         }
         let result = self.file.write_at(&data[..count], offset).map_err(from_io);
-        let grown = self.file.metadata().map_err(from_io)?.size().saturating_sub(size);
+        // A write that fails has written nothing.
+        let written = *result.as_ref().unwrap_or(&0) as u64;
+        let grown = if written == 0 { 0 } else { (offset + written).saturating_sub(size) };
         self.ledger.quota.release(granted.saturating_sub(grown));
         result
     }
