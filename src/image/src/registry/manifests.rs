@@ -99,13 +99,15 @@ async fn write(
     Ok(response.body(Body::empty()).expect("the headers are valid"))
 }
 
-/// Everything that a manifest names must be in its repository already.
+/// Everything that a manifest names must be in its repository already, but for layers that their makers let nobody
+/// hand on.
 fn check_references(shared: &Shared, index_name: &str, manifest: &Manifest) -> Result<(), RegistryError> {
     let missing = |digest: &str| {
         let message = format!("manifest references the unknown content {digest}");
         RegistryError::new(StatusCode::BAD_REQUEST, Code::ManifestBlobUnknown, message)
     };
-    for blob in manifest.config.iter().chain(&manifest.layers) {
+    let layers = manifest.layers.iter().filter(|layer| !is_not_handed_on(&layer.media_type));
+    for blob in manifest.config.iter().chain(layers) {
         let digest = format::digest(blob).map_err(|error| invalid(error.to_string()))?;
         if !shared.index.has_blob(index_name, &digest) {
             return Err(missing(&blob.digest));
@@ -118,6 +120,12 @@ fn check_references(shared: &Shared, index_name: &str, manifest: &Manifest) -> R
         }
     }
     Ok(())
+}
+
+/// Layers that registries need not have.
+fn is_not_handed_on(media_type: &str) -> bool {
+    media_type.starts_with("application/vnd.oci.image.layer.nondistributable.v1.")
+        || media_type.starts_with("application/vnd.docker.image.rootfs.foreign.diff.")
 }
 
 async fn delete(

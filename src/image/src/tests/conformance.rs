@@ -1,5 +1,6 @@
-//! The checks of the OCI distribution specification's own suite (v1.1), which is not here to be run: each line of
-//! these tables is one of them, in its order and in the words of its section.
+//! The checks of the OCI distribution specification's own suite (v1.1): each line of these tables is one of them, in
+//! its order and in the words of its section. The suite itself is a program in Go; where `OCI_CONFORMANCE_SUITE` names
+//! it (`go test -c` in its folder `conformance`) it is run, too.
 //!
 //! Where the suite lets a registry choose, this is what ours does: whole blobs are taken with their `POST` (201), a mount
 //! without `from` looks in all repositories (201), tags, manifests and blobs may be deleted (202), manifests need no layers.
@@ -330,6 +331,8 @@ async fn push_of_manifests() {
     let referrer = manifest(&[LAYER], &json!({"subject": described(&subject)}));
     let early = manifest(&[LAYER], &json!({"subject": described(NOWHERE)}));
     let foreign = manifest(&[b"a layer that nobody pushed"], &json!({}));
+    let kept_back = String::from_utf8(foreign.clone()).unwrap();
+    let kept_back = kept_back.replace("layer.v1.tar", "layer.nondistributable.v1.tar").into_bytes();
     let index =
         json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [described(&subject)]}).to_string();
     let broken_index = index.replace(&subject, NOWHERE);
@@ -350,6 +353,7 @@ async fn push_of_manifests() {
                 ..put("a manifest with a subject that is not there", 201, &early)
             },
             put("a manifest whose layer is not there", 400, &foreign),
+            put("a manifest whose layer nobody may hand on", 201, &kept_back),
             Step { headers: &[("content-type", OCI_INDEX)], ..put("an index", 201, index.as_bytes()) },
             Step {
                 headers: &[("content-type", OCI_INDEX)],
@@ -496,4 +500,32 @@ async fn content_management() {
             delete("DELETE request to a blob by no digest", "blobs/latest", 400),
         ])
         .await;
+}
+
+/// The suite itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_suite_of_the_specification() {
+    let Some(suite) = std::env::var_os("OCI_CONFORMANCE_SUITE") else { return };
+    let (dir, images) = images();
+    let (address, _served) = serve(images.registry_router()).await;
+    let mut command = tokio::process::Command::new(suite);
+    command.args(["-ginkgo.no-color", "-ginkgo.v"]);
+    command.current_dir(dir.path()).env("OCI_ROOT_URL", format!("http://{address}"));
+    for (name, value) in [
+        ("OCI_NAMESPACE", "conformance/one"),
+        ("OCI_CROSSMOUNT_NAMESPACE", "conformance/other"),
+        ("OCI_AUTOMATIC_CROSSMOUNT", "1"),
+        ("OCI_TEST_PULL", "1"),
+        ("OCI_TEST_PUSH", "1"),
+        ("OCI_TEST_CONTENT_DISCOVERY", "1"),
+        ("OCI_TEST_CONTENT_MANAGEMENT", "1"),
+        ("OCI_REPORT_DIR", "none"),
+    ] {
+        command.env(name, value);
+    }
+    let output = command.output().await.expect("the suite can be run");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
+    // What it skips is the other half of a choice that it leaves to registries.
+    assert!(text.contains(" Passed | 0 Failed | 0 Pending | 4 Skipped"), "{text}");
 }
