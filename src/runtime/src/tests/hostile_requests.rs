@@ -2,7 +2,7 @@
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::handlers::Served;
+use super::handlers::{Served, both};
 use super::*;
 use crate::HttpConfig;
 
@@ -20,58 +20,61 @@ async fn answers(served: &Served, bytes: &[u8]) -> String {
 /// What a proxy before it might read as one request, and it as two.
 #[tokio::test]
 async fn what_two_readers_would_read_differently_is_refused() {
-    let served = Served::with(Bench::new(), HttpConfig::default(), |_| {}).await;
-    let second = "GET /count HTTP/1.1\r\nhost: smuggled\r\n\r\n";
-    let refused = async |head: &str, body: &str| {
-        let text = format!("POST /length HTTP/1.1\r\nhost: a\r\n{head}\r\n\r\n{body}{second}");
-        let answer = answers(&served, text.as_bytes()).await;
-        assert!(answer.starts_with("HTTP/1.1 400 ") || answer.is_empty(), "{head:?} {body:?}: {answer}");
-        assert_eq!(
-            answer.matches("HTTP/1.1 ").count(),
-            usize::from(!answer.is_empty()),
-            "{head:?}: {answer}"
-        );
-    };
-    refused("content-length: 3\r\ncontent-length: 4", "abc").await;
-    refused("content-length: 3, 4", "abc").await;
-    refused("content-length: +3", "abc").await;
-    refused("content-length: -1", "abc").await;
-    refused("content-length: 18446744073709551616", "abc").await;
-    refused("content-length: 0x3", "abc").await;
-    refused("transfer-encoding: chunked, identity", "0\r\n\r\n").await;
-    refused("transfer-encoding: xchunked", "0\r\n\r\n").await;
-    refused("content-length : 3", "abc").await;
-    refused("x: a\0b", "").await;
-    refused("x: y\r\n folded: z", "").await;
-    // Of both, the chunks count, and the connection ends, or it is refused.
-    let both = "POST /length HTTP/1.1\r\nhost: a\r\ncontent-length: 60\r\ntransfer-encoding: chunked\r\n\r\n";
-    let answer = answers(&served, format!("{both}0\r\n\r\n{second}").as_bytes()).await;
-    assert!(!answer.contains("60"), "{answer}");
-    assert_eq!(served.get("/").await.1, "hello\n");
+    for served in both(HttpConfig::default()).await {
+        let second = "GET /count HTTP/1.1\r\nhost: smuggled\r\n\r\n";
+        let refused = async |head: &str, body: &str| {
+            let text = format!("POST /length HTTP/1.1\r\nhost: a\r\n{head}\r\n\r\n{body}{second}");
+            let answer = answers(&served, text.as_bytes()).await;
+            assert!(answer.starts_with("HTTP/1.1 400 ") || answer.is_empty(), "{head:?} {body:?}: {answer}");
+            assert_eq!(
+                answer.matches("HTTP/1.1 ").count(),
+                usize::from(!answer.is_empty()),
+                "{head:?}: {answer}"
+            );
+        };
+        refused("content-length: 3\r\ncontent-length: 4", "abc").await;
+        refused("content-length: 3, 4", "abc").await;
+        refused("content-length: +3", "abc").await;
+        refused("content-length: -1", "abc").await;
+        refused("content-length: 18446744073709551616", "abc").await;
+        refused("content-length: 0x3", "abc").await;
+        refused("transfer-encoding: chunked, identity", "0\r\n\r\n").await;
+        refused("transfer-encoding: xchunked", "0\r\n\r\n").await;
+        refused("content-length : 3", "abc").await;
+        refused("x: a\0b", "").await;
+        refused("x: y\r\n folded: z", "").await;
+        // Of both, the chunks count, and the connection ends, or it is refused.
+        let both =
+            "POST /length HTTP/1.1\r\nhost: a\r\ncontent-length: 60\r\ntransfer-encoding: chunked\r\n\r\n";
+        let answer = answers(&served, format!("{both}0\r\n\r\n{second}").as_bytes()).await;
+        assert!(!answer.contains("60"), "{answer}");
+        assert_eq!(served.get("/").await.1, "hello\n");
+    }
 }
 
 /// Bodies that lie about their length, and trailers without end: the guest is told, and the connection ends.
 #[tokio::test]
 async fn bodies_that_lie_end_their_connection() {
-    let served = Served::with(Bench::new(), HttpConfig::default(), |_| {}).await;
-    let chunked = "POST /echo HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
-    let long = "y".repeat(200 << 10);
-    let many: String = (0..20_000).map(|n| format!("x-{n}: y\r\n")).collect();
-    let extension = "e".repeat(100 << 10);
-    for (body, what) in [
-        ("fffffffffffffffff\r\nabc".to_owned(), "a chunk of more than there are numbers"),
-        ("-1\r\nabc".to_owned(), "a negative chunk"),
-        ("3\r\nabcd\r\n0\r\n\r\n".to_owned(), "a chunk that goes on"),
-        (format!("3;{extension}\r\nabc\r\n0\r\n\r\n"), "an endless extension"),
-        (format!("0\r\nx: {long}\r\n\r\n"), "a long trailer"),
-        (format!("0\r\n{many}\r\n"), "many trailers"),
-        ("3\r\nab".to_owned(), "an end before the end"),
-    ] {
-        let answer = answers(&served, format!("{chunked}{body}").as_bytes()).await;
-        assert!(!answer.ends_with("0\r\n\r\n"), "{what}: no echo of it is whole: {answer}");
-        assert!(answer.matches("HTTP/1.1 ").count() <= 1, "{what}: {answer}");
+    for served in both(HttpConfig::default()).await {
+        let chunked = "POST /echo HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+        let long = "y".repeat(200 << 10);
+        let many: String = (0..20_000).map(|n| format!("x-{n}: y\r\n")).collect();
+        let extension = "e".repeat(100 << 10);
+        for (body, what) in [
+            ("fffffffffffffffff\r\nabc".to_owned(), "a chunk of more than there are numbers"),
+            ("-1\r\nabc".to_owned(), "a negative chunk"),
+            ("3\r\nabcd\r\n0\r\n\r\n".to_owned(), "a chunk that goes on"),
+            (format!("3;{extension}\r\nabc\r\n0\r\n\r\n"), "an endless extension"),
+            (format!("0\r\nx: {long}\r\n\r\n"), "a long trailer"),
+            (format!("0\r\n{many}\r\n"), "many trailers"),
+            ("3\r\nab".to_owned(), "an end before the end"),
+        ] {
+            let answer = answers(&served, format!("{chunked}{body}").as_bytes()).await;
+            assert!(!answer.ends_with("0\r\n\r\n"), "{what}: no echo of it is whole: {answer}");
+            assert!(answer.matches("HTTP/1.1 ").count() <= 1, "{what}: {answer}");
+        }
+        assert_eq!(served.get("/").await.1, "hello\n");
     }
-    assert_eq!(served.get("/").await.1, "hello\n");
 }
 
 /// Connections that ask nothing: as many as there may be, with no instance and no memory of the container.

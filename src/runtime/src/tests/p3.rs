@@ -229,6 +229,37 @@ async fn names_are_looked_up() {
     }
 }
 
+/// What a guest of 0.3 begins and never ends is bounded, as handles are in 0.2: calls that wait, and streams.
+#[tokio::test]
+async fn what_a_guest_begins_is_bounded() {
+    let bench = bench();
+    let begin = |what: &str| {
+        format!(
+            r#"(component
+                (import "wasi:clocks/monotonic-clock@0.3.0" (instance $clock
+                    (export "wait-for" (func async (param "how-long" u64)))))
+                (type $bytes (stream u8))
+                (core func $wait (canon lower (func $clock "wait-for") async))
+                (core func $stream (canon stream.new $bytes))
+                (core module $m
+                    (import "host" "wait" (func $wait (param i64) (result i32)))
+                    (import "host" "stream" (func $stream (result i64)))
+                    (func (export "run") (result i32)
+                        (loop $again (drop {what}) (br $again))
+                        (i32.const 0)))
+                (core instance $i (instantiate $m (with "host" (instance
+                    (export "wait" (func $wait)) (export "stream" (func $stream))))))
+                (func $run async (result (result)) (canon lift (core func $i "run")))
+                (instance (export "wasi:cli/run@0.3.0") (export "run" (func $run))))"#
+        )
+    };
+    for what in ["(call $wait (i64.const 3600000000000))", "(call $stream)"] {
+        let (exit, _) = bench.run(&begin(what), |_| {}).await;
+        let Exit::Trap { message } = &exit else { panic!("{what}: {exit:?}") };
+        assert!(message.contains("handle"), "{what}: {message}");
+    }
+}
+
 /// Asked to end, its listener ends, and so does the stream of connections.
 #[tokio::test]
 async fn a_server_that_is_asked_to_end_ends_by_itself() {
