@@ -25,6 +25,8 @@ pub(crate) trait Door {
     async fn append(&mut self, file: &Self::Handle, data: &[u8]) -> Result<(), String>;
     async fn set_size(&mut self, file: &Self::Handle, size: u64) -> Result<(), String>;
     async fn sync(&mut self, file: &Self::Handle) -> Result<(), String>;
+    /// Says that all of it will be needed.
+    async fn advise(&mut self, file: &Self::Handle) -> Result<(), String>;
     async fn stat(&mut self, file: &Self::Handle) -> Result<Seen, String>;
     async fn stat_at(&mut self, path: &str, follow: bool) -> Result<Seen, String>;
     /// Whole seconds since 1970.
@@ -170,6 +172,8 @@ pub(crate) async fn check<D: Door>(door: &mut D) {
     flags(door).await;
     content_of_files(door).await;
     names_of_files(door).await;
+    directories_are_no_files(door).await;
+    odd_paths(door).await;
     links(door).await;
     limits(door).await;
     assert_eq!(names(door, "v").await, [""; 0]);
@@ -275,6 +279,57 @@ async fn names_of_files<D: Door>(door: &mut D) {
     }
     door.remove_directory("v/e").await.unwrap();
     fails(door.remove_directory("v/e").await, "no-entry");
+}
+
+async fn directories_are_no_files<D: Door>(door: &mut D) {
+    let file = door.open("v/f", CREATE).await.unwrap();
+    door.advise(&file).await.unwrap();
+    door.close(file).await;
+    door.create_directory("v/d").await.unwrap();
+    let directory = door.open("v/d", How { directory: true, ..READ }).await.unwrap();
+    fails(door.read(&directory, 0, 9).await, "is-directory");
+    fails(door.write(&directory, 0, b"x").await, "is-directory");
+    fails(door.set_size(&directory, 0).await, "is-directory");
+    fails(door.advise(&directory).await, "bad-descriptor");
+    door.sync(&directory).await.unwrap();
+    assert_eq!(door.stat(&directory).await.unwrap(), door.stat_at("v/d", true).await.unwrap());
+    door.set_modified("v/d", 1_000_000_000).await.unwrap();
+    assert_eq!(door.stat(&directory).await.unwrap().modified, 1_000_000_000);
+    // Who has it open goes on after it is gone.
+    door.remove_directory("v/d").await.unwrap();
+    assert_eq!(door.stat(&directory).await.unwrap().kind, Kind::Directory);
+    fails(door.stat_at("v/d", true).await, "no-entry");
+    door.close(directory).await;
+    door.unlink("v/f").await.unwrap();
+}
+
+async fn odd_paths<D: Door>(door: &mut D) {
+    make(door, "v/f", "f").await.unwrap();
+    let deep = format!("v/{}f", "./".repeat(2_100));
+    for (path, expected) in [
+        ("", "no-entry"),
+        ("/v/f", "not-permitted"),
+        ("v/f/", "not-directory"),
+        ("v/f/.", "not-directory"),
+        ("v/f/..", "not-directory"),
+        ("v/\0", "illegal-byte-sequence"),
+        (&deep, "name-too-long"),
+    ] {
+        fails(door.open(path, READ).await.map(drop), expected);
+        fails(door.stat_at(path, true).await, expected);
+        fails(door.unlink(path).await, expected);
+    }
+    for path in ["./v/f", "v/./f", "v//f", "v/../v/f"] {
+        assert_eq!(content(door, path).await.unwrap(), "f", "{path}");
+    }
+    for path in ["v/", "v/.", "./v//"] {
+        assert_eq!(door.stat_at(path, true).await.unwrap().kind, Kind::Directory, "{path}");
+        fails(door.create_directory(path).await, "exist");
+    }
+    door.rename("v/f", "v/f").await.unwrap();
+    door.rename("v/f", "v/ü€").await.unwrap();
+    assert_eq!(names(door, "v").await, ["ü€"]);
+    door.unlink("v/ü€").await.unwrap();
 }
 
 async fn links<D: Door>(door: &mut D) {

@@ -90,7 +90,10 @@ impl HostDescriptor for FilesView<'_> {
         _length: Filesize,
         _advice: Advice,
     ) -> FsResult<()> {
-        self.file(&fd).map(|_| ()) // advice may be ignored
+        match self.handle(&fd)? {
+            Handle::File { .. } => Ok(()), // advice may be ignored
+            Handle::Directory { .. } => Err(ErrorCode::BadDescriptor.into()),
+        }
     }
 
     async fn sync_data(&mut self, fd: Resource<Descriptor>) -> FsResult<()> {

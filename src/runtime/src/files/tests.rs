@@ -3,8 +3,8 @@
 use wasmtime_wasi::p2::bindings::clocks::wall_clock::Datetime;
 use wasmtime_wasi::p2::bindings::filesystem::preopens::Host as _;
 use wasmtime_wasi::p2::bindings::filesystem::types::{
-    DescriptorStat, DescriptorType, HostDescriptor, HostDirectoryEntryStream, NewTimestamp, OpenFlags,
-    PathFlags,
+    Advice, DescriptorStat, DescriptorType, HostDescriptor, HostDirectoryEntryStream, NewTimestamp,
+    OpenFlags, PathFlags,
 };
 use wasmtime_wasi::p2::{DynOutputStream, FsResult};
 
@@ -177,6 +177,10 @@ impl Door for Door2 {
     async fn sync(&mut self, file: &Self::Handle) -> Result<(), String> {
         said(self.view().sync_data(again(file)).await)?;
         said(HostDescriptor::sync(&mut self.view(), again(file)).await)
+    }
+
+    async fn advise(&mut self, file: &Self::Handle) -> Result<(), String> {
+        said(self.view().advise(again(file), 0, u64::MAX, Advice::WillNeed).await)
     }
 
     async fn stat(&mut self, file: &Self::Handle) -> Result<Seen, String> {

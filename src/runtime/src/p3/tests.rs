@@ -14,7 +14,7 @@ use wasmtime::{Store, StoreContextMut};
 use wasmtime_wasi::p3::bindings::clocks::system_clock::Instant;
 use wasmtime_wasi::p3::bindings::filesystem::preopens::Host as _;
 use wasmtime_wasi::p3::bindings::filesystem::types::{
-    Descriptor, DescriptorFlags, DescriptorStat, DescriptorType, ErrorCode, HostDescriptor,
+    Advice, Descriptor, DescriptorFlags, DescriptorStat, DescriptorType, ErrorCode, HostDescriptor,
     HostDescriptorWithStore, NewTimestamp, OpenFlags, PathFlags,
 };
 use wasmtime_wasi::p3::filesystem::FilesystemResult;
@@ -254,6 +254,10 @@ impl Door for Door3 {
     async fn sync(&mut self, file: &Self::Handle) -> Result<(), String> {
         said(FileSystem::sync_data(&self.files, again(file)).await)?;
         said(FileSystem::sync(&self.files, again(file)).await)
+    }
+
+    async fn advise(&mut self, file: &Self::Handle) -> Result<(), String> {
+        said(FileSystem::advise(&self.files, again(file), 0, u64::MAX, Advice::WillNeed).await)
     }
 
     async fn stat(&mut self, file: &Self::Handle) -> Result<Seen, String> {

@@ -129,7 +129,7 @@ impl Descriptor {
         let of = |rights: u64| right & rights != 0;
         Err(match &self.kind {
             Kind::Directory(_) if of(rights::FD_READ | rights::WRITING) => Errno::IsDir,
-            Kind::Directory(_) if of(rights::FD_SEEK | rights::FD_TELL) => Errno::Badf,
+            Kind::Directory(_) if of(rights::FD_SEEK | rights::FD_TELL | rights::FD_ADVISE) => Errno::Badf,
             Kind::Directory(_) => Errno::NotCapable,
             _ if of(rights::DIRECTORY & !rights::FILE) => Errno::NotDir,
             Kind::File { .. } if of(rights::FD_READ | rights::WRITING) => Errno::Badf,

@@ -127,6 +127,7 @@ fn said<T>(result: Result<T>) -> std::result::Result<T, String> {
             Errno::Badf => "bad-descriptor",
             Errno::Exist => "exist",
             Errno::Fbig => "file-too-large",
+            Errno::Ilseq => "illegal-byte-sequence",
             Errno::Inval => "invalid",
             Errno::IsDir => "is-directory",
             Errno::Loop => "loop",
@@ -206,6 +207,11 @@ impl Door for Door1 {
     async fn sync(&mut self, file: &u32) -> Said<()> {
         said(self.guest().fd_datasync(*file))?;
         said(self.guest().fd_sync(*file))
+    }
+
+    async fn advise(&mut self, file: &u32) -> Said<()> {
+        const WILL_NEED: u32 = 3;
+        said(self.guest().fd_advise(*file, 0, u64::MAX, WILL_NEED))
     }
 
     async fn stat(&mut self, file: &u32) -> Said<Seen> {
