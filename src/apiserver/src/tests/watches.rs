@@ -1,5 +1,11 @@
 //! Watches: where they begin, what they show, how they end.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use futures::future::join_all;
 use serde_json::json;
 
 use super::harness::{JSON, MERGE, Server, TABLE, version};
@@ -165,5 +171,45 @@ async fn many_watchers_see_the_same() {
         for n in 0..20 {
             assert_eq!(watch.short().await, format!("ADDED m{n:02}"));
         }
+    }
+}
+
+/// While the name of an object is given again and again, everybody who lists and then watches it hears of the
+/// end of the one that was listed: how kubectl and informers wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_lists_an_object_hears_of_its_end() {
+    let server = Arc::new(Server::new().await);
+    server.config_map("default", "a", json!({})).await;
+    let over = Arc::new(AtomicBool::new(false));
+    let waiters: Vec<_> = (0..8).map(|_| tokio::spawn(wait(server.clone(), over.clone()))).collect();
+    for _ in 0..300 {
+        server.delete(MAP, json!(null)).await.is(200);
+        server.config_map("default", "a", json!({})).await;
+    }
+    server.delete(MAP, json!(null)).await.is(200);
+    over.store(true, Ordering::Relaxed);
+    let heard: usize = join_all(waiters).await.into_iter().map(Result::unwrap).sum();
+    assert!(heard > 0);
+}
+
+/// Waits for the ends of the objects called `a` until there will be no more; how many it heard of.
+async fn wait(server: Arc<Server>, over: Arc<AtomicBool>) -> usize {
+    let named = format!("{MAPS}?fieldSelector=metadata.name%3Da");
+    let mut heard = 0;
+    loop {
+        let last = over.load(Ordering::Relaxed);
+        let list = server.get(&format!("{named}&limit=500&resourceVersion=0")).await.is(200);
+        let Some(listed) = list["items"].get(0) else {
+            if last {
+                return heard;
+            }
+            tokio::task::yield_now().await;
+            continue;
+        };
+        let mut watch = server.watch(&format!("{named}&watch=true&resourceVersion={}", version(&list))).await;
+        let event = watch.event().await;
+        assert_eq!(event["type"], "DELETED");
+        assert_eq!(event["object"]["metadata"]["uid"], listed["metadata"]["uid"]);
+        heard += 1;
     }
 }
