@@ -171,6 +171,9 @@ pub(crate) struct NodeOptions {
     /// What pods may reach outside the cluster where no NetworkPolicy and no annotation says
     #[arg(long, value_enum, default_value_t = Egress::Allow)]
     pub egress: Egress,
+    /// What pods have to end, hooks and all, when this process is told to end [default: half a second]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    pub shutdown_grace: Option<u64>,
 }
 
 impl Default for NodeOptions {
@@ -184,6 +187,7 @@ impl Default for NodeOptions {
             image_policy: None,
             compile_seconds: 20,
             egress: Egress::Allow,
+            shutdown_grace: None,
         }
     }
 }

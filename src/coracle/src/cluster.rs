@@ -43,8 +43,8 @@ const SELF: &str = "/proc/self/exe";
 /// The image of the node's toolbox, for `kubectl debug` and for pods to look around from.
 const TOOLBOX_IMAGE: &str = "registry.local/coracle/toolbox:latest";
 
-/// What pods have to end when the process is told to: enough for a server to answer what it has accepted,
-/// and hardly noticed by whoever waits for the prompt.
+/// What pods have to end when the process is told to, if nothing else is said: enough for a server to answer what it
+/// has accepted, and hardly noticed by whoever waits for the prompt.
 const SHUTDOWN_GRACE: Duration = Duration::from_millis(500);
 
 /// What a cluster is started with.
@@ -66,6 +66,7 @@ pub(crate) struct Cluster {
     dashboard: Option<Dashboard>,
     // Fields in the order in which they are stopped; `stop` says what depends on what.
     node: Node,
+    shutdown_grace: Duration,
     scheduler: coracle_scheduler::Handle,
     controllers: coracle_controllers::Handle,
     informers_stop: CancellationToken,
@@ -156,6 +157,7 @@ impl Cluster {
         let runtime = runtime.await.context("the Wasm runtime's start panicked")?;
         let runtime = runtime.context("cannot start the Wasm runtime")?;
         let user = User::new(format!("system:node:{name}"), &["system:nodes"]);
+        let shutdown_grace = config.node.shutdown_grace.map_or(SHUTDOWN_GRACE, Duration::from_secs);
         let node = Node::build(
             coracle_node::Config {
                 name: name.clone(),
@@ -169,7 +171,7 @@ impl Cluster {
                 egress: config.node.egress.into(),
                 toolbox: Some(Bytes::from_static(guests::TOOLBOX.wasm)),
                 static_pods: Some(data.join("manifests")),
-                shutdown_grace: SHUTDOWN_GRACE,
+                shutdown_grace,
                 log_limits: coracle_node::LogLimits::default(),
             },
             coracle_node::Deps {
@@ -184,6 +186,7 @@ impl Cluster {
         Ok(Cluster {
             dashboard,
             node,
+            shutdown_grace,
             scheduler,
             controllers,
             informers_stop,
@@ -225,14 +228,14 @@ impl Cluster {
         &self.informers
     }
 
-    /// Stops everything within `deadline`: first who writes (node, scheduler, controllers), then the
+    /// Stops everything within `deadline` and what pods have to end: first who writes (node, scheduler, controllers), then the
     /// API server, then the store, so that nobody loses the room below.
     pub(crate) async fn stop(self, deadline: Duration) {
         let phase = deadline / 5;
         if let Some(dashboard) = self.dashboard {
             dashboard.shutdown(phase).await;
         }
-        self.node.shutdown(phase).await;
+        self.node.shutdown(phase + self.shutdown_grace).await;
         let writers = async { tokio::join!(self.scheduler.shutdown(), self.controllers.shutdown()) };
         if timeout(phase, writers).await.is_err() {
             tracing::warn!("the controllers did not end in time");
