@@ -2,9 +2,11 @@
 //!
 //! ```text
 //!   loader ─▶ cache ───────────────────────────── known ──▶ link ─▶ Program
-//!      └────▶ process ─▶ worker (another process) ─ code ─▶ cache ─▶ link
-//!                           └ inspect, compile
+//!      └─ line ─▶ process ─▶ worker (another process) ─ code ─▶ cache ─▶ link
+//!                               └ inspect, compile
 //! ```
+//!
+//! Whoever waits in the line for a compiler has their turn, however many modules others have.
 //!
 //! What looks at a module's bytes does so in the worker's process, with its limits: a module that takes too much
 //! ends the worker, and nothing else notices.

@@ -1,6 +1,7 @@
 //! What is accepted, what is refused and how, and the cache.
 
 use super::*;
+use crate::Compiler;
 
 #[track_caller]
 fn refused(result: Result<Arc<Program>, PrepareError>, expected: &str) {
@@ -76,6 +77,37 @@ async fn who_gives_up_leaves_room_for_others() {
     let text = guests::hello("wanted");
     let wanted = tokio::time::timeout(PATIENCE, bench.prepare(&text)).await;
     assert!(wanted.expect("a place in the line of compiles").is_ok());
+}
+
+/// What a module takes too much of is remembered for a while; that somebody of the host killed its compiler is not.
+#[tokio::test]
+async fn a_compiler_that_was_killed_is_started_again() {
+    use std::os::unix::fs::PermissionsExt;
+    let check = async |signal: &str, expected: &str, runs: usize| {
+        let folder = tempfile::tempdir().unwrap();
+        let (compiler, counted) = (folder.path().join("compiler"), folder.path().join("runs"));
+        std::fs::write(&compiler, format!("#!/bin/sh\necho >>{}\nkill -{signal} $$\n", counted.display()))
+            .unwrap();
+        std::fs::set_permissions(&compiler, PermissionsExt::from_mode(0o700)).unwrap();
+        let bench = Bench::of(|config| {
+            config.compiler = Compiler::Process(compiler);
+            config.compile_time = Duration::from_secs(7);
+        });
+        for _ in 0..2 {
+            let refused = loop {
+                match bench.prepare(guests::TRAP).await.unwrap_err() {
+                    // Another test's process has the script open for a moment, as it was forked while it was written.
+                    PrepareError::Compiler(error)
+                        if error.kind() == std::io::ErrorKind::ExecutableFileBusy => {}
+                    refused => break refused,
+                }
+            };
+            assert_eq!(refused.to_string(), expected);
+        }
+        assert_eq!(std::fs::read(counted).unwrap().len(), runs);
+    };
+    check("KILL", "the compiler was killed: the node may be out of memory", 2).await;
+    check("XCPU", "compiling took more than 7s of CPU time", 1).await;
 }
 
 #[tokio::test]
