@@ -2,7 +2,8 @@
 //!
 //! `kubectl exec`, `kubectl cp` and `kubectl debug` run these where a container has no commands of its
 //! own. The name the module is started under selects the command (`ls -la /tmp`), or its first argument
-//! does (`toolbox ls -la /tmp`). `toolbox` alone tells the list: [`applets::ALL`].
+//! does (`toolbox ls -la /tmp`). Without any it is a shell for whoever sits at a terminal, and tells the list to
+//! others: [`applets::ALL`].
 //!
 //! What a module cannot know it does not pretend: there are no users, no signals, no other processes to
 //! see. `sh` runs its commands inside this instance, one after the other; see [`shell`] for its limits.
@@ -16,7 +17,10 @@ mod shell;
 mod sink;
 mod time;
 
-use std::env;
+use std::{
+    env,
+    io::{self, IsTerminal},
+};
 
 use call::{Call, Env, In, Out};
 
@@ -29,6 +33,9 @@ fn main() {
         _ => {
             args.drain(..1.min(args.len()));
         }
+    }
+    if args.is_empty() && io::stdin().is_terminal() {
+        args.push("sh".to_owned());
     }
     let (stdin, out, err) = (In::stdin(), Out::stdout(), Out::stderr());
     let mut env = Env::of_process();

@@ -77,6 +77,7 @@ impl LogBook {
 
     /// Removes the logs of pods that are gone: those whose uid `keep` does not know. Blocking.
     pub(crate) fn sweep(&self, keep: &dyn Fn(&str) -> bool) -> io::Result<()> {
+        self.earlier.lock().retain(|uid, _| keep(uid));
         crate::dirs::sweep(&self.dir, &|name| LogName::parse(name).is_none_or(|log| keep(log.uid)))
     }
 }
