@@ -229,7 +229,10 @@ fn address(node: &Node) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use coracle_client::test_support::eventually;
+
     use super::*;
+    use crate::{Controller as Registered, testing::Bench};
 
     fn service(spec: &Value, ingress: &[&str]) -> Service {
         let ingress: Vec<Value> = ingress.iter().map(|ip| json!({ "ip": ip })).collect();
@@ -292,6 +295,33 @@ mod tests {
         balanced(&[("a", lb, 80, 0, late), ("b", "ClusterIP", 80, 0, early)], &["a"]);
         balanced(&[("a", lb, 30080, 0, early), ("b", "NodePort", 80, 30080, late)], &[]);
         balanced(&[("a", lb, 30080, 30080, early)], &["a"]);
+    }
+
+    /// The second of two services that want a port is reached once the first has gone.
+    #[tokio::test(start_paused = true)]
+    async fn a_port_passes_on() {
+        let bench = Bench::start(&[Registered { name: NAME, run }]);
+        let node = json!({
+            "metadata": { "name": "n" },
+            "status": {
+                "conditions": [{ "type": "Ready", "status": "True" }],
+                "addresses": [{ "type": "InternalIP", "address": "192.0.2.1" }],
+            },
+        });
+        bench.api.create(&serde_json::from_value::<Node>(node).expect("a node"));
+        for (name, created) in [("late", "2026-01-01T00:00:01Z"), ("early", "2026-01-01T00:00:00Z")] {
+            let object = json!({
+                "metadata": { "name": name, "namespace": "n", "creationTimestamp": created },
+                "spec": { "type": "LoadBalancer", "ports": [{ "port": 80 }] },
+            });
+            bench.api.create(&serde_json::from_value::<Service>(object).expect("a service"));
+        }
+        let reached = |name: &str| bench.api.get::<Service>("n", name).map(|service| ingress(&service));
+        let is_at = |name: &str, at: &[&str]| (reached(name)? == at).then_some(());
+        bench.quiet().await;
+        assert!(is_at("early", &["192.0.2.1"]).is_some() && is_at("late", &[]).is_some());
+        bench.api.remove::<Service>("n", "early");
+        eventually("the other's turn", || is_at("late", &["192.0.2.1"])).await;
     }
 
     #[test]

@@ -104,7 +104,7 @@ pub(crate) struct Up {
     /// Where the cluster keeps everything [default: coracle/cluster in the user's data folder]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Where the API server listens; port 0 picks a free one
+    /// Where the API server listens, and on which address the ports of services do; port 0 picks a free one
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:6443")]
     pub listen: SocketAddr,
     /// The node's name [default: the host's name]
@@ -216,7 +216,7 @@ pub(crate) struct Demo {
     /// Where the demo's cluster keeps everything [default: coracle/demo in the user's data folder]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Where the API server listens; port 0 picks a free one
+    /// Where the API server listens, and on which address the ports of services do; port 0 picks a free one
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:6443")]
     pub listen: SocketAddr,
 }

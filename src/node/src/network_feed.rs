@@ -10,6 +10,7 @@ use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
     networking::v1::NetworkPolicy,
 };
+use kube::Resource;
 use tokio::sync::oneshot;
 
 use crate::context::Context;
@@ -109,55 +110,41 @@ impl Feed {
     }
 
     fn namespace(&self, delta: &Delta<Namespace>) {
-        match delta {
-            Delta::Added(namespace) | Delta::Updated { new: namespace, .. } => {
-                self.fabric.apply_namespace(namespace);
-            }
-            Delta::Deleted(namespace) => self.fabric.remove_namespace(&Key::of(&namespace.metadata).name),
-        }
+        let fabric = &self.fabric;
+        tell(delta, |new| fabric.apply_namespace(new), |_, name| fabric.remove_namespace(name));
     }
 
     fn policy(&self, delta: &Delta<NetworkPolicy>) {
-        match delta {
-            Delta::Added(policy) | Delta::Updated { new: policy, .. } => self.fabric.apply_policy(policy),
-            Delta::Deleted(policy) => {
-                let key = Key::of(&policy.metadata);
-                self.fabric.remove_policy(&key.namespace, &key.name);
-            }
-        }
+        let fabric = &self.fabric;
+        tell(delta, |new| fabric.apply_policy(new), |of, name| fabric.remove_policy(of, name));
     }
 
     fn pod(&self, delta: &Delta<Pod>) {
         let bound = delta.object().spec.as_ref().and_then(|spec| spec.node_name.as_deref());
-        if bound.is_none_or(|name| name == self.node) {
-            return;
-        }
-        match delta {
-            Delta::Added(pod) | Delta::Updated { new: pod, .. } => self.fabric.apply_remote_pod(pod),
-            Delta::Deleted(pod) => {
-                let key = Key::of(&pod.metadata);
-                self.fabric.remove_remote_pod(&key.namespace, &key.name);
-            }
+        if bound.is_some_and(|name| name != self.node) {
+            let fabric = &self.fabric;
+            tell(delta, |new| fabric.apply_remote_pod(new), |of, name| fabric.remove_remote_pod(of, name));
         }
     }
 
     fn service(&self, delta: &Delta<Service>) {
-        match delta {
-            Delta::Added(service) | Delta::Updated { new: service, .. } => self.fabric.apply_service(service),
-            Delta::Deleted(service) => {
-                let key = Key::of(&service.metadata);
-                self.fabric.remove_service(&key.namespace, &key.name);
-            }
-        }
+        let fabric = &self.fabric;
+        tell(delta, |new| fabric.apply_service(new), |of, name| fabric.remove_service(of, name));
     }
 
     fn slice(&self, delta: &Delta<EndpointSlice>) {
-        match delta {
-            Delta::Added(slice) | Delta::Updated { new: slice, .. } => self.fabric.apply_slice(slice),
-            Delta::Deleted(slice) => {
-                let key = Key::of(&slice.metadata);
-                self.fabric.remove_slice(&key.namespace, &key.name);
-            }
+        let fabric = &self.fabric;
+        tell(delta, |new| fabric.apply_slice(new), |of, name| fabric.remove_slice(of, name));
+    }
+}
+
+/// Passes on what there is now, or the namespace and the name of what is gone.
+fn tell<K: Resource>(delta: &Delta<K>, apply: impl FnOnce(&K), remove: impl FnOnce(&str, &str)) {
+    match delta {
+        Delta::Added(object) | Delta::Updated { new: object, .. } => apply(object),
+        Delta::Deleted(object) => {
+            let key = Key::of(object.meta());
+            remove(&key.namespace, &key.name);
         }
     }
 }

@@ -216,6 +216,28 @@ async fn a_quiet_service_follows_within_milliseconds() {
     assert!(start.elapsed() < Duration::from_millis(10), "{:?}", start.elapsed());
 }
 
+/// A node that is put into another zone takes its endpoints with it.
+#[tokio::test(start_paused = true)]
+async fn endpoints_follow_their_node_into_its_zone() {
+    let bench = Bench::start(ONLY);
+    let node = Node {
+        metadata: k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta {
+            name: Some("n".to_owned()),
+            ..Default::default()
+        },
+        ..Node::default()
+    };
+    bench.api.create(&node);
+    bench.api.create(&service("web", IntOrString::Int(80)));
+    bench.api.create(&running(1, true));
+    eventually("an endpoint", || (ready_endpoints(&bench).len() == 1).then_some(())).await;
+    bench.api.edit("", "n", |node: &mut Node| {
+        node.metadata.labels = Some(BTreeMap::from([(ZONE.to_owned(), "a".to_owned())]));
+    });
+    let zone = || bench.api.list::<EndpointSlice>().first()?.endpoints.first()?.zone.clone();
+    eventually("its zone", || zone().filter(|zone| zone == "a")).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_thousand_pods_that_become_ready_are_not_a_thousand_rewrites() {
     let bench = Bench::start(ONLY);
