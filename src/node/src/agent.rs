@@ -46,6 +46,7 @@ use crate::{
     sources::Sources,
     static_pods,
     stats::Stats,
+    status,
     status_writer::StatusWriter,
     table::PodTable,
     tokens::Tokens,
@@ -334,7 +335,7 @@ impl Agent {
         let (watched, own) = (context.clone(), registration.reference());
         task(Box::pin(async move { watched.evictor.run(&watched, &watched.stats, &own).await }));
         if let Some(dir) = config.static_pods {
-            task(Box::pin(static_pods::run(context.clone(), client, node, dir)));
+            task(Box::pin(static_pods::run(context.clone(), client, informers.get(), dir)));
         }
         dispatch(&context).await;
     }
@@ -383,8 +384,7 @@ fn commands(context: &Arc<Context>) -> Commands {
 
 /// A pod that is over needs nobody, until it is to be deleted.
 fn needs_worker(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    pod.metadata.deletion_timestamp.is_some() || !matches!(phase, Some("Succeeded" | "Failed"))
+    pod.metadata.deletion_timestamp.is_some() || !pod.status.as_ref().is_some_and(status::is_over)
 }
 
 /// Removes what pods that are gone have left on disk.

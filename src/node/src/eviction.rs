@@ -218,9 +218,10 @@ impl Evictor {
         for handle in context.table.all() {
             let Some(limits) = &handle.storage_limits else { continue };
             let Some((signal, message)) = limits.exceeded(&StorageUsage::of(&handle)) else { continue };
-            let Some(pod) = context.pods.get(handle.key()).filter(|pod| may_be_evicted(context, pod)) else {
-                continue;
-            };
+            // Another pod may have the name by now.
+            let same = |pod: &Arc<Pod>| pod.metadata.uid.as_deref() == Some(handle.uid());
+            let known = context.pods.get(handle.key()).filter(same);
+            let Some(pod) = known.filter(|pod| may_be_evicted(context, pod)) else { continue };
             any |= self.evict(context, &pod, signal, message);
         }
         any

@@ -88,7 +88,7 @@ impl Launch {
         if let Some(fabric) = context.fabric.get() {
             let v6 = stack.ip6().map(IpAddr::V6);
             let addresses: Vec<IpAddr> = [stack.ip().into()].into_iter().chain(v6).collect();
-            pod_network::write_files(mounts.root(), &pod, &addresses, &fabric.cluster_names()).await;
+            pod_network::write_files(mounts.root(), &pod, spec, &addresses, &fabric.cluster_names()).await;
         }
         termination::Message::of(spec).prepare(mounts.root()).await;
         let own_dir = spec.working_dir.clone().filter(|dir| !dir.is_empty());

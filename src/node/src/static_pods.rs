@@ -12,7 +12,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use coracle_client::{Key, api_message, clock, is_already_exists, is_not_found};
+use coracle_client::{Informer, Key, api_message, clock, is_already_exists, is_not_found};
 use coracle_runtime::digest;
 use k8s_openapi::{
     api::core::v1::{Node, Pod, PodSpec, Toleration},
@@ -38,8 +38,8 @@ const SOURCE: &str = "kubernetes.io/config.source";
 const SEEN: &str = "kubernetes.io/config.seen";
 
 /// Keeps the pods of the files in `dir` on the API. Ends only by being dropped.
-pub(crate) async fn run(context: Arc<Context>, client: Client, node: Node, dir: PathBuf) {
-    let mut folder = Folder { dir, node, files: HashMap::new() };
+pub(crate) async fn run(context: Arc<Context>, client: Client, nodes: Informer<Node>, dir: PathBuf) {
+    let mut folder = Folder { dir, node: context.node_name.clone(), files: HashMap::new() };
     loop {
         let looked = tokio::task::spawn_blocking(move || {
             folder.look();
@@ -49,7 +49,10 @@ pub(crate) async fn run(context: Arc<Context>, client: Client, node: Node, dir: 
         let Ok(seen) = looked.await else { return };
         folder = seen;
         for action in plan(&folder.pods(), &mirrors(&context)) {
-            if let Err(error) = act(&client, &action).await {
+            // The Node may have been made anew: what names the old one as its owner would be collected. While there
+            // is none, there is nothing to run pods on.
+            let Some(node) = nodes.get(&Key::cluster(context.node_name.clone())) else { break };
+            if let Err(error) = act(&client, &node, &action).await {
                 let error = api_message(&error);
                 tracing::warn!(pod = %action.key(), error, "a static pod is not as its file says yet");
             }
@@ -113,11 +116,11 @@ fn plan(wanted: &BTreeMap<Key, Arc<Pod>>, known: &[Arc<Pod>]) -> Vec<Action> {
     actions
 }
 
-async fn act(client: &Client, action: &Action) -> Result<(), kube::Error> {
+async fn act(client: &Client, node: &Node, action: &Action) -> Result<(), kube::Error> {
     let key = action.key();
     let pods = Api::<Pod>::namespaced(client.clone(), &key.namespace);
     match action {
-        Action::Create(pod) => match pods.create(&PostParams::default(), pod).await {
+        Action::Create(pod) => match pods.create(&PostParams::default(), &owned(pod, node)).await {
             // The informer is not that far yet, or the name belongs to another pod, which keeps it.
             Err(error) if is_already_exists(&error) => Ok(()),
             answer => answer.map(|_| ()),
@@ -133,10 +136,25 @@ async fn act(client: &Client, action: &Action) -> Result<(), kube::Error> {
     }
 }
 
+/// The mirror pod as it is made: it belongs to its node.
+fn owned(pod: &Pod, node: &Node) -> Pod {
+    let mut pod = pod.clone();
+    pod.metadata.owner_references = Some(vec![OwnerReference {
+        api_version: "v1".into(),
+        kind: "Node".into(),
+        name: node.metadata.name.clone().unwrap_or_default(),
+        uid: node.metadata.uid.clone().unwrap_or_default(),
+        controller: Some(true),
+        ..OwnerReference::default()
+    }]);
+    pod
+}
+
 /// What is known of the folder.
 struct Folder {
     dir: PathBuf,
-    node: Node,
+    /// The node's name.
+    node: String,
     files: HashMap<PathBuf, File>,
 }
 
@@ -209,7 +227,7 @@ fn is_manifest(path: &Path) -> bool {
     !hidden && matches!(extension, Some("yaml" | "yml" | "json"))
 }
 
-fn read(path: &Path, size: u64, node: &Node) -> Result<Pod, String> {
+fn read(path: &Path, size: u64, node: &str) -> Result<Pod, String> {
     if size > MAX_FILE {
         return Err(format!("larger than {MAX_FILE} bytes"));
     }
@@ -217,8 +235,8 @@ fn read(path: &Path, size: u64, node: &Node) -> Result<Pod, String> {
     mirror(&text, node)
 }
 
-/// The mirror pod of a file.
-fn mirror(text: &[u8], node: &Node) -> Result<Pod, String> {
+/// The mirror pod of a file, but for its owner.
+fn mirror(text: &[u8], node: &str) -> Result<Pod, String> {
     let mut pod: Pod = if text.trim_ascii_start().starts_with(b"{") {
         serde_json::from_slice(text).map_err(|error| error.to_string())?
     } else {
@@ -226,22 +244,14 @@ fn mirror(text: &[u8], node: &Node) -> Result<Pod, String> {
             serde_saphyr::from_slice(text).map_err(|error| error.without_snippet().to_string())?;
         serde_json::from_value(value).map_err(|error| error.to_string())?
     };
-    let node_name = node.metadata.name.clone().unwrap_or_default();
     let meta = &mut pod.metadata;
     let own_name = meta.name.as_deref().filter(|name| !name.is_empty()).ok_or("it has no name")?;
-    meta.name = Some(format!("{own_name}-{}", node_name.to_lowercase()));
+    meta.name = Some(format!("{own_name}-{}", node.to_lowercase()));
     meta.namespace.get_or_insert("default".into());
     meta.uid = None;
     meta.resource_version = None;
     meta.generate_name = None;
-    meta.owner_references = Some(vec![OwnerReference {
-        api_version: "v1".into(),
-        kind: "Node".into(),
-        name: node_name.clone(),
-        uid: node.metadata.uid.clone().unwrap_or_default(),
-        controller: Some(true),
-        ..OwnerReference::default()
-    }]);
+    meta.owner_references = None;
     let hash: String = digest(text).chars().skip("sha256:".len()).take(32).collect();
     let annotations = meta.annotations.get_or_insert_default();
     annotations.insert(HASH.into(), hash.clone());
@@ -249,7 +259,7 @@ fn mirror(text: &[u8], node: &Node) -> Result<Pod, String> {
     annotations.insert(SOURCE.into(), "file".into());
     annotations.insert(SEEN.into(), clock::now().to_string());
     let spec: &mut PodSpec = pod.spec.as_mut().ok_or("it has no spec")?;
-    spec.node_name = Some(node_name);
+    spec.node_name = Some(node.to_owned());
     // It belongs to the node whatever the node's state is.
     spec.tolerations.get_or_insert_default().push(Toleration {
         operator: Some("Exists".into()),
@@ -268,10 +278,7 @@ mod tests {
         "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: c, image: i}]}\n";
 
     fn folder(dir: &Path) -> Folder {
-        let mut node = Node::default();
-        node.metadata.name = Some("Edge".into());
-        node.metadata.uid = Some("u".into());
-        Folder { dir: dir.into(), node, files: HashMap::new() }
+        Folder { dir: dir.into(), node: "Edge".into(), files: HashMap::new() }
     }
 
     /// What is done about the folder if the API knows these pods.

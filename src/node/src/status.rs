@@ -16,7 +16,10 @@ use k8s_openapi::{
 };
 use serde_json::{Value, json};
 
-use crate::state::{self, RestartPolicy, Role, Stop, UnitView};
+use crate::{
+    state::{self, RestartPolicy, Role, Stop, UnitView},
+    termination::shorten,
+};
 
 /// A container, and the memory limit with which it runs although its spec has another.
 pub(crate) type PendingResize = (usize, Option<u64>);
@@ -72,6 +75,11 @@ impl Transitions {
             _ => slot.insert((value, now)).1,
         }
     }
+}
+
+/// True if the API says that the pod is over: nothing takes that back.
+pub(crate) fn is_over(status: &PodStatus) -> bool {
+    matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"))
 }
 
 /// The status as it should be written.
@@ -181,11 +189,22 @@ fn resize_is_over(pod: &Pod, status: &PodStatus) -> bool {
         && !has(status.conditions.as_deref())
 }
 
+/// What the last words of all containers of a pod may come to, in bytes. Kubernetes' number.
+const MAX_MESSAGES: usize = 12 << 10;
+
 fn container_statuses(facts: &Facts<'_>) -> Vec<(Role, ContainerStatus)> {
     let mut statuses: Vec<_> = state::containers(facts.pod)
         .zip(&facts.views)
         .map(|((container, role), view)| (role, container_status(&container, view)))
         .collect();
+    let share = MAX_MESSAGES / statuses.len().max(1);
+    for (_, status) in &mut statuses {
+        for state in [&mut status.state, &mut status.last_state].into_iter().flatten() {
+            if let Some(words) = state.terminated.as_mut().and_then(|end| end.message.as_mut()) {
+                words.truncate(shorten(words, share).len());
+            }
+        }
+    }
     for (index, limit) in facts.pending {
         if let Some((_, status)) = statuses.get_mut(*index) {
             let limits = status.resources.get_or_insert_default().limits.get_or_insert_default();

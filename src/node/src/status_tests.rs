@@ -238,3 +238,30 @@ fn patches_leave_nothing_of_before() {
     assert!(patch["status"]["conditions"][2].as_object().unwrap()["reason"].is_null());
     assert_eq!(patch["status"]["podIPs"], json!([{"ip": "10.128.0.2"}, {"$patch": "replace"}]));
 }
+
+#[test]
+fn the_last_words_of_all_containers_share_a_limit() {
+    #[track_caller]
+    fn check(count: usize, length: usize, expected: usize) {
+        let words = "\u{1}".repeat(length);
+        let end = json!({"terminated": {"exitCode": 1, "message": words}});
+        let mut case = case("Always", vec![]);
+        case.statuses = vec![(Role::Main, json!({"state": end, "last": end})); count];
+        case.spec["containers"] =
+            (0..count).map(|index| json!({"name": format!("c{index}"), "restartPolicy": null})).collect();
+        let status = case.status();
+        let statuses = status.container_statuses.as_deref().unwrap();
+        assert_eq!(statuses.len(), count);
+        for status in statuses {
+            for state in [&status.state, &status.last_state] {
+                let words = state.as_ref().unwrap().terminated.as_ref().unwrap().message.as_ref().unwrap();
+                assert_eq!(words.len(), expected);
+            }
+        }
+    }
+    check(1, 4096, 4096);
+    check(3, 4096, 4096);
+    check(4, 4096, 3072);
+    check(100, 4096, 122);
+    check(100, 50, 50);
+}

@@ -2,7 +2,8 @@
 //!
 //! A worker hands over the status it wants to be seen. What is handed over while a write is under way or
 //! waits replaces what was there before, so that a pod that starts within milliseconds costs one write.
-//! A failed write is tried again with back-off; a pod that is gone is forgotten.
+//! A failed write is tried again with back-off; one that the API refuses for what it says is dropped; a pod that
+//! is gone is forgotten.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -26,6 +27,9 @@ const WRITERS: usize = 48;
 const COALESCE: Duration = Duration::from_millis(150);
 /// Waits between tries of a failing write.
 const BACKOFF: Backoff = Backoff { base: Duration::from_millis(50), max: Duration::from_secs(10) };
+
+/// How long an answer may take. Whatever hangs, the writers are for all pods.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// When a status should be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +61,8 @@ struct Pending {
 enum Answer {
     Done,
     Gone,
+    /// It will never be taken as it is.
+    Refused(String),
     Failed(String),
 }
 
@@ -104,6 +110,8 @@ impl StatusWriter {
         if pending.is_empty() {
             self.idle.notify_waiters();
         }
+        drop(pending);
+        self.queue.forget(&uid.into());
     }
 
     /// Waits until everything is written.
@@ -126,18 +134,29 @@ impl StatusWriter {
     }
 
     async fn write(&self, uid: &Arc<str>) {
-        let Some(Pending { key, patch, delete }) = self.pending.lock().get(uid).cloned() else { return };
-        let answer = match (&patch, delete) {
-            (Some(patch), _) => self.patch(&key, patch.clone()).await,
-            (None, true) => self.delete_object(&key, uid).await,
-            (None, false) => Answer::Done,
+        let pending = self.pending.lock().get(uid).cloned();
+        let Some(Pending { key, patch, delete }) = pending else {
+            // Forgotten while its last try failed.
+            self.queue.forget(uid);
+            return;
         };
-        match answer {
-            Answer::Gone => {
-                self.forget(uid);
-                self.queue.forget(uid);
+        let request = async {
+            match (&patch, delete) {
+                (Some(patch), _) => self.patch(&key, patch.clone()).await,
+                (None, true) => self.delete_object(&key, uid).await,
+                (None, false) => Answer::Done,
             }
-            Answer::Failed(error) => {
+        };
+        let answer = tokio::time::timeout(PATIENCE, request).await;
+        match answer.unwrap_or_else(|_| Answer::Failed(format!("no answer within {PATIENCE:?}"))) {
+            Answer::Gone => self.forget(uid),
+            // The end of a pod must not wait for what nobody will ever read.
+            Answer::Refused(error) if patch.is_some() => {
+                tracing::warn!(pod = %key, error, "the status of a pod is refused");
+                self.queue.forget(uid);
+                self.settle(uid, patch.as_ref());
+            }
+            Answer::Failed(error) | Answer::Refused(error) => {
                 let failures = self.queue.failures(uid);
                 if failures > 2 {
                     tracing::warn!(pod = %key, error, failures, "status of a pod is not written yet");
@@ -207,13 +226,26 @@ impl StatusWriter {
             return Answer::Done;
         }
         let text = String::from_utf8_lossy(&body);
-        // Another pod has the name now: the server says so as a failed precondition on the uid.
+        // Another pod has the name now: the server says so as a failed precondition on the uid, in other words for a
+        // patch than for a deletion.
         let other_pod = matches!(status, StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY)
-            && (text.contains("UID in precondition") || text.contains("metadata.uid"));
+            && ["UID in precondition", "UID in the precondition", "metadata.uid"]
+                .iter()
+                .any(|words| text.contains(words));
         if status == StatusCode::NOT_FOUND || other_pod {
             return Answer::Gone;
         }
-        Answer::Failed(format!("{status}: {}", text.chars().take(300).collect::<String>()))
+        let error = format!("{status}: {}", text.chars().take(300).collect::<String>());
+        match status {
+            // Not now, or not by this user as yet.
+            StatusCode::UNAUTHORIZED
+            | StatusCode::FORBIDDEN
+            | StatusCode::REQUEST_TIMEOUT
+            | StatusCode::CONFLICT
+            | StatusCode::TOO_MANY_REQUESTS => Answer::Failed(error),
+            status if status.is_client_error() => Answer::Refused(error),
+            _ => Answer::Failed(error),
+        }
     }
 }
 

@@ -58,8 +58,9 @@ pub(crate) async fn run(context: Arc<Context>, handle: Arc<PodHandle>, pod: Arc<
     context.sources.watch(&handle, &references);
     let mut worker = Box::new(Worker::new(context, handle, pod));
     worker.admit();
-    worker.feed(Input::Tick);
+    // First, since a pod that is to go needs no set-up.
     worker.look_at_object();
+    worker.feed(Input::Tick);
     loop {
         worker.publish();
         if worker.may_end() {
@@ -121,7 +122,7 @@ struct Worker {
     stack: Option<PodStack>,
     ip: Option<IpAddr>,
     volumes: Arc<PodVolumes>,
-    /// Tells a set-up on a blocking thread that nobody wants its outcome any more.
+    /// Tells a set-up that still goes on, on a blocking thread, that the pod's folder is being removed.
     abandoned: Arc<AtomicBool>,
     slots: Vec<Slot>,
     jobs: FuturesUnordered<BoxFuture<'static, Done>>,
@@ -130,6 +131,8 @@ struct Worker {
     up: usize,
     /// Containers that keep the memory limit they began with, against their spec.
     pending: Option<Box<status::PendingResizes>>,
+    /// The pod was over before this worker began, so that its status says all.
+    was_over: bool,
     /// Fingerprint of the status that was handed to the writer last.
     published: u64,
     /// What a deleted pod's containers were last given to end.
@@ -143,6 +146,7 @@ impl Worker {
     fn new(context: Arc<Context>, handle: Arc<PodHandle>, pod: Arc<Pod>) -> Worker {
         let now = now();
         let known = pod.status.as_ref();
+        let was_over = known.is_some_and(status::is_over);
         let start = known.and_then(|status| status.start_time.as_ref()).map_or(now.wall, |time| time.0);
         let start = clock::seconds(start);
         let mut plan = Plan::of(&pod, deadline_of(&pod, start));
@@ -170,6 +174,7 @@ impl Worker {
             runs: FuturesUnordered::new(),
             up: 0,
             pending: None,
+            was_over,
             published: 0,
             deleted: None,
             gone: false,
@@ -220,8 +225,8 @@ impl Worker {
             self.feed(Input::Stop { stop, grace });
         }
         if let Some(pod) = mail.pod {
-            let shown = |pod: &Pod| (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
-            let changed = shown(&pod) != shown(&self.pod);
+            let (new, known) = (&pod.metadata, &self.pod.metadata);
+            let changed = new.labels != known.labels || new.annotations != known.annotations;
             self.pod = pod;
             if changed {
                 if let Some(stack) = &self.stack {
@@ -344,6 +349,7 @@ impl Worker {
         let idle = self.machine.over() && self.up == 0;
         if self.deleted.is_some() && self.closing == Closing::No && idle {
             self.closing = Closing::CleaningUp;
+            self.abandoned.store(true, Ordering::SeqCst);
             let clean_up = self.context.clean_up(&self.pod, self.logged_runs());
             self.jobs.push(clean_up.map(|()| Done::CleanedUp).boxed());
         }
@@ -440,9 +446,9 @@ impl Worker {
             Some(_) => return self.up == 0 && self.context.table.retire(&self.handle),
         }
         let idle = self.machine.over() && self.up == 0;
-        let told = self.pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        let told = self.pod.status.as_ref().is_some_and(status::is_over);
         let ended = match self.closing {
-            Closing::No => self.deleted.is_none() && idle && matches!(told, Some("Succeeded" | "Failed")),
+            Closing::No => self.deleted.is_none() && idle && told,
             Closing::CleaningUp => false,
             Closing::Deleting => self.gone,
         };
@@ -495,10 +501,7 @@ impl Worker {
                 }
             }
             Effect::Hook { index, hook } => self.hook(index, hook),
-            Effect::Abort => {
-                self.abandoned.store(true, Ordering::SeqCst);
-                self.jobs.clear();
-            }
+            Effect::Abort => self.jobs.clear(),
             Effect::Terminate { index } => {
                 let running = self.slots.get(index).and_then(|slot| slot.running.as_ref());
                 running.iter().for_each(|running| running.container.stop());
@@ -541,7 +544,7 @@ impl Worker {
         let make = move || {
             let facts = context.facts(&pod, ip);
             let volumes = PodVolumes::set_up(&facts, &dir, context.sources.as_ref(), &means);
-            // The pod was deleted meanwhile, and its folder perhaps removed before this one made it.
+            // Its folder was perhaps removed before this one made it.
             if on_disk && abandoned.load(Ordering::SeqCst) && dir.exists() {
                 dirs::remove_reporting(&dir);
             }
@@ -671,7 +674,7 @@ impl Worker {
 
     /// Hands the pod's status to the writer if it looks different from last time.
     fn publish(&mut self) {
-        if self.shutdown == Some(Duration::ZERO) || self.gone {
+        if self.shutdown == Some(Duration::ZERO) || self.gone || self.was_over {
             return;
         }
         let facts = Facts {

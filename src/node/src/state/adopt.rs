@@ -4,7 +4,7 @@
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, PodStatus};
 
 use super::{
-    Machine, Now, Plan, Role, Setup,
+    Machine, Now, Plan, RestartPolicy, Role, Setup,
     unit::{Ended, Life, Unit, restarts_after},
 };
 
@@ -15,7 +15,8 @@ impl Machine {
     /// Starts from what the API knows of the pod.
     ///
     /// Containers that ran are restarted (one restart more) where the restart policy allows it and are
-    /// terminated otherwise; init containers run again with them, since volumes in memory are gone.
+    /// terminated otherwise; init containers run again with them, since volumes in memory are gone. Unless all
+    /// containers may be restarted, the API lets no container that has succeeded be anything but terminated again.
     pub(crate) fn new(plan: Plan, known: Option<&PodStatus>, now: Now) -> Machine {
         let phase = known.and_then(|status| status.phase.as_deref());
         let phase_over = matches!(phase, Some("Succeeded" | "Failed"));
@@ -41,6 +42,7 @@ impl Machine {
                 .filter(|unit| matches!(unit.role(), Role::Init | Role::Sidecar) && unit.succeeded())
             {
                 unit.life = Life::Idle;
+                unit.looks_ended = unit.role() == Role::Init && policy != RestartPolicy::Always;
             }
         }
         Machine { plan, units, setup: Setup::Needed, stop: None, torn_down: false }

@@ -108,6 +108,8 @@ pub(super) struct Unit {
     pub(super) ended: Option<Box<Ended>>,
     pub(super) before: Option<Box<Ended>>,
     pub(super) image_id: Option<Box<str>>,
+    /// Seen from outside it stays at the end of its newest run, although it may run again.
+    pub(super) looks_ended: bool,
     crashes: Backoff,
     failures: Backoff,
     /// When the newest run ended.
@@ -173,6 +175,7 @@ impl Unit {
             ended: None,
             before: None,
             image_id: None,
+            looks_ended: false,
             crashes: Backoff::default(),
             failures: Backoff::default(),
             failed_at: None,
@@ -629,12 +632,13 @@ impl Unit {
         };
         let creating = Waiting { reason: creating, message: None };
         let newest = self.ended.as_ref().map(|ended| ended.container_id.clone());
-        let shown = match &self.life {
+        let life = if self.looks_ended { &Life::Ended } else { &self.life };
+        let shown = match life {
             Life::Launching(shown) => Some(shown),
             Life::Running(run) => run.starting.as_ref(),
             _ => None,
         };
-        let (state, last_state, container_id) = match (&self.life, shown) {
+        let (state, last_state, container_id) = match (life, shown) {
             (_, Some(Shown::Creating)) | (Life::Idle, _) => (waiting(&creating), ended(), newest),
             (_, Some(Shown::Waiting(shown))) => (waiting(shown), ended(), newest),
             (Life::Failed { waiting: shown, .. }, _) => (waiting(shown), ended(), newest),
@@ -649,7 +653,7 @@ impl Unit {
                 (ended().unwrap_or_else(|| waiting(&creating)), before, newest)
             }
         };
-        let (started, ready) = match &self.life {
+        let (started, ready) = match life {
             Life::Running(run) if run.starting.is_some() => (false, false),
             Life::Running(run) => match self.plan.role {
                 Role::Init => (run.started, false),

@@ -152,10 +152,23 @@ impl Bench {
         Api::default_namespaced(self.client.clone()).create(&PostParams::default(), &map).await.unwrap();
     }
 
+    /// The Node object.
+    pub(super) async fn node(&self) -> NodeObject {
+        Api::all(self.client.clone()).get("n").await.unwrap()
+    }
+
+    /// Deletes the Node object and waits until there is another.
+    pub(super) async fn delete_node(&self) {
+        let nodes = Api::<NodeObject>::all(self.client.clone());
+        let known = self.node().await.metadata.uid;
+        nodes.delete("n", &DeleteParams::default()).await.unwrap();
+        let other = async || nodes.get_opt("n").await.unwrap().filter(|node| node.metadata.uid != known);
+        self.state("another Node", other).await;
+    }
+
     /// Status and message of a condition of the node.
     pub(super) async fn node_condition(&self, name: &str) -> (String, String) {
-        let node = Api::<NodeObject>::all(self.client.clone()).get("n").await.unwrap();
-        let conditions = node.status.unwrap().conditions.unwrap();
+        let conditions = self.node().await.status.unwrap().conditions.unwrap();
         let condition = conditions.into_iter().find(|condition| condition.type_ == name).unwrap();
         (condition.status, condition.message.unwrap_or_default())
     }
@@ -239,6 +252,13 @@ impl Bench {
     pub(super) async fn stack(&self, name: &str) -> coracle_network::PodStack {
         let uid = self.pod(name, |_| true).await.metadata.uid.unwrap();
         self.node.as_ref().unwrap().context().table.get(&uid).unwrap().guests.stack().unwrap()
+    }
+
+    /// Waits until a pod has no worker.
+    pub(super) async fn retired(&self, name: &str) {
+        let uid = self.pod(name, |_| true).await.metadata.uid.unwrap();
+        let table = &self.node.as_ref().unwrap().context().table;
+        self.state("a pod without a worker", async || table.get(&uid).is_none().then_some(())).await;
     }
 
     /// Looks for pods that keep more on disk than they may.

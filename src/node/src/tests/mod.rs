@@ -7,6 +7,7 @@ mod streams;
 use std::time::Duration;
 
 use bench::{Bench, container, is_ready, phase, waiting};
+use k8s_openapi::api::core::v1::ContainerState;
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -190,12 +191,24 @@ async fn pods_survive_their_agent() {
     bench.create("always", json!({"containers": containers})).await;
     bench.create("never", json!({"restartPolicy": "Never", "containers": containers})).await;
     bench.create("deleted", json!({"containers": containers})).await;
+    // One whose first init container was through when the second was lost, and one with an end to come.
+    bench.push("registry.local/hello:1", guests::prints("", 0)).await;
+    let init = json!([
+        {"name": "first", "image": "registry.local/hello:1"},
+        {"name": "second", "image": "registry.local/sleeps:1"},
+    ]);
+    for (name, policy) in [("never-initialized", "Never"), ("deleted-meanwhile", "OnFailure")] {
+        let spec = json!({"restartPolicy": policy, "initContainers": init, "containers": containers});
+        bench.create(name, spec).await;
+        bench.pod(name, |pod| init_states(pod) == ["terminated", "running"]).await;
+    }
     let before = bench.pod("always", is_ready).await;
     bench.pod("never", is_ready).await;
     bench.pod("deleted", is_ready).await;
     bench.log("always", "up\n").await;
     bench.stop_node().await;
     bench.delete("deleted").await;
+    bench.delete("deleted-meanwhile").await;
     std::fs::create_dir_all(bench.data_dir().join("pods/of-a-pod-that-is-gone")).unwrap();
     bench.start_node().await;
 
@@ -210,7 +223,39 @@ async fn pods_survive_their_agent() {
     let never = bench.pod("never", |pod| phase(pod) == "Failed").await;
     assert_eq!(container(&never).restart_count, 0);
     bench.gone("deleted").await;
+    let never = bench.pod("never-initialized", |pod| phase(pod) == "Failed").await;
+    assert_eq!(init_states(&never), ["terminated", "terminated"]);
+    bench.gone("deleted-meanwhile").await;
     assert!(!bench.data_dir().join("pods/of-a-pod-that-is-gone").exists());
+}
+
+/// What its init containers do.
+fn init_states(pod: &k8s_openapi::api::core::v1::Pod) -> Vec<&'static str> {
+    let init = pod.status.as_ref().and_then(|status| status.init_container_statuses.as_deref());
+    let states = init.into_iter().flatten().filter_map(|status| status.state.as_ref());
+    let name = |state: &ContainerState| match (&state.running, &state.terminated) {
+        (Some(_), _) => "running",
+        (_, Some(_)) => "terminated",
+        _ => "waiting",
+    };
+    states.map(name).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_was_over_stays_as_it_was_until_it_is_gone() {
+    let bench = Bench::new().await;
+    let sysctls = json!({"sysctls": [{"name": "kernel.msgmax", "value": "1"}]});
+    let container = json!({"name": "c", "image": "registry.local/sleeps:1"});
+    bench.create("p", json!({"containers": [container], "securityContext": sysctls})).await;
+    bench.pod("p", |pod| phase(pod) == "Failed").await;
+    bench.hold("p").await;
+    bench.retired("p").await;
+    let before = bench.pod("p", |_| true).await;
+    bench.delete("p").await;
+    let going = bench.pod("p", |pod| pod.metadata.deletion_grace_period_seconds == Some(0)).await;
+    assert_eq!(going.status, before.status);
+    bench.release("p").await;
+    bench.gone("p").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -257,7 +302,14 @@ async fn static_pods_come_and_go_with_their_files() {
     let first = bench.pod("web-n", is_ready).await;
     bench.delete("web-n").await;
     let again = bench.pod("web-n", |pod| is_ready(pod) && pod.metadata.uid != first.metadata.uid).await;
-    assert!(again.metadata.annotations.unwrap().contains_key("kubernetes.io/config.mirror"));
+    assert!(again.metadata.annotations.as_ref().unwrap().contains_key("kubernetes.io/config.mirror"));
+    let first = bench.node().await;
+    bench.delete_node().await;
+    bench.delete("web-n").await;
+    let again = bench.pod("web-n", |pod| is_ready(pod) && pod.metadata.uid != again.metadata.uid).await;
+    let owner = again.metadata.owner_references.unwrap().remove(0);
+    assert_ne!(Some(&owner.uid), first.metadata.uid.as_ref());
+    assert_eq!(Some(owner.uid), bench.node().await.metadata.uid, "it belongs to the Node of now");
     std::fs::remove_file(&file).unwrap();
     bench.gone("web-n").await;
 }

@@ -68,3 +68,46 @@ fn a_run_that_only_its_log_tells_of_counts() {
     bench.up(0);
     bench.expect_views(&["Running x5 ready"]);
 }
+
+#[test]
+fn init_containers_that_succeeded_look_so_while_they_run_again() {
+    let state = |name: &str, state: &Value| json!({"name": name, "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state});
+    let known = |init: &[Value], main: &Value| json!({"phase": "Pending", "initContainerStatuses": init, "containerStatuses": [main]});
+    let spec = |policy: &str, init: &[&str]| {
+        let init: Vec<_> = init.iter().map(|name| json!({"name": name, "image": "i"})).collect();
+        json!({"restartPolicy": policy, "initContainers": init, "containers": [{"name": "main", "image": "i"}]})
+    };
+    let done = json!({"terminated": {"exitCode": 0, "reason": "Completed"}});
+    let running = json!({"running": {"startedAt": "2024-12-31T00:00:00Z"}});
+    let waiting = json!({"waiting": {"reason": "PodInitializing"}});
+    let main = state("main", &waiting);
+
+    // It will not run again: the pod is over.
+    let mut bench =
+        Bench::new(&spec("Never", &["a", "b"]), &known(&[state("a", &done), state("b", &running)], &main));
+    bench.expect(&["teardown"]);
+    bench.expect_views(&["Completed(0) x0 ready", "ContainerStatusUnknown(137) x0", "PodInitializing x0"]);
+
+    let of_policy =
+        |policy: &str, main: &Value| Bench::new(&spec(policy, &["a"]), &known(&[state("a", &done)], main));
+    let mut stopped = of_policy("OnFailure", &main);
+    stopped.stop(0);
+    stopped.expect_views(&["Completed(0) x0 ready", "PodInitializing x0"]);
+
+    let mut bench = of_policy("OnFailure", &state("main", &running));
+    bench.feed(Input::SetUp);
+    bench.expect(&["setup", "launch 0.1"]);
+    let lost = "PodInitializing last=ContainerStatusUnknown(137) x0";
+    bench.expect_views(&["Completed(0) x0 ready", lost]);
+    bench.up(0);
+    bench.expect_views(&["Completed(0) x1 ready", lost]);
+    bench.exit(0, 1);
+    bench.expect_views(&["Error(1) last=Completed(0) x1", lost]);
+    bench.up(0);
+    bench.exit(0, 0);
+    bench.expect(&["launch 0.2", "launch 1.1"]);
+    bench.expect_views(&["Completed(0) last=Error(1) x2 ready", lost]);
+
+    // Where every container may be restarted, nothing needs to be hidden.
+    of_policy("Always", &main).expect_views(&["PodInitializing last=Completed(0) x0", "PodInitializing x0"]);
+}
