@@ -24,8 +24,18 @@ const HOST_NAME: &str = "kubernetes.io/hostname";
 /// The folders of this node that are volumes.
 pub(crate) struct LocalVolumes {
     dir: PathBuf,
-    /// Pods that use the same volume share one tree, so that they see the same files, locks and limit.
-    open: Mutex<BTreeMap<String, Volume>>,
+    /// By handle. Nothing is waited for under this lock.
+    open: Mutex<BTreeMap<String, Open>>,
+}
+
+/// What pods that use the same volume share, so that they see the same files, locks and limit.
+#[derive(Default)]
+struct Open {
+    /// Held while the folder is measured, which takes as long as the folder is large.
+    opening: Arc<Mutex<()>>,
+    volume: Option<Volume>,
+    /// What its object said last that it may hold.
+    limit: Option<u64>,
 }
 
 impl LocalVolumes {
@@ -37,28 +47,50 @@ impl LocalVolumes {
     pub(crate) fn open(&self, volume: &PersistentVolume, handle: &str) -> Result<Volume, VfsError> {
         let dir = self.folder(handle).ok_or(VfsError::Invalid)?;
         let limit = capacity(volume);
-        let mut open = self.open.lock();
-        if let Some(known) = open.get(handle)
+        let opening = self.open.lock().entry(handle.to_owned()).or_default().opening.clone();
+        let _one_at_a_time = opening.lock();
+        if let Some(known) = self.tell(handle, limit)
             && (known.usage().limit == limit || limit.is_some_and(|limit| known.set_limit(limit).is_ok()))
         {
-            return Ok(known.clone());
+            return Ok(known);
         }
         std::fs::create_dir_all(&dir).map_err(VfsError::Io)?;
         let volume = Volume::host(&dir, limit)?;
-        open.insert(handle.to_owned(), volume.clone());
+        // If its object is gone meanwhile, nobody will share it.
+        if let Some(entry) = self.open.lock().get_mut(handle) {
+            if entry.limit != limit
+                && let Some(grown) = entry.limit
+            {
+                volume.set_limit(grown)?;
+            }
+            entry.volume = Some(volume.clone());
+        }
         Ok(volume)
+    }
+
+    /// Notes what a volume in use may hold; the volume, if it is open already.
+    fn tell(&self, handle: &str, limit: Option<u64>) -> Option<Volume> {
+        let mut open = self.open.lock();
+        let entry = open.get_mut(handle)?;
+        entry.limit = limit;
+        entry.volume.clone()
     }
 
     /// A volume in use that has become larger takes more at once.
     fn grow(&self, volume: &PersistentVolume) {
         let Some(limit) = capacity(volume) else { return };
-        let csi = volume.spec.as_ref().and_then(|spec| spec.csi.as_ref()).filter(|csi| csi.driver == DRIVER);
-        let open = self.open.lock();
-        if let Some(known) = csi.and_then(|csi| open.get(&csi.volume_handle))
+        if let Some(known) = handle_of(volume).and_then(|handle| self.tell(handle, Some(limit)))
             && known.usage().limit != Some(limit)
             && let Err(error) = known.set_limit(limit)
         {
             tracing::warn!(volume = volume.metadata.name, %error, "a volume cannot be given another size");
+        }
+    }
+
+    /// Who opens it next has it anew.
+    fn forget(&self, volume: &PersistentVolume) {
+        if let Some(handle) = handle_of(volume) {
+            self.open.lock().remove(handle);
         }
     }
 
@@ -74,7 +106,13 @@ impl LocalVolumes {
         let feed = async {
             let mut deltas = volumes.subscribe();
             while let Some(delta) = deltas.next().await {
-                let (Delta::Added(volume) | Delta::Updated { new: volume, .. }) = &delta else { continue };
+                let volume = match &delta {
+                    Delta::Added(volume) | Delta::Updated { new: volume, .. } => volume,
+                    Delta::Deleted(volume) => {
+                        self.forget(volume);
+                        continue;
+                    }
+                };
                 if !is_here(volume, &node) {
                     continue;
                 }
@@ -103,10 +141,8 @@ impl LocalVolumes {
         key: &Key,
     ) -> Result<Option<Duration>, ReconcileError> {
         let Some(volume) = volumes.get(key).filter(|volume| waits(volume)) else { return Ok(None) };
-        let handle =
-            volume.spec.as_ref().and_then(|spec| spec.csi.as_ref()).map(|csi| csi.volume_handle.clone());
-        if let Some(dir) = handle.as_deref().and_then(|handle| self.folder(handle)) {
-            self.open.lock().remove(handle.as_deref().unwrap_or_default());
+        if let Some(dir) = handle_of(&volume).and_then(|handle| self.folder(handle)) {
+            self.forget(&volume);
             if !retains(&volume) {
                 remove(dir).await.map_err(ReconcileError::NotYet)?;
             }
@@ -149,6 +185,12 @@ async fn remove(dir: PathBuf) -> Result<(), String> {
     removed.await.unwrap_or_else(|error| Err(error.to_string()))
 }
 
+/// The name of the folder of such a volume.
+fn handle_of(volume: &PersistentVolume) -> Option<&str> {
+    let csi = volume.spec.as_ref()?.csi.as_ref()?;
+    (csi.driver == DRIVER).then_some(csi.volume_handle.as_str())
+}
+
 fn capacity(volume: &PersistentVolume) -> Option<u64> {
     let storage = volume.spec.as_ref()?.capacity.as_ref()?.get("storage")?;
     u64::try_from(Quantity::parse(&storage.0).ok()?.value()).ok().filter(|bytes| *bytes > 0)
@@ -156,8 +198,7 @@ fn capacity(volume: &PersistentVolume) -> Option<u64> {
 
 /// True for an object that only waits for its folder to be removed... or for others, too.
 fn waits(volume: &PersistentVolume) -> bool {
-    let local =
-        volume.spec.as_ref().and_then(|spec| spec.csi.as_ref()).is_some_and(|csi| csi.driver == DRIVER);
+    let local = handle_of(volume).is_some();
     let ours = volume.metadata.finalizers.iter().flatten().any(|name| name == FINALIZER);
     // Whoever still protects it has to let go first: the data may be in use.
     let protected =
@@ -237,6 +278,22 @@ mod tests {
         volumes.grow(&volume("3Ki"));
         assert_eq!([&one, &two].map(|volume| volume.usage().limit), [Some(3072); 2], "who has it has more");
         assert!(dir.path().join("volumes/v/made").is_dir());
+    }
+
+    #[test]
+    fn nobody_else_waits_while_a_folder_is_measured() {
+        let dir = tempfile::tempdir().unwrap();
+        let volumes = LocalVolumes::new(dir.path().join("volumes"));
+        let opening = volumes.open.lock().entry("v".into()).or_default().opening.clone();
+        let measured = opening.lock();
+        volumes.grow(&volume("3Ki"));
+        volumes.open(&volume("1Ki"), "other").unwrap();
+        drop(measured);
+        let one = volumes.open(&volume("3Ki"), "v").unwrap();
+        assert_eq!(one.usage().limit, Some(3072));
+
+        volumes.forget(&volume("3Ki"));
+        assert!(!volumes.open.lock().contains_key("v"), "nothing stays of a volume whose object is gone");
     }
 
     #[test]

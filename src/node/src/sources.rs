@@ -94,10 +94,30 @@ impl Sources {
         let mut users = self.users.lock();
         for (kind, name) in references {
             let key = (*kind, Key::new(handle.key().namespace.clone(), name.clone()));
-            let list = users.entry(key).or_default();
-            list.retain(|user| user.strong_count() > 0);
-            list.push(Arc::downgrade(handle));
+            users.entry(key).or_default().push(Arc::downgrade(handle));
         }
+    }
+
+    /// The end of [`Sources::watch`].
+    pub(crate) fn unwatch(&self, handle: &Arc<PodHandle>, references: &BTreeSet<Reference>) {
+        if references.is_empty() {
+            return;
+        }
+        let mut users = self.users.lock();
+        for (kind, name) in references {
+            let key = (*kind, Key::new(handle.key().namespace.clone(), name.clone()));
+            let Some(list) = users.get_mut(&key) else { continue };
+            list.retain(|user| !std::ptr::eq(user.as_ptr(), Arc::as_ptr(handle)));
+            if list.is_empty() {
+                users.remove(&key);
+            }
+        }
+    }
+
+    /// How many objects are watched for somebody.
+    #[cfg(test)]
+    pub(crate) fn watched(&self) -> usize {
+        self.users.lock().len()
     }
 
     /// Passes changes on until the informers end.

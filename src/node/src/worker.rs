@@ -68,6 +68,7 @@ pub(crate) async fn run(context: Arc<Context>, handle: Arc<PodHandle>, pod: Arc<
         }
         worker.wait().await;
     }
+    worker.context.sources.unwatch(&worker.handle, &references);
 }
 
 /// What a future inside the worker came to.

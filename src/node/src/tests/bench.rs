@@ -261,6 +261,12 @@ impl Bench {
         self.state("a pod without a worker", async || table.get(&uid).is_none().then_some(())).await;
     }
 
+    /// Waits until no object is watched for any pod.
+    pub(super) async fn unwatched(&self) {
+        let sources = &self.node.as_ref().unwrap().context().sources;
+        self.state("nothing to watch", async || (sources.watched() == 0).then_some(())).await;
+    }
+
     /// Looks for pods that keep more on disk than they may.
     pub(super) fn look_at_disk(&self) {
         let context = self.node.as_ref().unwrap().context();

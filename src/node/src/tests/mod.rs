@@ -146,6 +146,11 @@ async fn what_a_pod_lacks_is_named_and_waited_for() {
     bench.create_config_map("late", json!({"KEY": "value"})).await;
     bench.pod("env", is_ready).await;
     bench.pod("mounts", is_ready).await;
+    for pod in ["env", "mounts", "pulls", "refused"] {
+        bench.delete(pod).await;
+        bench.gone(pod).await;
+    }
+    bench.unwatched().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
