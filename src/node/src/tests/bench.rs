@@ -261,6 +261,12 @@ impl Bench {
         self.state("a pod without a worker", async || table.get(&uid).is_none().then_some(())).await;
     }
 
+    /// Waits until no pod has anything on disk, and what was said of pods until then is written.
+    pub(super) async fn cleaned_up(&self) {
+        self.state("nothing on disk", async || self.folders().is_empty().then_some(())).await;
+        self.node.as_ref().unwrap().context().statuses.idle().await;
+    }
+
     /// Waits until no object is watched for any pod.
     pub(super) async fn unwatched(&self) {
         let sources = &self.node.as_ref().unwrap().context().sources;
