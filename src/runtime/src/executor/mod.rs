@@ -14,7 +14,7 @@
 //!
 //! Guarantees: a task that could run waits for no task that is due less for longer than a turn; a task that calls
 //! nothing blocking holds its worker no longer than a turn and one host call; [`blocking`] calls keep a worker, but
-//! another stands in after a tick.
+//! another stands in after a tick. However many of a container's tasks wait for a disk, threads are left for others.
 
 mod queue;
 mod quota;
@@ -36,13 +36,15 @@ use self::queue::{GroupId, Nanos, RunQueue, TICK};
 pub(crate) use self::share::Share;
 pub(crate) use self::task::Lost;
 use self::task::{Job, Task, Work};
-pub(crate) use self::worker::{blocking, memory_limit, turn_is_over};
+use self::worker::Seat;
+pub(crate) use self::worker::{blocking, gives_way, memory_limit, turn_is_over};
 use crate::container::Cpu;
 
 /// Ticks without a worker that works before the clock stops: waking it costs as much as a few idle ticks.
 const IDLE_TICKS: u32 = 3;
 
-/// Threads that stand in for those that wait for a disk, at most.
+/// Threads that stand in for those that wait for a disk, at most: what a disk does at once, several times over. One
+/// container alone has half of them, two have a third each, and so on ([`queue`]).
 const STAND_INS: usize = 64;
 
 /// How long a thread that is not needed waits to be, before it ends.
@@ -72,9 +74,12 @@ struct State {
     /// Every task that is not over, so that the shutdown finds those that are asleep.
     tasks: Vec<Option<Arc<Task>>>,
     free: Vec<usize>,
-    /// Threads that work or look for work, of at most `threads`; those in [`blocking`] do not count.
+    /// Every worker's seat, and the group whose turn it has, or had last.
+    seats: Vec<(Seat, Option<GroupId>)>,
+    free_seats: Vec<Seat>,
+    /// Threads that work or look for work, of at most `threads`; those that are away do not count.
     active: usize,
-    /// Threads in [`blocking`].
+    /// Threads that are away: in [`blocking`] for a whole tick.
     blocked: usize,
     /// Threads that wait for work.
     parked: usize,
@@ -124,6 +129,8 @@ impl Executor {
                 queue: RunQueue::new(),
                 tasks: Vec::new(),
                 free: Vec::new(),
+                seats: Vec::new(),
+                free_seats: Vec::new(),
                 active: 0,
                 blocked: 0,
                 parked: 0,
@@ -266,8 +273,9 @@ impl Inner {
                 self.wait_for_tick(&mut state, now + length);
             }
             let now = self.now();
-            self.ticks.fetch_add(1, Ordering::Relaxed);
+            let ticks = self.ticks.fetch_add(1, Ordering::Relaxed) + 1;
             tick();
+            state.see_who_waits(ticks, now);
             state.queue.release(now);
             self.call_worker(&mut state);
             self.stand_in(&mut state);
@@ -308,10 +316,13 @@ impl Inner {
     }
 
     fn start_worker(self: &Arc<Self>, state: &mut State) -> io::Result<()> {
-        let inner = Arc::clone(self);
-        std::thread::Builder::new().name("guest".into()).spawn(move || worker::run(&inner))?;
-        state.total += 1;
-        state.active += 1;
-        Ok(())
+        let (inner, seat) = (Arc::clone(self), state.seat());
+        let its = seat.clone();
+        let started =
+            std::thread::Builder::new().name("guest".into()).spawn(move || worker::run(&inner, its));
+        if started.is_err() {
+            state.dismiss(&seat);
+        }
+        started.map(drop)
     }
 }

@@ -11,9 +11,13 @@
 //!                        │  ▼                ▼
 //!                       resting ◀────── waiting or resting
 //! ```
+//!
+//! A turn that waits for a disk is *away*: its thread's place is others'. A group has no more turns away than
+//! threads are left to stand in for those of all others; while it does, it is *held*, whatever it is due.
 
 use std::collections::{BTreeSet, VecDeque};
 
+use super::STAND_INS;
 use super::quota::Quota;
 
 /// Nanoseconds; as a point in time, since the executor began.
@@ -61,6 +65,10 @@ pub(super) struct RunQueue<T> {
     waiting: BTreeSet<(u128, GroupId)>,
     /// Groups without quota, by when they have some.
     resting: BTreeSet<(Nanos, GroupId)>,
+    /// Groups with as many turns away as they may have.
+    held: BTreeSet<GroupId>,
+    /// Turns that are away.
+    away: usize,
     /// The virtual time of the group that ran last: who comes anew begins there.
     now: u128,
 }
@@ -72,7 +80,9 @@ struct Group<T> {
     /// Virtual nanoseconds, times [`CPU_SHARES`] so that large weights advance, too.
     time: u128,
     ready: VecDeque<T>,
-    running: u32,
+    running: usize,
+    /// How many of those that run are away.
+    away: usize,
     place: Place,
 }
 
@@ -82,12 +92,18 @@ enum Place {
     Nowhere,
     Waiting(u128),
     Resting(Nanos),
+    Held,
 }
 
 impl<T> Group<T> {
     /// What `nanos` of CPU time are in its virtual time.
     fn virtual_time(&self, nanos: Nanos) -> u128 {
         u128::from(nanos) * u128::from(CPU_SHARES * CPU_SHARES) / u128::from(self.shares)
+    }
+
+    /// Whether one more turn may wait for a disk, where so many do. One always may.
+    fn may_leave(&self, away: usize) -> bool {
+        self.away == 0 || self.away + away < STAND_INS
     }
 }
 
@@ -99,6 +115,8 @@ impl<T> RunQueue<T> {
             urgent: VecDeque::new(),
             waiting: BTreeSet::new(),
             resting: BTreeSet::new(),
+            held: BTreeSet::new(),
+            away: 0,
             now: 0,
         }
     }
@@ -111,6 +129,7 @@ impl<T> RunQueue<T> {
             time: self.now.saturating_sub(1),
             ready: VecDeque::new(),
             running: 0,
+            away: 0,
             place: Place::Nowhere,
         };
         match self.free.pop() {
@@ -152,7 +171,7 @@ impl<T> RunQueue<T> {
         }
         let floor = self.now;
         let group = self.group(id);
-        if group.ready.is_empty() && group.running == 0 {
+        if group.ready.is_empty() && group.running == group.away {
             group.time = group.time.max(floor.saturating_sub(group.virtual_time(CREDIT)));
         }
         group.ready.push_back(task);
@@ -179,9 +198,8 @@ impl<T> RunQueue<T> {
             return Some(Turn { task, group: id, length });
         }
         self.release(now);
-        let (_, id) = self.waiting.pop_first()?;
+        let id = self.first(now)?;
         let group = self.group(id);
-        group.place = Place::Nowhere;
         let task = group.ready.pop_front().expect("a group without a ready task does not wait");
         group.running += 1;
         let length = group.quota.as_mut().map_or(TICK, Quota::take);
@@ -189,6 +207,43 @@ impl<T> RunQueue<T> {
         self.now = self.now.max(time);
         self.list(id, now);
         Some(Turn { task, group: id, length })
+    }
+
+    /// The group that is furthest behind, of those that may run.
+    fn first(&mut self, now: Nanos) -> Option<GroupId> {
+        loop {
+            let (_, id) = self.waiting.pop_first()?;
+            let away = self.away;
+            let group = self.group(id);
+            group.place = Place::Nowhere;
+            if group.may_leave(away) {
+                return Some(id);
+            }
+            self.list(id, now);
+        }
+    }
+
+    /// A turn waits for a disk: another may run in its place.
+    pub(super) fn leave(&mut self, id: GroupId, now: Nanos) {
+        self.away += 1;
+        self.group(id).away += 1;
+        self.list(id, now);
+    }
+
+    /// A turn that was away goes on.
+    pub(super) fn back(&mut self, id: GroupId, now: Nanos) {
+        self.away -= 1;
+        self.group(id).away -= 1;
+        self.list(id, now);
+        for id in std::mem::take(&mut self.held) {
+            self.list(id, now);
+        }
+    }
+
+    /// A turn that is about to end had a thread for so much longer than it used it.
+    pub(super) fn kept(&mut self, id: GroupId, nanos: Nanos) {
+        let group = self.group(id);
+        group.time += group.virtual_time(nanos);
     }
 
     /// A turn of `length` has ended and used so much CPU time; `again` if the task could run on.
@@ -218,6 +273,7 @@ impl<T> RunQueue<T> {
         let mut tasks: Vec<T> = self.urgent.drain(..).map(|(_, task)| task).collect();
         self.waiting.clear();
         self.resting.clear();
+        self.held.clear();
         for group in self.groups.iter_mut().flatten() {
             group.place = Place::Nowhere;
             tasks.extend(group.ready.drain(..));
@@ -238,8 +294,14 @@ impl<T> RunQueue<T> {
     /// Puts a group where it belongs now.
     fn list(&mut self, id: GroupId, now: Nanos) {
         self.unlist(id);
+        let away = self.away;
         let group = self.group(id);
         if group.ready.is_empty() {
+            return;
+        }
+        if !group.may_leave(away) {
+            group.place = Place::Held;
+            self.held.insert(id);
             return;
         }
         match group.quota.as_mut().and_then(|quota| quota.rests_until(now)) {
@@ -252,7 +314,7 @@ impl<T> RunQueue<T> {
             None => {
                 // As if those that run used their whole turn, so that two threads do not run two tasks of one
                 // group while another waits that is behind by less.
-                let ahead = group.virtual_time(TICK) * u128::from(group.running);
+                let ahead = group.virtual_time(TICK) * (group.running - group.away) as u128;
                 let time = group.time + ahead;
                 group.place = Place::Waiting(time);
                 self.waiting.insert((time, id));
@@ -268,6 +330,9 @@ impl<T> RunQueue<T> {
             }
             Place::Resting(until) => {
                 self.resting.remove(&(until, id));
+            }
+            Place::Held => {
+                self.held.remove(&id);
             }
         }
     }

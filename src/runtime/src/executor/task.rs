@@ -60,7 +60,8 @@ impl Task {
 
     /// Gives the task its turn.
     pub(super) fn turn(self: &Arc<Self>) -> Turned {
-        self.state.store(POLLED, Ordering::Release);
+        // What whoever woke it last has written is seen from here on: `wake` writes, too, if only what was there.
+        self.state.swap(POLLED, Ordering::AcqRel);
         let waker = Waker::from(Arc::clone(self));
         let mut slot = self.work.lock();
         let Some(work) = slot.as_mut() else { return Turned::Over(None) };
@@ -80,7 +81,7 @@ impl Task {
         match self.state.compare_exchange(POLLED, ASLEEP, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => Turned::Asleep,
             Err(_) => {
-                self.state.store(QUEUED, Ordering::Release);
+                self.state.swap(QUEUED, Ordering::AcqRel);
                 Turned::Again
             }
         }
@@ -108,6 +109,7 @@ impl Wake for Task {
         let woken = self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| match state {
             ASLEEP => Some(QUEUED),
             POLLED => Some(WOKEN),
+            QUEUED | WOKEN => Some(state),
             _ => None,
         });
         if woken == Ok(ASLEEP) {

@@ -2,7 +2,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Context;
 
 use parking_lot::MutexGuard;
 use rustix::time::{ClockId, clock_gettime};
@@ -13,8 +14,8 @@ use super::{Clock, Inner, SPARE, State};
 use crate::limits::MEMORY_MAX;
 
 thread_local! {
-    /// The executor whose worker this thread is.
-    static EXECUTOR: RefCell<Option<Arc<Inner>>> = const { RefCell::new(None) };
+    /// The executor whose worker this thread is, and its seat there.
+    static SEAT: RefCell<Option<(Arc<Inner>, Seat)>> = const { RefCell::new(None) };
     static TURN: Now = const { Now::none() };
 }
 
@@ -25,6 +26,8 @@ struct Now {
     ticks: Cell<u64>,
     /// It has woken a task, which this thread will find when the turn is over.
     woken: Cell<bool>,
+    /// Ticks that it has waited for a disk while no other thread could stand in.
+    waited: Cell<u64>,
     memory: Cell<u64>,
 }
 
@@ -34,6 +37,7 @@ impl Now {
             going: Cell::new(false),
             ticks: Cell::new(0),
             woken: Cell::new(false),
+            waited: Cell::new(0),
             memory: Cell::new(MEMORY_MAX),
         }
     }
@@ -49,40 +53,93 @@ pub(crate) fn memory_limit() -> u64 {
 pub(crate) fn turn_is_over() -> bool {
     TURN.with(|turn| {
         !turn.going.get()
-            || EXECUTOR.with_borrow(|executor| {
-                executor
-                    .as_ref()
-                    .is_none_or(|executor| executor.ticks.load(Ordering::Relaxed) != turn.ticks.get())
+            || SEAT.with_borrow(|seat| {
+                seat.as_ref()
+                    .is_none_or(|(executor, _)| executor.ticks.load(Ordering::Relaxed) != turn.ticks.get())
             })
     })
 }
 
-/// Does something that may wait for a disk. If it takes longer than a tick, another thread stands in meanwhile.
-pub(crate) fn blocking<T>(operation: impl FnOnce() -> T) -> T {
-    let executor = EXECUTOR.with_borrow(Clone::clone);
-    let Some(executor) = executor.filter(|_| TURN.with(|turn| turn.going.get())) else { return operation() };
-    let _back = Blocked::begin(&executor);
-    operation()
+/// For host code that moves data for as long as there is some: true if the turn that goes on on this thread has taken
+/// its time. Then the task is woken, and whoever asked must say that it waits.
+pub(crate) fn gives_way(cx: &Context<'_>) -> bool {
+    let over = TURN.with(|turn| turn.going.get()) && turn_is_over();
+    if over {
+        cx.waker().wake_by_ref();
+    }
+    over
 }
 
-/// This thread waits, as long as this lives.
-struct Blocked<'a>(&'a Inner);
+/// Does something that may wait for a disk. If it takes longer than a whole tick, another thread stands in.
+pub(crate) fn blocking<T>(operation: impl FnOnce() -> T) -> T {
+    SEAT.with_borrow(|seat| {
+        let going = TURN.with(|turn| turn.going.get());
+        let _back = seat.as_ref().filter(|_| going).and_then(|(executor, seat)| Waits::begin(executor, seat));
+        operation()
+    })
+}
 
-impl Blocked<'_> {
-    fn begin(executor: &Inner) -> Blocked<'_> {
-        let mut state = executor.state.lock();
-        state.active -= 1;
-        state.blocked += 1;
-        Blocked(executor)
+/// Where a worker sits, and whether its turn waits for a disk. Operations on files are too many and too short for
+/// the executor's lock: the clock looks here with each tick.
+///
+/// ```text
+///           begins              the clock, after a whole tick
+///   HERE ──────────▶ since when ──────────────────────────────▶ AWAY
+///     ▲                  │ ends                                   │ ends: takes its place again
+///     └──────────────────┴────────────────────────────────────────┘
+/// ```
+#[derive(Clone)]
+pub(super) struct Seat {
+    number: usize,
+    /// [`HERE`], [`AWAY`], or one more than the ticks were when it began to wait.
+    waits: Arc<AtomicU64>,
+}
+
+const HERE: u64 = 0;
+const AWAY: u64 = u64::MAX;
+
+/// Ticks that a turn waits at most before it is away.
+const PATIENCE: u64 = 2;
+
+impl Seat {
+    /// Whether its turn has begun to be away with this tick.
+    fn leaves(&self, ticks: u64) -> bool {
+        let since = self.waits.load(Ordering::Relaxed);
+        let exchange = || self.waits.compare_exchange(since, AWAY, Ordering::AcqRel, Ordering::Relaxed);
+        since != HERE && since < ticks && exchange().is_ok()
     }
 }
 
-impl Drop for Blocked<'_> {
-    /// There may be more workers than there should now, until the next turn ends.
+/// The turn of this thread waits, as long as this lives.
+struct Waits<'a> {
+    executor: &'a Inner,
+    seat: &'a Seat,
+    /// The executor's ticks when it began.
+    since: u64,
+}
+
+impl<'a> Waits<'a> {
+    /// `None` within another such operation.
+    fn begin(executor: &'a Inner, seat: &'a Seat) -> Option<Waits<'a>> {
+        if seat.waits.load(Ordering::Relaxed) != HERE {
+            return None;
+        }
+        let since = executor.ticks.load(Ordering::Relaxed);
+        seat.waits.store(since + 1, Ordering::Release);
+        Some(Waits { executor, seat, since })
+    }
+}
+
+impl Drop for Waits<'_> {
+    /// If another stands in, there may be more workers than there should now, until the next turn ends.
     fn drop(&mut self) {
-        let mut state = self.0.state.lock();
-        state.blocked -= 1;
-        state.active += 1;
+        let away = self.seat.waits.swap(HERE, Ordering::AcqRel) == AWAY;
+        let ticks = self.executor.ticks.load(Ordering::Relaxed).saturating_sub(self.since).min(PATIENCE);
+        TURN.with(|turn| turn.waited.set(turn.waited.get() + ticks));
+        if away {
+            let now = self.executor.now();
+            self.executor.state.lock().come_back(self.seat, now);
+        }
     }
 }
 
@@ -91,32 +148,32 @@ impl Drop for Blocked<'_> {
 pub(super) fn will_look(executor: &Inner) -> bool {
     TURN.with(|turn| {
         let mine = turn.going.get()
-            && EXECUTOR
-                .with_borrow(|own| own.as_ref().is_some_and(|own| std::ptr::eq(&raw const **own, executor)));
+            && SEAT.with_borrow(|seat| {
+                seat.as_ref().is_some_and(|(own, _)| std::ptr::eq(&raw const **own, executor))
+            });
         mine && !turn.woken.replace(true)
     })
 }
 
 /// The life of a worker, which counts as active when it begins.
-pub(super) fn run(executor: &Arc<Inner>) {
+pub(super) fn run(executor: &Arc<Inner>, seat: Seat) {
     (executor.on_thread)();
-    EXECUTOR.set(Some(Arc::clone(executor)));
+    SEAT.set(Some((Arc::clone(executor), seat.clone())));
     let entered = executor.io.enter();
-    let mut worker = Worker { executor, watch: Watch::start(), last: None };
+    let mut worker = Worker { executor, seat, watch: Watch::start(), last: None };
     let mut state = executor.state.lock();
     let io = loop {
         if state.stopped {
             drop(state);
             worker.last = None;
-            break executor.leave();
+            break executor.leave(&worker.seat);
         }
         let turn = if state.active <= executor.threads { state.queue.pick(executor.now()) } else { None };
         match turn {
             Some(turn) => state = worker.turn(state, turn),
             None if worker.last.is_some() => MutexGuard::unlocked(&mut state, || worker.last = None),
             None if executor.park(&mut state) => {
-                state.active -= 1;
-                state.total -= 1;
+                state.dismiss(&worker.seat);
                 drop(state);
                 break None;
             }
@@ -126,13 +183,14 @@ pub(super) fn run(executor: &Arc<Inner>) {
         }
     };
     drop(entered);
-    EXECUTOR.set(None);
+    SEAT.set(None);
     io.into_iter().for_each(tokio::runtime::Runtime::shutdown_background);
 }
 
 /// A worker's own.
 struct Worker<'a> {
     executor: &'a Inner,
+    seat: Seat,
     watch: Watch,
     /// What the last turn left: dropped when the lock is not held, which a share's end takes.
     last: Option<(Arc<Task>, Option<Arc<Task>>)>,
@@ -144,18 +202,24 @@ impl<'a> Worker<'a> {
         let executor = self.executor;
         let Turn { task, group, length } = turn;
         let short = length < TICK;
-        executor.begin_turn(&mut state, length);
+        let begun = executor.now();
+        state.seats[self.seat.number].1 = Some(group);
+        executor.begin_turn(&mut state, length, begun + length);
         drop(state);
         self.last = None;
 
         TURN.with(|turn| {
             turn.ticks.set(executor.ticks.load(Ordering::Relaxed));
             turn.woken.set(false);
+            turn.waited.set(0);
             turn.memory.set(task.share.memory());
             turn.going.set(true);
         });
         let turned = task.turn();
-        TURN.with(|turn| turn.going.set(false));
+        let waited = TURN.with(|turn| {
+            turn.going.set(false);
+            turn.waited.get()
+        });
         let used = self.watch.lap();
         task.share.add(used);
 
@@ -172,6 +236,8 @@ impl<'a> Worker<'a> {
         let listed = if over { state.unlist(task.number) } else { None };
         let urgent = task.share.is_ending();
         let now = executor.now();
+        let held = (waited * TICK).min(now.saturating_sub(begun));
+        state.queue.kept(group, held.saturating_sub(used));
         state.queue.done(group, length, used, (again && !urgent).then(|| Arc::clone(&task)), now);
         if again && urgent {
             state.queue.push(group, Arc::clone(&task), true, now);
@@ -186,12 +252,51 @@ impl State {
         self.free.push(number);
         self.tasks[number].take()
     }
+
+    /// A seat for one more worker, which is active from now on.
+    pub(super) fn seat(&mut self) -> Seat {
+        let free = self.free_seats.pop();
+        let seat = free.unwrap_or_else(|| Seat { number: self.seats.len(), waits: Arc::default() });
+        if seat.number == self.seats.len() {
+            self.seats.push((seat.clone(), None));
+        }
+        self.total += 1;
+        self.active += 1;
+        seat
+    }
+
+    /// A worker ends.
+    pub(super) fn dismiss(&mut self, seat: &Seat) {
+        self.free_seats.push(seat.clone());
+        self.total -= 1;
+        self.active -= 1;
+    }
+
+    /// With a tick, those that have waited for a disk for a whole one make room for others.
+    pub(super) fn see_who_waits(&mut self, ticks: u64, now: Nanos) {
+        for (seat, group) in &self.seats {
+            if let Some(group) = *group
+                && seat.leaves(ticks)
+            {
+                self.active -= 1;
+                self.blocked += 1;
+                self.queue.leave(group, now);
+            }
+        }
+    }
+
+    /// One that made room goes on.
+    fn come_back(&mut self, seat: &Seat, now: Nanos) {
+        self.blocked -= 1;
+        self.active += 1;
+        let group = self.seats[seat.number].1.expect("who was away has a turn");
+        self.queue.back(group, now);
+    }
 }
 
 impl Inner {
     /// The clock must know, and others may help if there is more to do.
-    fn begin_turn(&self, state: &mut State, length: Nanos) {
-        let end = self.now() + length;
+    fn begin_turn(&self, state: &mut State, length: Nanos, end: Nanos) {
         if state.clock == Clock::Parked {
             state.clock = Clock::Ticking { next: end };
             self.alarm.notify_one();
@@ -222,7 +327,7 @@ impl Inner {
 
     /// The executor was stopped: whoever is not having a turn ends now. The last worker gets the I/O runtime, to end
     /// it.
-    fn leave(&self) -> Option<tokio::runtime::Runtime> {
+    fn leave(&self, seat: &Seat) -> Option<tokio::runtime::Runtime> {
         let mut state = self.state.lock();
         let mut at = 0;
         while at < state.tasks.len() {
@@ -234,8 +339,7 @@ impl Inner {
             }
             at += 1;
         }
-        state.active -= 1;
-        state.total -= 1;
+        state.dismiss(seat);
         if state.total > 0 {
             return None;
         }

@@ -3,6 +3,7 @@
 
 use proptest::prelude::*;
 
+use super::super::STAND_INS;
 use super::super::queue::{GroupId, Nanos, RunQueue, TICK, Turn};
 
 const MILLI: Nanos = 1_000_000;
@@ -267,6 +268,63 @@ fn who_is_to_end_goes_first() {
     let (turn, _, _) = machine.threads[0].take().unwrap();
     machine.queue.done(turn.group, turn.length, 0, Some(turn.task), machine.now);
     assert_eq!(machine.queue.pick(machine.now).unwrap().task.pod, 50);
+}
+
+/// Picks turns, each of which goes away, until there is none to pick.
+fn wait_for_disks(queue: &mut RunQueue<usize>) -> Vec<Turn<usize>> {
+    let mut away = Vec::new();
+    while let Some(turn) = queue.pick(0) {
+        queue.leave(turn.group, 0);
+        away.push(turn);
+    }
+    away
+}
+
+/// One container has half of the threads that stand in for those that wait for a disk, the next half of the rest.
+#[test]
+fn who_waits_for_a_disk_leaves_as_much_to_others() {
+    let mut queue = RunQueue::new();
+    let group = |queue: &mut RunQueue<usize>| {
+        let group = queue.add(0, None, 0);
+        (0..STAND_INS * 2).for_each(|task| queue.push(group, task, false, 0));
+        group
+    };
+    let first = group(&mut queue);
+    let away = wait_for_disks(&mut queue);
+    assert_eq!(away.len(), STAND_INS / 2);
+    assert!(!queue.has_ready(), "it is held");
+    group(&mut queue);
+    assert_eq!(wait_for_disks(&mut queue).len(), STAND_INS / 4);
+
+    // Who is back makes room, and who does not wait at all is never held.
+    queue.back(first, 0);
+    queue.done(first, TICK, 0, None, 0);
+    assert_eq!(wait_for_disks(&mut queue).len(), 1);
+    let mut others = 0;
+    while others < STAND_INS {
+        others += 1;
+        let alone = queue.add(0, None, 0);
+        queue.push(alone, 0, false, 0);
+        assert_eq!(queue.pick(0).map(|turn| turn.group), Some(alone));
+        queue.leave(alone, 0);
+    }
+}
+
+/// A thread that a container keeps without using it is charged as if it did.
+#[test]
+fn who_keeps_a_thread_goes_back_as_far_as_who_uses_it() {
+    let mut queue = RunQueue::new();
+    let groups = [queue.add(0, None, 0), queue.add(0, None, 0)];
+    groups.iter().for_each(|group| queue.push(*group, (), false, 0));
+    let turn = queue.pick(0).unwrap();
+    queue.kept(turn.group, 19 * TICK / 2);
+    queue.done(turn.group, TICK, 0, Some(()), 0);
+    for _ in 0..10 {
+        let next = queue.pick(0).unwrap();
+        assert_ne!(next.group, turn.group);
+        queue.done(next.group, TICK, TICK, Some(()), 0);
+    }
+    assert_eq!(queue.pick(0).unwrap().group, turn.group);
 }
 
 fn pods() -> impl Strategy<Value = Vec<Pod>> {

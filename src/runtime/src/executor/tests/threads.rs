@@ -6,10 +6,11 @@ use std::sync::{Arc, mpsc};
 use std::task::Poll;
 use std::time::Duration;
 
+use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::super::{Executor, Lost, Share, blocking, turn_is_over};
+use super::super::{Executor, Lost, STAND_INS, Share, blocking, turn_is_over};
 use crate::container::Cpu;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -162,6 +163,40 @@ async fn another_thread_stands_in_for_one_that_waits() {
     assert_eq!(within(sends).await.unwrap(), Ok(Ok(())));
     assert_eq!(within(spawn(&executor, &share, async { 6 })).await.unwrap(), Ok(6), "and all goes on");
     assert_eq!(blocking(|| 7), 7, "elsewhere it is a plain call");
+}
+
+/// However many tasks of one container wait for a disk, others run.
+#[tokio::test]
+async fn who_waits_for_a_disk_takes_no_threads_of_others() {
+    let executor = executor(2);
+    let share = executor.share(Cpu::default());
+    let disk = Arc::new((Mutex::new(false), Condvar::new()));
+    let ends: Vec<_> = (0..200)
+        .map(|_| {
+            let disk = Arc::clone(&disk);
+            spawn(&executor, &share, async move {
+                blocking(|| disk.1.wait_while(&mut disk.0.lock(), |answers| !*answers));
+            })
+        })
+        .collect();
+    let settled = || {
+        let state = executor.0.state.lock();
+        let more = state.queue.has_ready() && state.total < 2 + STAND_INS;
+        state.blocked > 2 && state.active == 0 && state.called == 0 && !more
+    };
+    let begin = Instant::now();
+    while !settled() {
+        assert!(begin.elapsed() < PATIENCE, "they do not wait");
+        sleep(Duration::from_millis(1)).await;
+    }
+    let other = executor.share(Cpu::default());
+    assert_eq!(within(spawn(&executor, &other, async { 6 })).await.unwrap(), Ok(6));
+    *disk.0.lock() = true;
+    disk.1.notify_all();
+    for end in ends {
+        assert_eq!(within(end).await.unwrap(), Ok(()));
+    }
+    assert_eq!(executor.0.state.lock().blocked, 0);
 }
 
 /// Whatever they do, all futures are dropped, and their owners told.
