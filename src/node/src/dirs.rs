@@ -39,7 +39,7 @@ pub(crate) fn remove_reporting(dir: &Path) {
 
 /// Guests nest folders deeper than a stack or the open files of a process can follow. So nothing is walked
 /// down into: the folders inside a folder move up into `dir` before it goes, and at most four are open.
-fn remove(dir: &Path) -> io::Result<()> {
+pub(crate) fn remove(dir: &Path) -> io::Result<()> {
     let top = match openat(CWD, dir, FOLDER, Mode::empty()) {
         Err(Errno::NOTDIR | Errno::LOOP) => return std::fs::remove_file(dir),
         top => top?,

@@ -15,6 +15,8 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use crate::dirs;
+
 /// Who provides such volumes.
 pub(crate) const DRIVER: &str = "local.coracle.dev";
 /// What keeps the object until the folder is gone.
@@ -176,7 +178,7 @@ fn retains(volume: &PersistentVolume) -> bool {
 }
 
 async fn remove(dir: PathBuf) -> Result<(), String> {
-    let removed = tokio::task::spawn_blocking(move || match std::fs::remove_dir_all(&dir) {
+    let removed = tokio::task::spawn_blocking(move || match dirs::remove(&dir) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(format!("cannot remove the folder {}: {error}", dir.display()))
         }

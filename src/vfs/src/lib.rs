@@ -48,8 +48,10 @@ pub const PATH_MAX: usize = 4095;
 /// Symbolic links followed in one path before [`VfsError::Loop`]: Linux's own.
 pub const LINKS_MAX: u32 = 40;
 
-/// Directories below each other. A path of [`PATH_MAX`] names at most about 2,048; guests that go deeper, one
-/// handle at a time, would only build chains that cost the host memory.
+/// Directories below each other that a program can walk to, and below which it can move others. A path of [`PATH_MAX`]
+/// names at most about 2,048; guests that went deeper, one handle at a time, would only make the host walk long. A
+/// directory that is moved takes along what it holds, so that volumes can be deeper: whoever walks through a whole
+/// volume does so without recursion and without bound.
 pub const DEPTH_MAX: u32 = 2_048;
 
 #[cfg(test)]

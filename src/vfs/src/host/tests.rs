@@ -53,6 +53,32 @@ fn large_files_are_sparse_on_disk_too() {
     assert_eq!(limited.usage().bytes, 0);
 }
 
+/// Guests nest folders deeper than a path, or the open files of a process, can go; they are counted all the same.
+#[test]
+fn what_is_nested_deep_is_measured() {
+    use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, unlinkat};
+    const DEEP: usize = 2 * crate::DEPTH_MAX as usize;
+    let folder = tempfile::tempdir().unwrap();
+    let open = |dir: &std::fs::File, name: &str| {
+        std::fs::File::from(openat(dir, name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap())
+    };
+    let mut here = std::fs::File::open(folder.path()).unwrap();
+    for _ in 0..DEEP {
+        mkdirat(&here, "d", Mode::RWXU).unwrap();
+        here = open(&here, "d");
+    }
+    let flags = OFlags::WRONLY | OFlags::CREATE;
+    std::fs::File::from(openat(&here, "f", flags, Mode::RWXU).unwrap()).set_len(5).unwrap();
+    std::fs::write(folder.path().join("g"), "xx").unwrap();
+    let usage = Volume::host(folder.path(), Some(1 << 30)).unwrap().usage();
+    assert_eq!((usage.bytes, usage.entries), (7, DEEP as u64 + 2));
+    unlinkat(&here, "f", AtFlags::empty()).unwrap();
+    for _ in 0..DEEP {
+        here = open(&here, "..");
+        unlinkat(&here, "d", AtFlags::REMOVEDIR).unwrap();
+    }
+}
+
 #[test]
 fn the_scratch_volumes_of_a_pod_have_a_limit_together() {
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];

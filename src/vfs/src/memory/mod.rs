@@ -18,6 +18,7 @@ use coracle_budget::Budget;
 use parking_lot::Mutex;
 
 use self::inode::{Body, Inode, Shared};
+use crate::DEPTH_MAX;
 use crate::error::VfsError;
 use crate::quota::Quota;
 use crate::tree::{self, Access, Cursor, FileKind, Node, OpenFile, Stat, Times, Tree, next_device};
@@ -207,7 +208,7 @@ impl Tree for MemoryTree {
         let _structure = self.structure.lock();
         let (from, to) = (from.of::<Inode>(), to.of::<Inode>());
         let inode = Arc::clone(from.names()?.read().entries.get(name).ok_or(VfsError::NoEntry)?);
-        if inode.kind() == FileKind::Directory && within(&to, &inode) {
+        if inode.kind() == FileKind::Directory && within(&to, &inode)? {
             return Err(VfsError::Invalid);
         }
         let same = Arc::ptr_eq(&from, &to);
@@ -228,7 +229,7 @@ impl Tree for MemoryTree {
                     return Ok(()); // two names of one file: nothing happens, says POSIX
                 }
                 match (inode.kind(), old.kind()) {
-                    (_, FileKind::Directory) if within(&from, old) => return Err(VfsError::NotEmpty),
+                    (_, FileKind::Directory) if within(&from, old)? => return Err(VfsError::NotEmpty),
                     (FileKind::Directory, FileKind::Directory) => {}
                     (FileKind::Directory, _) => return Err(VfsError::NotDirectory),
                     (_, FileKind::Directory) => return Err(VfsError::IsDirectory),
@@ -314,13 +315,17 @@ fn retire(dir: &Inode) -> Result<(), VfsError> {
 }
 
 /// Whether `dir` is `above`, or below it. The caller holds `structure`, so parents do not change.
-fn within(dir: &Arc<Inode>, above: &Arc<Inode>) -> bool {
+///
+/// # Errors
+/// [`VfsError::NameTooLong`] if `dir` lies deeper than [`DEPTH_MAX`]: the volume is locked meanwhile.
+fn within(dir: &Arc<Inode>, above: &Arc<Inode>) -> Result<bool, VfsError> {
     let mut next = Some(Arc::clone(dir));
-    while let Some(dir) = next {
+    for _ in 0..=DEPTH_MAX {
+        let Some(dir) = next else { return Ok(false) };
         if Arc::ptr_eq(&dir, above) {
-            return true;
+            return Ok(true);
         }
         next = dir.parent();
     }
-    false
+    Err(VfsError::NameTooLong)
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use coracle_budget::Budget;
 
 use crate::quota::ENTRY_BYTES;
-use crate::testing::CREATE;
-use crate::{VfsError, Volume};
+use crate::testing::{CREATE, names};
+use crate::{DEPTH_MAX, Directory, VfsError, Volume};
 
 #[test]
 fn the_pod_pays_for_what_is_held() {
@@ -34,6 +34,29 @@ fn the_pod_pays_for_what_is_held() {
     root.create_directory("d").unwrap();
     drop((root, volume));
     assert_eq!(budget.used(), rest, "all is given back");
+}
+
+/// Folders that are moved take along what they hold; but nobody moves folders where the way up is long.
+#[test]
+fn folders_are_moved_only_where_one_can_walk_to() {
+    let memory = || Volume::memory(None);
+    for volume in [memory(), Volume::overlay(&[memory()], &memory())] {
+        let (root, half) = (volume.root(), "d/".repeat(DEPTH_MAX as usize / 2));
+        let down = |from: &Directory| {
+            from.create_directories(&half).unwrap();
+            from.open_directory(&half).unwrap()
+        };
+        let (a, b) = (down(&root), "b/".to_owned() + &half);
+        root.create_directories(&b).unwrap();
+        let deep = root.open_directory(&b).unwrap();
+        deep.create_directories("d/d/x").unwrap();
+        deep.create_directory("y").unwrap();
+        deep.rename("y", &deep, "d/y").unwrap();
+        root.rename("b", &a, "b").unwrap();
+        assert_eq!(names(&deep.open_directory("d").unwrap()), ["d", "y"], "a handle moves along");
+        let error = deep.rename("d/y", &deep, "d/d/y").unwrap_err();
+        assert!(matches!(error, VfsError::NameTooLong), "{error}");
+    }
 }
 
 /// Four gibibytes with a few bytes in them.

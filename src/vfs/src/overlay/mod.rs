@@ -27,6 +27,7 @@ use parking_lot::Mutex;
 use self::file::{OverlayFile, READ};
 use self::item::{Child, Item};
 use self::listing::Listing;
+use crate::DEPTH_MAX;
 use crate::clock::now;
 use crate::error::VfsError;
 use crate::quota::Quota;
@@ -35,6 +36,10 @@ use crate::volume::Usage;
 
 /// Bytes that are copied up at a time.
 const COPY: usize = 64 << 10;
+
+/// The longest file that is copied up although it is longer than the upper layer's limit. Its holes are free there,
+/// but somebody has to read through them, in one call that nothing interrupts: this takes less than a tenth of a second.
+const SPARSE: u64 = 256 << 20;
 
 /// Several trees, seen as one.
 pub(crate) struct OverlayTree {
@@ -187,7 +192,12 @@ impl Core {
     fn copy_content(&self, item: &Item, to: &dyn OpenFile, without_content: bool) -> Result<(), VfsError> {
         let (layer, below) = item.lowers.first().ok_or(VfsError::NoEntry)?;
         if !without_content {
-            copy(&*self.lowers[*layer].open(below, READ)?, to)?;
+            let from = self.lowers[*layer].open(below, READ)?;
+            let size = from.stat()?.size;
+            if self.upper.quota().limit().is_some_and(|limit| size > limit.max(SPARSE)) {
+                return Err(VfsError::NoSpace);
+            }
+            copy(&*from, to)?;
         }
         to.set_times(self.times_below(item)?)
     }
@@ -530,7 +540,7 @@ impl OverlayTree {
         let core = &self.core;
         let _names = core.names.lock();
         let item = core.child(from, name)?;
-        if item.kind == FileKind::Directory && within(to, &item) {
+        if item.kind == FileKind::Directory && within(to, &item)? {
             return Err(VfsError::Invalid);
         }
         let old = found(core.child(to, new_name))?;
@@ -539,7 +549,7 @@ impl OverlayTree {
                 return Ok(Tried::Done); // two names of one file: nothing happens, says POSIX
             }
             match (item.kind, old.kind) {
-                (_, FileKind::Directory) if within(from, old) => return Err(VfsError::NotEmpty),
+                (_, FileKind::Directory) if within(from, old)? => return Err(VfsError::NotEmpty),
                 (FileKind::Directory, FileKind::Directory) if core.is_empty(old)? => {}
                 (FileKind::Directory, FileKind::Directory) => return Err(VfsError::NotEmpty),
                 (FileKind::Directory, _) => return Err(VfsError::NotDirectory),
@@ -631,15 +641,19 @@ fn found<T>(result: Result<T, VfsError>) -> Result<Option<T>, VfsError> {
 }
 
 /// Whether `dir` is `above`, or below it.
-fn within(dir: &Arc<Item>, above: &Arc<Item>) -> bool {
+///
+/// # Errors
+/// [`VfsError::NameTooLong`] if `dir` lies deeper than [`DEPTH_MAX`]: the volume is locked meanwhile.
+fn within(dir: &Arc<Item>, above: &Arc<Item>) -> Result<bool, VfsError> {
     let mut next = Some(Arc::clone(dir));
-    while let Some(dir) = next {
+    for _ in 0..=DEPTH_MAX {
+        let Some(dir) = next else { return Ok(false) };
         if Arc::ptr_eq(&dir, above) {
-            return true;
+            return Ok(true);
         }
         next = dir.place().map(|(parent, _)| parent);
     }
-    false
+    Err(VfsError::NameTooLong)
 }
 
 /// Copies a whole file. Stretches of zeros are left out: they are holes, or may as well be.

@@ -43,6 +43,19 @@ fn what_is_below_stays_as_it_is() {
     fails(root.read("d/c", 9), "NoEntry");
 }
 
+/// A file of nothing but a hole would take no room above, but reading it takes as long as if it did.
+#[test]
+fn who_changes_a_file_that_is_larger_than_the_limit_is_told_at_once() {
+    let (below, volume) = over(&["f", "g"], 1 << 20);
+    for name in ["f", "g"] {
+        below.root().open_file(name, WRITE).unwrap().set_size(1 << 60).unwrap();
+    }
+    let root = volume.root();
+    fails(root.open_file("f", WRITE).and_then(|file| file.append(b"+")), "NoSpace");
+    root.write("g", b"new").unwrap();
+    assert_eq!(root.read("g", 9).unwrap(), b"new");
+}
+
 #[test]
 fn folders_move_with_all_they_hold() {
     let (_below, volume) = over(&["d/deep/down/f", "e/x"], 1 << 20);
