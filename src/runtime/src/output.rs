@@ -11,6 +11,7 @@ use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi_io::poll::Pollable;
 use wasmtime_wasi_io::streams::{OutputStream, StreamError, StreamResult};
 
+use crate::executor::gives_way;
 use crate::limits::{CHUNK, OUTPUT_BYTES};
 use crate::pipe::Pipe;
 
@@ -125,6 +126,9 @@ impl StdoutStream for GuestOutput {
 
 impl AsyncWrite for GuestOutput {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<std::io::Result<usize>> {
+        if gives_way(cx) {
+            return Poll::Pending;
+        }
         let wanted = data.len().min(CHUNK);
         loop {
             let data = &data[..wanted.min(self.output.room())];

@@ -12,6 +12,7 @@ use wasmtime_wasi::cli::{IsTerminal, StdinStream};
 use wasmtime_wasi_io::poll::Pollable;
 use wasmtime_wasi_io::streams::{InputStream, StreamError, StreamResult};
 
+use crate::executor::gives_way;
 use crate::limits::{CHUNK, STDIN_BYTES};
 use crate::pipe::Pipe;
 
@@ -195,6 +196,9 @@ impl AsyncRead for Input {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let Some(read) = &self.0 else { return Poll::Ready(Ok(())) };
+        if gives_way(cx) {
+            return Poll::Pending;
+        }
         loop {
             if let Some(bytes) = read.0.read(buffer.remaining()) {
                 buffer.put_slice(&bytes);

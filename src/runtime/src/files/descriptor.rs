@@ -63,11 +63,13 @@ impl HostDescriptor for FilesView<'_> {
         fd: Resource<Descriptor>,
         offset: Filesize,
     ) -> FsResult<Resource<DynInputStream>> {
-        let file = self.file(&fd)?;
+        let Handle::File { file, open, .. } = self.handle(&fd)? else {
+            return Err(ErrorCode::IsDirectory.into());
+        };
         if !file.readable() {
             return Err(ErrorCode::BadDescriptor.into());
         }
-        let stream: DynInputStream = Box::new(FileInput::new(file, offset));
+        let stream: DynInputStream = Box::new(FileInput::new(file.clone(), open.clone(), offset));
         Ok(self.table.push(stream)?)
     }
 
@@ -250,7 +252,7 @@ impl HostDescriptor for FilesView<'_> {
         let open = self.files.open()?;
         let handle =
             match on_disk(directory.paths_block(), || directory.open(&path, options)).map_err(failed)? {
-                Opened::File(file) => Handle::File { file, flags, _open: open },
+                Opened::File(file) => Handle::File { file, flags, open },
                 Opened::Directory(directory) => Handle::Directory { directory, flags, _open: open },
             };
         self.push(handle)
@@ -351,13 +353,14 @@ impl FilesView<'_> {
         fd: &Resource<Descriptor>,
         position: Option<u64>,
     ) -> FsResult<Resource<DynOutputStream>> {
-        let Handle::File { file, flags, .. } = self.handle(fd)? else {
+        let Handle::File { file, flags, open } = self.handle(fd)? else {
             return Err(ErrorCode::IsDirectory.into());
         };
         if !file.writable() {
             return Err(ErrorCode::BadDescriptor.into());
         }
-        let stream: DynOutputStream = Box::new(FileOutput::new(file.clone(), position, sync_of(*flags)));
+        let stream = FileOutput::new(file.clone(), open.clone(), position, sync_of(*flags));
+        let stream: DynOutputStream = Box::new(stream);
         Ok(self.table.push(stream)?)
     }
 

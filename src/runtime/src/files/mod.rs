@@ -38,7 +38,7 @@ impl Files {
 
     /// A place for one more that is open, given back when it is dropped.
     pub(crate) fn open(&self) -> Result<Open, TooMany> {
-        let place = Open(Arc::clone(&self.open));
+        let place = Open(Arc::new(Place(Arc::clone(&self.open))));
         if self.open.fetch_add(1, Relaxed) < OPEN_FILES { Ok(place) } else { Err(TooMany) }
     }
 
@@ -49,10 +49,13 @@ impl Files {
     }
 }
 
-/// One of the [`OPEN_FILES`].
-pub(crate) struct Open(Arc<AtomicUsize>);
+/// One of the [`OPEN_FILES`]: what is open counts once, until the last that uses it is gone.
+#[derive(Clone)]
+pub(crate) struct Open(#[expect(dead_code, reason = "what counts is how long it is there")] Arc<Place>);
 
-impl Drop for Open {
+struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
     }
@@ -84,7 +87,7 @@ impl HasData for FileSystem {
 
 /// What a guest's descriptor stands for.
 pub(crate) enum Handle {
-    File { file: File, flags: DescriptorFlags, _open: Open },
+    File { file: File, flags: DescriptorFlags, open: Open },
     Directory { directory: Directory, flags: DescriptorFlags, _open: Open },
 }
 
@@ -127,7 +130,8 @@ impl preopens::Host for FilesView<'_> {
     }
 }
 
-/// Runs an operation that may wait for a disk (`blocking`) so that other guests of this thread go on meanwhile.
+/// Runs an operation on this thread; if it may wait for a disk (`blocking`), so that another thread stands in when
+/// it takes long.
 pub(crate) fn on_disk<T>(blocking: bool, operation: impl FnOnce() -> T) -> T {
     if blocking { executor::blocking(operation) } else { operation() }
 }

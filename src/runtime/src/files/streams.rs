@@ -6,18 +6,19 @@ use wasmtime_wasi_io::poll::Pollable;
 use wasmtime_wasi_io::streams::{InputStream, OutputStream, StreamError, StreamResult};
 
 use super::error::stream_failed;
-use super::on_disk;
+use super::{Open, on_disk};
 use crate::limits::CHUNK;
 
-/// Reads on from a position.
+/// Reads on from a position. As any stream, it may outlive the descriptor that it came from.
 pub(super) struct FileInput {
     file: File,
     position: u64,
+    _open: Open,
 }
 
 impl FileInput {
-    pub(super) fn new(file: File, position: u64) -> FileInput {
-        FileInput { file, position }
+    pub(super) fn new(file: File, open: Open, position: u64) -> FileInput {
+        FileInput { file, position, _open: open }
     }
 }
 
@@ -52,6 +53,7 @@ pub(super) struct FileOutput {
     /// Whether each write is made durable, and how.
     sync: Option<Sync>,
     failed: Option<VfsError>,
+    _open: Open,
 }
 
 /// What `O_SYNC` and `O_DSYNC` ask for.
@@ -61,8 +63,8 @@ pub(crate) struct Sync {
 }
 
 impl FileOutput {
-    pub(super) fn new(file: File, position: Option<u64>, sync: Option<Sync>) -> FileOutput {
-        FileOutput { file, position, sync, failed: None }
+    pub(super) fn new(file: File, open: Open, position: Option<u64>, sync: Option<Sync>) -> FileOutput {
+        FileOutput { file, position, sync, failed: None, _open: open }
     }
 
     fn write_all(&mut self, mut data: &[u8]) -> Result<(), VfsError> {

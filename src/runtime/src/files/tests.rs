@@ -32,6 +32,25 @@ async fn open_files_are_bounded() {
     assert!(view.get_directories().is_err());
 }
 
+/// A stream holds its file open when the descriptor is gone.
+#[tokio::test]
+async fn what_streams_hold_counts() {
+    let mut door = Door2::new(&Mounts::new());
+    let root = door.root();
+    let both = DescriptorFlags::READ | DescriptorFlags::WRITE;
+    let opened = door.view().open_at(root, PathFlags::empty(), "f".into(), OpenFlags::CREATE, both).await;
+    let file = opened.unwrap();
+    let input = door.view().read_via_stream(again(&file), 0).unwrap();
+    let output = door.view().append_via_stream(again(&file)).unwrap();
+    assert_eq!(door.files.opened(), 2, "all that is one file counts once");
+    HostDescriptor::drop(&mut door.view(), file).unwrap();
+    assert_eq!(door.files.opened(), 2);
+    door.table.delete(input).unwrap();
+    assert_eq!(door.files.opened(), 2);
+    door.table.delete(output).unwrap();
+    door.all_closed();
+}
+
 #[tokio::test]
 async fn volumes_are_the_same_through_0_2() {
     for backend in backends() {

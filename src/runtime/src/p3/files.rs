@@ -114,11 +114,14 @@ impl<T: 'static> HostDescriptorWithStore<T> for FileSystem {
         let file = match store.get().entry(&fd)? {
             Handle::Directory { .. } => Err(ErrorCode::IsDirectory),
             Handle::File { file, .. } if !file.readable() => Err(ErrorCode::BadDescriptor),
-            Handle::File { file, .. } => Ok(file.clone()),
+            Handle::File { file, open, .. } => Ok((file.clone(), open.clone())),
         };
         let (mut ending, ended) = Ending::new(&mut store)?;
         let stream = match file {
-            Ok(file) => StreamReader::new(&mut store, FileProducer { file, position: offset, ending })?,
+            Ok((file, open)) => {
+                let producer = FileProducer { file, position: offset, ending, _open: open };
+                StreamReader::new(&mut store, producer)?
+            }
             Err(error) => {
                 ending.fail(error);
                 StreamReader::new(&mut store, iter::empty())?
@@ -309,7 +312,7 @@ impl<T: 'static> HostDescriptorWithStore<T> for FileSystem {
             let opened = on_disk(directory.paths_block(), || directory.open(&path, options));
             let flags = kept(flags);
             view.hand_out(match opened.map_err(file_error)? {
-                Opened::File(file) => Handle::File { file, flags, _open: open },
+                Opened::File(file) => Handle::File { file, flags, open },
                 Opened::Directory(directory) => Handle::Directory { directory, flags, _open: open },
             })
         })
@@ -397,11 +400,13 @@ fn write<T: 'static>(
     let file = match store.get().entry(fd)? {
         Handle::Directory { .. } => Err(ErrorCode::IsDirectory),
         Handle::File { file, .. } if !file.writable() => Err(ErrorCode::BadDescriptor),
-        Handle::File { file, flags, .. } => Ok((file.clone(), sync_of(*flags))),
+        Handle::File { file, flags, open } => Ok((file.clone(), sync_of(*flags), open.clone())),
     };
     let (mut ending, ended) = Ending::new(&mut store)?;
     match file {
-        Ok((file, sync)) => data.pipe(&mut store, FileConsumer { file, position, sync, ending })?,
+        Ok((file, sync, open)) => {
+            data.pipe(&mut store, FileConsumer { file, position, sync, ending, _open: open })?;
+        }
         Err(error) => {
             ending.fail(error);
             data.close(&mut store)?;

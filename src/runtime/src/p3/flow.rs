@@ -2,6 +2,9 @@
 //!
 //! A stream ends once, and beside it stands a future that says how: with success, or with an error. Whoever
 //! produces or consumes holds the [`Ending`] of it; that a guest gives its end up is no error.
+//!
+//! A stream that one host function gave and another was given flows without the guest, which could be interrupted:
+//! what could go on for ever asks before each step whether others want their turn.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -18,6 +21,7 @@ use wasmtime_wasi::p3::bindings::sockets::types::ErrorCode as SocketError;
 
 use super::errors::{file_error, stream_error};
 use super::files::type_of;
+use crate::executor::gives_way;
 use crate::files::{Open, Sync, on_disk};
 use crate::limits::CHUNK;
 use crate::sockets::Connection;
@@ -70,6 +74,8 @@ pub(super) struct FileProducer {
     pub(super) file: File,
     pub(super) position: u64,
     pub(super) ending: Ending<FileError>,
+    /// A stream may outlive the descriptor that it came from.
+    pub(super) _open: Open,
 }
 
 impl<D: 'static> StreamProducer<D> for FileProducer {
@@ -78,12 +84,15 @@ impl<D: 'static> StreamProducer<D> for FileProducer {
 
     fn poll_produce<'a>(
         self: Pin<&mut Self>,
-        _cx: &mut Context<'_>,
+        cx: &mut Context<'_>,
         store: StoreContextMut<'a, D>,
         destination: Destination<'a, u8, VecBuffer<u8>>,
-        _finish: bool,
+        finish: bool,
     ) -> Step {
         let this = self.get_mut();
+        if gives_way(cx) {
+            return wait(finish);
+        }
         let mut destination = destination.as_direct(store, CHUNK);
         let room = destination.remaining();
         if room.is_empty() {
@@ -113,6 +122,7 @@ pub(super) struct FileConsumer {
     /// Whether each step is made durable, and how.
     pub(super) sync: Option<Sync>,
     pub(super) ending: Ending<FileError>,
+    pub(super) _open: Open,
 }
 
 impl FileConsumer {
@@ -137,12 +147,15 @@ impl<D: 'static> StreamConsumer<D> for FileConsumer {
 
     fn poll_consume(
         self: Pin<&mut Self>,
-        _cx: &mut Context<'_>,
+        cx: &mut Context<'_>,
         store: StoreContextMut<D>,
         source: Source<'_, u8>,
-        _finish: bool,
+        finish: bool,
     ) -> Step {
         let this = self.get_mut();
+        if gives_way(cx) {
+            return wait(finish);
+        }
         let mut source = source.as_direct(store);
         let data = source.remaining();
         if data.is_empty() {
@@ -238,6 +251,9 @@ impl<D: 'static> StreamProducer<D> for Receiver {
         finish: bool,
     ) -> Step {
         let this = self.get_mut();
+        if gives_way(cx) {
+            return wait(finish);
+        }
         let stream = this.connection.stream();
         let ask = destination.remaining(&mut store) == Some(0);
         if stream.poll_readable(cx).is_pending() {
@@ -293,6 +309,9 @@ impl<D: 'static> StreamConsumer<D> for Sender {
         finish: bool,
     ) -> Step {
         let this = self.get_mut();
+        if gives_way(cx) {
+            return wait(finish);
+        }
         let stream = this.connection.stream();
         let mut source = source.as_direct(store);
         let data = source.remaining();

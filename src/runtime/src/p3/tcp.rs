@@ -2,8 +2,7 @@
 //!
 //! ```text
 //!  unbound ──bind──▶ bound ──listen──▶ listening: a stream of sockets
-//!     └──────connect───┴─▶ connecting ──▶ connected: a stream in, a stream out, each taken once
-//!                              └─failed─▶ closed
+//!     └──────connect───┴─▶ closed ──▶ connected: a stream in, a stream out, each taken once
 //! ```
 //!
 //! What was accepted, and the two streams of a connection, go on when the socket they came from is dropped.
@@ -52,8 +51,12 @@ enum State {
     Unbound,
     Bound(TcpBinding),
     Listening(Arc<TcpListener>),
-    Connecting,
-    Connected { connection: Connection, sends: bool, receives: bool },
+    Connected {
+        connection: Connection,
+        sends: bool,
+        receives: bool,
+    },
+    /// It is being connected, or that failed, or was given up.
     Closed,
 }
 
@@ -73,7 +76,7 @@ impl TcpSocket {
             State::Bound(binding) => Ok(binding.local_addr()),
             State::Listening(listener) => Ok(listener.local_addr()),
             State::Connected { connection, .. } => Ok(connection.stream().local_addr()),
-            State::Unbound | State::Connecting | State::Closed => Err(ErrorCode::InvalidState),
+            State::Unbound | State::Closed => Err(ErrorCode::InvalidState),
         }
     }
 
@@ -190,7 +193,6 @@ impl<T: Send + 'static> HostTcpSocketWithStore<T> for Network {
             check_remote(socket.family, remote)?;
             check_unicast(remote.ip())?;
             let binding = socket.take_binding()?;
-            socket.state = State::Connecting;
             Ok(stack.start_connect(remote, binding))
         })?;
         let dialled = poll_fn(|cx| Pin::new(&mut dial).poll(cx)).await;
@@ -198,7 +200,6 @@ impl<T: Send + 'static> HostTcpSocketWithStore<T> for Network {
             let view = access.get();
             let connected = dialled.map(|stream| view.sockets.connection(stream)).map_err(socket_error);
             let socket = entry::<TcpSocket, _>(view.table, &this)?;
-            socket.state = State::Closed;
             socket.state = State::Connected { connection: connected?, sends: false, receives: false };
             Ok(())
         })
@@ -322,7 +323,7 @@ impl HostTcpSocket for NetView<'_> {
         match &socket.state {
             State::Unbound | State::Bound(_) => socket.backlog = size,
             State::Listening(listener) => listener.set_backlog(size),
-            State::Connecting | State::Connected { .. } | State::Closed => {
+            State::Connected { .. } | State::Closed => {
                 return Err(ErrorCode::InvalidState.into());
             }
         }

@@ -2,10 +2,14 @@
 //! streams read and written by the test.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use coracle_vfs::Mounts;
+use coracle_vfs::{Mounts, OpenOptions, Volume};
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 use wasmtime::component::{
     Accessor, FutureConsumer, FutureReader, Lift, Resource, ResourceTable, Source, StreamConsumer,
     StreamReader, StreamResult,
@@ -19,10 +23,13 @@ use wasmtime_wasi::p3::bindings::filesystem::types::{
 };
 use wasmtime_wasi::p3::filesystem::FilesystemResult;
 
-use super::flow::Ended;
+use super::flow::{Ended, Ending, FileProducer};
+use crate::container::Cpu;
 use crate::engine::{self, Settings};
+use crate::executor::Executor;
 use crate::files::conformance::{Door, How, Kind, Seen, backends, check, check_read_only, read_only};
 use crate::files::{FileSystem, Files, FilesView};
+use crate::output::{GuestOutput, Output};
 
 #[tokio::test]
 async fn volumes_are_the_same_through_0_3() {
@@ -51,6 +58,88 @@ async fn volumes_are_the_same_through_0_3() {
     for backend in read_only() {
         println!("{}", backend.name);
         through(&backend.mounts, false).await;
+    }
+}
+
+/// What flows from host to host, without a guest that could be interrupted, lets others have their turns; so it can
+/// be ended, too.
+#[tokio::test]
+async fn what_flows_without_its_guest_gives_way() {
+    let io = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let executor = Executor::start(1, io, || {}, || {}).unwrap();
+    let (engine, _) = engine::build(1, Settings { wasi_p3: true, dense: false }).unwrap();
+    let volume = Volume::memory(None);
+    let options = OpenOptions { read: true, write: true, create: true, ..OpenOptions::default() };
+    let file = volume.root().open_file("endless", options).unwrap();
+    file.set_size(1 << 62).unwrap();
+    let open = Files::new(&Mounts::new()).open().unwrap();
+
+    let (sender, flows) = oneshot::channel();
+    let mut store = Store::new(&engine, ());
+    let endless = async move {
+        let flow = store.run_concurrent(async |accessor| {
+            let piped = accessor.with(|mut access| {
+                let (ending, _ended) = Ending::new(&mut access)?;
+                let producer = FileProducer { file, position: 0, ending, _open: open };
+                StreamReader::new(&mut access, producer)?.pipe(&mut access, Nowhere(Mutex::new(Some(sender))))
+            });
+            piped.unwrap();
+            std::future::pending::<()>().await;
+        });
+        flow.await.unwrap();
+    };
+    executor.spawn(&executor.share(Cpu::default()), endless, drop);
+    flows.await.unwrap();
+    another_runs(&executor).await;
+
+    // The same for what wasmtime-wasi moves.
+    let (sender, flows) = oneshot::channel();
+    let output = GuestOutput::new(Arc::new(Nowhere(Mutex::new(Some(sender)))), false);
+    let endless = async move { tokio::io::copy(&mut tokio::io::repeat(7), &mut { output }).await };
+    executor.spawn(&executor.share(Cpu::default()), endless, drop);
+    flows.await.unwrap();
+    another_runs(&executor).await;
+}
+
+async fn another_runs(executor: &Executor) {
+    let (sender, other) = oneshot::channel();
+    let end = move |_| sender.send(()).unwrap();
+    executor.spawn(&executor.share(Cpu::default()), async {}, end);
+    timeout(Duration::from_secs(60), other).await.expect("it has its turn").unwrap();
+}
+
+/// Takes everything, and says when the first has come.
+struct Nowhere(Mutex<Option<oneshot::Sender<()>>>);
+
+impl Nowhere {
+    fn took(&self) {
+        if let Some(sender) = self.0.lock().take() {
+            sender.send(()).unwrap();
+        }
+    }
+}
+
+impl<D: 'static> StreamConsumer<D> for Nowhere {
+    type Item = u8;
+
+    fn poll_consume(
+        self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+        store: StoreContextMut<D>,
+        source: Source<'_, u8>,
+        _finish: bool,
+    ) -> Poll<wasmtime::Result<StreamResult>> {
+        self.took();
+        let mut source = source.as_direct(store);
+        let count = source.remaining().len();
+        source.mark_read(count);
+        Poll::Ready(Ok(StreamResult::Completed))
+    }
+}
+
+impl Output for Nowhere {
+    fn write(&self, _bytes: &[u8]) {
+        self.took();
     }
 }
 

@@ -177,7 +177,7 @@ impl Guest<'_> {
         self.by_name(fd, rights::PATH_UNLINK_FILE, path, length, |directory, path| directory.unlink(path))
     }
 
-    /// Does something with a directory and a path, off the guests' threads if it may wait for a disk.
+    /// Does something with a directory and a path, on this thread.
     fn by_name<T>(
         &self,
         fd: u32,

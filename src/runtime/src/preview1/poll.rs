@@ -94,9 +94,10 @@ async fn wait(caller: &mut Caller<'_, State>, subscriptions: &[Subscription]) {
     poll_fn(|cx| {
         // All are asked, so that each can wake the guest.
         let mut happened = false;
+        let now = Instant::now();
         if let Some(preview1) = &caller.data_mut().preview1 {
             for subscription in subscriptions {
-                happened |= is_ready(&preview1.table, subscription.what, cx);
+                happened |= is_ready(&preview1.table, subscription.what, now, cx);
             }
         }
         if happened { Poll::Ready(()) } else { timer.as_mut().poll(cx) }
@@ -104,9 +105,10 @@ async fn wait(caller: &mut Caller<'_, State>, subscriptions: &[Subscription]) {
     .await;
 }
 
-fn is_ready(table: &Table, what: What, cx: &mut Context<'_>) -> bool {
+fn is_ready(table: &Table, what: What, now: Instant, cx: &mut Context<'_>) -> bool {
     match what {
-        What::Clock(_) => false,
+        // Who only asks must not wait: the timer is late by up to a millisecond.
+        What::Clock(time) => time.is_some_and(|time| time <= now),
         What::Refused(..) => true,
         What::Descriptor(fd, direction) => match table.get(fd) {
             Ok(descriptor) => descriptor.poll(direction, cx).is_ready(),
@@ -201,5 +203,24 @@ fn available(kind: &Kind, direction: Direction) -> (u64, u16) {
             Err(_) => (0, HANGUP),
         },
         _ => (1, 0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A timer would be late by up to a millisecond, each time a program looks whether anything happened.
+    #[tokio::test]
+    async fn what_is_due_is_not_waited_for() {
+        let (table, now) = (Table::default(), Instant::now());
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut check = |time: Option<Instant>, ready: bool| {
+            assert_eq!(is_ready(&table, What::Clock(time), now, &mut cx), ready, "{time:?}");
+        };
+        check(Some(now), true);
+        check(now.checked_sub(Duration::from_nanos(1)), true);
+        check(Some(now + Duration::from_nanos(1)), false);
+        check(None, false);
     }
 }

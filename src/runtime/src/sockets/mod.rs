@@ -172,6 +172,16 @@ impl NetView<'_> {
         self.table.push(entry).map_err(|_| ErrorCode::NewSocketLimit.into())
     }
 
+    /// Fails while there is no room for so many more entries: before something is taken that would be lost.
+    fn check_room(&mut self, entries: usize) -> SocketResult<()> {
+        let mut taken = Vec::with_capacity(entries);
+        let checked = (0..entries).try_for_each(|_| self.push(()).map(|entry| taken.push(entry)));
+        for entry in taken {
+            self.table.delete(entry)?;
+        }
+        checked
+    }
+
     /// A new entry that must go before `parent` does.
     fn push_child<T: Send + 'static, P: 'static>(
         &mut self,

@@ -134,6 +134,9 @@ impl Pollable for TcpSocket {
     }
 }
 
+/// A connection's streams.
+const STREAMS: usize = 2;
+
 impl NetView<'_> {
     fn tcp(&mut self, this: &Resource<Theirs>) -> SocketResult<&mut TcpSocket> {
         Ok(self.table.get_mut(&ours(this))?)
@@ -228,6 +231,7 @@ impl HostTcpSocket for NetView<'_> {
         &mut self,
         this: Resource<Theirs>,
     ) -> SocketResult<(Resource<DynInputStream>, Resource<DynOutputStream>)> {
+        self.check_room(STREAMS)?;
         let traffic = &self.sockets.control.traffic;
         let socket = self.table.get_mut(&ours::<TcpSocket, _>(&this))?;
         let mut connecting = match socket.take() {
@@ -290,13 +294,14 @@ impl HostTcpSocket for NetView<'_> {
         &mut self,
         this: Resource<Theirs>,
     ) -> SocketResult<(Resource<Theirs>, Resource<DynInputStream>, Resource<DynOutputStream>)> {
+        // Without room, or without a place, the connection stays in the backlog, as with a process out of descriptors.
+        self.check_room(1 + STREAMS)?;
         let sockets = self.sockets;
         let socket = self.tcp(&this)?;
         let State::Listening(listener) = &socket.state else {
             socket.check_open()?;
             return Err(ErrorCode::InvalidState.into());
         };
-        // Without a place the connection stays in the backlog, as with a process out of descriptors.
         let place = sockets.place()?;
         let stream = listener.try_accept().map_err(|error| error_code(&error))?;
         let connection = Connection::new(stream, &sockets.control.traffic);

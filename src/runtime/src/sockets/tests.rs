@@ -17,6 +17,12 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
+use wasmtime_wasi::p2::bindings::sockets::instance_network::Host as _;
+use wasmtime_wasi::p2::bindings::sockets::tcp::HostTcpSocket as _;
+use wasmtime_wasi::p2::bindings::sockets::tcp_create_socket::Host as _;
+
+use super::*;
+use crate::executor::Executor;
 use crate::{Config, Container, ContainerSpec, Cpu, Exit, Output, Runtime};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -245,4 +251,44 @@ async fn closing_the_pod_wakes_its_guests() {
     // The guest's accept fails, and it ends by itself.
     assert_eq!(tokio::time::timeout(PATIENCE, container.wait()).await.expect("it ends"), Exit::Code(0));
     assert_eq!(pod.usage().tcp_bound, 0);
+}
+
+/// A guest whose table is full loses no connection: it can have it later.
+#[tokio::test]
+async fn connections_wait_until_there_is_room() {
+    let io = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let executor = Executor::start(1, io, || {}, || {}).unwrap();
+    let fabric = Fabric::build(coracle_network::Config::default());
+    let pod = PodConfig { namespace: "default".into(), name: "pod".into(), ..PodConfig::default() };
+    let stack = fabric.add_pod(pod).unwrap();
+    let share = executor.share(Cpu::default());
+    let control = Arc::new(Control::new("test".into(), &crate::Stdin::Closed, share, 1 << 20));
+    let sockets = Sockets::new(stack, &control);
+    let mut table = ResourceTable::new();
+    table.set_max_capacity(100);
+    let mut view = NetView { table: &mut table, sockets: &sockets };
+
+    let network = view.instance_network().unwrap().rep();
+    let capability = || Resource::new_borrow(network);
+    let create = |view: &mut NetView<'_>| view.create_tcp_socket(IpAddressFamily::Ipv4).unwrap().rep();
+    let (listener, client) = (create(&mut view), create(&mut view));
+    let address = SocketAddr::from(([127, 0, 0, 1], 7_000));
+    view.start_bind(Resource::new_borrow(listener), capability(), address.into()).await.unwrap();
+    view.finish_bind(Resource::new_borrow(listener)).unwrap();
+    view.start_listen(Resource::new_borrow(listener)).await.unwrap();
+    view.finish_listen(Resource::new_borrow(listener)).unwrap();
+    view.start_connect(Resource::new_borrow(client), capability(), address.into()).unwrap();
+
+    let full = |view: &mut NetView<'_>, error: SocketError| {
+        assert_eq!(error.downcast().unwrap(), ErrorCode::NewSocketLimit);
+        view.table.set_max_capacity(100);
+    };
+    view.table.set_max_capacity(4); // one more, where two are needed
+    let error = view.finish_connect(Resource::new_borrow(client)).unwrap_err();
+    full(&mut view, error);
+    view.finish_connect(Resource::new_borrow(client)).unwrap();
+    view.table.set_max_capacity(7); // two more, where three are needed
+    let error = view.accept(Resource::new_borrow(listener)).unwrap_err();
+    full(&mut view, error);
+    view.accept(Resource::new_borrow(listener)).unwrap();
 }
