@@ -134,10 +134,12 @@ pub enum MissingImport {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// As many containers as the runtime was set up for are running.
-    #[error("no room for another container: {running} are running, which is the limit of this node")]
+    #[error("no room for another container: {running} are running, {}", why_full(.needed))]
     Exhausted {
         /// How many are running.
         running: u32,
+        /// How many of the node's places it needs. An ordinary container needs one.
+        needed: u32,
     },
     /// It is a handler, which nothing but a request can start.
     #[error("not a command: it is a `wasi:http` handler")]
@@ -154,4 +156,11 @@ pub enum StartError {
         #[source]
         source: NetworkError,
     },
+}
+
+fn why_full(needed: &u32) -> String {
+    match needed {
+        0 | 1 => "which is the limit of this node".to_owned(),
+        _ => format!("and it needs {needed} places of this node for its memories and tables"),
+    }
 }

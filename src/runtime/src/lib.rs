@@ -15,7 +15,9 @@
 //! same network. It must never give a guest anything of the host: no file, no socket, no environment, no thread of
 //! the control plane. Guests run on an executor of their own (`executor`: weights, quotas, accounting), below the
 //! control plane's priority, and what they can make the host hold is bounded by the constants of [`limits`] and by
-//! their pod's budget.
+//! their pod's budget: memories, tables and contexts of instances, requests and bodies of `wasi:http` and answers
+//! that nobody has read yet count as their container's memory; descriptors, sockets and streams are counted. Whoever
+//! takes more of the engine's pool than an ordinary container takes more of its places.
 
 mod container;
 mod engine;
@@ -32,6 +34,7 @@ mod linker;
 mod output;
 mod p3;
 mod pipe;
+mod places;
 mod poll;
 mod preview1;
 mod program;

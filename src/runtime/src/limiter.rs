@@ -1,5 +1,5 @@
-//! A container's memory limit: linear memories and tables, all together, counted as they are reserved; and its part
-//! of what its pod may hold.
+//! A container's memory limit: linear memories and tables, all together, counted as they are reserved, and what the
+//! host keeps for them; and its part of what its pod may hold.
 
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ const ELEMENT_BYTES: u64 = 8;
 
 /// Asked by the engine before any memory or table grows.
 pub(crate) struct Limiter {
+    pod: Arc<Budget>,
     /// What it holds of its pod's memory.
     held: Charge,
     /// What the last allowed growth added, to take back if it failed after all.
@@ -35,26 +36,56 @@ pub(crate) enum OutOfMemory {
 
 impl Limiter {
     pub(crate) fn new(pod: &Arc<Budget>, control: Arc<Control>) -> Limiter {
-        Limiter { held: pod.empty(), last: 0, control, shared: false }
+        Limiter { pod: Arc::clone(pod), held: pod.empty(), last: 0, control, shared: false }
     }
 
     /// For one of several instances, whose memory counts together.
     pub(crate) fn shared(pod: &Arc<Budget>, control: Arc<Control>) -> Limiter {
-        Limiter { held: pod.empty(), last: 0, control, shared: true }
+        Limiter { pod: Arc::clone(pod), held: pod.empty(), last: 0, control, shared: true }
     }
 
     /// Books a growth. One beyond the limit ends the guest: a guest told "no" would abort anyway, and then
     /// nobody could tell an `OOMKilled` from a bug.
     fn grow(&mut self, bytes: u64) -> wasmtime::Result<bool> {
-        if !self.control.take_memory(bytes) {
-            return Err(self.end(OutOfMemory::Container { limit: self.control.memory_limit() }));
-        }
-        if let Err(full) = self.held.grow(bytes) {
-            self.control.give_memory(bytes);
-            return Err(self.end(OutOfMemory::Pod(full)));
-        }
+        take(&self.control, &mut self.held, bytes).map_err(|why| self.end(why))?;
         self.last = bytes;
         Ok(true)
+    }
+
+    /// Books what the host keeps for the instance as long as it lives.
+    ///
+    /// # Errors
+    /// As a growth.
+    pub(crate) fn keep(&mut self, bytes: u64) -> wasmtime::Result<()> {
+        if bytes > 0 {
+            self.grow(bytes)?;
+            self.last = 0;
+        }
+        Ok(())
+    }
+
+    /// Books what the host keeps for the guest until [`Held`] is dropped, which may be after its end.
+    ///
+    /// # Errors
+    /// As a growth.
+    pub(crate) fn lend(&self, bytes: u64) -> wasmtime::Result<Held> {
+        let mut held = Held { charge: self.pod.empty(), control: Arc::clone(&self.control) };
+        self.resize(&mut held, bytes)?;
+        Ok(held)
+    }
+
+    /// Makes what is held so many bytes.
+    ///
+    /// # Errors
+    /// As a growth.
+    pub(crate) fn resize(&self, held: &mut Held, bytes: u64) -> wasmtime::Result<()> {
+        let now = held.charge.bytes();
+        if let Some(less) = now.checked_sub(bytes) {
+            held.charge.shrink(less);
+            held.control.give_memory(less);
+            return Ok(());
+        }
+        take(&held.control, &mut held.charge, bytes - now).map_err(|why| self.end(why))
     }
 
     fn end(&self, why: OutOfMemory) -> wasmtime::Error {
@@ -72,6 +103,29 @@ impl Limiter {
         self.control.give_memory(self.last);
         self.last = 0;
     }
+}
+
+/// Memory of the host that a guest made it hold, counted as its container's and its pod's.
+pub(crate) struct Held {
+    charge: Charge,
+    control: Arc<Control>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.control.give_memory(self.charge.bytes());
+    }
+}
+
+/// Takes from the container's limit and from the pod's, or from neither.
+fn take(control: &Control, charge: &mut Charge, bytes: u64) -> Result<(), OutOfMemory> {
+    if !control.take_memory(bytes) {
+        return Err(OutOfMemory::Container { limit: control.memory_limit() });
+    }
+    charge.grow(bytes).map_err(|full| {
+        control.give_memory(bytes);
+        OutOfMemory::Pod(full)
+    })
 }
 
 impl Drop for Limiter {

@@ -30,9 +30,13 @@ pub const RANDOM_BYTES: u64 = 1 << 20;
 /// five core instances for each of them.
 pub const CORE_INSTANCES: u32 = 64;
 
-/// What the engine keeps per core instance beside its memory: some tens of bytes per function that is called
-/// indirectly. Programs with [`TABLE_ELEMENTS`] of them need a few megabytes.
-pub const INSTANCE_BYTES: usize = 16 << 20;
+/// What the engine keeps for an instance of a program beside its memories and tables: some tens of bytes for each
+/// global, import and function that is called indirectly. Programs with [`TABLE_ELEMENTS`] of those need a few
+/// megabytes. The container is charged with it but for the first [`CONTEXT_FREE`].
+pub const CONTEXT_BYTES: u64 = 16 << 20;
+
+/// Bytes of [`CONTEXT_BYTES`] that come with every instance, as its stack does: more than most programs need.
+pub const CONTEXT_FREE: u64 = 64 << 10;
 
 /// Linear memories in one component: one per composed part.
 pub const MEMORIES: u32 = 8;

@@ -155,6 +155,7 @@ pub(crate) fn build(engine: &Engine, settings: Settings) -> wasmtime::Result<Lin
         http3::types::add_to_linker::<State, WasiHttp>(l, State::http)?;
         http3::client::add_to_linker::<State, WasiHttp>(l, State::http)?;
     }
+    crate::http::add_to_linker(l, settings.wasi_p3)?;
     lifecycle::add_to_linker(l)?;
     Ok(linker)
 }

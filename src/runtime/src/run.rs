@@ -1,10 +1,10 @@
 //! One container's run: from the first instruction to how it ended.
 
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{Notify, watch};
-use wasmtime::{Engine, Store, Trap, UpdateDeadline, WasmBacktrace};
+use wasmtime::{Engine, PoolConcurrencyLimitError, Store, Trap, UpdateDeadline, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 use crate::container::{ContainerSpec, Exit, TERMINATED, Usage};
@@ -13,6 +13,7 @@ use crate::executor::{Lost, Share, turn_is_over};
 use crate::http::Metrics;
 use crate::limits::{CALL_BYTES, MESSAGE_BYTES, RESOURCES};
 use crate::p3;
+use crate::places::Place;
 use crate::preview1::Listeners;
 use crate::program::{Entry, Program};
 use crate::state::State;
@@ -182,26 +183,6 @@ impl Control {
     }
 }
 
-/// One of the places that the engine's pool has for containers.
-pub(crate) struct Place(Arc<AtomicU32>);
-
-impl Place {
-    pub(crate) fn take(running: &Arc<AtomicU32>, capacity: u32) -> Result<Place, StartError> {
-        running
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |running| {
-                (running < capacity).then_some(running + 1)
-            })
-            .map(|_| Place(Arc::clone(running)))
-            .map_err(|running| StartError::Exhausted { running })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
 /// Runs the program to its end.
 pub(crate) async fn run(
     engine: Engine,
@@ -233,6 +214,7 @@ async fn guest(
     };
     let mut store = store(engine, state, control);
     let result = async {
+        store.data_mut().limiter.keep(program.context())?;
         match program.entry() {
             Entry::Command(command) => {
                 let command = command.instantiate_async(&mut store).await?;
@@ -325,6 +307,9 @@ fn failure(error: &wasmtime::Error, control: &Control) -> Exit {
 pub(crate) fn message(error: &wasmtime::Error) -> String {
     if let Some(I32Exit(code)) = error.downcast_ref() {
         return format!("exit with code {code}");
+    }
+    if error.is::<PoolConcurrencyLimitError>() {
+        return "no room for its memories, tables or stack on this node".to_owned();
     }
     let reason = match error.downcast_ref::<Trap>() {
         Some(trap) => trap.to_string(),

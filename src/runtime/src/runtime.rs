@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -17,9 +16,10 @@ use crate::engine::{Density, Settings};
 use crate::error::{PrepareError, RuntimeError, StartError};
 use crate::executor::{Executor, Share};
 use crate::limits::MEMORY_MAX;
+use crate::places::Places;
 use crate::preview1::Listeners;
 use crate::program::{Compiler, Loader, Program, ProgramKind, Source, loader};
-use crate::run::{Control, Place, run};
+use crate::run::{Control, run};
 use crate::{engine, threads};
 
 /// How the runtime is set up.
@@ -83,8 +83,7 @@ pub struct Runtime {
     pub(crate) engine: Engine,
     loader: Arc<Loader>,
     programs: Mutex<Programs>,
-    pub(crate) running: Arc<AtomicU32>,
-    pub(crate) capacity: u32,
+    pub(crate) places: Arc<Places>,
     pub(crate) default_memory_limit: u64,
     dense: bool,
     /// Dropped, it ends all containers: each is dropped when its turn is over.
@@ -130,8 +129,7 @@ impl Runtime {
             engine,
             loader,
             programs: Mutex::default(),
-            running: Arc::new(AtomicU32::new(0)),
-            capacity,
+            places: Places::new(capacity),
             default_memory_limit: config.default_memory_limit,
             dense,
             executor,
@@ -239,7 +237,7 @@ impl Runtime {
         if program.kind() != ProgramKind::Command {
             return Err(StartError::NotCommand);
         }
-        let place = Place::take(&self.running, self.capacity)?;
+        let place = self.places.take(program.places())?;
         let ports = if program.accepts() { &spec.listen[..] } else { &[] };
         let listeners = Listeners::open(&spec.network, ports)?;
         let memory_limit = spec.memory_limit.unwrap_or(self.default_memory_limit).min(MEMORY_MAX);
@@ -261,7 +259,7 @@ impl Runtime {
 
     /// How many containers can run at once here.
     pub fn capacity(&self) -> u32 {
-        self.capacity
+        self.places.capacity()
     }
 
     /// Memory limit in bytes of a container that has none of its own.
@@ -271,7 +269,7 @@ impl Runtime {
 
     /// How many containers run now.
     pub fn running(&self) -> u32 {
-        self.running.load(Ordering::Relaxed)
+        self.places.running()
     }
 
     #[cfg(test)]
@@ -304,6 +302,6 @@ impl Runtime {
 
 impl std::fmt::Debug for Runtime {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Runtime").field("capacity", &self.capacity).finish_non_exhaustive()
+        f.debug_struct("Runtime").field("capacity", &self.capacity()).finish_non_exhaustive()
     }
 }

@@ -12,11 +12,11 @@ use crate::files::{Files, FilesView};
 use crate::http::Http;
 use crate::limiter::Limiter;
 use crate::limits::{RANDOM_BYTES, RESOURCES};
-use crate::output::GuestOutput;
+use crate::output::{GuestOutput, Output};
 use crate::preview1::{Listeners, Preview1};
 use crate::run::Control;
 use crate::sockets::{NetView, Sockets};
-use crate::stdin::GuestStdin;
+use crate::stdin::{GuestStdin, Stdin};
 
 /// A container's side of the host.
 pub(crate) struct State {
@@ -33,27 +33,51 @@ pub(crate) struct State {
     pub(crate) control: Arc<Control>,
 }
 
+/// What a guest reads and writes as its own.
+struct Streams {
+    stdin: Stdin,
+    stdout: Arc<dyn Output>,
+    stderr: Arc<dyn Output>,
+}
+
 impl State {
     /// For a container that is one instance.
-    pub(crate) fn new(spec: ContainerSpec, control: &Arc<Control>) -> State {
+    pub(crate) fn new(mut spec: ContainerSpec, control: &Arc<Control>) -> State {
         let http = Http::new(spec.network.clone(), Arc::clone(control));
         let limiter = Limiter::new(&spec.budget, Arc::clone(control));
-        State::with(spec, limiter, control, http)
+        let streams = Streams {
+            stdin: std::mem::replace(&mut spec.stdin, Stdin::Closed),
+            stdout: Arc::clone(&spec.stdout),
+            stderr: Arc::clone(&spec.stderr),
+        };
+        State::with(&spec, streams, limiter, control, http)
     }
 
     /// For one of the instances of a container, which share its memory limit.
-    pub(crate) fn one_of_many(spec: ContainerSpec, control: &Arc<Control>, http: Http) -> State {
+    pub(crate) fn one_of_many(
+        spec: &ContainerSpec,
+        stdout: Arc<dyn Output>,
+        stderr: Arc<dyn Output>,
+        control: &Arc<Control>,
+        http: Http,
+    ) -> State {
         let limiter = Limiter::shared(&spec.budget, Arc::clone(control));
-        State::with(spec, limiter, control, http)
+        State::with(spec, Streams { stdin: Stdin::Closed, stdout, stderr }, limiter, control, http)
     }
 
-    fn with(spec: ContainerSpec, limiter: Limiter, control: &Arc<Control>, http: Http) -> State {
+    fn with(
+        spec: &ContainerSpec,
+        streams: Streams,
+        limiter: Limiter,
+        control: &Arc<Control>,
+        http: Http,
+    ) -> State {
         let mut wasi = WasiCtx::builder();
         wasi.args(&spec.args)
             .envs(&spec.env)
-            .stdin(GuestStdin::new(spec.stdin, spec.tty))
-            .stdout(GuestOutput::new(spec.stdout, spec.tty))
-            .stderr(GuestOutput::new(spec.stderr, spec.tty))
+            .stdin(GuestStdin::new(streams.stdin, spec.tty))
+            .stdout(GuestOutput::new(streams.stdout, spec.tty))
+            .stderr(GuestOutput::new(streams.stderr, spec.tty))
             .max_random_size(RANDOM_BYTES);
         if let Some(dir) = &spec.working_dir {
             wasi.initial_cwd(dir);
@@ -66,7 +90,7 @@ impl State {
             table,
             limiter,
             files: Files::new(&spec.mounts),
-            sockets: Sockets::new(spec.network, control),
+            sockets: Sockets::new(spec.network.clone(), control),
             http: Some(http),
             control: Arc::clone(control),
         }
@@ -92,6 +116,16 @@ impl State {
         if let Some(preview1) = &mut self.preview1 {
             preview1.set_memory(memory);
         }
+    }
+
+    /// For a function of `wasi:http` that makes the host hold so many bytes more.
+    ///
+    /// # Errors
+    /// If that is more than the container or its pod may hold.
+    pub(crate) fn http_grows(&mut self, bytes: u64) -> wasmtime::Result<WasiHttpCtxView<'_>> {
+        let http = self.http.as_mut().expect("only components are linked to what asks for it");
+        http.grow(bytes, &mut self.table, &mut self.limiter)?;
+        Ok(http.view(&mut self.table))
     }
 
     /// For the hosts of `wasi:filesystem`.

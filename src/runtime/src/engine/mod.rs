@@ -17,9 +17,10 @@ use wasmtime::{Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAll
 
 use crate::error::RuntimeError;
 use crate::limits::{
-    ASYNC_STACK, BACKTRACE_FRAMES, CORE_INSTANCES, GUEST_STACK, INSTANCE_BYTES, MEMORIES, MEMORY_MAX,
+    ASYNC_STACK, BACKTRACE_FRAMES, CONTEXT_BYTES, CORE_INSTANCES, GUEST_STACK, MEMORIES, MEMORY_MAX,
     TABLE_ELEMENTS, TABLES,
 };
+use crate::places::TABLES_PER_PLACE;
 
 /// Kernel mappings that a running container takes: two when the pool is made (stack guards), three when its
 /// memory is mapped. Measured.
@@ -123,15 +124,17 @@ pub(crate) fn build(wanted: u32, settings: Settings) -> Result<(Engine, u32), Ru
 
 fn pool(containers: u32) -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::new();
+    let context = usize::try_from(CONTEXT_BYTES).expect("a few megabytes");
     pool.total_component_instances(containers)
-        .total_core_instances(containers.saturating_mul(8).saturating_add(CORE_INSTANCES))
+        // Only counted: what they take is memory of the heap.
+        .total_core_instances(containers.saturating_mul(CORE_INSTANCES))
         .total_memories(memories(containers))
-        .total_tables(containers.saturating_mul(4).saturating_add(TABLES))
+        .total_tables(containers.saturating_mul(TABLES_PER_PLACE).saturating_add(TABLES))
         // One fiber per container, and some for those that are being taken down.
         .total_stacks(containers + containers / 8 + 16)
         .max_core_instances_per_component(CORE_INSTANCES)
-        .max_core_instance_size(INSTANCE_BYTES)
-        .max_component_instance_size(INSTANCE_BYTES)
+        .max_core_instance_size(context)
+        .max_component_instance_size(context)
         .max_memories_per_component(MEMORIES)
         .max_tables_per_component(TABLES)
         .max_memory_size(usize::try_from(MEMORY_MAX).expect("guests need a 64-bit host"))

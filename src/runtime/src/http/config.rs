@@ -20,7 +20,10 @@ const TIMEOUT: Duration = Duration::from_secs(300);
 /// come back later.
 pub(super) const LINE: usize = 512;
 
-/// Connections to one handler at one time, with about ten kilobytes each. More are told to come back later.
+/// Connections to one handler at one time. More are told to come back later. One that is idle takes about ten
+/// kilobytes; one that sends, up to [`HEAD_BYTES`] for its head. Of bodies that nobody reads yet there are as many as
+/// requests that wait ([`LINE`]) or are answered, with [`H2_STREAM_WINDOW`] each. What waits to be sent to a client is
+/// charged to the container.
 pub(crate) const CONNECTIONS: usize = 1_024;
 
 /// How long a connection may wait for a request, and a request for the end of its head: what nginx gives both.
@@ -54,8 +57,8 @@ pub(super) const H2_CONNECTION_WINDOW: u32 = 256 << 10;
 /// See [`H2_CONNECTION_WINDOW`].
 pub(super) const H2_STREAM_WINDOW: u32 = 64 << 10;
 
-/// Bytes of an answer that wait for a slow HTTP/2 client, per stream.
-pub(super) const H2_SEND_BYTES: usize = 64 << 10;
+/// Bytes of an answer that wait for a slow HTTP/2 client, per stream: a frame.
+pub(super) const H2_SEND_BYTES: usize = 16 << 10;
 
 /// How a handler is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +67,8 @@ pub struct HttpConfig {
     pub port: u16,
     /// How many requests one instance answers, one after the other: 1 for a fresh one each time.
     pub reuse: u32,
-    /// How many instances there may be at one time: 1 to [`CONCURRENCY_MAX`].
+    /// How many instances there may be at one time: 1 to [`CONCURRENCY_MAX`], of a program that takes several of the
+    /// node's places by so much fewer.
     pub concurrency: usize,
     /// How long an instance may take to begin its answer. A connection may be silent for twice as long within one.
     pub timeout: Duration,

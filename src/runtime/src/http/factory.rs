@@ -2,7 +2,6 @@
 
 use std::future::{pending, poll_fn};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 
 use futures::channel;
 use http::header::HOST;
@@ -15,6 +14,7 @@ use wasmtime_wasi_http::p2::bindings::Proxy as Proxy2;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 use wasmtime_wasi_http::{WasiBody, WasiHttpView};
 
+use super::memory::{BODY_BYTES, charged};
 use super::metrics::{Alive, Metrics};
 use super::output::Lines;
 use super::{Client, Http};
@@ -22,10 +22,10 @@ use crate::container::ContainerSpec;
 use crate::error::StartError;
 use crate::limiter::OutOfMemory;
 use crate::output::Output;
+use crate::places::{Place, Places};
 use crate::program::{Entry, Program};
-use crate::run::{Control, Place, store};
+use crate::run::{Control, store};
 use crate::state::State;
-use crate::stdin::Stdin;
 
 /// What a guest answers: a response, or the error that it gives instead.
 pub(super) type Head = Result<http::Response<WasiBody>, String>;
@@ -36,8 +36,7 @@ pub(super) struct Factory {
     pub(super) program: Arc<Program>,
     pub(super) spec: ContainerSpec,
     pub(super) control: Arc<Control>,
-    pub(super) running: Arc<AtomicU32>,
-    pub(super) capacity: u32,
+    pub(super) places: Arc<Places>,
     pub(super) client: Arc<Client>,
     pub(super) metrics: Arc<Metrics>,
 }
@@ -90,11 +89,14 @@ enum Handler {
 
 impl Factory {
     pub(super) async fn make(&self) -> Result<Instance, MakeError> {
-        let place = Place::take(&self.running, self.capacity).map_err(|_| MakeError::NoRoom(Full::Node))?;
+        let place = self.places.take(self.program.places()).map_err(|_| MakeError::NoRoom(Full::Node))?;
         let http = Http::sharing(Arc::clone(&self.client));
-        let state = State::one_of_many(self.instance_spec(), &self.control, http);
+        let lines = |output: &Arc<dyn Output>| Lines::new(output) as Arc<dyn Output>;
+        let (stdout, stderr) = (lines(&self.spec.stdout), lines(&self.spec.stderr));
+        let state = State::one_of_many(&self.spec, stdout, stderr, &self.control, http);
         let mut store = store(&self.engine, state, &self.control);
         let handler = async {
+            store.data_mut().limiter.keep(self.program.context())?;
             match self.program.entry() {
                 Entry::Handler(handler) => handler.instantiate_async(&mut store).await.map(Handler::Two),
                 Entry::Handler3(handler) => {
@@ -109,27 +111,6 @@ impl Factory {
             full.or_else(|| Full::of(&error)).map_or(MakeError::Failed(error), MakeError::NoRoom)
         })?;
         Ok(Instance { store, handler, requests: 0, _place: place, _alive: Alive::begin(&self.metrics) })
-    }
-
-    fn instance_spec(&self) -> ContainerSpec {
-        let spec = &self.spec;
-        let lines = |output: &Arc<dyn Output>| Lines::new(output) as Arc<dyn Output>;
-        ContainerSpec {
-            name: String::new(),
-            args: spec.args.clone(),
-            env: spec.env.clone(),
-            mounts: spec.mounts.clone(),
-            network: spec.network.clone(),
-            memory_limit: spec.memory_limit,
-            budget: Arc::clone(&spec.budget),
-            cpu: spec.cpu,
-            listen: Vec::new(),
-            working_dir: spec.working_dir.clone(),
-            stdin: Stdin::Closed,
-            tty: spec.tty,
-            stdout: lines(&spec.stdout),
-            stderr: lines(&spec.stderr),
-        }
     }
 }
 
@@ -186,9 +167,11 @@ async fn handle_3(
     request: Request<WasiBody>,
     head: oneshot::Sender<Head>,
 ) -> wasmtime::Result<()> {
+    let held = store.data().limiter.lend(BODY_BYTES)?;
     let (sender, answer) = channel::oneshot::channel::<wasmtime::Result<http::Response<WasiBody>>>();
     let pass_on = async {
         if let Ok(answer) = answer.await {
+            let answer = answer.map(|answer| answer.map(|body| charged(body, held)));
             let _ = head.send(answer.map_err(|error| format!("{error:#}")));
         }
     };

@@ -32,6 +32,7 @@ mod factory;
 mod gate;
 mod idle;
 mod io;
+mod memory;
 mod metrics;
 mod output;
 mod pool;
@@ -50,9 +51,13 @@ use wasmtime_wasi_http::{
 pub(crate) use self::client::Client;
 #[cfg(test)]
 pub(crate) use self::config::CONNECTIONS;
+use self::config::HEAD_BYTES;
 pub use self::config::{CONCURRENCY_MAX, HttpConfig};
+pub(crate) use self::memory::add_to_linker;
+use self::memory::{BODY_CHUNK, Heads};
 pub(crate) use self::metrics::Metrics;
 pub use self::metrics::{BUCKETS, HttpUsage};
+use crate::limiter::Limiter;
 use crate::run::Control;
 
 /// A guest's side of `wasi:http`.
@@ -61,8 +66,13 @@ pub(crate) struct Http {
     hooks: Hooks,
 }
 
+struct Hooks {
+    way: Way,
+    heads: Heads,
+}
+
 /// How a guest's requests leave.
-enum Hooks {
+enum Way {
     /// It has sent none yet; most never do.
     Unused { stack: PodStack, control: Arc<Control> },
     /// Its container's client.
@@ -72,12 +82,29 @@ enum Hooks {
 impl Http {
     /// For a container that is one instance.
     pub(crate) fn new(stack: PodStack, control: Arc<Control>) -> Http {
-        Http { ctx: WasiHttpCtx::new(), hooks: Hooks::Unused { stack, control } }
+        Http::leaving(Way::Unused { stack, control })
     }
 
     /// For an instance of a container that has many.
     pub(crate) fn sharing(client: Arc<Client>) -> Http {
-        Http { ctx: WasiHttpCtx::new(), hooks: Hooks::Used(client) }
+        Http::leaving(Way::Used(client))
+    }
+
+    fn leaving(way: Way) -> Http {
+        Http { ctx: WasiHttpCtx::new(), hooks: Hooks { way, heads: Heads::default() } }
+    }
+
+    /// Its requests, responses and fields are about to take so many bytes more.
+    ///
+    /// # Errors
+    /// If that is more than the container or its pod may hold.
+    pub(crate) fn grow(
+        &mut self,
+        bytes: u64,
+        table: &mut ResourceTable,
+        limiter: &mut Limiter,
+    ) -> wasmtime::Result<()> {
+        self.hooks.heads.grow(bytes, table, limiter)
     }
 
     /// For the hosts of `wasi:http`.
@@ -86,14 +113,14 @@ impl Http {
     }
 }
 
-impl Hooks {
+impl Way {
     fn client(&mut self) -> Arc<Client> {
-        if let Hooks::Unused { stack, control } = self {
-            *self = Hooks::Used(Client::new(stack.clone(), control));
+        if let Way::Unused { stack, control } = self {
+            *self = Way::Used(Client::new(stack.clone(), control));
         }
         match self {
-            Hooks::Used(client) => Arc::clone(client),
-            Hooks::Unused { .. } => unreachable!("replaced just above"),
+            Way::Used(client) => Arc::clone(client),
+            Way::Unused { .. } => unreachable!("replaced just above"),
         }
     }
 }
@@ -114,10 +141,19 @@ impl WasiHttpHooks for Hooks {
         options: Option<RequestOptions>,
         _processed: Rest,
     ) -> Box<dyn Future<Output = Answered> + Send> {
-        let answered = self.client().send(request, options.unwrap_or_default());
+        self.heads.comes(HEAD_BYTES as u64); // of the answer
+        let answered = self.way.client().send(request, options.unwrap_or_default());
         Box::new(async move {
             let response = answered.await?;
             Ok((response, Box::new(std::future::ready(Ok(()))) as Rest))
         })
+    }
+
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        BODY_CHUNK
+    }
+
+    fn p3_outgoing_body_chunk_size(&mut self) -> usize {
+        BODY_CHUNK
     }
 }

@@ -84,7 +84,9 @@ impl Runtime {
             Arc::new(Control::serving(spec.name.clone(), share, memory_limit, Arc::clone(&metrics)));
         control.stop.listens(listener.drain_handle());
         let tasks = Tasks::new(Arc::clone(&control.share));
-        let concurrency = config.concurrency.clamp(1, CONCURRENCY_MAX);
+        // Its share of the node's places, whatever its instances take.
+        let most = CONCURRENCY_MAX / usize::try_from(program.places()).unwrap_or(CONCURRENCY_MAX);
+        let concurrency = config.concurrency.clamp(1, most.max(1));
         let server = Arc::new(Server {
             config,
             gate: Gate::new(concurrency, LINE),
@@ -94,8 +96,7 @@ impl Runtime {
                 engine: self.engine.clone(),
                 program,
                 control: Arc::clone(&control),
-                running: Arc::clone(&self.running),
-                capacity: self.capacity,
+                places: Arc::clone(&self.places),
                 client: Client::new(spec.network.clone(), &control),
                 metrics: Arc::clone(&metrics),
                 spec,

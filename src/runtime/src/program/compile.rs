@@ -4,9 +4,11 @@ use serde::{Deserialize, Serialize};
 use wasmtime::Engine;
 
 use super::cache::checksum;
+use super::context;
 use super::inspect::{self, Kind};
 use crate::engine::Settings;
 use crate::error::PrepareError;
+use crate::limits::CONTEXT_BYTES;
 use crate::linker::Offers;
 
 /// Compiled code.
@@ -22,12 +24,22 @@ pub(super) struct Facts {
     pub(super) sum: String,
     /// How it is entered.
     pub(super) kind: Kind,
+    /// Bytes that an instance makes the host keep beside its memories and tables.
+    pub(super) context: u64,
 }
 
 /// Checks and compiles a module. `engine` has these settings.
 pub(super) fn compile(engine: &Engine, settings: Settings, module: &[u8]) -> Result<Code, PrepareError> {
     let offers = Offers { wasi_p3: settings.wasi_p3 };
     let kind = inspect::inspect(module, offers)?;
+    let context = context::bytes(module)?;
+    if context > CONTEXT_BYTES {
+        return Err(PrepareError::Link {
+            message: format!(
+                "an instance of it takes {context} bytes beside its memories and tables, and may take {CONTEXT_BYTES}"
+            ),
+        });
+    }
     let code = match kind {
         Kind::Module => engine.precompile_module(module),
         Kind::Command | Kind::Handler | Kind::Command3 | Kind::Handler3 => {
@@ -35,5 +47,5 @@ pub(super) fn compile(engine: &Engine, settings: Settings, module: &[u8]) -> Res
         }
     };
     let bytes = code.map_err(|error| PrepareError::Compile { message: format!("{error:#}") })?;
-    Ok(Code { facts: Facts { sum: checksum(&bytes), kind }, bytes })
+    Ok(Code { facts: Facts { sum: checksum(&bytes), kind, context }, bytes })
 }

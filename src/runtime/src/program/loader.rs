@@ -32,9 +32,9 @@ use super::worker::Answer;
 use super::{Entry, Program};
 use crate::engine::Settings;
 use crate::error::{PrepareError, RuntimeError};
-use crate::limits::MODULE_BYTES;
+use crate::limits::{MEMORIES, MODULE_BYTES, TABLES};
 use crate::state::State;
-use crate::{lifecycle, linker, preview1, threads};
+use crate::{lifecycle, linker, places, preview1, threads};
 
 /// Modules compiled at the same time. A large interpreter takes a few hundred megabytes while it is compiled;
 /// each uses all compiler threads, so more at once would not be faster.
@@ -210,7 +210,7 @@ impl Shop {
     /// The program, if it was compiled before.
     fn load(&self, digest: String, name: &str) -> Option<Result<Arc<Program>, PrepareError>> {
         let (facts, loaded, pin) = self.cache.load(&self.engine, name)?;
-        Some(self.link(digest, facts.kind, &loaded, Some(pin)))
+        Some(self.link(digest, &facts, &loaded, Some(pin)))
     }
 
     /// Whether this module is tried, or why it is not yet tried again.
@@ -238,7 +238,7 @@ impl Shop {
         };
         blocking(move || {
             let (loaded, pin) = self.loaded(&name, &facts, &code, keep)?;
-            self.link(digest, facts.kind, &loaded, pin)
+            self.link(digest, &facts, &loaded, pin)
         })
         .await?
     }
@@ -332,11 +332,12 @@ impl Shop {
     fn link(
         &self,
         digest: String,
-        kind: Kind,
+        facts: &Facts,
         loaded: &Loaded,
         pin: Option<Pin>,
     ) -> Result<Arc<Program>, PrepareError> {
         let link = |error: wasmtime::Error| PrepareError::Link { message: format!("{error:#}") };
+        let kind = facts.kind;
         let entry = match (kind, loaded) {
             (Kind::Module, Loaded::Module(module)) => {
                 self.modules.instantiate_pre(module).map(Entry::Module).map_err(link)?
@@ -356,7 +357,16 @@ impl Shop {
                 entry.map_err(link)?
             }
         };
-        Ok(Arc::new(Program { digest, kind: kind.program_kind(), entry, _pin: pin }))
+        let needs = match loaded {
+            Loaded::Module(module) => Some(module.resources_required()),
+            Loaded::Component(component) => component.resources_required(),
+        };
+        let places = needs.map_or_else(
+            || places::needed(MEMORIES, TABLES),
+            |needs| places::needed(needs.num_memories, needs.num_tables),
+        );
+        let (kind, context) = (kind.program_kind(), facts.context);
+        Ok(Arc::new(Program { digest, kind, entry, places, context, _pin: pin }))
     }
 }
 

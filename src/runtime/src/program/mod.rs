@@ -13,6 +13,7 @@
 
 mod cache;
 mod compile;
+mod context;
 mod inspect;
 mod line;
 pub(crate) mod loader;
@@ -31,6 +32,7 @@ pub use self::loader::Compiler;
 pub(crate) use self::loader::{Loader, Source};
 pub use self::worker::compile_process;
 use crate::error::PrepareError;
+use crate::limits::CONTEXT_FREE;
 use crate::linker::Offers;
 use crate::preview1;
 use crate::state::State;
@@ -46,6 +48,9 @@ pub struct Program {
     digest: String,
     kind: ProgramKind,
     entry: Entry,
+    places: u32,
+    /// Bytes.
+    context: u64,
     /// Keeps its code in the cache.
     _pin: Option<Pin>,
 }
@@ -93,6 +98,16 @@ impl Program {
                 module.module().imports().any(|import| import.name() == preview1::ACCEPT)
             }
         }
+    }
+
+    /// How many of the engine's places an instance takes.
+    pub(crate) fn places(&self) -> u32 {
+        self.places
+    }
+
+    /// Bytes that an instance is charged with for what it makes the host keep beside memories and tables.
+    pub(crate) fn context(&self) -> u64 {
+        self.context.saturating_sub(CONTEXT_FREE)
     }
 
     pub(crate) fn entry(&self) -> &Entry {

@@ -350,7 +350,7 @@ async fn all_instances_share_the_containers_memory() {
         let mut waiting = Box::pin(first.send_request(request("/grow?mib=6&ms=600000")));
         assert!(futures::poll!(&mut waiting).is_pending());
         let grown = async {
-            while served.container.usage().memory < 6 * MIB {
+            while served.container.usage().memory < 7 * MIB {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };

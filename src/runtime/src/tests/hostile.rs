@@ -10,7 +10,9 @@
 //! | fd and socket floods | `sockets_and_handles_are_bounded` | `preview1: opening_without_end_is_told_no`, `files: open_files_are_bounded` |
 //! | connection floods on a neighbour | `connections_that_ask_nothing_are_bounded` | `network: strangers_cannot_use_up_a_pods_memory`, `a_pod_can_hold_only_so_much`, `a_full_backlog_makes_callers_wait_and_then_time_out` |
 //! | log floods | `a_flood_of_output_waits_for_its_reader` | `lifecycle: a_guest_waits_for_whoever_reads_its_output`, `node: a_flood_becomes_a_stream` |
-//! | memory and table growth | `tables_are_memory`, `misdeeds_are_contained` | `lifecycle: memory_has_a_hard_limit`, `vfs: the_pod_pays_for_what_is_held` |
+//! | memory and table growth | `tables_are_memory`, `contexts_are_memory`, `misdeeds_are_contained` | `lifecycle: memory_has_a_hard_limit`, `vfs: the_pod_pays_for_what_is_held` |
+//! | a neighbour's places | `who_has_many_tables_takes_many_places` | `places: what_needs_more_takes_more` |
+//! | requests that never leave | `requests_that_never_leave_are_memory` | |
 //! | deep recursion | `deep_components_are_refused` | `lifecycle: deep_recursion_is_a_trap` |
 //! | tight loops | `tight_loops_delay_nobody_and_can_be_killed` | `lifecycle: killing_ends_a_guest_wherever_it_is`, `spinning_guests_share_their_threads` |
 //! | poll storms | `poll_storms_can_be_killed`, `lists_are_bounded` | `network: WAITERS` |
@@ -139,6 +141,64 @@ async fn tables_are_memory() {
         let refused = bench.prepare(&many).await.unwrap_err().to_string();
         assert!(refused.contains(what), "{refused}");
     }
+}
+
+/// A module with so many globals, which the engine keeps in its own memory.
+fn globals(many: usize) -> String {
+    "(global (mut i64) (i64.const 1))".repeat(many)
+}
+
+#[tokio::test]
+async fn contexts_are_memory() {
+    let bench = Bench::new();
+    let guest =
+        format!(r#"(module (memory (export "memory") 1) {} (func (export "_start")))"#, globals(100_000));
+    let pod = Budget::new(None);
+    for (limit, expected) in [(MIB, Exit::OutOfMemory), (2 * MIB, Exit::Code(0))] {
+        let (exit, _) = bench
+            .run(&guest, |spec| {
+                spec.memory_limit = Some(limit);
+                spec.budget = Arc::clone(&pod);
+            })
+            .await;
+        assert_eq!((exit, pod.used()), (expected, 0));
+    }
+    let many = "(core instance (instantiate $m))".repeat(11);
+    let guest = format!(
+        r#"(component (core module $m {}) {many}
+            (core module $main (func (export "run") (result i32) (i32.const 0)))
+            (core instance $main (instantiate $main))
+            (func $run (result (result)) (canon lift (core func $main "run")))
+            (instance (export "wasi:cli/run@0.2.0") (export "run" (func $run))))"#,
+        globals(100_000)
+    );
+    let refused = bench.prepare(&guest).await.unwrap_err().to_string();
+    assert!(refused.contains("beside its memories and tables"), "{refused}");
+}
+
+/// Who takes more of the engine's pool than others takes more of its places, and nothing of theirs.
+#[tokio::test]
+async fn who_has_many_tables_takes_many_places() {
+    let bench = Bench::with_capacity(16);
+    let wide = |tables: usize| {
+        format!(
+            r#"(component
+                (core module $table (table 0 funcref)) {}
+                (core module $m (func (export "run") (result i32) (loop $again (br $again)) (i32.const 0)))
+                (core instance $i (instantiate $m))
+                (func $run (result (result)) (canon lift (core func $i "run")))
+                (instance (export "wasi:cli/run@0.2.0") (export "run" (func $run))))"#,
+            "(core instance (instantiate $table))".repeat(tables)
+        )
+    };
+    let (first, _) = bench.start(&wide(60), |_| {}).await;
+    let program = bench.prepare(&wide(8)).await.unwrap();
+    let refused = bench.runtime.start(program, bench.spec(&Arc::default())).unwrap_err();
+    assert!(matches!(refused, StartError::Exhausted { running: 1, needed: 2 }), "{refused:?}");
+    assert_eq!(bench.run(&guests::hello("hello"), |_| {}).await, (Exit::Code(0), "hello".into()));
+    first.kill();
+    assert_eq!(ended(&first).await, Exit::Killed);
+    assert_eq!(bench.runtime.running(), 0);
 }
 
 /// A file of the largest size and one byte, which is all a hole: refused by its size.

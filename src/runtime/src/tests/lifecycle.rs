@@ -177,7 +177,7 @@ async fn places_are_bounded_and_come_back() {
     let start = || bench.runtime.start(Arc::clone(&program), bench.spec(&Arc::default()));
     for _ in 0..20 {
         let (one, two) = (start().unwrap(), start().unwrap());
-        assert!(matches!(start(), Err(StartError::Exhausted { running: 2 })));
+        assert!(matches!(start(), Err(StartError::Exhausted { running: 2, needed: 1 })));
         for container in [one, two] {
             container.kill();
             ended(&container).await;

@@ -5,6 +5,7 @@ pub(crate) mod guests;
 mod handlers;
 mod hostile;
 mod hostile_components;
+mod hostile_http;
 mod hostile_requests;
 mod lifecycle;
 mod p3;
