@@ -95,6 +95,7 @@ struct Shortage {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Candidate {
     key: Key,
+    uid: Box<str>,
     priority: i32,
     /// Bytes used, and asked for, of what is short.
     used: u64,
@@ -218,10 +219,7 @@ impl Evictor {
         for handle in context.table.all() {
             let Some(limits) = &handle.storage_limits else { continue };
             let Some((signal, message)) = limits.exceeded(&StorageUsage::of(&handle)) else { continue };
-            // Another pod may have the name by now.
-            let same = |pod: &Arc<Pod>| pod.metadata.uid.as_deref() == Some(handle.uid());
-            let known = context.pods.get(handle.key()).filter(same);
-            let Some(pod) = known.filter(|pod| may_be_evicted(context, pod)) else { continue };
+            let Some(pod) = evictable(context, handle.key(), handle.uid()) else { continue };
             any |= self.evict(context, &pod, signal, message);
         }
         any
@@ -236,12 +234,22 @@ impl Evictor {
     ) -> Duration {
         rank(&mut candidates);
         for candidate in candidates {
-            let Some(pod) = context.pods.get(&candidate.key) else { continue };
+            let Some(pod) = evictable(context, &candidate.key, &candidate.uid) else { continue };
             if self.evict(context, &pod, shortage.signal, message(shortage, &candidate)) {
                 return SETTLE;
             }
         }
         LOOK
+    }
+
+    /// As if the machine were short of disk, and this pod ranked first; whether it is ended.
+    #[cfg(test)]
+    pub(crate) fn evict_for_disk(&self, context: &Context, key: &Key, uid: &str) -> bool {
+        let threshold = "10Mi".to_owned();
+        let shortage =
+            Shortage { signal: Signal::Disk, resource: "ephemeral-storage", available: 0, threshold };
+        let candidate = Candidate { key: key.clone(), uid: uid.into(), ..Candidate::default() };
+        self.evict_first(context, &shortage, vec![candidate]) == SETTLE
     }
 
     /// Ends a pod; false if it is ending or over already.
@@ -258,17 +266,7 @@ impl Evictor {
     /// Remembers when images came, and which of them pods of this node use.
     fn note_images(&self, context: &Context) {
         let now = Instant::now();
-        let names: BTreeSet<String> = context
-            .table
-            .all()
-            .iter()
-            .filter_map(|handle| context.pods.get(handle.key()))
-            .flat_map(|pod| images_of(&pod))
-            .collect();
-        let digests = names.iter().filter_map(|name| {
-            let reference = Reference::parse(name).ok()?;
-            Some(self.images.find(&reference)?.digest)
-        });
+        let in_use = self.images_in_use(context);
         let known: BTreeSet<String> =
             self.images.list().into_iter().map(|listed| listed.image.digest).collect();
         let mut used = self.used.lock();
@@ -277,7 +275,21 @@ impl Evictor {
         for digest in known {
             used.entry(digest).or_insert(now);
         }
-        used.extend(digests.map(|digest| (digest, now)));
+        used.extend(in_use.into_iter().map(|digest| (digest, now)));
+    }
+
+    /// The digests of the images that pods of this node were given, whatever their tags stand for now, and of those
+    /// that pods would be given now.
+    pub(crate) fn images_in_use(&self, context: &Context) -> BTreeSet<String> {
+        let handles = context.table.all();
+        let pods = handles.iter().filter_map(|handle| context.pods.get(handle.key()));
+        let names: BTreeSet<String> = pods.flat_map(|pod| images_of(&pod)).collect();
+        let named = names.iter().filter_map(|name| {
+            let reference = Reference::parse(name).ok()?;
+            Some(self.images.find(&reference)?.digest)
+        });
+        let given = handles.iter().flat_map(|handle| handle.images()).map(String::from);
+        named.chain(given).collect()
     }
 
     /// Removes images that were pulled and that no pod has used for a while, the longest unused first.
@@ -323,6 +335,12 @@ fn images_of(pod: &Pod) -> Vec<String> {
     own.filter_map(|container| container.image.clone()).chain(beside).chain(volumes).collect()
 }
 
+/// The pod of this name if it may be evicted, and if it is this one: another may have the name by now.
+fn evictable(context: &Context, key: &Key, uid: &str) -> Option<Arc<Pod>> {
+    let known = context.pods.get(key).filter(|pod| pod.metadata.uid.as_deref() == Some(uid));
+    known.filter(|pod| may_be_evicted(context, pod))
+}
+
 /// Critical and static pods stay, whatever happens.
 fn may_be_evicted(context: &Context, pod: &Pod) -> bool {
     let priority = pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0);
@@ -338,7 +356,8 @@ fn candidates(
 ) -> Vec<Candidate> {
     let candidate = |usage_of: &PodUsage| {
         let key = Key::new(usage_of.namespace.clone(), usage_of.name.clone());
-        let pod = context.pods.get(&key).filter(|pod| may_be_evicted(context, pod))?;
+        let uid = usage_of.uid.clone();
+        let pod = evictable(context, &key, &uid)?;
         let spec = pod.spec.as_ref()?;
         let priority = spec.priority.unwrap_or(0);
         let request = |name: &str| {
@@ -353,7 +372,7 @@ fn candidates(
             (name, bytes, requested)
         });
         let heaviest = parts.max_by_key(|(_, bytes, requested)| i128::from(*bytes) - i128::from(*requested));
-        Some(Candidate { key, priority, used, requested, heaviest })
+        Some(Candidate { key, uid, priority, used, requested, heaviest })
     };
     pods.iter().filter_map(candidate).collect()
 }
@@ -364,7 +383,7 @@ mod tests {
 
     fn candidate(name: &str, priority: i32, used: u64, requested: u64) -> Candidate {
         let heaviest = Some(("main".to_owned(), used, requested));
-        Candidate { key: Key::new("n", name), priority, used, requested, heaviest }
+        Candidate { key: Key::new("n", name), uid: Box::default(), priority, used, requested, heaviest }
     }
 
     #[test]

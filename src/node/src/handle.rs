@@ -2,6 +2,7 @@
 //! runs. What a pod costs while nothing happens is this, its task and its containers.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -71,6 +72,14 @@ impl Mail {
     }
 }
 
+/// The images that a pod was given, by digest: the names in its spec may stand for others by now.
+#[derive(Debug, Default)]
+struct Given {
+    /// By container: that of its newest run.
+    containers: BTreeMap<Box<str>, Box<str>>,
+    volumes: Vec<Box<str>>,
+}
+
 /// The door to a pod's worker.
 #[derive(Debug)]
 pub(crate) struct PodHandle {
@@ -86,6 +95,7 @@ pub(crate) struct PodHandle {
     /// What it keeps on disk, and the files that it has open there.
     pub(crate) share: PodShare,
     evicted: AtomicBool,
+    images: Mutex<Given>,
     /// What it may keep on disk, if its spec says.
     pub(crate) storage_limits: Option<Box<StorageLimits>>,
 }
@@ -103,6 +113,7 @@ impl PodHandle {
             budget: Budget::new(None),
             share: PodShare::new(storage_limits.as_ref().and_then(|limits| limits.of_pod())),
             evicted: AtomicBool::new(false),
+            images: Mutex::default(),
             storage_limits,
         }
     }
@@ -179,6 +190,22 @@ impl PodHandle {
     /// The log of a container's newest run in this process.
     pub(crate) fn log(&self, index: usize) -> Option<Arc<ContainerLog>> {
         self.logs.lock().get(index)?.clone()
+    }
+
+    /// Notes the image that a container's new run is given.
+    pub(crate) fn set_image(&self, container: &str, digest: &str) {
+        self.images.lock().containers.insert(container.into(), digest.into());
+    }
+
+    /// Notes the images whose files its volumes show.
+    pub(crate) fn set_volume_images(&self, digests: Vec<Box<str>>) {
+        self.images.lock().volumes = digests;
+    }
+
+    /// The digests of the images that it was given.
+    pub(crate) fn images(&self) -> Vec<Box<str>> {
+        let given = self.images.lock();
+        given.containers.values().chain(&given.volumes).cloned().collect()
     }
 
     /// What its volumes may take.

@@ -56,6 +56,7 @@ impl Launch {
         platform::check(&pod, spec).map_err(|problem| waiting("CreateContainerConfigError", &problem))?;
         let secrets = context.pull_secrets(&pod, &tell);
         let image = context.puller.image(spec, &secrets, &tell).await?;
+        handle.set_image(&spec.name, &image.digest);
         let program = context
             .runtime
             .prepare(&image.module_digest, &image.path, &handle.key().namespace)

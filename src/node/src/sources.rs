@@ -199,7 +199,7 @@ impl VolumeSources for Sources {
     fn image(&self, reference: &str) -> Option<ImageContent> {
         let image = self.images.find(&ImageReference::parse(reference).ok()?)?;
         if let Some(files) = image.files {
-            return Some(ImageContent::Files(files.path));
+            return Some(ImageContent::Files { path: files.path, digest: image.digest });
         }
         let named = image.entrypoint.first().and_then(|path| path.rsplit('/').next());
         let named = named.filter(|name| !name.is_empty() && *name != "." && *name != "..");

@@ -103,8 +103,13 @@ pub(crate) trait VolumeSources: Sources {
 /// What an image volume shows.
 #[derive(Debug)]
 pub(crate) enum ImageContent {
-    /// The files of the image: a folder that nobody changes.
-    Files(PathBuf),
+    /// The files of the image: a folder that nobody changes, and that goes with the image of this digest.
+    Files {
+        /// Where they are on this node.
+        path: PathBuf,
+        /// Of the manifest.
+        digest: String,
+    },
     /// Of an image that is a module and nothing else: its file, and what it is called.
     Module {
         /// Where it is on this node.
@@ -137,11 +142,13 @@ struct Source {
     read_only: bool,
     /// Only this file of it.
     file: Option<Box<str>>,
+    /// The digest of the image whose files it shows.
+    image: Option<Box<str>>,
 }
 
 impl From<Volume> for Source {
     fn from(volume: Volume) -> Source {
-        Source { volume, read_only: false, file: None }
+        Source { volume, read_only: false, file: None, image: None }
     }
 }
 
@@ -211,6 +218,11 @@ impl PodVolumes {
     /// What each of them holds. Folders of the host and persistent volumes without a limit are not counted.
     pub(crate) fn usage(&self) -> Vec<(Box<str>, Usage)> {
         self.list.iter().map(|(name, source)| (name.clone(), source.volume.usage())).collect()
+    }
+
+    /// The digests of the images whose files they show.
+    pub(crate) fn images(&self) -> Vec<Box<str>> {
+        self.list.iter().filter_map(|(_, source)| source.image.clone()).collect()
     }
 
     /// Shows what the sources hold now. A volume whose source is gone keeps showing the last it held, as
@@ -380,7 +392,9 @@ fn image(
 ) -> Result<Source, VolumeError> {
     let content = sources.image(reference).ok_or_else(|| VolumeError::NoImage(reference.to_owned()))?;
     let (module, name) = match content {
-        ImageContent::Files(files) => return shown(&files, share),
+        ImageContent::Files { path, digest } => {
+            return Ok(Source { image: Some(digest.into()), ..shown(&path, share)? });
+        }
         ImageContent::Module { path, name } => (path, name),
     };
     make_folder(dir)?;

@@ -54,7 +54,7 @@ impl VolumeSources for Objects {
     fn image(&self, reference: &str) -> Option<ImageContent> {
         let path = self.get::<PathBuf>(reference)?.to_path_buf();
         Some(if path.is_dir() {
-            ImageContent::Files(path)
+            ImageContent::Files { path, digest: "sha256:f".to_owned() }
         } else {
             ImageContent::Module { path, name: "tool.wasm".to_owned() }
         })
@@ -463,7 +463,7 @@ fn images_are_folders_to_read() {
     let own = dir.path().join("pods/u");
     for _ in 0..2 {
         let made = set_up(&json!({"image": {"reference": "tools:1"}}), &objects, &own).unwrap();
-        assert!(made.list[0].1.read_only);
+        assert!(made.list[0].1.read_only && made.images().is_empty(), "the module is its own");
         assert_eq!(std::fs::read(own.join("volumes/v/tool.wasm")).unwrap(), b"module");
     }
     let files = dir.path().join("files");
@@ -472,6 +472,7 @@ fn images_are_folders_to_read() {
     objects.0.lock().unwrap().insert("files:1", json!(files));
     let made = set_up(&json!({"image": {"reference": "files:1"}}), &objects, &own).unwrap();
     assert_eq!(content(&made, "f").as_deref(), Some("of the image"));
+    assert_eq!(made.images(), ["sha256:f".into()]);
     assert!(matches!(made.list[0].1.volume.root().write("f", b""), Err(VfsError::ReadOnly)));
     let error = set_up(&json!({"image": {"reference": "none:1"}}), &objects, &own).unwrap_err().to_string();
     assert!(error.ends_with("image \"none:1\" is not there yet"), "{error}");

@@ -541,10 +541,13 @@ impl Worker {
         let dir = volumes::pod_dir(&context.pods_dir, self.handle.uid());
         let on_disk = volumes::on_disk(&pod);
         let abandoned = self.abandoned.clone();
-        let means = self.handle.means();
+        let handle = self.handle.clone();
         let make = move || {
             let facts = context.facts(&pod, ip);
-            let volumes = PodVolumes::set_up(&facts, &dir, context.sources.as_ref(), &means);
+            let volumes = PodVolumes::set_up(&facts, &dir, context.sources.as_ref(), &handle.means());
+            if let Ok(volumes) = &volumes {
+                handle.set_volume_images(volumes.images());
+            }
             // Its folder was perhaps removed before this one made it.
             if on_disk && abandoned.load(Ordering::SeqCst) && dir.exists() {
                 dirs::remove_reporting(&dir);

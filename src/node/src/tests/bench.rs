@@ -1,10 +1,10 @@
 //! A node in front of the real API server, with the real runtime; only the store is in memory. The test
 //! plays scheduler and node IPAM.
 
-use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use coracle_apiserver::{ApiServer, User};
-use coracle_client::{Informers, clock};
+use coracle_client::{Informers, Key, clock};
 use coracle_image::{Images, Reference, SignatureMode, SignaturePolicy, SignatureRule, SignedIdentity};
 use coracle_runtime::Runtime;
 use coracle_store::Embedded;
@@ -277,6 +277,18 @@ impl Bench {
     pub(super) fn look_at_disk(&self) {
         let context = self.node.as_ref().unwrap().context();
         context.evictor.evict_beyond_limits(context);
+    }
+
+    /// As if the machine were short of disk, and this pod ranked first; whether it is ended.
+    pub(super) fn evict_for_disk(&self, name: &str, uid: &str) -> bool {
+        let context = self.node.as_ref().unwrap().context();
+        context.evictor.evict_for_disk(context, &Key::new("default", name), uid)
+    }
+
+    /// The digests of the images that must stay.
+    pub(super) fn images_in_use(&self) -> BTreeSet<String> {
+        let context = self.node.as_ref().unwrap().context();
+        context.evictor.images_in_use(context)
     }
 
     /// What pods have on disk: folders and logs.

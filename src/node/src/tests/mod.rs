@@ -466,6 +466,29 @@ async fn who_keeps_more_on_disk_than_it_may_is_evicted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_stays_in_use_when_its_tag_moves() {
+    let bench = Bench::new().await;
+    bench.push("registry.local/sleeps:1", guests::sleeps("one\n")).await;
+    bench.create("p", json!({"containers": [{"name": "c", "image": "registry.local/sleeps:1"}]})).await;
+    let image_id = container(&bench.pod("p", is_ready).await).image_id;
+    let (_, given) = image_id.split_once('@').unwrap();
+    bench.push("registry.local/sleeps:1", guests::sleeps("two\n")).await;
+    let in_use = bench.images_in_use();
+    assert!(in_use.contains(given) && in_use.len() == 2, "{given} of {in_use:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_is_not_evicted_for_another_of_its_name() {
+    let bench = Bench::new().await;
+    bench.push("registry.local/sleeps:1", guests::sleeps("")).await;
+    bench.create("p", json!({"containers": [{"name": "c", "image": "registry.local/sleeps:1"}]})).await;
+    let uid = bench.pod("p", is_ready).await.metadata.uid.unwrap();
+    assert!(!bench.evict_for_disk("p", "its-predecessor"));
+    assert!(bench.evict_for_disk("p", &uid));
+    bench.pod("p", |pod| phase(pod) == "Failed").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_only_linux_has_is_refused_and_not_feigned() {
     let bench = Bench::new().await;
     bench.push("registry.local/sleeps:1", guests::sleeps("")).await;
