@@ -185,16 +185,29 @@ impl Images {
         listed
     }
 
+    /// The digests of all manifests that were pulled, of images that can run and of those that cannot.
+    pub fn pulled(&self) -> BTreeSet<String> {
+        let all = self.shared.index.manifests().into_iter();
+        all.filter(|(name, ..)| !is_embedded(name)).map(|(_, digest, _)| digest.to_string()).collect()
+    }
+
     /// Forgets an image that was pulled, and removes what no other image needs of it. Images of the embedded
     /// registry stay: they may be nowhere else. What an index leads to goes with the index, unless it is
-    /// `in_use` (digests of manifests) by itself. Gives the bytes that it took on disk, or 0 if there was no such one.
+    /// `in_use` (digests of manifests) by itself, and signatures with what they sign; what a running pull needs
+    /// stays. Gives the bytes that it took on disk, or 0 if there was no such one.
     pub async fn remove_pulled(&self, digest: &str, in_use: &BTreeSet<String>) -> Result<u64, ImageError> {
         let Some(digest) = Digest::parse(digest) else { return Ok(0) };
         let in_use = in_use.iter().filter_map(|digest| Digest::parse(digest)).collect();
         let remove = move |shared: &Shared| {
             let mut freed = 0;
+            let _closed = shared.claims.close();
             for (name, manifest, _) in shared.index.manifests() {
-                if manifest == digest && !is_embedded(&name) && !shared.is_part(&name, &manifest) {
+                if manifest == digest
+                    && !is_embedded(&name)
+                    && !shared.is_part(&name, &manifest)
+                    && !shared.is_of_image(&name, &manifest)
+                    && !shared.claims.of(&name).contains(&manifest)
+                {
                     freed += shared.remove(&name, &manifest, &in_use)?;
                 }
             }
@@ -203,9 +216,17 @@ impl Images {
         self.shared.blocking(remove).await
     }
 
-    /// Removes what is left of pulls that broke off; they begin anew. Gives the bytes.
+    /// Removes what is left of pulls that broke off, and all that no manifest names; they begin anew. Gives the
+    /// bytes.
     pub async fn remove_unfinished(&self) -> Result<u64, ImageError> {
-        self.shared.blocking(|shared| shared.content.forget_beginnings(0)).await
+        let remove = |shared: &Shared| {
+            let mut freed = shared.content.forget_beginnings(0)?;
+            for name in shared.index.names().iter().filter(|name| !is_embedded(name)) {
+                freed += shared.remove_unclaimed(name, None)?;
+            }
+            Ok(freed)
+        };
+        self.shared.blocking(remove).await
     }
 
     /// Puts a module into the embedded registry.

@@ -124,6 +124,10 @@ impl Index {
         self.repositories.read().values().any(|repository| repository.manifests.contains_key(digest))
     }
 
+    pub(crate) fn blobs_of(&self, name: &str) -> BTreeSet<Digest> {
+        self.repositories.read().get(name).map(|repository| repository.blobs.clone()).unwrap_or_default()
+    }
+
     pub(crate) fn manifests_of(&self, name: &str) -> Vec<Digest> {
         let repositories = self.repositories.read();
         repositories

@@ -38,6 +38,7 @@
 //!  DIR/uploads/<hex>.part                                    the beginning of a blob whose pull broke off
 //! ```
 
+mod claims;
 mod content;
 mod digest;
 mod error;

@@ -9,6 +9,7 @@ use parking_lot::RwLock;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
+use crate::claims::Claims;
 use crate::content::Content;
 use crate::digest::Digest;
 use crate::error::Unusable;
@@ -39,6 +40,7 @@ pub(crate) struct Shared {
     pub(crate) index: Index,
     pub(crate) files: Files,
     pub(crate) uploads: Uploads,
+    pub(crate) claims: Claims,
     pub(crate) max_module_bytes: u64,
     pub(crate) max_image_bytes: u64,
     pub(crate) plain_http: Vec<String>,
@@ -63,6 +65,7 @@ impl Shared {
             index,
             files,
             uploads: Uploads::default(),
+            claims: Claims::default(),
             max_module_bytes,
             max_image_bytes,
             plain_http,
@@ -256,14 +259,15 @@ impl Shared {
     }
 
     /// Removes a manifest of a repository, with what only it leads to: the manifests of an index, its
-    /// signatures, and the blobs that no other manifest names. What is `in_use` stays. Gives the bytes on disk that are
-    /// free now.
+    /// signatures, and the blobs that no other manifest names. What is `in_use` stays, and what running pulls need.
+    /// Gives the bytes on disk that are free now.
     pub(crate) fn remove(
         &self,
         name: &str,
         manifest: &Digest,
         in_use: &BTreeSet<Digest>,
     ) -> Result<u64, ImageError> {
+        let claimed = self.claims.of(name);
         let mut removed = vec![self.manifest(manifest)];
         let mut gone = vec![manifest.clone()];
         let mut signatures = self.signatures_of(name, manifest);
@@ -274,6 +278,7 @@ impl Shared {
         for inner in parts {
             if self.index.manifest(name, &inner).is_some()
                 && !in_use.contains(&inner)
+                && !claimed.contains(&inner)
                 && !self.index.is_tagged(name, &inner)
                 && !self.is_part(name, &inner)
             {
@@ -283,7 +288,7 @@ impl Shared {
                 gone.push(inner);
             }
         }
-        for signature in signatures {
+        for signature in signatures.into_iter().filter(|signature| !claimed.contains(signature)) {
             removed.push(self.manifest(&signature));
             gone.push(signature);
         }
@@ -291,17 +296,45 @@ impl Shared {
         for manifest in &gone[1..] {
             self.remove_manifest(name, manifest)?;
         }
-        let others = self.index.manifests_of(name);
-        let kept: BTreeSet<Digest> =
-            others.iter().flat_map(|digest| blobs_of(&self.manifest(digest))).collect();
-        let blobs: BTreeSet<Digest> =
-            removed.iter().flat_map(blobs_of).filter(|blob| !kept.contains(blob)).collect();
-        sizes.extend(self.sizes(&blobs)?);
+        let blobs = removed.iter().flat_map(blobs_of).filter(|blob| !claimed.contains(blob)).collect();
+        freed += self.remove_unnamed(name, blobs)?;
+        Ok(freed + self.gone(sizes)?)
+    }
+
+    /// Removes of these blobs those that no manifest of the repository names. Gives the bytes on disk that are free
+    /// now.
+    fn remove_unnamed(&self, name: &str, mut blobs: BTreeSet<Digest>) -> Result<u64, ImageError> {
+        for manifest in self.index.manifests_of(name) {
+            // One that cannot be read may name any of them.
+            let manifest = self.content.read(&manifest, MAX_MANIFEST)?;
+            let named = blobs_of(&serde_json::from_slice(&manifest).unwrap_or_default());
+            blobs.retain(|blob| !named.contains(blob));
+        }
+        let sizes = self.sizes(&blobs)?;
         for blob in &blobs {
             self.index.remove_blob(&self.content, name, blob)?;
         }
+        self.gone(sizes)
+    }
+
+    /// Removes of what pulls brought into a repository what nothing there leads to, and no running pull needs: of
+    /// `these`, or of all.
+    pub(crate) fn remove_unclaimed(
+        &self,
+        name: &str,
+        these: Option<&BTreeSet<Digest>>,
+    ) -> Result<u64, ImageError> {
+        let _closed = self.claims.close();
+        let claimed = self.claims.of(name);
+        let mut blobs = self.index.blobs_of(name);
+        blobs.retain(|blob| !claimed.contains(blob) && these.is_none_or(|these| these.contains(blob)));
+        if blobs.is_empty() { Ok(0) } else { self.remove_unnamed(name, blobs) }
+    }
+
+    /// The bytes of what is nowhere any more: another repository may have it.
+    fn gone(&self, sizes: BTreeMap<Digest, u64>) -> Result<u64, ImageError> {
+        let mut freed = 0;
         for (digest, size) in sizes {
-            // Another repository may have it.
             freed += if self.content.size(&digest)?.is_none() { size } else { 0 };
         }
         Ok(freed)
@@ -340,6 +373,17 @@ impl Shared {
         let leads =
             |other: &Digest| self.manifest(other).manifests.iter().any(|inner| inner.digest == digest);
         self.index.manifests_of(name).iter().any(leads)
+    }
+
+    /// Whether the manifest is a signature of an image of the repository, and goes with that. Signatures of
+    /// signatures are nobody's: they could keep each other.
+    pub(crate) fn is_of_image(&self, name: &str, manifest: &Digest) -> bool {
+        let signs = |digest: &Digest| {
+            self.manifest(digest).layers.iter().any(|layer| is_signature(&layer.media_type))
+        };
+        let others = || self.index.manifests_of(name).into_iter();
+        signs(manifest)
+            && others().any(|other| self.signatures_of(name, &other).contains(manifest) && !signs(&other))
     }
 
     /// Removes a manifest from a repository, and what was made of it if no other repository has it.

@@ -267,8 +267,7 @@ impl Evictor {
     fn note_images(&self, context: &Context) {
         let now = Instant::now();
         let in_use = self.images_in_use(context);
-        let known: BTreeSet<String> =
-            self.images.list().into_iter().map(|listed| listed.image.digest).collect();
+        let known = self.images.pulled();
         let mut used = self.used.lock();
         used.retain(|digest, _| known.contains(digest));
         // An image that was not there before has just been pulled for somebody.
@@ -292,7 +291,8 @@ impl Evictor {
         named.chain(given).collect()
     }
 
-    /// Removes images that were pulled and that no pod has used for a while, the longest unused first.
+    /// Removes images that were pulled and that no pod has used for a while, the longest unused first, whether they
+    /// can run or not.
     async fn remove_images(&self, dir: &Path) {
         match self.images.remove_unfinished().await {
             Ok(0) => {}
@@ -302,7 +302,7 @@ impl Evictor {
         let now = Instant::now();
         let mut unused: Vec<(Option<Instant>, String)> = {
             let used = self.used.lock();
-            let all = self.images.list().into_iter().map(|listed| listed.image.digest);
+            let all = self.images.pulled().into_iter();
             all.map(|digest| (used.get(&digest).copied(), digest))
                 .filter(|(last, _)| last.is_none_or(|last| now.duration_since(last) > IMAGE_AGE))
                 .collect()

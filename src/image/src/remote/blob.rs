@@ -39,6 +39,7 @@ impl Pull<'_> {
     /// Fetches content of the announced size, unless it is here already.
     pub(super) async fn blob(&self, what: &'static str, target: &Target) -> Result<(), PullError> {
         let Target { digest, size } = target;
+        self.claim.add(digest).await;
         if self.shared.index.has_blob(&self.name, digest) {
             return Ok(());
         }

@@ -25,6 +25,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use tokio::time::{sleep, timeout};
 
+use crate::claims::Claim;
 use crate::digest::Digest;
 use crate::format::{self, Choice, Plan, Target};
 use crate::manifest::{MANIFESTS, MAX_CONFIG, MAX_MANIFEST, Manifest, OCI_MANIFEST};
@@ -64,6 +65,8 @@ struct Pull<'a> {
     /// The repository in the index.
     name: String,
     remote: Remote<'a>,
+    /// What it needs of the repository, whether it brought it or found it.
+    claim: Claim<'a>,
 }
 
 /// A manifest as the registry sent it.
@@ -83,24 +86,29 @@ pub(crate) async fn fetch(
     let plain = is_loopback(host) || shared.plain_http.iter().any(|registry| registry == host);
     let remote = Remote::new(host, reference.repository(), credentials, plain);
     let remote = remote.map_err(|failure| failed(reference, "the image", failure))?;
-    let pull = Pull { shared, reference, name: reference.name(), remote };
-    let wanted = reference.digest().or(reference.tag()).unwrap_or("latest");
-    let outer = pull.manifest(wanted).await?;
-    let inner = match format::choose(&outer.manifest)? {
-        Choice::Image(_) => None,
-        Choice::Index(digest) => Some(pull.manifest(&digest.to_string()).await?),
-    };
-    let Choice::Image(plan) = format::choose(&inner.as_ref().unwrap_or(&outer).manifest)? else {
-        return Err(FormatError::nested_index().into());
-    };
-    pull.signatures(&outer.digest, inner.as_ref().map(|inner| &inner.digest)).await?;
-    pull.content(&plan).await?;
-    if let Some(inner) = inner {
-        pull.keep(inner, None).await?;
+    let name = reference.name();
+    let pull = Pull { shared, reference, claim: shared.claims.begin(name.clone()), name, remote };
+    let outcome = pull.run().await;
+    if outcome.as_ref().is_err_and(is_final) {
+        pull.forget().await;
     }
-    // With a digest in the name its tag says nothing, so it is not kept.
-    let tag = reference.tag().filter(|_| reference.digest().is_none());
-    pull.keep(outer, tag.map(str::to_owned)).await
+    outcome
+}
+
+/// Whether another attempt has no use for what this one brought.
+fn is_final(error: &PullError) -> bool {
+    match error {
+        PullError::NotFound { .. }
+        | PullError::Digest { .. }
+        | PullError::TooLarge { .. }
+        | PullError::Format(_)
+        | PullError::Signature { .. } => true,
+        PullError::Denied { .. }
+        | PullError::Registry { .. }
+        | PullError::Timeout { .. }
+        | PullError::Store { .. }
+        | PullError::Shutdown { .. } => false,
+    }
 }
 
 /// Whether a registry is on this machine, where plain HTTP is what everybody expects.
@@ -110,6 +118,35 @@ fn is_loopback(registry: &str) -> bool {
 }
 
 impl Pull<'_> {
+    async fn run(&self) -> Result<Digest, PullError> {
+        let wanted = self.reference.digest().or(self.reference.tag()).unwrap_or("latest");
+        let outer = self.manifest(wanted).await?;
+        let inner = match format::choose(&outer.manifest)? {
+            Choice::Image(_) => None,
+            Choice::Index(digest) => Some(self.manifest(&digest.to_string()).await?),
+        };
+        let Choice::Image(plan) = format::choose(&inner.as_ref().unwrap_or(&outer).manifest)? else {
+            return Err(FormatError::nested_index().into());
+        };
+        self.signatures(&outer.digest, inner.as_ref().map(|inner| &inner.digest)).await?;
+        self.content(&plan).await?;
+        if let Some(inner) = inner {
+            self.keep(inner, None).await?;
+        }
+        // With a digest in the name its tag says nothing, so it is not kept.
+        let tag = self.reference.tag().filter(|_| self.reference.digest().is_none());
+        self.keep(outer, tag.map(str::to_owned)).await
+    }
+
+    /// Removes the content that it brought for nothing.
+    async fn forget(self) {
+        let (name, brought) = (self.name, self.claim.end());
+        let remove = move |shared: &Shared| shared.remove_unclaimed(&name, Some(&brought));
+        if let Err(error) = self.shared.blocking(remove).await {
+            tracing::warn!(image = %self.reference, %error, "what a failed pull brought was not removed");
+        }
+    }
+
     /// The manifest that a tag or digest stands for.
     async fn manifest(&self, wanted: &str) -> Result<Fetched, PullError> {
         let what = "its manifest";
@@ -200,6 +237,7 @@ impl Pull<'_> {
 
     /// Keeps a manifest, now that all it leads to is here.
     async fn keep(&self, fetched: Fetched, tag: Option<String>) -> Result<Digest, PullError> {
+        self.claim.add(&fetched.digest).await;
         let (name, Fetched { bytes, manifest, .. }) = (self.name.clone(), fetched);
         let media_type = manifest.media_type.unwrap_or_else(|| OCI_MANIFEST.to_owned());
         let kept = self.shared.blocking(move |shared| {

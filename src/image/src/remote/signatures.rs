@@ -40,6 +40,7 @@ impl Pull<'_> {
         }
         for descriptor in self.referrers(image).await? {
             let Some(digest) = Digest::parse(&descriptor.digest) else { continue };
+            self.claim.add(&digest).await;
             if self.shared.index.manifest(&self.name, &digest).is_some() {
                 continue;
             }

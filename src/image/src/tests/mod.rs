@@ -3,6 +3,7 @@
 
 mod conformance;
 mod formats;
+mod garbage;
 mod packagings;
 mod references;
 mod registry;

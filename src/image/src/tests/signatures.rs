@@ -162,6 +162,9 @@ async fn only_images_signed_with_a_key_of_the_policy_are_let_in() {
     let name = reference(&identity("signed:1"));
     let image = images.pull(&name, None).await.unwrap();
     assert_eq!(images.find(&name), Some(image.clone()));
+    for signature in images.pulled().iter().filter(|digest| **digest != image.digest) {
+        assert_eq!(images.remove_pulled(signature, &[].into()).await.unwrap(), 0, "the image is here");
+    }
     // Removed with it.
     images.remove_pulled(&image.digest, &[].into()).await.unwrap();
     assert_eq!(std::fs::read_dir(_dir.path().join("blobs/sha256")).unwrap().count(), 0);
@@ -173,7 +176,12 @@ async fn only_images_signed_with_a_key_of_the_policy_are_let_in() {
     let digest = push("other").await;
     tool.sign("other", &digest, &other, &payload(&identity("other"), &digest)).await;
     let expected = format!("{prefix}none of 1 is valid: it is not of a key that the policy names");
+    let before = images.pulled();
     assert_eq!(refusal(&world, &images, "other:1").await, expected);
+    for signature in images.pulled().difference(&before) {
+        assert!(images.remove_pulled(signature, &[].into()).await.unwrap() > 0, "it signs nothing here");
+    }
+    assert_eq!(images.pulled(), before);
 
     let digest = push("replayed").await;
     let of_another = Digest::of(b"another").to_string();
