@@ -114,6 +114,8 @@ fn compile_bombs_end_and_hold_nobody_up() {
             let waiting = cluster.kubectl(&format!("get pod bomb{number} -o 'jsonpath={path}'"));
             if waiting.contains("CreateContainerError") { Ok(waiting) } else { Err(waiting) }
         });
-        assert!(waiting.contains("compiling took more than 1s of CPU time"), "{waiting}");
+        // On a busy machine the clock on the wall is first.
+        let limits = ["compiling took more than 1s of CPU time", "compiling took more than 6s"];
+        assert!(limits.iter().any(|limit| waiting.contains(limit)), "{waiting}");
     }
 }
