@@ -2,7 +2,6 @@
 //! runs. What a pod costs while nothing happens is this, its task and its containers.
 
 use std::{
-    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -72,12 +71,12 @@ impl Mail {
     }
 }
 
-/// The images that a pod was given, by digest: the names in its spec may stand for others by now.
-#[derive(Debug, Default)]
+/// An image that a pod was given, by digest: the names in its spec may stand for others by now.
+#[derive(Debug)]
 struct Given {
-    /// By container: that of its newest run.
-    containers: BTreeMap<Box<str>, Box<str>>,
-    volumes: Vec<Box<str>>,
+    /// The container whose newest run has it; `None` for a volume.
+    container: Option<Box<str>>,
+    digest: Box<str>,
 }
 
 /// The door to a pod's worker.
@@ -95,7 +94,7 @@ pub(crate) struct PodHandle {
     /// What it keeps on disk, and the files that it has open there.
     pub(crate) share: PodShare,
     evicted: AtomicBool,
-    images: Mutex<Given>,
+    images: Mutex<Box<[Given]>>,
     /// What it may keep on disk, if its spec says.
     pub(crate) storage_limits: Option<Box<StorageLimits>>,
 }
@@ -194,18 +193,28 @@ impl PodHandle {
 
     /// Notes the image that a container's new run is given.
     pub(crate) fn set_image(&self, container: &str, digest: &str) {
-        self.images.lock().containers.insert(container.into(), digest.into());
+        let new = Given { container: Some(container.into()), digest: digest.into() };
+        self.give([new], |given| given.container.as_deref() != Some(container));
     }
 
     /// Notes the images whose files its volumes show.
     pub(crate) fn set_volume_images(&self, digests: Vec<Box<str>>) {
-        self.images.lock().volumes = digests;
+        let new = digests.into_iter().map(|digest| Given { container: None, digest });
+        self.give(new, |given| given.container.is_some());
+    }
+
+    /// Adds to what it was given and is to be kept.
+    fn give(&self, new: impl IntoIterator<Item = Given>, keep: impl FnMut(&Given) -> bool) {
+        let mut images = self.images.lock();
+        let mut given = std::mem::take(&mut *images).into_vec();
+        given.retain(keep);
+        given.extend(new);
+        *images = given.into_boxed_slice();
     }
 
     /// The digests of the images that it was given.
     pub(crate) fn images(&self) -> Vec<Box<str>> {
-        let given = self.images.lock();
-        given.containers.values().chain(&given.volumes).cloned().collect()
+        self.images.lock().iter().map(|given| given.digest.clone()).collect()
     }
 
     /// What its volumes may take.
