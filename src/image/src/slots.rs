@@ -1,5 +1,6 @@
 //! Who may talk to registries at the same time: a bound for the node, and a lower one for each host, so that
-//! the registry of one namespace, however slow, leaves room for those of the others.
+//! one registry, however slow, leaves room for the others. Several slow ones together can take it all until their
+//! pulls run out of time.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};

@@ -277,8 +277,8 @@ impl Evictor {
         used.extend(in_use.into_iter().map(|digest| (digest, now)));
     }
 
-    /// The digests of the images that pods of this node were given, whatever their tags stand for now, and of those
-    /// that pods would be given now.
+    /// The digests of the images that pods of this node were given, wherever their tags have moved since, and of those
+    /// that pods would be given today.
     pub(crate) fn images_in_use(&self, context: &Context) -> BTreeSet<String> {
         let handles = context.table.all();
         let pods = handles.iter().filter_map(|handle| context.pods.get(handle.key()));

@@ -6,7 +6,8 @@
 //! container of 0.3 is one task as any other, and ends as any other when it is dropped.
 //!
 //! What a guest can make the host hold is bounded as in 0.2: streams and futures by
-//! [`crate::limits::RESOURCES`], each of their steps by [`crate::limits::CHUNK`].
+//! [`crate::limits::RESOURCES`], each of their steps by [`crate::limits::CHUNK`], files and their streams by
+//! [`crate::limits::OPEN_FILES`]. A pipe from host to host gives way when its turn is over, as a guest does.
 
 mod errors;
 mod files;
