@@ -105,6 +105,7 @@ conformance!(
     listings_are_stable_under_change,
     times_are_kept,
     the_limit_is_exact,
+    reserved_room_is_kept_for_writes,
     what_is_removed_is_given_back,
     writers_share_one_file,
     readers_see_writes_at_once,
@@ -472,6 +473,56 @@ fn the_limit_is_exact(f: &Fixture) {
     f.volume.set_limit(10).unwrap();
     fails(file.append(b"x"), "NoSpace");
     assert_eq!(f.volume.usage().bytes, LIMIT + 3, "what is there stays");
+}
+
+fn reserved_room_is_kept_for_writes(f: &Fixture) {
+    let (dir, used) = (&f.dir, || f.volume.usage().bytes);
+    let file = dir.open_file("f", CREATE).unwrap();
+    file.write_at(0, b"content").unwrap();
+    file.reserve(0, 100_000).unwrap();
+    assert_eq!((file.stat().unwrap().size, used()), (100_000, 100_000));
+    let all = dir.read("f", 1 << 20).unwrap();
+    assert!(all.starts_with(b"content\0") && all[7..].iter().all(|byte| *byte == 0));
+    file.reserve(10, 10).unwrap();
+    file.reserve(50_000, 50_000).unwrap();
+    assert_eq!((file.stat().unwrap().size, used()), (100_000, 100_000), "it is there already");
+    // All that is left goes to somebody else.
+    let other = dir.open_file("g", CREATE).unwrap();
+    let rest = LIMIT - 100_000;
+    write_all(&other, 0, &vec![2; usize::try_from(rest).unwrap()]).unwrap();
+    fails(other.append(b"x"), "NoSpace");
+    for length in [50_001, LIMIT, i64::MAX as u64 - 50_000] {
+        fails(file.reserve(50_000, length), "NoSpace");
+    }
+    assert_eq!((file.stat().unwrap().size, used()), (100_000, LIMIT), "all or nothing");
+    for offset in [70_000, 10_000, 99_999, 0] {
+        assert_eq!(file.write_at(offset, b"x").unwrap(), 1);
+    }
+    write_all(&file, 0, &[1; 100_000]).unwrap();
+    fails(file.write_at(100_000, b"x"), "NoSpace");
+    assert_eq!(dir.read("f", 1 << 20).unwrap(), [1; 100_000]);
+    // What is cut is given back, reserved or written.
+    file.set_size(50_000).unwrap();
+    assert_eq!(used(), rest + 50_000);
+    file.reserve(50_000, 50_000).unwrap();
+    fails(other.append(b"x"), "NoSpace");
+    file.set_size(60_000).unwrap();
+    assert_eq!(used(), rest + 60_000);
+    write_all(&file, 50_000, &[3; 10_000]).unwrap();
+    file.reserve(0, 100_000).unwrap();
+    dir.unlink("f").unwrap();
+    drop(file);
+    assert_eq!(used(), rest);
+    // Only what is meant of a file with holes.
+    let sparse = dir.open_file("h", CREATE).unwrap();
+    sparse.reserve(70_000, 10_000).unwrap();
+    assert_eq!(sparse.stat().unwrap().size, 80_000);
+    assert!(dir.read("h", 1 << 20).unwrap().iter().all(|byte| *byte == 0));
+
+    fails(sparse.reserve(0, 0), "Invalid");
+    fails(sparse.reserve(u64::MAX, 1), "TooLarge");
+    fails(sparse.reserve(i64::MAX as u64, 1), "TooLarge");
+    fails(dir.open_file("h", READ).unwrap().reserve(0, 1), "BadDescriptor");
 }
 
 fn what_is_removed_is_given_back(f: &Fixture) {

@@ -55,7 +55,7 @@ impl File {
         if data.is_empty() {
             return Ok(0);
         }
-        check_end(offset, data.len())?;
+        check_end(offset, data.len() as u64)?;
         self.inner.write_at(offset, data)
     }
 
@@ -79,6 +79,25 @@ impl File {
         self.may_write()?;
         check_end(size, 0)?;
         self.inner.set_size(size)
+    }
+
+    /// Reserves room for `length` bytes from `offset` on, and lengthens the file if it ends before their end: what is
+    /// written there from now on does not fail for want of room, until the file is cut.
+    ///
+    /// Room in memory is charged at once, to the volume's limit and to the pod, and taken from the host as it is
+    /// written. On a file system of the host that cannot reserve (it says so itself) it is only looked whether there
+    /// is room now.
+    ///
+    /// # Errors
+    /// As `posix_fallocate(3)`: [`VfsError::Invalid`] for a `length` of 0, and [`VfsError::NoSpace`] if there is not
+    /// room for all of it, which leaves the file as it was.
+    pub fn reserve(&self, offset: u64, length: u64) -> Result<(), VfsError> {
+        self.may_write()?;
+        if length == 0 {
+            return Err(VfsError::Invalid);
+        }
+        check_end(offset, length)?;
+        self.inner.reserve(offset, length)
     }
 
     /// The file's metadata.
@@ -120,9 +139,8 @@ impl std::fmt::Debug for File {
 }
 
 /// Files end where signed offsets end.
-fn check_end(offset: u64, length: usize) -> Result<(), VfsError> {
-    let end = u64::try_from(length).ok().and_then(|length| offset.checked_add(length));
-    match end {
+fn check_end(offset: u64, length: u64) -> Result<(), VfsError> {
+    match offset.checked_add(length) {
         Some(end) if i64::try_from(end).is_ok() => Ok(()),
         _ => Err(VfsError::TooLarge),
     }

@@ -205,10 +205,11 @@ impl Quota {
         self.hold(after.saturating_sub(before))
     }
 
-    pub(crate) fn charge_piece(&self) -> Result<(), VfsError> {
-        add(&self.pieces, 1, self.max_entries.load(Ordering::Relaxed).saturating_mul(2))?;
-        self.hold(PIECE_BYTES).inspect_err(|_| {
-            sub(&self.pieces, 1);
+    /// Charges all of these pieces of files or none.
+    pub(crate) fn charge_pieces(&self, count: u64) -> Result<(), VfsError> {
+        add(&self.pieces, count, self.max_entries.load(Ordering::Relaxed).saturating_mul(2))?;
+        self.hold(count * PIECE_BYTES).inspect_err(|_| {
+            sub(&self.pieces, count);
         })
     }
 

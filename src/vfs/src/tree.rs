@@ -144,6 +144,9 @@ pub(crate) trait OpenFile: Send + Sync {
     /// Writes at the end, in one step against other writers.
     fn append(&self, data: &[u8]) -> Result<usize, VfsError>;
     fn set_size(&self, size: u64) -> Result<(), VfsError>;
+    /// Sees to it that there is room for `length` bytes from `offset` on, and lengthens the file to their end. The sum
+    /// is no more than a file may have, and `length` is not 0. After a [`VfsError::NoSpace`] all is as before.
+    fn reserve(&self, offset: u64, length: u64) -> Result<(), VfsError>;
     fn stat(&self) -> Result<Stat, VfsError>;
     fn set_times(&self, times: Times) -> Result<(), VfsError>;
     /// Whether operations on it may wait for a disk.

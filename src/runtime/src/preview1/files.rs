@@ -30,14 +30,7 @@ impl Guest<'_> {
 
     pub(super) fn fd_allocate(&mut self, fd: u32, offset: u64, length: u64) -> Result<()> {
         let (file, _) = self.file(fd, rights::FD_ALLOCATE)?;
-        if length == 0 {
-            return Err(Errno::Inval);
-        }
-        let end = offset.checked_add(length).ok_or(Errno::Fbig)?;
-        Ok(on_disk(file.blocking(), || match file.stat()?.size < end {
-            true => file.set_size(end),
-            false => Ok(()),
-        })?)
+        Ok(on_disk(file.blocking(), || file.reserve(offset, length))?)
     }
 
     pub(super) fn fd_close(&mut self, fd: u32) -> Result<()> {

@@ -331,6 +331,10 @@ impl OpenFile for ImageFile {
         Err(VfsError::ReadOnly)
     }
 
+    fn reserve(&self, _offset: u64, _length: u64) -> Result<(), VfsError> {
+        Err(VfsError::ReadOnly)
+    }
+
     fn stat(&self) -> Result<Stat, VfsError> {
         Ok(self.item.stat(self.device))
     }

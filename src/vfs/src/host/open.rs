@@ -12,8 +12,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rustix::fs::{AtFlags, FileType};
-use rustix::io::ReadWriteFlags;
+use rustix::fs::{AtFlags, FallocateFlags, FileType};
+use rustix::io::{Errno, ReadWriteFlags, retry_on_intr};
 
 use super::errno::{from_errno, from_io};
 use super::handles::{Handles, Permit};
@@ -227,6 +227,17 @@ impl OpenFile for HostFile {
         Ok(())
     }
 
+    fn reserve(&self, offset: u64, length: u64) -> Result<(), VfsError> {
+        let end = offset.checked_add(length).ok_or(VfsError::TooLarge)?;
+        if !self.ledger.keeps_books() {
+            return allocate(&self.file, offset, length);
+        }
+        let _lengths = self.ledger.open.lock();
+        let growth = end.saturating_sub(self.file.metadata().map_err(from_io)?.size());
+        self.ledger.quota.charge(growth)?;
+        allocate(&self.file, offset, length).inspect_err(|_| self.ledger.quota.release(growth))
+    }
+
     fn stat(&self) -> Result<Stat, VfsError> {
         stat(&self.file, self.ledger.device)
     }
@@ -242,6 +253,33 @@ impl OpenFile for HostFile {
     fn sync(&self, data_only: bool) -> Result<(), VfsError> {
         if data_only { self.file.sync_data() } else { self.file.sync_all() }.map_err(from_io)
     }
+}
+
+/// Takes blocks for a part of a file, all or none as far as programs see, and lengthens it to the end of that.
+fn allocate(file: &File, offset: u64, length: u64) -> Result<(), VfsError> {
+    // First without lengthening: a file system that runs out of blocks in the middle has lengthened it so far.
+    for flags in [FallocateFlags::KEEP_SIZE, FallocateFlags::empty()] {
+        match retry_on_intr(|| rustix::fs::fallocate(file, flags, offset, length)) {
+            Ok(()) => {}
+            // Some can do only one of both.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) if flags == FallocateFlags::KEEP_SIZE => {}
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => return lengthen(file, offset + length),
+            Err(errno) => return Err(from_errno(errno)),
+        }
+    }
+    Ok(())
+}
+
+/// For file systems that cannot reserve: lengthens a file if there is room for that now.
+fn lengthen(file: &File, end: u64) -> Result<(), VfsError> {
+    let free = rustix::fs::fstatvfs(file).map_err(from_errno)?;
+    let meta = file.metadata().map_err(from_io)?;
+    // Blocks have 512 bytes here, whatever the file system's own have.
+    let missing = end.saturating_sub(meta.blocks().saturating_mul(512));
+    if missing > free.f_bavail.saturating_mul(free.f_frsize) {
+        return Err(VfsError::NoSpace);
+    }
+    if end > meta.size() { file.set_len(end).map_err(from_io) } else { Ok(()) }
 }
 
 impl Drop for HostFile {
@@ -262,5 +300,20 @@ impl Drop for HostFile {
         {
             self.ledger.quota.release(meta.size());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_nothing_can_be_reserved_it_is_looked_for_room() {
+        let file = tempfile::tempfile().unwrap();
+        lengthen(&file, 1_000).unwrap();
+        lengthen(&file, 10).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 1_000);
+        assert!(matches!(lengthen(&file, 1 << 60), Err(VfsError::NoSpace)));
+        assert_eq!(file.metadata().unwrap().len(), 1_000);
     }
 }

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
-use crate::testing::{CREATE, READ, fails, names};
+use crate::testing::{CREATE, READ, WRITE, fails, names};
 use crate::{FileKind, MountOptions, Mounts, OpenOptions, PodShare, VfsError, Volume};
 
 /// They are left out: WASI's strings cannot say them, and an escape would be a name that is there twice.
@@ -51,6 +51,28 @@ fn large_files_are_sparse_on_disk_too() {
     fails(file.append(b"x"), "NoSpace");
     file.set_size(0).unwrap();
     assert_eq!(limited.usage().bytes, 0);
+}
+
+/// Blocks are taken, not only a length; and no more than the volume, or the pod, may have.
+#[test]
+fn what_is_reserved_is_taken_from_the_disk() {
+    use std::os::unix::fs::MetadataExt;
+    let folder = tempfile::tempdir().unwrap();
+    let share = PodShare::new(Some(3 << 20));
+    let unlimited = Volume::host(folder.path(), None).unwrap();
+    let blocks = || folder.path().join("f").metadata().unwrap().blocks() * 512;
+    let file = unlimited.root().open_file("f", CREATE).unwrap();
+    file.set_size(1 << 20).unwrap();
+    assert_eq!(blocks(), 0);
+    file.reserve(0, 1 << 20).unwrap();
+    assert!(blocks() >= 1 << 20);
+    drop(file);
+    let scratch = Volume::scratch_for(&share, folder.path(), None).unwrap();
+    let file = scratch.root().open_file("f", WRITE).unwrap();
+    fails(file.reserve(0, (3 << 20) + 1), "NoSpace");
+    file.reserve(1 << 20, 2 << 20).unwrap();
+    assert_eq!((share.usage().bytes, file.stat().unwrap().size), (3 << 20, 3 << 20));
+    fails(file.append(b"x"), "NoSpace");
 }
 
 /// Guests nest folders deeper than a path, or the open files of a process, can go; they are counted all the same.

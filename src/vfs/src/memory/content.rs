@@ -5,6 +5,7 @@ use std::collections::btree_map::Entry;
 
 use bytes::Bytes;
 
+use super::stretches::Stretches;
 use crate::error::VfsError;
 use crate::quota::Quota;
 
@@ -25,9 +26,16 @@ enum Store {
     Shared(Box<Bytes>),
     /// Nothing is stored beyond the first piece: most files are small, and need no tree of pieces.
     Small(Vec<u8>),
-    /// By number of piece. A piece may be shorter than [`PIECE`]: the rest reads as zero.
-    #[expect(clippy::box_collection, reason = "files are many and few of them large: the others stay small")]
-    Pieces(Box<BTreeMap<u64, Vec<u8>>>),
+    Pieces(Box<Pieces>),
+}
+
+/// A file in pieces, by their numbers. Boxed where it is used: files are many and few of them large.
+#[derive(Debug, Default)]
+struct Pieces {
+    /// A piece may be shorter than [`PIECE`]: the rest reads as zero.
+    stored: BTreeMap<u64, Vec<u8>>,
+    /// Those that are charged in full, whatever is stored of them: they are made when they are written to.
+    reserved: Stretches,
 }
 
 impl Content {
@@ -57,16 +65,13 @@ impl Content {
 
     /// Gives all charges back.
     pub(super) fn discard(&mut self, quota: &Quota) {
-        match &self.store {
+        match &mut self.store {
             Store::Shared(data) => {
                 quota.release(data.len() as u64);
                 quota.let_go(data.len() as u64);
             }
             Store::Small(piece) => give_back(piece, 0, quota),
-            Store::Pieces(pieces) => {
-                pieces.values().for_each(|piece| give_back(piece, 0, quota));
-                quota.release_pieces(pieces.len() as u64);
-            }
+            Store::Pieces(pieces) => pieces.split_off(0).discard(quota),
         }
         *self = Content::empty();
     }
@@ -84,7 +89,7 @@ impl Content {
                 let mut done = 0;
                 while done < count {
                     let (number, start, length) = split(offset + done as u64, count - done);
-                    let stored = pieces.get(&number).map_or(&[][..], Vec::as_slice);
+                    let stored = pieces.stored.get(&number).map_or(&[][..], Vec::as_slice);
                     read_piece(stored, start, &mut buffer[done..done + length]);
                     done += length;
                 }
@@ -135,10 +140,9 @@ impl Content {
                 Store::Small(piece) => cut(piece, start_of(size), quota),
                 Store::Pieces(pieces) => {
                     let (number, start, _) = split(size, PIECE);
-                    let gone = pieces.split_off(&(number + u64::from(start > 0)));
-                    gone.values().for_each(|piece| give_back(piece, 0, quota));
-                    quota.release_pieces(gone.len() as u64);
-                    if let Some(piece) = pieces.get_mut(&number) {
+                    pieces.split_off(number + u64::from(start > 0)).discard(quota);
+                    pieces.make(number);
+                    if let Some(piece) = pieces.stored.get_mut(&number) {
                         cut(piece, start, quota);
                     }
                 }
@@ -148,37 +152,69 @@ impl Content {
         Ok(())
     }
 
-    /// The piece of that number, made if there is none; an empty one that nothing is written to is to be dropped
-    /// again.
-    fn piece(&mut self, number: u64, quota: &Quota) -> Result<&mut Vec<u8>, VfsError> {
-        if let Store::Small(first) = &mut self.store
-            && number > 0
-        {
-            let mut pieces = Box::new(BTreeMap::new());
+    /// Charges what is not stored from `offset` on, so that it can be written, all of it or nothing.
+    pub(super) fn reserve(&mut self, offset: u64, length: u64, quota: &Quota) -> Result<(), VfsError> {
+        let end = offset.checked_add(length).ok_or(VfsError::TooLarge)?;
+        self.unshare(quota)?;
+        match &mut self.store {
+            Store::Shared(_) => return Err(VfsError::NoSpace), // it is unshared
+            Store::Small(piece) if end <= PIECE as u64 => {
+                let mut need = Need::default();
+                need.up_to(Some(piece), start_of(end));
+                need.charge(quota)?;
+                fill(piece, start_of(end));
+            }
+            Store::Small(_) | Store::Pieces(_) => self.pieces(quota)?.reserve(offset, end, quota)?,
+        }
+        self.size = self.size.max(end);
+        Ok(())
+    }
+
+    /// What is stored as pieces, turned into them if it is not shared.
+    fn pieces(&mut self, quota: &Quota) -> Result<&mut Pieces, VfsError> {
+        if let Store::Small(first) = &mut self.store {
+            let mut pieces = Box::<Pieces>::default();
             if !first.is_empty() {
-                quota.charge_piece()?;
-                pieces.insert(0, std::mem::take(first));
+                quota.charge_pieces(1)?;
+                pieces.stored.insert(0, std::mem::take(first));
             }
             self.store = Store::Pieces(pieces);
         }
         match &mut self.store {
+            Store::Pieces(pieces) => Ok(pieces),
+            Store::Shared(_) | Store::Small(_) => Err(VfsError::NoSpace), // it is none of them
+        }
+    }
+
+    /// The piece of that number, made if there is none; an empty one that nothing is written to is to be dropped
+    /// again.
+    fn piece(&mut self, number: u64, quota: &Quota) -> Result<&mut Vec<u8>, VfsError> {
+        if let Store::Small(_) = &self.store
+            && number > 0
+        {
+            self.pieces(quota)?;
+        }
+        match &mut self.store {
             Store::Shared(_) => Err(VfsError::NoSpace), // it is unshared
             Store::Small(first) => Ok(first),
-            Store::Pieces(pieces) => match pieces.entry(number) {
-                Entry::Occupied(piece) => Ok(piece.into_mut()),
-                Entry::Vacant(place) => {
-                    quota.charge_piece()?;
-                    Ok(place.insert(Vec::new()))
+            Store::Pieces(pieces) => {
+                pieces.make(number);
+                match pieces.stored.entry(number) {
+                    Entry::Occupied(piece) => Ok(piece.into_mut()),
+                    Entry::Vacant(place) => {
+                        quota.charge_pieces(1)?;
+                        Ok(place.insert(Vec::new()))
+                    }
                 }
-            },
+            }
         }
     }
 
     fn drop_empty(&mut self, number: u64, quota: &Quota) {
         if let Store::Pieces(pieces) = &mut self.store
-            && pieces.get(&number).is_some_and(Vec::is_empty)
+            && pieces.stored.get(&number).is_some_and(Vec::is_empty)
         {
-            pieces.remove(&number);
+            pieces.stored.remove(&number);
             quota.release_pieces(1);
         }
     }
@@ -190,16 +226,102 @@ impl Content {
             self.store = Store::Small(data.to_vec());
             return Ok(());
         }
-        let mut pieces = Box::new(BTreeMap::new());
-        for (number, piece) in (0..).zip(data.chunks(PIECE)) {
-            if quota.charge_piece().is_err() {
-                quota.release_pieces(number);
-                return Err(VfsError::NoSpace);
-            }
-            pieces.insert(number, piece.to_vec());
-        }
-        self.store = Store::Pieces(pieces);
+        quota.charge_pieces(data.len().div_ceil(PIECE) as u64)?;
+        let stored = (0..).zip(data.chunks(PIECE)).map(|(number, piece)| (number, piece.to_vec())).collect();
+        self.store = Store::Pieces(Box::new(Pieces { stored, ..Pieces::default() }));
         Ok(())
+    }
+}
+
+impl Pieces {
+    /// Makes a piece that is reserved, of zeros where nothing is stored; it is charged already.
+    fn make(&mut self, number: u64) {
+        if self.reserved.remove(number) {
+            fill(self.stored.entry(number).or_default(), PIECE);
+        }
+    }
+
+    /// Charges what is not stored between two offsets. Whole pieces are reserved; of those at the ends the part that
+    /// is meant is stored, as zeros.
+    fn reserve(&mut self, offset: u64, end: u64, quota: &Quota) -> Result<(), VfsError> {
+        let (first, last) = (offset.div_ceil(PIECE as u64), end / PIECE as u64);
+        let (head, tail) = (offset / PIECE as u64, split(end, 0).1);
+        let mut ends = Vec::new();
+        if head < first {
+            ends.push((head, start_of(end - head * PIECE as u64).min(PIECE)));
+        }
+        if tail > 0 && last >= first {
+            ends.push((last, tail));
+        }
+        ends.retain(|(number, _)| !self.reserved.contains(*number));
+        let mut need = Need::default();
+        for (number, length) in &ends {
+            need.up_to(self.stored.get(number), *length);
+        }
+        if first < last {
+            let whole = last - first - self.reserved.count_in(first, last);
+            need.bytes += whole * PIECE as u64;
+            need.memory += whole * PIECE as u64;
+            need.pieces += whole;
+            for (number, piece) in self.stored.range(first..last) {
+                if !self.reserved.contains(*number) {
+                    need.bytes -= piece.len() as u64;
+                    need.memory -= piece.capacity() as u64;
+                    need.pieces -= 1;
+                }
+            }
+        }
+        need.charge(quota)?;
+        for (number, length) in ends {
+            fill(self.stored.entry(number).or_default(), length);
+        }
+        self.reserved.insert(first, last);
+        Ok(())
+    }
+
+    /// Takes out the pieces from this number on, with what is charged for them.
+    fn split_off(&mut self, number: u64) -> Pieces {
+        Pieces { stored: self.stored.split_off(&number), reserved: self.reserved.split_off(number) }
+    }
+
+    /// Gives all charges back.
+    fn discard(self, quota: &Quota) {
+        let mut count = self.reserved.count();
+        quota.release(count * PIECE as u64);
+        quota.let_go(count * PIECE as u64);
+        for piece in self.stored.iter().filter(|(number, _)| !self.reserved.contains(**number)) {
+            give_back(piece.1, 0, quota);
+            count += 1;
+        }
+        quota.release_pieces(count);
+    }
+}
+
+/// What is to be charged before something is stored.
+#[derive(Default)]
+struct Need {
+    bytes: u64,
+    memory: u64,
+    pieces: u64,
+}
+
+impl Need {
+    /// Adds what a piece needs to have this length; `None` for one that is not there.
+    fn up_to(&mut self, piece: Option<&Vec<u8>>, length: usize) {
+        let (have, room) = piece.map_or((0, 0), |piece| (piece.len(), piece.capacity()));
+        self.bytes += length.saturating_sub(have) as u64;
+        self.memory += length.saturating_sub(room) as u64;
+        self.pieces += u64::from(piece.is_none());
+    }
+
+    /// Charges all of it or nothing.
+    fn charge(&self, quota: &Quota) -> Result<(), VfsError> {
+        quota.charge(self.bytes)?;
+        quota.charge_pieces(self.pieces).inspect_err(|_| quota.release(self.bytes))?;
+        quota.hold(self.memory).inspect_err(|_| {
+            quota.release_pieces(self.pieces);
+            quota.release(self.bytes);
+        })
     }
 }
 
@@ -261,6 +383,14 @@ fn reserve(piece: &mut Vec<u8>, needed: usize, quota: &Quota) -> Result<(), VfsE
     Ok(())
 }
 
+/// Gives a piece this length, with zeros, if it is shorter. That is charged already.
+fn fill(piece: &mut Vec<u8>, length: usize) {
+    if length > piece.len() {
+        piece.reserve_exact(length - piece.len());
+        piece.resize(length, 0);
+    }
+}
+
 /// Shortens a piece.
 fn cut(piece: &mut Vec<u8>, length: usize, quota: &Quota) {
     if length < piece.len() {
@@ -287,6 +417,7 @@ mod tests {
     enum Step {
         Write { offset: u64, length: usize, byte: u8 },
         Resize(u64),
+        Reserve { offset: u64, length: u64 },
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -295,6 +426,7 @@ mod tests {
             3 => (0..end, 1..2 * PIECE, 1..=255_u8)
                 .prop_map(|(offset, length, byte)| Step::Write { offset, length, byte }),
             1 => (0..end).prop_map(Step::Resize),
+            1 => (0..end, 1..end).prop_map(|(offset, length)| Step::Reserve { offset, length }),
         ]
     }
 
@@ -304,13 +436,14 @@ mod tests {
         #[test]
         fn content_is_a_vector_under_a_quota(
             start in proptest::collection::vec(any::<u8>(), 0..100),
-            steps in proptest::collection::vec(step(), 0..24),
+            steps in proptest::collection::vec(step(), 0..32),
         ) {
             let limit = 4 * PIECE as u64;
             let budget = Budget::new(None);
             let quota = Quota::of_pod(Some(limit), &budget);
             let mut content = Content::shared(Bytes::from(start.clone()), &quota).unwrap();
             let mut model = start;
+            let mut promised: Vec<std::ops::Range<u64>> = Vec::new();
             for step in steps {
                 match step {
                     Step::Write { offset, length, byte } => {
@@ -321,10 +454,24 @@ mod tests {
                             model[offset as usize..end].fill(byte);
                         }
                         prop_assert!(written == length || quota.bytes() == limit || written == 0);
+                        let all = promised.iter().any(|range| range.contains(&offset) && range.end >= offset + length as u64);
+                        prop_assert!(written == length || !all, "what is reserved can be written");
                     }
                     Step::Resize(size) => {
                         content.set_size(size, &quota).unwrap();
                         model.resize(size as usize, 0);
+                        promised.iter_mut().for_each(|range| range.end = range.end.min(size));
+                    }
+                    Step::Reserve { offset, length } => {
+                        let before = (quota.bytes(), budget.used());
+                        let reserved = content.reserve(offset, length, &quota);
+                        if reserved.is_ok() {
+                            model.resize(model.len().max((offset + length) as usize), 0);
+                            promised.push(offset..offset + length);
+                        } else {
+                            // Only what is shared, or small, is turned into pieces.
+                            prop_assert!(quota.bytes() == before.0 && budget.used() <= before.1 + 64 * 8);
+                        }
                     }
                 }
                 prop_assert!(quota.bytes() <= limit);

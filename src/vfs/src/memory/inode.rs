@@ -216,6 +216,12 @@ impl OpenFile for Inode {
         Ok(())
     }
 
+    fn reserve(&self, offset: u64, length: u64) -> Result<(), VfsError> {
+        self.content()?.write().reserve(offset, length, self.quota())?;
+        self.mark_modified();
+        Ok(())
+    }
+
     fn stat(&self) -> Result<Stat, VfsError> {
         Ok(self.status())
     }

@@ -6,6 +6,7 @@
 mod content;
 mod inode;
 mod project;
+mod stretches;
 #[cfg(test)]
 mod tests;
 

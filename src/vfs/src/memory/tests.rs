@@ -36,6 +36,37 @@ fn the_pod_pays_for_what_is_held() {
     assert_eq!(budget.used(), rest, "all is given back");
 }
 
+/// What is reserved is the pod's at once, and the host's only as it is written.
+#[test]
+fn the_pod_pays_for_what_is_reserved() {
+    let budget = Budget::new(Some(1 << 40));
+    let volume = Volume::memory_of(Some(1 << 34), &budget);
+    let file = volume.root().open_file("f", CREATE).unwrap();
+    let (empty, size) = (budget.used(), 8_u64 << 30);
+    file.reserve(0, size).unwrap();
+    assert!((size..size + (size >> 7)).contains(&(budget.used() - empty)), "{}", budget.used());
+    file.write_at(size - 1, b"x").unwrap();
+    assert_eq!((volume.usage().bytes, file.stat().unwrap().size), (size, size));
+    file.set_size(0).unwrap();
+    assert_eq!(budget.used(), empty);
+
+    // What the pod has no memory for is refused before anything is charged.
+    budget.set_limit(Some(empty + (1 << 20)));
+    assert!(matches!(file.reserve(0, 1 << 20), Err(VfsError::NoSpace)), "the pieces cost something, too");
+    assert_eq!((budget.used(), volume.usage().bytes), (empty, 0));
+    file.reserve(0, 1 << 19).unwrap();
+    let rest = budget.limit().unwrap() - budget.used();
+    let _full = budget.charge(rest).unwrap();
+    for page in (0..128_u32).rev() {
+        assert_eq!(file.write_at(u64::from(page) * 4_096, &[1; 4_096]).unwrap(), 4_096);
+    }
+    assert!(matches!(file.append(b"x"), Err(VfsError::NoSpace)));
+    // A volume without any limit has one all the same.
+    let unlimited = Volume::memory(None);
+    let file = unlimited.root().open_file("f", CREATE).unwrap();
+    assert!(matches!(file.reserve(0, 1 << 50), Err(VfsError::NoSpace)));
+}
+
 /// Folders that are moved take along what they hold; but nobody moves folders where the way up is long.
 #[test]
 fn folders_are_moved_only_where_one_can_walk_to() {

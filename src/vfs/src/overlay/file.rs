@@ -64,6 +64,10 @@ impl OpenFile for OverlayFile {
         self.writable()?.set_size(size)
     }
 
+    fn reserve(&self, offset: u64, length: u64) -> Result<(), VfsError> {
+        self.writable()?.reserve(offset, length)
+    }
+
     fn stat(&self) -> Result<Stat, VfsError> {
         let above = self.upper()?;
         let stat = self.current()?.stat()?;

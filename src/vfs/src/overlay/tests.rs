@@ -57,6 +57,17 @@ fn who_changes_a_file_that_is_larger_than_the_limit_is_told_at_once() {
 }
 
 #[test]
+fn what_is_reserved_is_reserved_above() {
+    let (below, volume) = over(&["f"], 1_000);
+    let file = volume.root().open_file("f", WRITE).unwrap();
+    fails(file.reserve(0, 1_001), "NoSpace");
+    file.reserve(1, 999).unwrap();
+    assert_eq!((volume.usage().bytes, volume.root().read("f", 1_000).unwrap()[0]), (1_000, b'f'));
+    assert_eq!(below.root().read("f", 9).unwrap(), b"f");
+    fails(volume.root().open_file("f", READ).unwrap().reserve(0, 1), "BadDescriptor");
+}
+
+#[test]
 fn folders_move_with_all_they_hold() {
     let (_below, volume) = over(&["d/deep/down/f", "e/x"], 1 << 20);
     let root = volume.root();
@@ -238,6 +249,9 @@ impl OpenFile for Gated {
         Err(VfsError::ReadOnly)
     }
     fn set_size(&self, _: u64) -> Result<(), VfsError> {
+        Err(VfsError::ReadOnly)
+    }
+    fn reserve(&self, _: u64, _: u64) -> Result<(), VfsError> {
         Err(VfsError::ReadOnly)
     }
     fn stat(&self) -> Result<Stat, VfsError> {

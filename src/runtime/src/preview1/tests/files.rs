@@ -174,6 +174,8 @@ async fn sizes_are_set_and_allocated() {
             ("fd_allocate 4 10 0", 28),
             ("fd_allocate 4 -1 2", 22),
             ("fd_allocate 4 9223372036854775807 1", 22),
+            // More than there is, at once.
+            ("fd_allocate 4 0 1125899906842624", 51),
             ("iov 0 300 200", 0),
             ("fd_pread 4 0 1 0 104", 0),
             ("get32 104", 100),
