@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -14,18 +15,16 @@ use crate::digest::Digest;
 use crate::error::Unusable;
 use crate::manifest::OCI_MANIFEST;
 use crate::shared::Shared;
-use crate::slots::Slots;
+use crate::slots::{Room, Slots, Turn};
 use crate::{
     Credentials, ImageError, ImageFiles, LOCAL_REGISTRY, PullError, Reference, SignaturePolicy, manifest_for,
     registry, remote,
 };
 
-/// Pulls from other registries that run at the same time; more wait. Two would fill most uplinks, a
-/// few more hide the round trips of small images.
-const PARALLEL_PULLS: usize = 4;
-
-/// Pulls from one host that run at the same time: the half, so that another registry finds room.
-const PARALLEL_PULLS_OF_HOST: usize = 2;
+/// Pulls from other registries that run at the same time; more wait. Each holds a client and its connections, some
+/// hundred kilobytes; what they fetch at the same time is bounded by [`DOWNLOADS`](crate::shared::DOWNLOADS). One
+/// registry may have a quarter, one namespace three, so that others find room at once.
+pub(crate) const PULLS: Room = Room { all: 16, of_host: 4, of_namespace: 12 };
 
 /// What [`Images::open`] needs.
 #[derive(Clone, Debug)]
@@ -97,8 +96,8 @@ pub struct Listed {
 /// none of them can interrupt it by going away; they end when this is dropped.
 pub struct Images {
     shared: Arc<Shared>,
-    pulls: Mutex<HashMap<Wanted, watch::Receiver<Option<Outcome>>>>,
-    slots: Arc<Slots>,
+    pulls: Mutex<HashMap<Wanted, Running>>,
+    slots: Slots,
     pull_timeout: Duration,
     stop: DropGuard,
 }
@@ -107,6 +106,13 @@ pub struct Images {
 type Wanted = (Reference, Option<Credentials>);
 type Outcome = Result<Image, PullError>;
 
+/// A pull that others may wait for, too.
+#[derive(Clone)]
+struct Running {
+    turn: Arc<Turn>,
+    outcome: watch::Receiver<Option<Outcome>>,
+}
+
 impl Images {
     /// Opens the folder, and forgets what was left unfinished in it.
     pub fn open(config: Config) -> Result<Arc<Images>, ImageError> {
@@ -114,7 +120,7 @@ impl Images {
         Ok(Arc::new(Images {
             shared: Arc::new(Shared::open(config)?),
             pulls: Mutex::default(),
-            slots: Arc::new(Slots::new(PARALLEL_PULLS, PARALLEL_PULLS_OF_HOST)),
+            slots: Slots::new(PULLS),
             pull_timeout,
             stop: CancellationToken::new().drop_guard(),
         }))
@@ -128,10 +134,13 @@ impl Images {
 
     /// Fetches the image from its registry, or what of it is not here yet, and unpacks its files. Images
     /// of the embedded registry are simply found, and unpacked the first time.
+    ///
+    /// `namespace` is that of the pod: where pulls must wait for others, those of each namespace take turns.
     pub async fn pull(
         self: &Arc<Images>,
         reference: &Reference,
         credentials: Option<Credentials>,
+        namespace: &str,
     ) -> Result<Image, PullError> {
         if reference.is_local() {
             match self.shared.find(reference) {
@@ -141,7 +150,7 @@ impl Images {
                 Err(error) => return Err(error.into_pull(reference)),
             }
         }
-        let mut pull = self.join((reference.clone(), credentials));
+        let mut pull = self.join((reference.clone(), credentials), namespace);
         match pull.wait_for(Option::is_some).await.as_deref() {
             Ok(Some(outcome)) => outcome.clone(),
             Ok(None) | Err(_) => Err(PullError::Shutdown { reference: reference.to_string() }),
@@ -149,25 +158,29 @@ impl Images {
     }
 
     /// The pull of this image, begun unless it is running.
-    fn join(self: &Arc<Images>, wanted: Wanted) -> watch::Receiver<Option<Outcome>> {
+    fn join(self: &Arc<Images>, wanted: Wanted, namespace: &str) -> watch::Receiver<Option<Outcome>> {
         let mut pulls = self.pulls.lock();
-        if let Some(running) = pulls.get(&wanted) {
-            return running.clone();
+        if let Some(running) = pulls.get(&wanted).cloned() {
+            drop(pulls);
+            self.slots.join(&running.turn, namespace);
+            return running.outcome;
         }
-        let (tell, pull) = watch::channel(None);
-        pulls.insert(wanted.clone(), pull.clone());
+        let (tell, outcome) = watch::channel(None);
+        let turn = Turn::new(wanted.0.host(), namespace);
+        pulls.insert(wanted.clone(), Running { turn: turn.clone(), outcome: outcome.clone() });
         let (shared, slots) = (self.shared.clone(), self.slots.clone());
         let (limit, stop) = (self.pull_timeout, self.stop.token().clone());
         let forget = Forget { images: Arc::downgrade(self), wanted: wanted.clone() };
         tokio::spawn(async move {
-            let outcome = stop.run_until_cancelled(pull_alone(&shared, &slots, limit, &wanted)).await;
+            let pull = pull_alone(&shared, &slots, &turn, limit, &wanted);
+            let outcome = stop.run_until_cancelled(pull).await;
             drop(forget);
             let (reference, _) = wanted;
             tell.send_replace(Some(
                 outcome.unwrap_or_else(|| Err(PullError::Shutdown { reference: reference.to_string() })),
             ));
         });
-        pull
+        outcome
     }
 
     /// All images that can run, with their names.
@@ -216,13 +229,13 @@ impl Images {
         self.shared.blocking(remove).await
     }
 
-    /// Removes what is left of pulls that broke off, and all that no manifest names; they begin anew. Gives the
-    /// bytes.
+    /// Removes what is left of pulls that broke off, all that no manifest names, and signatures of what is not here;
+    /// they begin anew. Gives the bytes.
     pub async fn remove_unfinished(&self) -> Result<u64, ImageError> {
         let remove = |shared: &Shared| {
             let mut freed = shared.content.forget_beginnings(0)?;
             for name in shared.index.names().iter().filter(|name| !is_embedded(name)) {
-                freed += shared.remove_unclaimed(name, None)?;
+                freed += shared.remove_leftovers(name)?;
             }
             Ok(freed)
         };
@@ -278,17 +291,24 @@ impl Drop for Forget {
     }
 }
 
-async fn pull_alone(shared: &Arc<Shared>, slots: &Slots, limit: Duration, wanted: &Wanted) -> Outcome {
+async fn pull_alone(
+    shared: &Arc<Shared>,
+    slots: &Slots,
+    turn: &Arc<Turn>,
+    limit: Duration,
+    wanted: &Wanted,
+) -> Outcome {
     let (reference, credentials) = wanted;
     let pull = async {
         let missing = || PullError::NotFound { reference: reference.to_string() };
         let digest = if reference.is_local() {
             shared.resolve(reference).ok_or_else(missing)?
         } else {
-            let _slot = slots.acquire(reference.host()).await;
-            remote::fetch(shared, reference, credentials.as_ref()).await?
+            let came = AtomicU64::new(0);
+            let fetch = || remote::fetch(shared, reference, credentials.as_ref(), turn, &came);
+            slots.in_turn(turn, &came, fetch).await?
         };
-        shared.prepare(reference, &digest).await
+        shared.prepare(reference, &digest, turn).await
     };
     // Boxed: it is large, and there are few.
     timeout(limit, Box::pin(pull)).await.unwrap_or_else(|_| {

@@ -6,7 +6,6 @@ use std::io::BufReader;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
-use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
 use crate::claims::Claims;
@@ -20,20 +19,16 @@ use crate::index::Index;
 use crate::manifest::{Execution, MAX_CONFIG, MAX_MANIFEST, Manifest};
 use crate::registry::uploads::Uploads;
 use crate::signature::{self, SignatureMode, is_signature, signature_tag};
-use crate::slots::Slots;
+use crate::slots::{Room, Slots, Turn};
 use crate::{FormatError, ImageError, PullError, Reference, SignatureError, SignaturePolicy, wasm};
 
 /// Images that are unpacked at the same time. Decompressing is work for the processor: with more, pods
 /// that run already would feel it.
-const PARALLEL_UNPACKING: usize = 1;
+const UNPACKING: Room = Room { all: 1, of_host: 1, of_namespace: 1 };
 
-/// Blobs that are fetched at the same time, over all pulls. What more connections bring is mostly a
-/// slower answer to everybody else.
-const PARALLEL_DOWNLOADS: usize = 6;
-
-/// Blobs that are fetched at the same time from one host: the layers of one image, and the half of all, so
-/// that another registry finds room.
-const PARALLEL_DOWNLOADS_OF_HOST: usize = 3;
+/// Transfers of content at the same time, over all pulls. What more connections bring is mostly a slower answer to
+/// everybody else. One registry may have the half, the layers of one image; namespaces take turns.
+pub(crate) const DOWNLOADS: Room = Room { all: 6, of_host: 3, of_namespace: 6 };
 
 pub(crate) struct Shared {
     pub(crate) content: Content,
@@ -50,7 +45,7 @@ pub(crate) struct Shared {
     admitted: RwLock<HashSet<(String, Digest)>>,
     /// Images by the digest of their manifest, read once.
     described: RwLock<HashMap<Digest, Image>>,
-    unpacking: Arc<Semaphore>,
+    unpacking: Slots,
 }
 
 impl Shared {
@@ -70,10 +65,10 @@ impl Shared {
             max_image_bytes,
             plain_http,
             policy,
-            downloads: Slots::new(PARALLEL_DOWNLOADS, PARALLEL_DOWNLOADS_OF_HOST),
+            downloads: Slots::new(DOWNLOADS),
             admitted: RwLock::default(),
             described: RwLock::default(),
-            unpacking: Arc::new(Semaphore::new(PARALLEL_UNPACKING)),
+            unpacking: Slots::new(UNPACKING),
         })
     }
 
@@ -159,6 +154,7 @@ impl Shared {
         self: &Arc<Shared>,
         reference: &Reference,
         digest: &Digest,
+        turn: &Arc<Turn>,
     ) -> Result<Image, PullError> {
         let name = reference.name();
         self.look_at_signatures(reference, digest).map_err(|error| error.into_pull(reference))?;
@@ -166,11 +162,11 @@ impl Shared {
             Err(Unusable::Packed) => {}
             described => return described.map_err(|error| error.into_pull(reference)),
         }
-        let permit = self.unpacking.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let slot = self.unpacking.acquire(turn).await;
         let (shared, manifest) = (self.clone(), digest.clone());
         let unpacked = spawn_blocking(move || {
             // Until the work ends, even if nobody waits for it any more.
-            let _permit = permit;
+            let _slot = slot;
             shared.unpack(&name, &manifest)?;
             shared.describe(&name, &manifest)
         });
@@ -317,18 +313,50 @@ impl Shared {
         self.gone(sizes)
     }
 
-    /// Removes of what pulls brought into a repository what nothing there leads to, and no running pull needs: of
-    /// `these`, or of all.
-    pub(crate) fn remove_unclaimed(
+    /// Removes what a pull that failed has brought, unless it is of an image that is here, or another pull needs it:
+    /// `signatures` are manifests, the rest is content.
+    pub(crate) fn remove_brought(
         &self,
         name: &str,
-        these: Option<&BTreeSet<Digest>>,
+        brought: &BTreeSet<Digest>,
+        signatures: &BTreeSet<Digest>,
+    ) -> Result<u64, ImageError> {
+        // Another attempt of the same pull may have brought some of them.
+        let signs = |manifest: &Digest| {
+            signatures.contains(manifest) || (brought.contains(manifest) && self.only_signs(manifest))
+        };
+        self.remove_unclaimed(name, |blob| brought.contains(blob), signs)
+    }
+
+    /// Removes all that pulls brought into a repository and that no image there leads to, unless a running pull needs
+    /// it: signatures of what is not here, and content.
+    pub(crate) fn remove_leftovers(&self, name: &str) -> Result<u64, ImageError> {
+        self.remove_unclaimed(name, |_| true, |manifest| self.only_signs(manifest))
+    }
+
+    fn remove_unclaimed(
+        &self,
+        name: &str,
+        blobs: impl Fn(&Digest) -> bool,
+        signatures: impl Fn(&Digest) -> bool,
     ) -> Result<u64, ImageError> {
         let _closed = self.claims.close();
         let claimed = self.claims.of(name);
-        let mut blobs = self.index.blobs_of(name);
-        blobs.retain(|blob| !claimed.contains(blob) && these.is_none_or(|these| these.contains(blob)));
-        if blobs.is_empty() { Ok(0) } else { self.remove_unnamed(name, blobs) }
+        let mut freed = 0;
+        for manifest in self.index.manifests_of(name) {
+            if signatures(&manifest) && !claimed.contains(&manifest) && !self.is_of_image(name, &manifest) {
+                freed += self.remove(name, &manifest, &BTreeSet::new())?;
+            }
+        }
+        let mut rest = self.index.blobs_of(name);
+        rest.retain(|blob| !claimed.contains(blob) && blobs(blob));
+        Ok(freed + if rest.is_empty() { 0 } else { self.remove_unnamed(name, rest)? })
+    }
+
+    /// Whether a manifest is nothing but signatures.
+    fn only_signs(&self, manifest: &Digest) -> bool {
+        let layers = self.manifest(manifest).layers;
+        !layers.is_empty() && layers.iter().all(|layer| is_signature(&layer.media_type))
     }
 
     /// The bytes of what is nowhere any more: another repository may have it.

@@ -114,7 +114,8 @@ impl Context {
         };
         for (image, policy) in volumes::images(pod) {
             let secrets = self.pull_secrets(pod, &tell);
-            let pulled = self.puller.find_or_pull(image, policy, &secrets, &tell).await;
+            let pulled =
+                self.puller.find_or_pull(image, policy, &handle.key().namespace, &secrets, &tell).await;
             pulled.map_err(|waiting| match waiting.message {
                 Some(message) => format!("{}: {message}", waiting.reason),
                 None => waiting.reason.to_owned(),

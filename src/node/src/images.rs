@@ -49,15 +49,17 @@ impl Puller {
         Puller { images }
     }
 
-    /// The image of a container, pulled if its policy says so, with the accounts that `secrets` hold.
+    /// The image of a container, pulled if its policy says so, for its pod's namespace and with the accounts that
+    /// `secrets` hold.
     pub(crate) async fn image(
         &self,
         container: &Container,
+        namespace: &str,
         secrets: &[Arc<Secret>],
         tell: Tell<'_>,
     ) -> Result<Image, Waiting> {
         let name = container.image.as_deref().unwrap_or_default();
-        self.find_or_pull(name, container.image_pull_policy.as_deref(), secrets, tell).await
+        self.find_or_pull(name, container.image_pull_policy.as_deref(), namespace, secrets, tell).await
     }
 
     /// An image by name, pulled if the policy says so.
@@ -65,6 +67,7 @@ impl Puller {
         &self,
         name: &str,
         policy: Option<&str>,
+        namespace: &str,
         secrets: &[Arc<Secret>],
         tell: Tell<'_>,
     ) -> Result<Image, Waiting> {
@@ -77,7 +80,7 @@ impl Puller {
         let present = match policy {
             Policy::Always => None,
             // What is in the embedded registry is on this machine, if perhaps not unpacked yet.
-            Policy::Never if reference.is_local() => self.images.pull(&reference, None).await.ok(),
+            Policy::Never if reference.is_local() => self.images.pull(&reference, None, namespace).await.ok(),
             Policy::Never | Policy::IfNotPresent => self.images.find(&reference),
         };
         match (present, policy) {
@@ -90,7 +93,9 @@ impl Puller {
                 tell(true, "ErrImageNeverPull", message.clone());
                 Err(Waiting { reason: "ErrImageNeverPull", message: Some(message.into()) })
             }
-            (None, Policy::Always | Policy::IfNotPresent) => self.pull(name, &reference, secrets, tell).await,
+            (None, Policy::Always | Policy::IfNotPresent) => {
+                self.pull(name, &reference, namespace, secrets, tell).await
+            }
         }
     }
 
@@ -98,12 +103,13 @@ impl Puller {
         &self,
         name: &str,
         reference: &Reference,
+        namespace: &str,
         secrets: &[Arc<Secret>],
         tell: Tell<'_>,
     ) -> Result<Image, Waiting> {
         tell(false, "Pulling", format!("Pulling image \"{name}\""));
         let begun = Instant::now();
-        match self.pull_as_somebody(reference, secrets).await {
+        match self.pull_as_somebody(reference, namespace, secrets).await {
             Ok(image) => {
                 let took = go_duration(begun.elapsed());
                 tell(
@@ -142,18 +148,19 @@ impl Puller {
     async fn pull_as_somebody(
         &self,
         reference: &Reference,
+        namespace: &str,
         secrets: &[Arc<Secret>],
     ) -> Result<Image, PullError> {
         let mut outcome = None;
         for account in pull_secrets::accounts(secrets.iter().map(Arc::as_ref), reference) {
-            match self.images.pull(reference, Some(account)).await {
+            match self.images.pull(reference, Some(account), namespace).await {
                 Ok(image) => return Ok(image),
                 Err(error) => outcome = Some(error),
             }
         }
         match outcome {
             Some(error) => Err(error),
-            None => self.images.pull(reference, None).await,
+            None => self.images.pull(reference, None, namespace).await,
         }
     }
 }

@@ -55,7 +55,7 @@ impl Launch {
         let spec = &*spec;
         platform::check(&pod, spec).map_err(|problem| waiting("CreateContainerConfigError", &problem))?;
         let secrets = context.pull_secrets(&pod, &tell);
-        let image = context.puller.image(spec, &secrets, &tell).await?;
+        let image = context.puller.image(spec, &handle.key().namespace, &secrets, &tell).await?;
         handle.set_image(&spec.name, &image.digest);
         let program = context
             .runtime

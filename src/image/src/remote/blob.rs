@@ -1,8 +1,9 @@
 //! Fetching content: checked while it is written, continued where it broke off.
 //!
-//! Downloads share a few slots of the node. One is held only while content comes, and comes fast enough: who
-//! is slower, or waits for another attempt, makes room for others.
+//! Downloads share a few slots of the node, which are held only while content comes, see [`crate::slots`]. What comes
+//! too slowly is broken off, and begun again where it stopped.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use super::{PAUSES, Pull, failed};
 use crate::PullError;
 use crate::content::{AppendError, Draft};
 use crate::format::Target;
+use crate::slots::Flow;
 
 /// How long a registry may take to begin an answer with content, with authentication.
 const BEGIN: Duration = Duration::from_secs(60);
@@ -43,8 +45,6 @@ impl Pull<'_> {
         if self.shared.index.has_blob(&self.name, digest) {
             return Ok(());
         }
-        let host = self.reference.host();
-        let mut slot = self.shared.downloads.acquire(host).await;
         if self.is_shared(what, target).await? {
             return Ok(());
         }
@@ -66,9 +66,7 @@ impl Pull<'_> {
                 }
                 Err(Stop::Failure(failure)) => {
                     doubtful |= draft.size() > 0;
-                    drop(slot);
                     self.pause(failure, &mut pauses, what).await?;
-                    slot = self.shared.downloads.acquire(host).await;
                 }
                 Err(Stop::Pull(error)) => {
                     draft.discard();
@@ -76,7 +74,6 @@ impl Pull<'_> {
                 }
             }
         }
-        drop(slot);
         draft.finish().await.map_err(|error| self.store(error))?;
         let (name, digest, path) = (self.name.clone(), digest.clone(), draft.path().to_owned());
         let adopt =
@@ -122,8 +119,9 @@ impl Pull<'_> {
             // All of it, although a part would do.
             draft.restart().await.map_err(|error| Stop::Pull(self.store(error)))?;
         }
-        let mut pace = Pace::default();
-        while let Some(bytes) = pace.chunk(&mut response).await? {
+        let (mut pace, mut flow) = (Pace::default(), Flow::new(&self.shared.downloads, self.turn));
+        while let Some(bytes) = flow.next(pace.chunk(&mut response)).await? {
+            self.came.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             draft.append(&bytes).await.map_err(|error| match error {
                 AppendError::TooLarge => Stop::Pull(self.too_large(what, target.size)),
                 AppendError::Store(error) => Stop::Pull(self.store(error)),

@@ -19,10 +19,12 @@ mod signatures;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
+use parking_lot::Mutex;
 use tokio::time::{sleep, timeout};
 
 use crate::claims::Claim;
@@ -30,6 +32,7 @@ use crate::digest::Digest;
 use crate::format::{self, Choice, Plan, Target};
 use crate::manifest::{MANIFESTS, MAX_CONFIG, MAX_MANIFEST, Manifest, OCI_MANIFEST};
 use crate::shared::Shared;
+use crate::slots::Turn;
 use crate::{FormatError, ImageError, PullError, Reference};
 use http::{Failure, Remote};
 
@@ -67,6 +70,11 @@ struct Pull<'a> {
     remote: Remote<'a>,
     /// What it needs of the repository, whether it brought it or found it.
     claim: Claim<'a>,
+    turn: &'a Arc<Turn>,
+    /// Bytes of content that came.
+    came: &'a AtomicU64,
+    /// The manifests of signatures that it brought.
+    signatures: Mutex<BTreeSet<Digest>>,
 }
 
 /// A manifest as the registry sent it.
@@ -76,18 +84,22 @@ struct Fetched {
     manifest: Manifest,
 }
 
-/// Fetches an image and everything it needs into the store; gives the digest of its manifest.
+/// Fetches an image and everything it needs into the store; gives the digest of its manifest. May be dropped at any
+/// time, and goes on with what came before when it is called again. The bytes that come are added to `came`.
 pub(crate) async fn fetch(
     shared: &Arc<Shared>,
     reference: &Reference,
     credentials: Option<&Credentials>,
+    turn: &Arc<Turn>,
+    came: &AtomicU64,
 ) -> Result<Digest, PullError> {
     let host = reference.host();
     let plain = is_loopback(host) || shared.plain_http.iter().any(|registry| registry == host);
     let remote = Remote::new(host, reference.repository(), credentials, plain);
     let remote = remote.map_err(|failure| failed(reference, "the image", failure))?;
     let name = reference.name();
-    let pull = Pull { shared, reference, claim: shared.claims.begin(name.clone()), name, remote };
+    let claim = shared.claims.begin(name.clone());
+    let pull = Pull { shared, reference, name, remote, claim, turn, came, signatures: Mutex::default() };
     let outcome = pull.run().await;
     if outcome.as_ref().is_err_and(is_final) {
         pull.forget().await;
@@ -140,8 +152,8 @@ impl Pull<'_> {
 
     /// Removes the content that it brought for nothing.
     async fn forget(self) {
-        let (name, brought) = (self.name, self.claim.end());
-        let remove = move |shared: &Shared| shared.remove_unclaimed(&name, Some(&brought));
+        let (name, brought, signatures) = (self.name, self.claim.end(), self.signatures.into_inner());
+        let remove = move |shared: &Shared| shared.remove_brought(&name, &brought, &signatures);
         if let Err(error) = self.shared.blocking(remove).await {
             tracing::warn!(image = %self.reference, %error, "what a failed pull brought was not removed");
         }

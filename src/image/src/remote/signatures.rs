@@ -79,6 +79,9 @@ impl Pull<'_> {
     }
 
     async fn keep_signature(&self, fetched: Fetched, tag: Option<String>) -> Result<(), PullError> {
+        if self.shared.index.manifest(&self.name, &fetched.digest).is_none() {
+            self.signatures.lock().insert(fetched.digest.clone());
+        }
         let signatures = fetched.manifest.layers.iter().filter(|layer| is_signature(&layer.media_type));
         for layer in signatures.take(MAX_SIGNATURES) {
             let target = format::target(layer)?;

@@ -100,7 +100,7 @@ async fn a_container_image_brings_its_files() {
     // In the embedded registry itself it is unpacked by the first pull, and there after that.
     let local = reference("registry.local/docker:1");
     assert_eq!(world.server.find(&local), None);
-    let served = world.server.pull(&local, None).await.unwrap();
+    let served = world.server.pull(&local, None, "team").await.unwrap();
     assert_eq!(files_of(&served), files_of(&image));
     assert_eq!(world.server.find(&local), Some(served));
 }

@@ -34,7 +34,7 @@ pub(super) async fn world(wrap: impl FnOnce(Router) -> Router) -> World {
 
 impl World {
     pub(super) async fn pull(&self, name: &str) -> Result<crate::Image, PullError> {
-        self.images.pull(&reference(&format!("{}/{name}", self.host)), None).await
+        self.images.pull(&reference(&format!("{}/{name}", self.host)), None, "team").await
     }
 
     /// The store as the next start finds it.
@@ -56,7 +56,7 @@ async fn oci_client_pushes_and_we_pull() {
 
     let source = reference(&target.to_string());
     assert_eq!(world.images.find(&source), None);
-    let image = world.images.pull(&source, None).await.unwrap();
+    let image = world.images.pull(&source, None, "team").await.unwrap();
     assert_eq!(image.module_digest, Digest::of(&bytes).to_string());
     assert_eq!(std::fs::read(&image.path).unwrap(), bytes);
     assert_eq!(world.images.find(&source), Some(image.clone()));
@@ -165,7 +165,7 @@ async fn pulls_of_the_same_image_are_one() {
     let pulls: Vec<_> = (0..8)
         .map(|_| {
             let (images, name) = (world.images.clone(), name.clone());
-            tokio::spawn(async move { images.pull(&name, None).await })
+            tokio::spawn(async move { images.pull(&name, None, "team").await })
         })
         .collect();
     asked.notified().await;
@@ -177,7 +177,7 @@ async fn pulls_of_the_same_image_are_one() {
     }
     assert_eq!(manifests.load(Ordering::SeqCst), 1);
     gate.notify_one();
-    world.images.pull(&name, None).await.unwrap();
+    world.images.pull(&name, None, "team").await.unwrap();
     assert_eq!(manifests.load(Ordering::SeqCst), 2, "a later pull asks again");
 }
 
@@ -194,7 +194,7 @@ async fn failures_say_what_failed() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let closed = listener.local_addr().unwrap();
     drop(listener);
-    let error = world.images.pull(&reference(&format!("{closed}/web:1")), None).await.unwrap_err();
+    let error = world.images.pull(&reference(&format!("{closed}/web:1")), None, "team").await.unwrap_err();
     assert!(matches!(error, PullError::Registry { .. }), "{error:?}");
     assert!(std::error::Error::source(&error).is_some());
 }
@@ -216,11 +216,11 @@ async fn credentials_open_a_registry_only_for_who_has_them() {
     let credentials =
         |password: &str| Some(Credentials { username: "user".to_owned(), password: password.to_owned() });
     for other in [None, credentials("wrong")] {
-        let error = world.images.pull(&name, other).await.unwrap_err();
+        let error = world.images.pull(&name, other, "team").await.unwrap_err();
         assert!(matches!(error, PullError::Denied { .. }), "{error:?}");
     }
-    world.images.pull(&name, credentials("secret")).await.unwrap();
-    let error = world.images.pull(&name, None).await.unwrap_err();
+    world.images.pull(&name, credentials("secret"), "team").await.unwrap();
+    let error = world.images.pull(&name, None, "team").await.unwrap_err();
     assert!(matches!(error, PullError::Denied { .. }), "the credentials of one do not serve another");
     assert!(!format!("{:?}", credentials("secret")).contains("secret"));
 }
@@ -276,6 +276,6 @@ async fn a_pull_ends_with_its_store_or_its_time() {
     let dir = tempfile::tempdir().unwrap();
     let short = std::time::Duration::from_millis(50);
     let hasty = Images::open(Config { pull_timeout: short, ..Config::new(dir.path()) }).unwrap();
-    let error = hasty.pull(&name, None).await.unwrap_err();
+    let error = hasty.pull(&name, None, "team").await.unwrap_err();
     assert!(matches!(error, PullError::Timeout { .. }), "{error:?}");
 }

@@ -130,7 +130,7 @@ impl Tool {
 
 async fn refusal(world: &World, images: &Arc<Images>, name: &str) -> String {
     let reference = reference(&format!("{}/{name}", world.host));
-    let error = images.pull(&reference, None).await.unwrap_err();
+    let error = images.pull(&reference, None, "team").await.unwrap_err();
     let PullError::Signature { source, .. } = &error else { panic!("{error:?}") };
     assert_eq!(error.to_string(), format!("Source image {}/{name} rejected", world.host));
     assert_eq!(images.find(&reference), None);
@@ -160,7 +160,7 @@ async fn only_images_signed_with_a_key_of_the_policy_are_let_in() {
     let digest = push("signed").await;
     tool.sign("signed", &digest, &ours, &payload(&identity("signed"), &digest)).await;
     let name = reference(&identity("signed:1"));
-    let image = images.pull(&name, None).await.unwrap();
+    let image = images.pull(&name, None, "team").await.unwrap();
     assert_eq!(images.find(&name), Some(image.clone()));
     for signature in images.pulled().iter().filter(|digest| **digest != image.digest) {
         assert_eq!(images.remove_pulled(signature, &[].into()).await.unwrap(), 0, "the image is here");
@@ -171,17 +171,14 @@ async fn only_images_signed_with_a_key_of_the_policy_are_let_in() {
 
     let digest = push("edwards").await;
     tool.sign("edwards", &digest, &edwards, &payload(&identity("edwards"), &digest)).await;
-    images.pull(&reference(&identity("edwards:1")), None).await.unwrap();
+    images.pull(&reference(&identity("edwards:1")), None, "team").await.unwrap();
 
     let digest = push("other").await;
     tool.sign("other", &digest, &other, &payload(&identity("other"), &digest)).await;
     let expected = format!("{prefix}none of 1 is valid: it is not of a key that the policy names");
     let before = images.pulled();
     assert_eq!(refusal(&world, &images, "other:1").await, expected);
-    for signature in images.pulled().difference(&before) {
-        assert!(images.remove_pulled(signature, &[].into()).await.unwrap() > 0, "it signs nothing here");
-    }
-    assert_eq!(images.pulled(), before);
+    assert_eq!(images.pulled(), before, "a signature of nothing here goes");
 
     let digest = push("replayed").await;
     let of_another = Digest::of(b"another").to_string();
@@ -196,7 +193,7 @@ async fn only_images_signed_with_a_key_of_the_policy_are_let_in() {
     assert_eq!(refusal(&world, &images, "copied:1").await, expected);
     let (_other, copies) =
         guarded(vec![SignatureRule { identity: SignedIdentity::Any, ..rule(&world.host, &[&ours]) }]);
-    copies.pull(&reference(&identity("copied:1")), None).await.unwrap();
+    copies.pull(&reference(&identity("copied:1")), None, "team").await.unwrap();
 
     let digest = push("typed").await;
     let mut typed = payload(&identity("typed"), &digest);
@@ -211,7 +208,72 @@ async fn only_images_signed_with_a_key_of_the_policy_are_let_in() {
     let right = payload(&identity("late"), &digest).to_string();
     let signature = ours.sign(right.as_bytes());
     tool.push_signature("late", &digest, PAYLOAD, right.as_bytes(), &signature, false).await;
-    images.pull(&reference(&identity("late:1")), None).await.unwrap();
+    images.pull(&reference(&identity("late:1")), None, "team").await.unwrap();
+}
+
+/// What is of no use when an image is refused, or when its pull breaks off and nobody asks again.
+#[tokio::test]
+async fn signatures_go_with_the_pull_that_failed() {
+    // Of the repository `broken` content is not given out, but for what is small.
+    let world = world(|router| {
+        router.layer(from_fn(async |request: Request, next: Next| {
+            let of_broken = request.uri().path().starts_with("/v2/broken/blobs/");
+            let response = next.run(request).await;
+            let length = response.headers().get("content-length").and_then(|value| value.to_str().ok());
+            match of_broken && length.is_some_and(|length| length.parse::<u64>().unwrap() > 2_000) {
+                true => StatusCode::FORBIDDEN.into_response(),
+                false => response,
+            }
+        }))
+    })
+    .await;
+    let (ours, other) = (Signer::ecdsa(), Signer::ecdsa());
+    let (dir, images) = guarded(vec![rule(&world.host, &[&ours])]);
+    let content = || std::fs::read_dir(dir.path().join("blobs/sha256")).unwrap().count();
+    let sign = async |name: &str, digest: &str, signer: &Signer| {
+        let said = payload(&format!("{}/{name}", world.host), digest);
+        world.tool.sign(name, digest, signer, &said).await;
+        let (said, signature) = (said.to_string(), signer.sign(said.to_string().as_bytes()));
+        world.tool.push_signature(name, digest, PAYLOAD, said.as_bytes(), &signature, false).await;
+    };
+
+    let refused = world.tool.push("web", "1", &module("refused")).await.manifest_digest;
+    sign("web", &refused, &other).await;
+    refusal(&world, &images, "web:1").await;
+    assert_eq!((content(), images.pulled().len()), (0, 0));
+
+    // Those of an image that is here stay, and so does what they share with others.
+    let good = world.tool.push("web", "2", &module("good")).await.manifest_digest;
+    sign("web", &good, &ours).await;
+    images.pull(&reference(&format!("{}/web:2", world.host)), None, "team").await.unwrap();
+    let (all, pulled) = (content(), images.pulled());
+    assert_eq!(pulled.len(), 3, "the image and two signatures");
+    refusal(&world, &images, "web:1").await;
+    assert_eq!((content(), images.pulled()), (all, pulled.clone()));
+    // What another pull needs stays until that is over.
+    let shared = images.shared();
+    let name = format!("{}/web", world.host);
+    let tag = crate::signature::signature_tag(&Digest::parse(&refused).unwrap());
+    let signature = Digest::of(&world.tool.get(&format!("/v2/web/manifests/{tag}")).await.body);
+    let claim = shared.claims.begin(name);
+    claim.add(&signature).await;
+    refusal(&world, &images, "web:1").await;
+    assert_eq!(images.pulled().len(), 4);
+    drop(claim);
+    refusal(&world, &images, "web:1").await;
+    assert_eq!((content(), images.pulled()), (all, pulled.clone()));
+
+    // Who may be let in another time finds what was brought, until the disk is short.
+    let mut large = module("large");
+    large.extend([0, 0x80 | 0x39, 0x17, 0]);
+    large.resize(large.len() + 0x17 * 128 + 0x38, 0);
+    let denied = world.tool.push("broken", "1", &large).await.manifest_digest;
+    sign("broken", &denied, &ours).await;
+    let error = images.pull(&reference(&format!("{}/broken:1", world.host)), None, "team").await.unwrap_err();
+    assert!(matches!(error, PullError::Denied { .. }), "{error:?}");
+    assert_eq!(images.pulled().len(), 5);
+    assert!(images.remove_unfinished().await.unwrap() > 0);
+    assert_eq!((content(), images.pulled()), (all, pulled));
 }
 
 /// A registry of an older version.
@@ -258,7 +320,7 @@ async fn bundles_are_found_by_the_api_and_by_its_tag() {
             let path = format!("/v2/{name}/manifests/{}", digest.replace(':', "-"));
             let headers = [("content-type", crate::manifest::OCI_INDEX)];
             world.tool.send(Method::PUT, &path, &headers, list).await.expect(StatusCode::CREATED);
-            let pulled = images.pull(&reference(&format!("{}/{name}:1", world.host)), None).await;
+            let pulled = images.pull(&reference(&format!("{}/{name}:1", world.host)), None, "team").await;
             assert_eq!(pulled.is_ok(), good, "{name} {pulled:?}");
         }
     }
@@ -302,7 +364,7 @@ async fn signatures_are_found_on_later_pages() {
         let bundle = bundle(&signer, "https://sigstore.dev/cosign/sign/v1", &digest);
         world.tool.push_signature(&name, &digest, BUNDLE, &bundle, "", false).await;
         pages.store(0, Ordering::SeqCst);
-        let pulled = images.pull(&reference(&format!("{}/{name}:1", world.host)), None).await;
+        let pulled = images.pull(&reference(&format!("{}/{name}:1", world.host)), None, "team").await;
         assert_eq!(pulled.is_ok(), good, "{page} {pulled:?}");
         assert_eq!(pages.load(Ordering::SeqCst), usize::min(page + 1, 16));
     }
@@ -330,12 +392,12 @@ async fn an_index_is_signed_or_what_runs_of_it() {
                 world.tool.sign(name, digest, &signer, &payload(&identity, digest)).await;
             }
         }
-        let pulled = images.pull(&reference(&format!("{}/{name}:1", world.host)), None).await;
+        let pulled = images.pull(&reference(&format!("{}/{name}:1", world.host)), None, "team").await;
         assert_eq!(pulled.is_ok(), sign_index || sign_inner, "{name} {pulled:?}");
     }
     // Other prefixes are not concerned, not even those that begin alike.
     world.tool.push("teammate", "1", &module("m")).await;
-    images.pull(&reference(&format!("{}/teammate:1", world.host)), None).await.unwrap();
+    images.pull(&reference(&format!("{}/teammate:1", world.host)), None, "team").await.unwrap();
 }
 
 #[tokio::test]
@@ -357,7 +419,9 @@ async fn the_longest_prefix_counts_and_its_mode() {
     ] {
         world.tool.push(name, "1", &module("m")).await;
         match message {
-            None => drop(images.pull(&reference(&format!("{}/{name}:1", world.host)), None).await.unwrap()),
+            None => drop(
+                images.pull(&reference(&format!("{}/{name}:1", world.host)), None, "team").await.unwrap(),
+            ),
             Some(message) => {
                 let refusal = refusal(&world, &images, &format!("{name}:1")).await;
                 assert_eq!(refusal, message.replace("HOST", &world.host));
@@ -374,11 +438,11 @@ async fn images_of_the_embedded_registry_are_under_the_same_policy() {
     let digest = tool.push("prod/web", "1", &module("m")).await.manifest_digest;
     let name = reference("registry.local/prod/web:1");
     assert_eq!(images.find(&name), None);
-    let error = images.pull(&name, None).await.unwrap_err();
+    let error = images.pull(&name, None, "team").await.unwrap_err();
     assert!(matches!(error, PullError::Signature { .. }), "{error:?}");
     // Whoever signs knows the registry by an address.
     tool.sign("prod/web", &digest, &signer, &payload("127.0.0.1:6443/prod/web", &digest)).await;
-    assert!(images.pull(&name, None).await.is_ok());
+    assert!(images.pull(&name, None, "team").await.is_ok());
     assert!(images.find(&name).is_some());
     tool.push("web", "1", &module("m")).await;
     assert!(images.find(&reference("registry.local/web:1")).is_some());

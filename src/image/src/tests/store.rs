@@ -17,7 +17,7 @@ async fn a_pushed_module_is_found_under_all_its_names() {
     let by_digest = format!("registry.local/team/web@{}", pushed.digest);
     for name in ["registry.local/team/web:1", "registry.local/team/web", &by_digest] {
         assert_eq!(images.find(&reference(name)).as_ref(), Some(&pushed), "{name}");
-        assert_eq!(images.pull(&reference(name), None).await.unwrap(), pushed, "{name}");
+        assert_eq!(images.pull(&reference(name), None, "team").await.unwrap(), pushed, "{name}");
     }
     for name in
         ["registry.local/team/web:2", "registry.local/web:1", "team/web:1", "registry.local/x:1@sha256:0"]
@@ -25,7 +25,7 @@ async fn a_pushed_module_is_found_under_all_its_names() {
         let Ok(reference) = Reference::parse(name) else { continue };
         assert_eq!(images.find(&reference), None, "{name}");
     }
-    let error = images.pull(&reference("registry.local/none:1"), None).await.unwrap_err();
+    let error = images.pull(&reference("registry.local/none:1"), None, "team").await.unwrap_err();
     assert_eq!(error.to_string(), "registry.local/none:1: not found");
 
     let listed = images.list();
@@ -87,7 +87,7 @@ async fn what_cannot_run_says_why_when_it_is_pulled() {
     });
     tool.push_manifest("odd", "1", manifest.to_string().as_bytes()).await.expect(StatusCode::CREATED);
     assert_eq!(images.find(&reference("registry.local/odd:1")), None);
-    let error = images.pull(&reference("registry.local/odd:1"), None).await.unwrap_err();
+    let error = images.pull(&reference("registry.local/odd:1"), None, "team").await.unwrap_err();
     let PullError::Format(error) = error else { panic!("{error:?}") };
     let message =
         "image is not WebAssembly: it is not a Wasm binary: it begins with the bytes [6e, 6f, 74, 20]";

@@ -98,7 +98,7 @@ async fn what_arrived_stays_for_the_next_pull_and_the_next_start() {
     world.tool.push("web", "1", &module).await;
     let name = reference(&format!("{}/web:1", world.host));
     // Something of it arrived whatever happened last.
-    let error = world.images.pull(&name, None).await.unwrap_err();
+    let error = world.images.pull(&name, None, "team").await.unwrap_err();
     assert!(matches!(error, PullError::Registry { .. }), "{error:?}");
     let uploads = world.dir.path().join("uploads");
     let part = fs::read_dir(&uploads).unwrap().next().expect("the beginning is kept").unwrap().path();
@@ -107,19 +107,19 @@ async fn what_arrived_stays_for_the_next_pull_and_the_next_start() {
     fs::write(&part, content).unwrap();
     let before = ranges.lock().len();
     let images = world.reopened();
-    let image = images.pull(&name, None).await.unwrap();
+    let image = images.pull(&name, None, "team").await.unwrap();
     assert_eq!(fs::read(&image.path).unwrap(), module);
     assert_eq!(ranges.lock()[before..], ["bytes=50000-"]);
 
     // A beginning that is damaged costs one more request.
     images.remove_pulled(&image.digest, &[].into()).await.unwrap();
     fs::write(&part, vec![7; 50_000]).unwrap();
-    images.pull(&name, None).await.unwrap();
+    images.pull(&name, None, "team").await.unwrap();
     assert_eq!(ranges.lock()[before + 1..], ["bytes=50000-", ""]);
     // One that is too long, too.
     images.remove_pulled(&image.digest, &[].into()).await.unwrap();
     fs::write(&part, vec![7; 100_001]).unwrap();
-    images.pull(&name, None).await.unwrap();
+    images.pull(&name, None, "team").await.unwrap();
     assert_eq!(fs::read_dir(&uploads).unwrap().count(), 0);
 }
 
@@ -204,12 +204,12 @@ async fn a_token_is_fetched_with_the_account_and_used() {
     world.tool.push("web", "1", &module("m")).await;
     let name = reference(&format!("{}/web:1", world.host));
     let account = |password: &str| Some(Credentials { username: "user".into(), password: password.into() });
-    world.images.pull(&name, account("secret")).await.unwrap();
+    world.images.pull(&name, account("secret"), "team").await.unwrap();
     for other in [None, account("wrong")] {
-        let error = world.images.pull(&name, other).await.unwrap_err();
+        let error = world.images.pull(&name, other, "team").await.unwrap_err();
         assert!(matches!(error, PullError::Denied { .. }), "{error:?}");
     }
-    let error = world.images.pull(&name, account("long")).await.unwrap_err();
+    let error = world.images.pull(&name, account("long"), "team").await.unwrap_err();
     assert!(matches!(error, PullError::TooLarge { .. }), "{error:?}");
 }
 
@@ -293,29 +293,32 @@ fn too_many() -> Response {
     (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "30")]).into_response()
 }
 
-/// On the real clock: a paused one leaps ahead whenever a socket is waited for.
+/// On the real clock: a paused one leaps ahead whenever a socket is waited for. See [`crate::slots`] for those that
+/// hold up everything there is room for.
 #[tokio::test]
-async fn a_slow_registry_leaves_room_for_others() {
+async fn slow_registries_leave_room_for_others() {
     let world = world(|router| router).await;
     let (asked, mut heard) = tokio::sync::watch::channel(0);
     let answer = move || {
         asked.send_modify(|asked| *asked += 1);
         trickle()
     };
-    let (host, _guard) = slow(world.server.registry_router(), answer).await;
+    let (first, _guard) = slow(world.server.registry_router(), answer.clone()).await;
+    let (second, _guard) = slow(world.server.registry_router(), answer).await;
     let mut pulls = tokio::task::JoinSet::new();
-    for number in 0..8 {
+    for number in 0..16 {
         let name = format!("slow{number}");
         world.tool.push(&name, "1", &large(100_000 + number)).await;
+        let host = if number % 2 == 0 { &first } else { &second };
         let (images, name) = (world.images.clone(), reference(&format!("{host}/{name}:1")));
-        pulls.spawn(async move { images.pull(&name, None).await });
+        pulls.spawn(async move { images.pull(&name, None, "team").await });
     }
-    // As many as one registry may hold up wait for it now.
-    heard.wait_for(|asked| *asked >= 2).await.unwrap();
+    // As many as two registries may hold up wait for them now.
+    heard.wait_for(|asked| *asked >= 2 * crate::images::PULLS.of_host).await.unwrap();
     world.tool.push("web", "1", &module("m")).await;
-    // Less than a slow download takes to be given up.
-    let pulled = tokio::time::timeout(std::time::Duration::from_secs(20), world.pull("web:1")).await;
-    pulled.expect("the slow registry leaves room").unwrap();
+    // Less than it takes until a slot is due to another.
+    let pulled = tokio::time::timeout(std::time::Duration::from_secs(4), world.pull("web:1")).await;
+    pulled.expect("the slow registries leave room").unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -325,7 +328,7 @@ async fn what_comes_too_slowly_is_broken_off() {
     let package = world.tool.push("slow", "1", &large(1000)).await;
     assert!(package.config.len() > 40, "{}", package.config.len());
     let began = tokio::time::Instant::now();
-    let error = world.images.pull(&reference(&format!("{host}/slow:1")), None).await.unwrap_err();
+    let error = world.images.pull(&reference(&format!("{host}/slow:1")), None, "team").await.unwrap_err();
     let source = std::error::Error::source(&error).expect("what the registry did").to_string();
     assert_eq!(source, "it sends less than 16384 bytes a second");
     assert!(began.elapsed().as_secs() < 200, "{:?}", began.elapsed());
@@ -338,11 +341,10 @@ async fn who_pauses_makes_room() {
     let shared = world.images.shared();
     world.tool.push("busy", "1", &module("m")).await;
     let (images, name) = (world.images.clone(), reference(&format!("{host}/busy:1")));
-    let pull = tokio::spawn(async move { images.pull(&name, None).await });
+    let pull = tokio::spawn(async move { images.pull(&name, None, "team").await });
     tokio::time::sleep(std::time::Duration::from_secs(5)).await;
-    let began = tokio::time::Instant::now();
-    let all =
-        [shared.downloads.acquire(&host), shared.downloads.acquire(&host), shared.downloads.acquire(&host)];
+    let (began, turn) = (tokio::time::Instant::now(), crate::slots::Turn::new(&host, "team"));
+    let all = [(); 3].map(|()| shared.downloads.acquire(&turn));
     drop(futures::future::join_all(all).await);
     assert!(began.elapsed().as_secs() < 5, "{:?}", began.elapsed());
     assert!(pull.await.unwrap().is_err());
