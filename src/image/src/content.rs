@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use uuid::Uuid;
 
 use crate::ImageError;
-use crate::digest::{Digest, Digester};
+use crate::digest::{Algorithm, Digest, Digester};
 
 /// Beginnings of content that are kept for another attempt. With the limit on a blob's size this bounds
 /// what they take; an image that is pulled needs some of them at the same time.
@@ -66,9 +66,13 @@ pub(crate) enum AppendError {
 impl Content {
     /// Makes the folders, and forgets the drafts of an earlier run but for recent beginnings.
     pub(crate) fn open(dir: &Path) -> Result<Content, ImageError> {
-        let blobs = dir.join("blobs").join("sha256");
-        let content = Content { blobs, drafts: dir.join("uploads"), busy: Arc::default() };
-        fs::create_dir_all(&content.blobs).map_err(ImageError::io("create", &content.blobs))?;
+        let (blobs, drafts) = (dir.join("blobs"), dir.join("uploads"));
+        let content = Content { blobs, drafts, busy: Arc::default() };
+        for algorithm in Algorithm::ALL {
+            let folder = content.blobs.join(algorithm.name());
+            fs::create_dir_all(&folder).map_err(ImageError::io("create", &folder))?;
+        }
+        sync_dir(&content.blobs)?;
         fs::create_dir_all(&content.drafts).map_err(ImageError::io("create", &content.drafts))?;
         content.clean(Some(KEPT)).map_err(ImageError::io("empty", &content.drafts))?;
         sync_dir(dir)?;
@@ -121,7 +125,11 @@ impl Content {
     }
 
     pub(crate) fn path(&self, digest: &Digest) -> PathBuf {
-        self.blobs.join(digest.hex())
+        self.folder(digest).join(digest.hex())
+    }
+
+    fn folder(&self, digest: &Digest) -> PathBuf {
+        self.blobs.join(digest.algorithm().name())
     }
 
     /// The size of a blob; `None` if it is not here.
@@ -151,11 +159,17 @@ impl Content {
     /// Stores bytes that are already here.
     pub(crate) fn write(&self, bytes: &[u8]) -> Result<Digest, ImageError> {
         let digest = Digest::of(bytes);
-        if self.size(&digest)? == Some(bytes.len() as u64) {
-            return Ok(digest);
+        self.write_as(bytes, &digest)?;
+        Ok(digest)
+    }
+
+    /// Stores bytes that are already here, and have this digest.
+    pub(crate) fn write_as(&self, bytes: &[u8], digest: &Digest) -> Result<(), ImageError> {
+        if self.size(digest)? == Some(bytes.len() as u64) {
+            return Ok(());
         }
         let draft = self.drafts.join(Uuid::new_v4().to_string());
-        let path = self.path(&digest);
+        let path = self.path(digest);
         let store = || {
             let mut file = File::create_new(&draft)?;
             file.write_all(bytes)?;
@@ -168,22 +182,23 @@ impl Content {
             let _ = fs::remove_file(&draft);
         }
         stored?;
-        sync_dir(&self.blobs)?;
-        Ok(digest)
+        sync_dir(&self.folder(digest))
     }
 
-    /// Begins content of at most `limit` bytes.
-    pub(crate) async fn draft(&self, limit: u64) -> Result<Draft, ImageError> {
+    /// Begins content of at most `limit` bytes, which is likely to be known by a digest of this kind.
+    pub(crate) async fn draft(&self, limit: u64, algorithm: Algorithm) -> Result<Draft, ImageError> {
         let path = self.drafts.join(Uuid::new_v4().to_string());
-        let file = tokio::fs::File::create_new(&path).await.map_err(ImageError::io("create", &path))?;
-        Ok(Draft { file, path, digester: Digester::default(), size: 0, limit, busy: None })
+        let mut options = tokio::fs::OpenOptions::new();
+        let created = options.read(true).write(true).create_new(true).open(&path).await;
+        let file = created.map_err(ImageError::io("create", &path))?;
+        Ok(Draft { file, path, digester: Digester::new(algorithm), size: 0, limit, busy: None })
     }
 
     /// Begins content of this digest and at most `limit` bytes, or goes on where an earlier attempt
     /// stopped. One that is left stays for the next attempt.
     pub(crate) async fn resume(&self, digest: &Digest, limit: u64) -> Result<Draft, ImageError> {
         if !self.busy.lock().insert(digest.clone()) {
-            return self.draft(limit).await;
+            return self.draft(limit, digest.algorithm()).await;
         }
         let busy = Busy { digest: digest.clone(), all: self.busy.clone() };
         self.forget_beginnings(MAX_BEGINNINGS - 1)?;
@@ -191,19 +206,11 @@ impl Content {
         let failed = || ImageError::io("create", &path);
         let mut options = tokio::fs::OpenOptions::new();
         let opened = options.read(true).write(true).create(true).truncate(false).open(&path).await;
-        let mut file = opened.map_err(failed())?;
-        let mut draft_of = Digester::default();
-        let (mut size, mut buffer) = (0_u64, vec![0; 256 * 1024]);
-        loop {
-            let count = file.read(&mut buffer).await.map_err(failed())?;
-            if count == 0 {
-                break;
-            }
-            size += count as u64;
-            draft_of.update(&buffer[..count]);
-        }
-        let mut draft = Draft { file, path, digester: draft_of, size, limit, busy: Some(busy) };
-        if size > limit {
+        let file = opened.map_err(failed())?;
+        let digester = Digester::new(digest.algorithm());
+        let mut draft = Draft { file, path: path.clone(), digester, size: 0, limit, busy: Some(busy) };
+        (draft.digester, draft.size) = draft.read(digest.algorithm()).await.map_err(failed())?;
+        if draft.size > limit {
             draft.restart().await?;
         }
         Ok(draft)
@@ -213,7 +220,7 @@ impl Content {
     pub(crate) fn adopt(&self, draft: &Path, digest: &Digest) -> Result<(), ImageError> {
         let path = self.path(digest);
         fs::rename(draft, &path).map_err(ImageError::io("write", &path))?;
-        sync_dir(&self.blobs)
+        sync_dir(&self.folder(digest))
     }
 
     pub(crate) fn remove(&self, digest: &Digest) -> Result<(), ImageError> {
@@ -234,6 +241,35 @@ impl Draft {
         self.digester.digest()
     }
 
+    /// Whether this is the digest of everything so far. Reads it once more if it was not known before of what kind.
+    pub(crate) async fn is_of(&mut self, digest: &Digest) -> Result<bool, ImageError> {
+        if self.digester.algorithm() != digest.algorithm() {
+            let read = async {
+                self.file.flush().await?;
+                self.file.seek(io::SeekFrom::Start(0)).await?;
+                // An interrupted append may have written more.
+                self.file.set_len(self.size).await?;
+                self.read(digest.algorithm()).await
+            };
+            let read = read.await.map_err(ImageError::io("read", &self.path));
+            (self.digester, self.size) = read?;
+        }
+        Ok(self.digest() == *digest)
+    }
+
+    /// Reads the file from where it is to its end: its digest, and how many bytes it has.
+    async fn read(&mut self, algorithm: Algorithm) -> io::Result<(Digester, u64)> {
+        let (mut digester, mut size, mut buffer) = (Digester::new(algorithm), 0, vec![0; 256 * 1024]);
+        loop {
+            let count = self.file.read(&mut buffer).await?;
+            if count == 0 {
+                return Ok((digester, size));
+            }
+            size += count as u64;
+            digester.update(&buffer[..count]);
+        }
+    }
+
     /// Goes back to the end of what was counted: an interrupted append may have written more.
     pub(crate) async fn rewind(&mut self) -> Result<(), ImageError> {
         let sought = self.file.seek(io::SeekFrom::Start(self.size)).await;
@@ -244,7 +280,7 @@ impl Draft {
     pub(crate) async fn restart(&mut self) -> Result<(), ImageError> {
         self.file.set_len(0).await.map_err(ImageError::io("write", &self.path))?;
         self.size = 0;
-        self.digester = Digester::default();
+        self.digester = Digester::new(self.digester.algorithm());
         self.rewind().await
     }
 

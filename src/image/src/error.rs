@@ -106,8 +106,8 @@ pub enum FormatError {
     /// A component that only describes interfaces.
     #[error("it is a package of WIT interfaces without code, which cannot run")]
     Interfaces,
-    /// A digest that is not the SHA-256 of anything.
-    #[error("it names the digest {digest:?}; only sha256 digests are supported")]
+    /// A digest that is neither the SHA-256 nor the SHA-512 of anything.
+    #[error("it names the digest {digest:?}; only sha256 and sha512 digests are supported")]
     Digest {
         /// The digest as it is written there.
         digest: String,

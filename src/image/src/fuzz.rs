@@ -30,11 +30,10 @@ pub fn manifest(bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
     use proptest::prelude::*;
 
     use super::*;
+    use crate::tests::{gzip, zstd};
 
     /// An archive of one file, a link and a folder, so that changes of it get far.
     fn archive() -> Vec<u8> {
@@ -59,12 +58,6 @@ mod tests {
         archive.into_inner().unwrap()
     }
 
-    fn gzip(bytes: &[u8]) -> Vec<u8> {
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        encoder.write_all(bytes).unwrap();
-        encoder.finish().unwrap()
-    }
-
     const MANIFEST: &str = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json",
         "config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:aa","size":2},
         "layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"sha256:bb","size":3}],
@@ -82,7 +75,7 @@ mod tests {
             let pack = |bytes: Vec<u8>| match packing {
                 0 => bytes,
                 1 => gzip(&bytes),
-                _ => ruzstd::encoding::compress_to_vec(&bytes[..], ruzstd::encoding::CompressionLevel::Fastest),
+                _ => zstd(&bytes),
             };
             let change = |mut bytes: Vec<u8>| {
                 for (at, to) in &changes {

@@ -61,9 +61,9 @@ impl Config {
 /// An image that is on this machine, ready to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
-    /// Digest of its manifest, `sha256:…`: what the image is known by.
+    /// Digest of its manifest, `sha256:…` (or `sha512:…`, if it was asked for like that): what the image is known by.
     pub digest: String,
-    /// Digest of the module, `sha256:…`: what compiled code is known by.
+    /// Digest of the module, `sha256:…` or `sha512:…`: what compiled code is known by.
     pub module_digest: String,
     /// Bytes of the image: its module, and its files if it has any.
     pub size: u64,
@@ -252,8 +252,9 @@ impl Images {
             let package = manifest_for(&module)?;
             shared.index.store(&shared.content, &name, &module)?;
             shared.index.store(&shared.content, &name, &package.config)?;
-            let (content, manifest) = (&shared.content, &package.manifest);
-            let digest = shared.index.put_manifest(content, &name, manifest, OCI_MANIFEST, tag.as_deref())?;
+            let digest = Digest::of(&package.manifest);
+            let manifest = (&digest, &*package.manifest);
+            shared.index.put_manifest(&shared.content, &name, manifest, OCI_MANIFEST, tag.as_deref())?;
             shared.describe(&name, &digest).map_err(|error| match error {
                 Unusable::Format(error) => ImageError::Format(error),
                 Unusable::Store(error) => error,

@@ -72,12 +72,11 @@ impl Index {
                     REFERRERS => {
                         for (pair, path) in children(&path)? {
                             let text = fs::read(&path).map_err(ImageError::io("read", &path))?;
-                            let digests = pair.split_once('-').and_then(|(subject, referrer)| {
-                                Some((Digest::from_hex(subject)?, Digest::from_hex(referrer)?))
-                            });
-                            if let (Some((subject, referrer)), Ok(said)) =
-                                (digests, serde_json::from_slice(&text))
-                            {
+                            let said: Value = serde_json::from_slice(&text).unwrap_or_default();
+                            let subject =
+                                pair.split_once('-').and_then(|(subject, _)| Digest::from_hex(subject));
+                            let referrer = said["digest"].as_str().and_then(Digest::parse);
+                            if let (Some(subject), Some(referrer)) = (subject, referrer) {
                                 repository.referrers.entry(subject).or_default().insert(referrer, said);
                             }
                         }
@@ -208,24 +207,24 @@ impl Index {
         Ok(())
     }
 
-    /// Stores a manifest, and points the tag at it if there is one.
+    /// Stores a manifest that has this digest, and points the tag at it if there is one.
     pub(crate) fn put_manifest(
         &self,
         content: &Content,
         name: &str,
-        bytes: &[u8],
+        (digest, bytes): (&Digest, &[u8]),
         media_type: &str,
         tag: Option<&str>,
-    ) -> Result<Digest, ImageError> {
+    ) -> Result<(), ImageError> {
         let _changes = self.changes.lock();
-        let digest = content.write(bytes)?;
+        content.write_as(bytes, digest)?;
         self.put(name, MANIFESTS, &digest.hex(), media_type)?;
         if let Some(tag) = tag {
             self.put(name, TAGS, tag, &digest.to_string())?;
         }
-        let referrer = referrer(bytes, media_type, &digest);
+        let referrer = referrer(bytes, media_type, digest);
         if let Some((subject, said)) = &referrer {
-            self.put(name, REFERRERS, &pair(subject, &digest), &said.to_string())?;
+            self.put(name, REFERRERS, &pair(subject, digest), &said.to_string())?;
         }
         let mut repositories = self.repositories.write();
         let repository = repositories.entry(name.to_owned()).or_default();
@@ -236,7 +235,7 @@ impl Index {
         if let Some(tag) = tag {
             repository.tags.insert(tag.to_owned(), digest.clone());
         }
-        Ok(digest)
+        Ok(())
     }
 
     /// Removes a tag; false if there is none.
@@ -374,9 +373,12 @@ impl Repository {
     }
 }
 
-/// The name of the file that says what refers to what.
+/// The name of the file that says what refers to what. As long as a name may be, two digests of SHA-512 are longer;
+/// what the file holds says the second one, too.
 fn pair(subject: &Digest, referrer: &Digest) -> String {
-    format!("{}-{}", subject.hex(), referrer.hex())
+    let mut referrer = referrer.hex();
+    referrer.truncate(64);
+    format!("{}-{referrer}", subject.hex())
 }
 
 /// What a manifest says something about, and how lists of such manifests describe this one.

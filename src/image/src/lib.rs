@@ -1,10 +1,10 @@
 //! Room `image`: Wasm modules as OCI artifacts. References, pulls, a content store, and the embedded
 //! registry that answers for `registry.local`.
 //!
-//! A blob is stored once under its SHA-256 digest, checked while it is written, and synced to disk
-//! before anybody hears of it. Repositories only link to blobs. The embedded registry and the images
-//! that were pulled from elsewhere share the store and the code; they differ in the name that their
-//! repositories begin with.
+//! A blob is stored once under its SHA-256 digest (or SHA-512, if it is named by that), checked while it is
+//! written, and synced to disk before anybody hears of it. Repositories only link to blobs. The embedded
+//! registry and the images that were pulled from elsewhere share the store and the code; they differ in the
+//! name that their repositories begin with.
 //!
 //! This room reads just as much of a module as it takes to say what it is. It must never run or
 //! compile one, know what a pod is, or let anybody in: the API server authenticates before a request
@@ -28,7 +28,7 @@
 //! WIT packages without code, images for other platforms and anything else are refused by name.
 //!
 //! ```text
-//!  DIR/blobs/sha256/<hex>                                    content
+//!  DIR/blobs/sha256/<hex>, DIR/blobs/sha512/<hex>            content
 //!  DIR/repositories/<registry>/<name>/_blobs/<hex>           this repository has the blob
 //!                                    /_manifests/<hex>       ... the manifest, of this media type
 //!                                    /_tags/<tag>            the digest it stands for

@@ -32,7 +32,7 @@ enum ReferenceProblem {
     Syntax(String),
     #[error("invalid reference format: repository name ({0}) must be lowercase")]
     UpperCase(String),
-    #[error("only sha256 digests in lower case are supported")]
+    #[error("only sha256 and sha512 digests in lower case are supported")]
     Digest,
 }
 

@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::content::{Content, sync_dir};
-use crate::digest::{Digest, Digester};
+use crate::digest::{Algorithm, Digest, Digester};
 use crate::error::Unusable;
 use crate::format::{Body, Plan, Target};
 use crate::manifest::Execution;
@@ -284,7 +284,7 @@ pub(crate) fn try_layer(bytes: &[u8], dir: &Path) {
 fn keep_module(file: &Path, module: &Path) -> Result<ModuleRecord, Unusable> {
     fs::hard_link(file, module).map_err(ImageError::io("write", module))?;
     let mut file = File::open(module).map_err(ImageError::io("read", module))?;
-    let (mut digester, mut size, mut buffer) = (Digester::default(), 0, vec![0; 64 * 1024]);
+    let (mut digester, mut size, mut buffer) = (Digester::new(Algorithm::Sha256), 0, vec![0; 64 * 1024]);
     loop {
         let count = file.read(&mut buffer).map_err(ImageError::io("read", module))?;
         if count == 0 {

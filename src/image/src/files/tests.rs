@@ -1,13 +1,13 @@
 //! What layers become on disk, and what hostile ones do not.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 
 use serde_json::json;
 use tar::{EntryType, Header};
 
 use super::*;
 use crate::format::{self, Choice};
+use crate::tests::{gzip, zstd};
 
 const WASM: &[u8] = b"\0asm\x01\0\0\0";
 const LIMIT: u64 = 64 << 20;
@@ -75,16 +75,6 @@ fn archive(entries: &[Entry]) -> Vec<u8> {
     }
     out.resize(out.len() + 1024, 0);
     out
-}
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
-}
-
-fn zstd(bytes: &[u8]) -> Vec<u8> {
-    ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
 }
 
 struct World {

@@ -77,16 +77,22 @@ async fn write(
         return Err(invalid(format!("a manifest of type {media_type} is not accepted here")));
     }
     let tag = match reference {
-        ManifestReference::Digest(digest) if *digest != Digest::of(&bytes) => {
+        ManifestReference::Digest(digest) if !digest.is_of(&bytes) => {
             return Err(RegistryError::digest_mismatch());
         }
         ManifestReference::Digest(_) => None,
         ManifestReference::Tag(tag) => Some(tag.clone()),
     };
+    let digest = match reference {
+        ManifestReference::Digest(digest) => digest.clone(),
+        ManifestReference::Tag(_) => Digest::of(&bytes),
+    };
     let subject = referrers::subject(&manifest);
-    let digest = shared
+    let named = digest.clone();
+    shared
         .blocking(move |shared| {
-            shared.index.put_manifest(&shared.content, &index_name, &bytes, &media_type, tag.as_deref())
+            let manifest = (&named, &*bytes);
+            shared.index.put_manifest(&shared.content, &index_name, manifest, &media_type, tag.as_deref())
         })
         .await?;
     let mut response = Response::builder()

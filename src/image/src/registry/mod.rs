@@ -41,6 +41,8 @@ struct Request {
 struct Parameters {
     artifact_type: Option<String>,
     digest: Option<String>,
+    #[serde(rename = "digest-algorithm")]
+    digest_algorithm: Option<String>,
     mount: Option<String>,
     from: Option<String>,
     n: Option<usize>,

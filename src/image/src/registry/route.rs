@@ -2,7 +2,7 @@
 
 use axum::http::StatusCode;
 
-use crate::digest::Digest;
+use crate::digest::{Algorithm, Digest};
 use crate::reference::{is_repository, is_tag};
 use crate::registry::error::{Code, RegistryError};
 
@@ -68,7 +68,14 @@ pub(super) fn parse(path: &str) -> Result<Route, RegistryError> {
 
 pub(super) fn parse_digest(digest: &str) -> Result<Digest, RegistryError> {
     Digest::parse(digest).ok_or_else(|| {
-        let message = "provided digest is not a sha256 digest in lower case";
+        let message = "provided digest is not a sha256 or sha512 digest in lower case";
+        RegistryError::new(StatusCode::BAD_REQUEST, Code::DigestInvalid, message)
+    })
+}
+
+pub(super) fn parse_algorithm(name: &str) -> Result<Algorithm, RegistryError> {
+    Algorithm::parse(name).ok_or_else(|| {
+        let message = "provided digest algorithm is neither sha256 nor sha512";
         RegistryError::new(StatusCode::BAD_REQUEST, Code::DigestInvalid, message)
     })
 }

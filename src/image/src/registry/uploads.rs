@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::error::{Code, RegistryError};
-use super::route::parse_digest;
+use super::route::{parse_algorithm, parse_digest};
 use super::{Request, index_name};
 use crate::LOCAL_REGISTRY;
 use crate::content::{AppendError, Draft};
@@ -113,9 +113,11 @@ pub(super) async fn begin(
     if shared.uploads.sessions.lock().len() >= MAX_SESSIONS {
         return Err(too_many());
     }
-    let mut draft = shared.content.draft(shared.max_module_bytes).await?;
-    if let Some(digest) = &request.query.digest {
-        let digest = parse_digest(digest)?;
+    let digest = request.query.digest.as_deref().map(parse_digest).transpose()?;
+    let announced = request.query.digest_algorithm.as_deref().map(parse_algorithm).transpose()?;
+    let algorithm = digest.as_ref().map(Digest::algorithm).or(announced).unwrap_or_default();
+    let mut draft = shared.content.draft(shared.max_module_bytes, algorithm).await?;
+    if let Some(digest) = digest {
         append(shared, &mut draft, request.body).await?;
         adopt(shared, name, &mut draft, &digest).await?;
         return Ok(created(name, &digest));
@@ -222,7 +224,7 @@ async fn adopt(
     draft: &mut Draft,
     digest: &Digest,
 ) -> Result<(), RegistryError> {
-    if draft.digest() != *digest {
+    if !draft.is_of(digest).await? {
         return Err(RegistryError::digest_mismatch());
     }
     draft.finish().await?;

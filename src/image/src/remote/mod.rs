@@ -163,15 +163,12 @@ impl Pull<'_> {
     async fn manifest(&self, wanted: &str) -> Result<Fetched, PullError> {
         let what = "its manifest";
         let (bytes, headers) = self.document(&format!("manifests/{wanted}"), what).await?;
-        let digest = Digest::of(&bytes);
-        // By tag it is only what the registry says.
+        // By tag it is only what the registry says, as far as we understand it.
         let said = headers.get("docker-content-digest").and_then(|value| value.to_str().ok());
-        let expected =
-            if wanted.contains(':') { Some(wanted) } else { said.filter(|said| said.starts_with("sha256:")) };
-        if let Some(expected) = expected
-            && digest.to_string() != expected
-        {
-            return Err(self.mismatch(expected));
+        let expected = Digest::parse(wanted).or_else(|| said.and_then(Digest::parse));
+        let digest = expected.unwrap_or_else(|| Digest::of(&bytes));
+        if !digest.is_of(&bytes) {
+            return Err(self.mismatch(&digest.to_string()));
         }
         let manifest = format::parse(&bytes)?;
         Ok(Fetched { bytes, digest, manifest })
@@ -250,10 +247,12 @@ impl Pull<'_> {
     /// Keeps a manifest, now that all it leads to is here.
     async fn keep(&self, fetched: Fetched, tag: Option<String>) -> Result<Digest, PullError> {
         self.claim.add(&fetched.digest).await;
-        let (name, Fetched { bytes, manifest, .. }) = (self.name.clone(), fetched);
+        let (name, Fetched { bytes, manifest, digest }) = (self.name.clone(), fetched);
         let media_type = manifest.media_type.unwrap_or_else(|| OCI_MANIFEST.to_owned());
         let kept = self.shared.blocking(move |shared| {
-            shared.index.put_manifest(&shared.content, &name, &bytes, &media_type, tag.as_deref())
+            let manifest = (&digest, &*bytes);
+            shared.index.put_manifest(&shared.content, &name, manifest, &media_type, tag.as_deref())?;
+            Ok(digest)
         });
         kept.await.map_err(|error| self.store(error))
     }

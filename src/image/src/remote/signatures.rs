@@ -9,6 +9,7 @@ use crate::PullError;
 use crate::digest::Digest;
 use crate::format;
 use crate::manifest::{Descriptor, Manifest};
+use crate::reference::is_tag;
 use crate::signature::{MAX_SIGNATURE, MAX_SIGNATURES, is_signature, signature_tag};
 
 /// Pages of referrers that are read. Registries put a hundred or more into one, and few images have more
@@ -29,7 +30,10 @@ impl Pull<'_> {
 
     async fn fetch_signatures(&self, image: &Digest) -> Result<(), PullError> {
         let tag = signature_tag(image);
-        if let Some(fetched) = self.found(self.manifest(&tag).await)? {
+        // Cosign's tag of a SHA-512 is too long to be one.
+        if is_tag(&tag)
+            && let Some(fetched) = self.found(self.manifest(&tag).await)?
+        {
             let before = self.shared.index.tag(&self.name, &tag).filter(|before| *before != fetched.digest);
             self.keep_signature(fetched, Some(tag)).await?;
             if let Some(before) = before {
@@ -58,7 +62,7 @@ impl Pull<'_> {
         let (bytes, mut next) = match self.document(&path, "its referrers").await {
             Ok((bytes, headers)) => (bytes, next_page(&headers)),
             Err(PullError::NotFound { .. } | PullError::Registry { .. }) => {
-                let tag = format!("manifests/sha256-{}", image.hex());
+                let tag = format!("manifests/{}", image.tag());
                 match self.found(self.document(&tag, "its referrers").await)? {
                     Some((bytes, _)) => (bytes, None),
                     None => return Ok(Vec::new()),

@@ -42,7 +42,7 @@ pub(crate) fn is_bundle(media_type: &str) -> bool {
 
 /// The tag that the signatures of an image are under.
 pub(crate) fn signature_tag(image: &Digest) -> String {
-    format!("sha256-{}.sig", image.hex())
+    format!("{}-{}.sig", image.algorithm().name(), image.hex())
 }
 
 /// What is done with the images of a prefix.

@@ -183,7 +183,7 @@ fn bundle(rule: &Rule, digest: &Digest, bytes: &[u8]) -> Result<(), String> {
     if predicate_type != SIGN_PREDICATE {
         return Err(format!("it is a statement of the type {predicate_type:?}"));
     }
-    match subject.iter().any(|subject| subject.digest.get("sha256") == Some(&digest.hex())) {
+    match subject.iter().any(|subject| subject.digest.get(digest.algorithm().name()) == Some(&digest.hex())) {
         true => Ok(()),
         false => Err("it is of another image".to_owned()),
     }

@@ -184,7 +184,7 @@ fn inspect(bytes: &[u8]) -> Result<Wasm, FormatError> {
     wasm::inspect(&mut Cursor::new(bytes))
 }
 
-fn component() -> Vec<u8> {
+pub(super) fn component() -> Vec<u8> {
     let text = r#"(component
         (import "wasi:cli/environment@0.2.0" (instance))
         (import "plain" (func (param "a" string)))

@@ -8,10 +8,12 @@ mod packagings;
 mod references;
 mod registry;
 mod remote;
+mod sha512;
 mod signatures;
 mod store;
 mod transfer;
 
+use std::io::Write;
 use std::sync::Arc;
 
 use axum::Router;
@@ -26,6 +28,16 @@ use crate::{Config, Images, Package, Reference, manifest_for};
 /// The smallest module, made different by a name.
 fn module(name: &str) -> Vec<u8> {
     wat::parse_str(format!("(module ${name} (func (export \"_start\")))")).unwrap()
+}
+
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+pub(crate) fn zstd(bytes: &[u8]) -> Vec<u8> {
+    ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
 }
 
 fn reference(name: &str) -> Reference {
@@ -79,15 +91,28 @@ impl Tool {
 
     /// Pushes a blob in one request; gives its digest.
     async fn push_blob(&self, name: &str, bytes: &[u8]) -> String {
-        let digest = crate::digest::Digest::of(bytes).to_string();
+        self.push_blob_as(name, bytes, crate::digest::Digest::of(bytes).to_string()).await
+    }
+
+    async fn push_blob_as(&self, name: &str, bytes: &[u8], digest: String) -> String {
         let path = format!("/v2/{name}/blobs/uploads/?digest={digest}");
         self.send(Method::POST, &path, &[], bytes.to_vec()).await.expect(StatusCode::CREATED);
         digest
     }
 
     async fn push_manifest(&self, name: &str, reference: &str, manifest: &[u8]) -> Answer {
+        self.push_manifest_as(name, reference, Package::MANIFEST_TYPE, manifest).await
+    }
+
+    async fn push_manifest_as(
+        &self,
+        name: &str,
+        reference: &str,
+        media_type: &str,
+        manifest: &[u8],
+    ) -> Answer {
         let path = format!("/v2/{name}/manifests/{reference}");
-        self.send(Method::PUT, &path, &[("content-type", Package::MANIFEST_TYPE)], manifest.to_vec()).await
+        self.send(Method::PUT, &path, &[("content-type", media_type)], manifest.to_vec()).await
     }
 
     /// Pushes a module as our own tool does.

@@ -41,13 +41,193 @@ impl Tool {
         if let Value::Object(other) = other {
             manifest.as_object_mut().unwrap().extend(other);
         }
-        let answer = self.push_manifest(name, "1", manifest.to_string().as_bytes()).await;
+        let media_type = manifest["mediaType"].as_str().unwrap_or(Package::MANIFEST_TYPE);
+        let answer = self.push_manifest_as(name, "1", media_type, manifest.to_string().as_bytes()).await;
         answer.expect(StatusCode::CREATED).header("docker-content-digest").to_owned()
     }
 }
 
 fn config(os: &str, config: &Value) -> Vec<u8> {
     json!({"architecture": "wasm", "os": os, "config": config}).to_string().into_bytes()
+}
+
+/// One of each packaging that is in use, as its tools write it: what runs is the module, or `-`: refused with this.
+#[tokio::test]
+async fn what_each_tool_writes_runs() {
+    const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+    const EMPTY: (&str, &[u8]) = ("application/vnd.oci.empty.v1+json", b"{}");
+    const CONTENT: &str = "application/vnd.wasm.content.layer.v1+wasm";
+    let world = world(|router| router).await;
+    let digest = |bytes: &[u8]| crate::digest::Digest::of(bytes).to_string();
+    let (core, component) = (module("m"), formats::component());
+    let bytes = |value: Value| value.to_string().into_bytes();
+    let check = async |name: &str,
+                       config: (&str, &[u8]),
+                       layers: &[(&str, &[u8])],
+                       other: Value,
+                       expected: Result<&[u8], &str>| {
+        world.tool.push_image(name, config, layers, other).await;
+        let pulled = world.pull(&format!("{name}:1")).await;
+        match (&pulled, expected) {
+            (Ok(image), Ok(expected)) => assert_eq!(fs::read(&image.path).unwrap(), expected, "{name}"),
+            (Err(error), Err(expected)) => assert!(error.to_string().contains(expected), "{name}: {error}"),
+            (Ok(_), Err(expected)) => panic!("{name}: {pulled:?} is not {expected:?}"),
+            (Err(error), Ok(_)) => panic!("{name}: {error}"),
+        }
+        pulled.ok()
+    };
+
+    // The layout of the CNCF, as wkg and cargo-component write it.
+    let cncf = "application/vnd.wasm.config.v0+json";
+    let described = |os: &str, layer: &[u8], component: Value| {
+        bytes(json!({"created": "2025-03-04T05:06:07.890Z", "author": null, "architecture": "wasm", "os": os,
+                     "layerDigests": [digest(layer)], "component": component}))
+    };
+    let world_of =
+        json!({"exports": ["wasi:cli/run@0.2.0"], "imports": ["wasi:cli/environment@0.2.0"], "target": null});
+    let wkg = json!({"mediaType": Package::MANIFEST_TYPE, "annotations": {
+        "org.opencontainers.image.version": "0.1.0", "org.opencontainers.image.description": "Says hello"}});
+    let of_core = described("wasip1", &core, Value::Null);
+    let of_component = described("wasip2", &component, world_of);
+    check("cncf/module", (cncf, &of_core), &[("application/wasm", &core)], json!({}), Ok(&core)).await;
+    let layers: &[(&str, &[u8])] = &[("application/wasm", &component)];
+    check("cncf/component", (cncf, &of_component), layers, wkg, Ok(&component)).await;
+    let two: &[(&str, &[u8])] = &[("application/wasm", &core), ("application/wasm", &component)];
+    check("cncf/two", (cncf, &of_core), two, json!({}), Err("it has 2 layers")).await;
+
+    // Those of one layer that its media type or the artifact's says.
+    let istio =
+        bytes(json!({"type": "envoy_proxy", "abiVersions": ["v0-97e2d1e"], "config": {"rootIds": ["add"]}}));
+    let bytecode = "application/vnd.bytecodealliance.wasm.component.layer.v0+wasm";
+    let rootfs = json!({"type": "layers", "diff_ids": [digest(&component)]});
+    let runwasi = bytes(json!({"architecture": "wasm", "os": "wasip1", "rootfs": rootfs, "config": {}}));
+    let policy: (&str, &[u8]) =
+        ("application/vnd.wasm.policy.v1+yaml", b"version: \"1.0\"\npermissions: {}\n");
+    let typed = |kind: &str| json!({"mediaType": Package::MANIFEST_TYPE, "artifactType": format!("application/vnd.wasm.{kind}.v1+wasm")});
+    for (name, config, layer, other) in [
+        ("wasm-to-oci", ("application/vnd.wasm.config.v1+json", &b"{}"[..]), (CONTENT, &core), json!({})),
+        (
+            "istio",
+            ("application/vnd.module.wasm.config.v1+json", &istio),
+            ("application/vnd.module.wasm.content.layer.v1+wasm", &core),
+            json!({}),
+        ),
+        ("wasmcloud", EMPTY, ("application/vnd.module.wasm.content.layer.v1+wasm", &component), json!({})),
+        ("runwasi", (OCI_CONFIG, &runwasi), (bytecode, &component), json!({})),
+        ("runwasi/plain", (OCI_CONFIG, &runwasi), ("application/wasm", &component), json!({})),
+        ("zlayer/component", EMPTY, ("application/wasm", &component), typed("component")),
+        ("zlayer/module", (cncf, &of_core), ("application/wasm", &core), typed("module")),
+        ("molt", EMPTY, ("application/octet-stream", &component), typed("component")),
+    ] {
+        check(name, config, &[(layer.0, layer.1)], other, Ok(layer.1)).await;
+    }
+    let layers = [("application/vnd.wasm.component.v1", &*component), policy];
+    check("wassette", (cncf, &of_component), &layers, json!({}), Ok(&component)).await;
+
+    // Spin: two components, and one that wkg wrote.
+    let app = |count: usize| {
+        let component = json!({"id": "web", "metadata": {}, "source": {"content_type": "application/wasm", "digest": digest(&component)},
+                               "files": [], "env": {}});
+        bytes(json!({"spin_lock_version": 1, "metadata": {"name": "hello", "origin": "file:///spin.toml"},
+                     "triggers": [{"id": "trigger--web", "trigger_type": "http", "trigger_config": {"component": "web", "route": "/..."}}],
+                     "components": vec![component; count]}))
+    };
+    let spin =
+        bytes(json!({"architecture": "wasm", "os": "Wasip1", "rootfs": {"type": "layers", "diff_ids": []},
+                            "config": {"Labels": {"com.fermyon.spin.lockedAppDigest": digest(&app(1))}}}));
+    let locked = "application/vnd.fermyon.spin.application.v1+config";
+    let (one, several) = (app(1), app(2));
+    for (name, layer) in [("spin/own", CONTENT), ("spin/wkg", "application/wasm")] {
+        check(name, (OCI_CONFIG, &spin), &[(layer, &component), (locked, &one)], json!({}), Ok(&component))
+            .await;
+    }
+    let layers: &[(&str, &[u8])] = &[(CONTENT, &component), (CONTENT, &core), (locked, &several)];
+    check("spin/several", (OCI_CONFIG, &spin), layers, json!({}), Err("an application of 2 components"))
+        .await;
+
+    // Container images of one file: what `docker build` makes of `FROM scratch`, and Envoy's compatible ones.
+    let linux = bytes(
+        json!({"architecture": "amd64", "os": "linux", "created": "2025-03-04T05:06:07Z", "config": {},
+                             "rootfs": {"type": "layers", "diff_ids": [digest(b"")]}, "history": [{"created_by": "COPY plugin.wasm ./"}]}),
+    );
+    let plugin = tar(&[("plugin.wasm", &core), ("other.wasm", &component), ("runtime-config.json", b"{}")]);
+    let compat =
+        json!({"mediaType": Package::MANIFEST_TYPE, "annotations": {"module.wasm.image/variant": "compat"}});
+    let docker = json!({"mediaType": crate::manifest::DOCKER_MANIFEST});
+    let (gz, zst) = (gzip(&plugin), zstd(&plugin));
+    for (name, config, layer, other) in [
+        ("compat/oci", OCI_CONFIG, ("application/vnd.oci.image.layer.v1.tar+gzip", &gz), compat),
+        (
+            "compat/docker",
+            DOCKER_CONFIG,
+            ("application/vnd.docker.image.rootfs.diff.tar.gzip", &gz),
+            docker.clone(),
+        ),
+        ("compat/zstd", OCI_CONFIG, ("application/vnd.oci.image.layer.v1.tar+zstd", &zst), json!({})),
+        ("compat/tar", OCI_CONFIG, (TAR, &plugin), json!({})),
+    ] {
+        check(name, (config, &linux), &[(layer.0, layer.1)], other, Ok(&core)).await;
+    }
+    let layer = gzip(&tar(&[("app.wasm", &core), ("www/index.html", b"<p>")]));
+    let crun = json!({"annotations": {"run.oci.handler": "wasm"}});
+    for (name, os, execution, other) in [
+        ("docker/entrypoint", "wasi", json!({"Entrypoint": ["/app.wasm"], "Env": ["PATH=/"]}), docker),
+        (
+            "docker/command",
+            "wasip1",
+            json!({"Cmd": ["app.wasm", "--port", "80"], "Entrypoint": null}),
+            json!({}),
+        ),
+        ("docker/crun", "linux", json!({"Entrypoint": ["/app.wasm"]}), crun),
+    ] {
+        let config = config(os, &execution);
+        let layer = ("application/vnd.docker.image.rootfs.diff.tar.gzip", &*layer);
+        let image = check(name, (DOCKER_CONFIG, &config), &[layer], other, Ok(&core)).await.unwrap();
+        assert_eq!(files_of(&image).last().unwrap(), &("www/index.html".to_owned(), "<p>".to_owned()));
+    }
+
+    // An index of such images, with the attestation that buildx adds.
+    for (media_type, manifest, platform, fits) in [
+        (
+            crate::manifest::OCI_INDEX,
+            Package::MANIFEST_TYPE,
+            json!({"architecture": "wasm", "os": "wasi"}),
+            true,
+        ),
+        (
+            crate::manifest::DOCKER_LIST,
+            crate::manifest::DOCKER_MANIFEST,
+            json!({"architecture": "wasm32", "os": "wasi"}),
+            true,
+        ),
+        (
+            crate::manifest::OCI_INDEX,
+            Package::MANIFEST_TYPE,
+            json!({"architecture": "arm64", "os": "linux", "variant": "v8"}),
+            false,
+        ),
+    ] {
+        let layer = ("application/vnd.docker.image.rootfs.diff.tar.gzip", &*layer);
+        let kind = json!({"mediaType": manifest});
+        let of_wasm = config("wasi", &json!({"Entrypoint": ["/app.wasm"]}));
+        let wasm = world.tool.push_image("index", (DOCKER_CONFIG, &of_wasm), &[layer], kind.clone()).await;
+        let amd = world.tool.push_image("index", (DOCKER_CONFIG, &linux), &[layer], kind).await;
+        let statement: (&str, &[u8]) = ("application/vnd.in-toto+json", b"{}");
+        let attestation = world.tool.push_image("index", (OCI_CONFIG, b"{}"), &[statement], json!({})).await;
+        let index = json!({"schemaVersion": 2, "mediaType": media_type, "manifests": [
+            {"mediaType": manifest, "digest": amd, "size": 7, "platform": {"architecture": "amd64", "os": "linux"}},
+            {"mediaType": manifest, "digest": wasm, "size": 7, "platform": platform},
+            {"mediaType": Package::MANIFEST_TYPE, "digest": attestation, "size": 7,
+             "annotations": {"vnd.docker.reference.type": "attestation-manifest", "vnd.docker.reference.digest": wasm},
+             "platform": {"architecture": "unknown", "os": "unknown"}}]});
+        let answer =
+            world.tool.push_manifest_as("index", "1", media_type, index.to_string().as_bytes()).await;
+        answer.expect(StatusCode::CREATED);
+        let pulled = world.pull("index:1").await.map(|image| fs::read(image.path).unwrap());
+        let pulled = pulled.map_err(|error| error.to_string());
+        let refusal = "image is not WebAssembly: its platforms are linux/amd64, linux/arm64".to_owned();
+        assert_eq!(pulled, if fits { Ok(core.clone()) } else { Err(refusal) });
+    }
 }
 
 fn files_of(image: &crate::Image) -> Vec<(String, String)> {

@@ -50,11 +50,13 @@ fn what_is_no_name_is_refused() {
         let error = Reference::parse(input).unwrap_err();
         assert_eq!(error.to_string(), format!("couldn't parse image name {input:?}"));
     }
-    for digest in [DIGEST.to_uppercase().replace("SHA", "sha"), format!("sha512:{}", "0".repeat(128))] {
+    for digest in [DIGEST.to_uppercase().replace("SHA", "sha"), format!("sha384:{}", "0".repeat(96))] {
         let error = Reference::parse(&format!("web@{digest}")).unwrap_err();
         let source = std::error::Error::source(&error).unwrap();
-        assert_eq!(source.to_string(), "only sha256 digests in lower case are supported");
+        assert_eq!(source.to_string(), "only sha256 and sha512 digests in lower case are supported");
     }
+    let long = format!("web@sha512:{}", "0".repeat(128));
+    assert_eq!(reference(&long).to_string(), format!("docker.io/library/{long}"));
 }
 
 #[test]
