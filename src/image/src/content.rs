@@ -35,7 +35,10 @@ pub(crate) struct Content {
 
 /// Content that is not yet complete. Its file goes when it goes.
 pub(crate) struct Draft {
-    file: tokio::fs::File,
+    /// There as long as this is.
+    file: Option<tokio::fs::File>,
+    /// Whether a write may still be under way: those that were begun end, whoever waits for them or not.
+    writing: bool,
     path: PathBuf,
     digester: Digester,
     size: u64,
@@ -191,7 +194,7 @@ impl Content {
         let mut options = tokio::fs::OpenOptions::new();
         let created = options.read(true).write(true).create_new(true).open(&path).await;
         let file = created.map_err(ImageError::io("create", &path))?;
-        Ok(Draft { file, path, digester: Digester::new(algorithm), size: 0, limit, busy: None })
+        Ok(Draft::of(file, path, algorithm, limit, None))
     }
 
     /// Begins content of this digest and at most `limit` bytes, or goes on where an earlier attempt
@@ -207,8 +210,7 @@ impl Content {
         let mut options = tokio::fs::OpenOptions::new();
         let opened = options.read(true).write(true).create(true).truncate(false).open(&path).await;
         let file = opened.map_err(failed())?;
-        let digester = Digester::new(digest.algorithm());
-        let mut draft = Draft { file, path: path.clone(), digester, size: 0, limit, busy: Some(busy) };
+        let mut draft = Draft::of(file, path.clone(), digest.algorithm(), limit, Some(busy));
         (draft.digester, draft.size) = draft.read(digest.algorithm()).await.map_err(failed())?;
         if draft.size > limit {
             draft.restart().await?;
@@ -229,6 +231,21 @@ impl Content {
 }
 
 impl Draft {
+    fn of(
+        file: tokio::fs::File,
+        path: PathBuf,
+        algorithm: Algorithm,
+        limit: u64,
+        busy: Option<Busy>,
+    ) -> Draft {
+        let digester = Digester::new(algorithm);
+        Draft { file: Some(file), writing: false, path, digester, size: 0, limit, busy }
+    }
+
+    fn file(&mut self) -> &mut tokio::fs::File {
+        self.file.as_mut().expect("it goes with the draft")
+    }
+
     pub(crate) fn size(&self) -> u64 {
         self.size
     }
@@ -245,10 +262,11 @@ impl Draft {
     pub(crate) async fn is_of(&mut self, digest: &Digest) -> Result<bool, ImageError> {
         if self.digester.algorithm() != digest.algorithm() {
             let read = async {
-                self.file.flush().await?;
-                self.file.seek(io::SeekFrom::Start(0)).await?;
+                let size = self.size;
+                self.file().flush().await?;
+                self.file().seek(io::SeekFrom::Start(0)).await?;
                 // An interrupted append may have written more.
-                self.file.set_len(self.size).await?;
+                self.file().set_len(size).await?;
                 self.read(digest.algorithm()).await
             };
             let read = read.await.map_err(ImageError::io("read", &self.path));
@@ -261,7 +279,7 @@ impl Draft {
     async fn read(&mut self, algorithm: Algorithm) -> io::Result<(Digester, u64)> {
         let (mut digester, mut size, mut buffer) = (Digester::new(algorithm), 0, vec![0; 256 * 1024]);
         loop {
-            let count = self.file.read(&mut buffer).await?;
+            let count = self.file().read(&mut buffer).await?;
             if count == 0 {
                 return Ok((digester, size));
             }
@@ -272,13 +290,14 @@ impl Draft {
 
     /// Goes back to the end of what was counted: an interrupted append may have written more.
     pub(crate) async fn rewind(&mut self) -> Result<(), ImageError> {
-        let sought = self.file.seek(io::SeekFrom::Start(self.size)).await;
+        let size = self.size;
+        let sought = self.file().seek(io::SeekFrom::Start(size)).await;
         sought.map(|_| ()).map_err(ImageError::io("write", &self.path))
     }
 
     /// Forgets everything that was written.
     pub(crate) async fn restart(&mut self) -> Result<(), ImageError> {
-        self.file.set_len(0).await.map_err(ImageError::io("write", &self.path))?;
+        self.file().set_len(0).await.map_err(ImageError::io("write", &self.path))?;
         self.size = 0;
         self.digester = Digester::new(self.digester.algorithm());
         self.rewind().await
@@ -295,7 +314,8 @@ impl Draft {
         if size > self.limit {
             return Err(AppendError::TooLarge);
         }
-        let written = self.file.write_all(bytes).await;
+        self.writing = true;
+        let written = self.file().write_all(bytes).await;
         written.map_err(ImageError::io("write", &self.path)).map_err(AppendError::Store)?;
         self.digester.update(bytes);
         self.size = size;
@@ -304,12 +324,15 @@ impl Draft {
 
     /// Makes the bytes durable.
     pub(crate) async fn finish(&mut self) -> Result<(), ImageError> {
+        let size = self.size;
         let sync = async {
-            self.file.flush().await?;
-            self.file.set_len(self.size).await?;
-            self.file.sync_all().await
+            self.file().flush().await?;
+            self.file().set_len(size).await?;
+            self.file().sync_all().await
         };
-        sync.await.map_err(ImageError::io("write", &self.path))
+        sync.await.map_err(ImageError::io("write", &self.path))?;
+        self.writing = false;
+        Ok(())
     }
 }
 
@@ -318,6 +341,15 @@ impl Drop for Draft {
         // Adopted drafts are not there any more.
         if self.busy.is_none() || self.size == 0 {
             let _ = fs::remove_file(&self.path);
+        }
+        // Nobody else may write to it before the last write has ended: it could come after theirs, which are counted.
+        if let (true, Some(busy), Some(mut file)) = (self.writing, self.busy.take(), self.file.take())
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(async move {
+                let _ = file.flush().await;
+                drop(busy);
+            });
         }
     }
 }

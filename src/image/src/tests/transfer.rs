@@ -140,6 +140,18 @@ async fn beginnings_are_few_and_go_when_room_is_needed() {
     let second = content.resume(&digest(19), 100).await.unwrap();
     assert_eq!(second.size(), 0, "what somebody writes to is not shared");
     drop(second);
+    // Nor what somebody may still be writing to who is gone.
+    busy.append(b"more").await.map_err(|_| ()).unwrap();
+    drop(busy);
+    assert_eq!(content.resume(&digest(19), 100).await.unwrap().size(), 0);
+    let mut busy = loop {
+        let draft = content.resume(&digest(19), 100).await.unwrap();
+        if draft.size() > 0 {
+            break draft;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(busy.size(), 11);
     assert_eq!(images.remove_unfinished().await.unwrap(), 7 * 7);
     assert_eq!(count(), 1, "somebody writes to it");
     busy.discard();
