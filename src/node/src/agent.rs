@@ -351,8 +351,7 @@ async fn dispatch(context: &Arc<Context>) {
     let mut deltas = context.pods.subscribe();
     while let Some(delta) = deltas.next().await {
         let pod = delta.object();
-        let bound = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
-        if bound != Some(&context.node_name) {
+        if !context.is_own(pod) {
             continue;
         }
         if let Delta::Deleted(pod) = &delta {
@@ -403,10 +402,16 @@ async fn sweep(context: &Arc<Context>) {
     }
 }
 
-/// Learns of the runs that began before this process did.
+/// Learns of the runs that began before this process did, of the pods that go on.
 async fn recall_logs(context: &Arc<Context>) {
-    let logs = context.logs.clone();
-    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || logs.recall()).await {
+    let context = context.clone();
+    let recalled = tokio::task::spawn_blocking(move || {
+        let pods = context.pods.list();
+        let own = pods.iter().filter(|pod| context.is_own(pod) && needs_worker(pod));
+        let uids: HashSet<&str> = own.filter_map(|pod| pod.metadata.uid.as_deref()).collect();
+        context.logs.recall(&|uid| uids.contains(uid))
+    });
+    if let Ok(Err(error)) = recalled.await {
         tracing::warn!(%error, "the logs of before cannot be listed");
     }
 }

@@ -124,9 +124,16 @@ impl Context {
         Ok(())
     }
 
+    /// True for a pod that is bound to this node.
+    pub(crate) fn is_own(&self, pod: &Pod) -> bool {
+        pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(&self.node_name)
+    }
+
     /// Removes what a pod has left on disk: its folder, and the logs of containers, whose newest runs these are.
     pub(crate) fn clean_up(&self, pod: &Pod, runs: Runs) -> impl Future<Output = ()> + Send + use<> {
         let (folder, logs) = (folder(&self.pods_dir, pod), self.logs.pod(pod));
+        // One that nobody asked for, because the pod was over before it had a worker.
+        self.logs.earlier_runs(pod.metadata.uid.as_deref().unwrap_or_default());
         async move {
             if folder.is_none() && runs.is_empty() {
                 return;

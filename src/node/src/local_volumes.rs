@@ -49,7 +49,7 @@ impl LocalVolumes {
     pub(crate) fn open(&self, volume: &PersistentVolume, handle: &str) -> Result<Volume, VfsError> {
         let dir = self.folder(handle).ok_or(VfsError::Invalid)?;
         let limit = capacity(volume);
-        let opening = self.open.lock().entry(handle.to_owned()).or_default().opening.clone();
+        let opening = self.opening(handle);
         let _one_at_a_time = opening.lock();
         if let Some(known) = self.tell(handle, limit)
             && (known.usage().limit == limit || limit.is_some_and(|limit| known.set_limit(limit).is_ok()))
@@ -68,6 +68,11 @@ impl LocalVolumes {
             entry.volume = Some(volume.clone());
         }
         Ok(volume)
+    }
+
+    /// Whoever opens the volume holds this.
+    pub(crate) fn opening(&self, handle: &str) -> Arc<Mutex<()>> {
+        self.open.lock().entry(handle.to_owned()).or_default().opening.clone()
     }
 
     /// Notes what a volume in use may hold; the volume, if it is open already.
@@ -286,7 +291,7 @@ mod tests {
     fn nobody_else_waits_while_a_folder_is_measured() {
         let dir = tempfile::tempdir().unwrap();
         let volumes = LocalVolumes::new(dir.path().join("volumes"));
-        let opening = volumes.open.lock().entry("v".into()).or_default().opening.clone();
+        let opening = volumes.opening("v");
         let measured = opening.lock();
         volumes.grow(&volume("3Ki"));
         volumes.open(&volume("1Ki"), "other").unwrap();

@@ -114,6 +114,12 @@ impl Sources {
         }
     }
 
+    /// The volumes that are folders of this node.
+    #[cfg(test)]
+    pub(crate) fn local_volumes(&self) -> &LocalVolumes {
+        &self.local
+    }
+
     /// How many objects are watched for somebody.
     #[cfg(test)]
     pub(crate) fn watched(&self) -> usize {

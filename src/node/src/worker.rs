@@ -155,8 +155,9 @@ impl Worker {
         let policy = plan.policy;
         let slots = plan.units.iter().map(|_| Slot::default()).collect();
         let mut machine = Machine::new(plan, known, now);
+        let runs = context.logs.earlier_runs(handle.uid());
         if known.is_some_and(|status| status.start_time.is_some()) {
-            recall_restarts(&context, &pod, &mut machine);
+            recall_restarts(&runs, &pod, &mut machine);
         }
         Worker {
             transitions: Transitions::recall(&pod),
@@ -734,8 +735,7 @@ fn deadline_of(pod: &Pod, start: Timestamp) -> Option<Instant> {
 
 /// A run that began just before this process was born may be unknown to the API, but not to the disk: its
 /// log bears its number.
-fn recall_restarts(context: &Context, pod: &Pod, machine: &mut Machine) {
-    let runs = context.logs.earlier_runs(pod.metadata.uid.as_deref().unwrap_or_default());
+fn recall_restarts(runs: &Runs, pod: &Pod, machine: &mut Machine) {
     if runs.is_empty() {
         return;
     }

@@ -29,6 +29,7 @@ pub(crate) struct LogBook {
     dir: PathBuf,
     limits: LogLimits,
     open_files: Arc<OpenFiles>,
+    /// Runs of before, by the uids of pods that have no worker yet.
     earlier: Arc<Mutex<HashMap<Box<str>, Runs>>>,
 }
 
@@ -54,12 +55,14 @@ impl LogBook {
         PodLogs { stem: self.dir.join(stem(pod)), limits: self.limits, open_files: self.open_files.clone() }
     }
 
-    /// Looks through what was written before this process was born. Blocking.
-    pub(crate) fn recall(&self) -> io::Result<()> {
+    /// Looks through what was written before this process was born, of the pods whose uids `wanted` knows: those that
+    /// will ask. Blocking.
+    pub(crate) fn recall(&self, wanted: &dyn Fn(&str) -> bool) -> io::Result<()> {
         let mut earlier = self.earlier.lock();
         for entry in std::fs::read_dir(&self.dir)? {
             let name = entry?.file_name();
-            let Some(log) = name.to_str().and_then(LogName::parse) else { continue };
+            let log = name.to_str().and_then(LogName::parse).filter(|log| wanted(log.uid));
+            let Some(log) = log else { continue };
             let runs = earlier.entry(log.uid.into()).or_default();
             match runs.iter_mut().find(|(container, _)| **container == *log.container) {
                 Some((_, run)) => *run = log.run.max(*run),
@@ -70,9 +73,21 @@ impl LogBook {
     }
 
     /// The newest runs of a pod's containers that have written something before this process was born. They are told
-    /// once.
+    /// once, and then nothing is known of them any more.
     pub(crate) fn earlier_runs(&self, uid: &str) -> Runs {
-        self.earlier.lock().remove(uid).unwrap_or_default()
+        let mut earlier = self.earlier.lock();
+        let runs = earlier.remove(uid).unwrap_or_default();
+        if earlier.is_empty() {
+            // With the place that thousands of pods have taken.
+            *earlier = HashMap::new();
+        }
+        runs
+    }
+
+    /// Of how many pods runs of before are known.
+    #[cfg(test)]
+    pub(crate) fn recalled(&self) -> usize {
+        self.earlier.lock().len()
     }
 
     /// Removes the logs of pods that are gone: those whose uid `keep` does not know. Blocking.
@@ -241,11 +256,13 @@ mod tests {
         ] {
             std::fs::write(file, "").unwrap();
         }
-        book.recall().unwrap();
+        book.recall(&|uid| uid == "one").unwrap();
+        assert_eq!(book.recalled(), 1, "nobody will ask for the others");
         let mut runs = book.earlier_runs("one");
         runs.sort();
         assert_eq!(runs, [("a".into(), 10), ("b".into(), 0)]);
         assert_eq!(book.earlier_runs("one"), []);
+        assert_eq!((book.recalled(), book.earlier.lock().capacity()), (0, 0));
         runs.iter().for_each(|(container, run)| one.remove(container, *run));
         let left: Vec<_> =
             std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();

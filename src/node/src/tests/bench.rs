@@ -1,7 +1,12 @@
 //! A node in front of the real API server, with the real runtime; only the store is in memory. The test
 //! plays scheduler and node IPAM.
 
-use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::Ipv4Addr,
+    sync::{Arc, mpsc},
+    time::Duration,
+};
 
 use coracle_apiserver::{ApiServer, User};
 use coracle_client::{Informers, Key, clock};
@@ -10,16 +15,19 @@ use coracle_runtime::Runtime;
 use coracle_store::Embedded;
 use http_body_util::BodyExt;
 use ipnet::Ipv4Net;
-use k8s_openapi::api::core::v1::{ConfigMap, ContainerStatus, Event, Node as NodeObject, Pod};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, ContainerStatus, Event, Node as NodeObject, PersistentVolume, PersistentVolumeClaim, Pod,
+};
 use kube::{
     Api, Client,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use crate::{Config, Deps, Node};
+use crate::{Config, Deps, Node, local_volumes::DRIVER};
 
 /// How long a state may take to come: far more than it needs on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -267,6 +275,60 @@ impl Bench {
         self.node.as_ref().unwrap().context().statuses.idle().await;
     }
 
+    /// Waits until the runs of before are told to whom they are about, and forgotten.
+    pub(super) async fn nothing_recalled(&self) {
+        let logs = &self.node.as_ref().unwrap().context().logs;
+        self.state("no run of before", async || (logs.recalled() == 0).then_some(())).await;
+    }
+
+    /// Keeps whoever opens this volume waiting, until the sender is dropped.
+    pub(super) async fn keep_waiting(&self, volume: &str) -> mpsc::Sender<()> {
+        let opening = self.node.as_ref().unwrap().context().sources.local_volumes().opening(volume);
+        let (release, released) = mpsc::channel();
+        let (tell_held, held) = oneshot::channel();
+        tokio::task::spawn_blocking(move || {
+            let _held = opening.lock();
+            let _ = tell_held.send(());
+            let _ = released.recv();
+        });
+        held.await.unwrap();
+        release
+    }
+
+    /// The embedded registry, as other machines see it.
+    pub(super) fn registry(&self) -> axum::Router {
+        self.images.registry_router()
+    }
+
+    /// A claim that has a folder of this node, with the same name.
+    pub(super) async fn create_claim(&self, name: &str) {
+        let modes = json!(["ReadWriteOnce"]);
+        let storage = json!({"storage": "1Mi"});
+        let claim = json!({
+            "metadata": {"name": name},
+            "spec": {"accessModes": modes, "resources": {"requests": storage}, "volumeName": name},
+        });
+        let claims = Api::<PersistentVolumeClaim>::default_namespaced(self.client.clone());
+        let claim = serde_json::from_value(claim).unwrap();
+        let claim = claims.create(&PostParams::default(), &claim).await.unwrap();
+        let here = json!({"key": "kubernetes.io/hostname", "operator": "In", "values": ["n"]});
+        let volume = json!({
+            "metadata": {"name": name},
+            "spec": {
+                "accessModes": modes,
+                "capacity": storage,
+                "claimRef": {"namespace": "default", "name": name, "uid": claim.metadata.uid},
+                "csi": {"driver": DRIVER, "volumeHandle": name},
+                "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [here]}]}},
+            },
+        });
+        let volumes = Api::<PersistentVolume>::all(self.client.clone());
+        let volume = serde_json::from_value(volume).unwrap();
+        volumes.create(&PostParams::default(), &volume).await.unwrap();
+        let bound = Patch::Merge(json!({"status": {"phase": "Bound"}}));
+        claims.patch_status(name, &PatchParams::default(), &bound).await.unwrap();
+    }
+
     /// Waits until no object is watched for any pod.
     pub(super) async fn unwatched(&self) {
         let sources = &self.node.as_ref().unwrap().context().sources;
@@ -304,7 +366,7 @@ impl Bench {
         self.dir.path()
     }
 
-    async fn state<T>(&self, what: &str, look: impl AsyncFn() -> Option<T>) -> T {
+    pub(super) async fn state<T>(&self, what: &str, look: impl AsyncFn() -> Option<T>) -> T {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
             if let Some(state) = look().await {

@@ -2,6 +2,7 @@
 
 mod bench;
 mod guests;
+mod setup;
 mod streams;
 
 use std::time::Duration;
@@ -207,6 +208,9 @@ async fn pods_survive_their_agent() {
         bench.create(name, spec).await;
         bench.pod(name, |pod| init_states(pod) == ["terminated", "running"]).await;
     }
+    let over = json!([{"name": "c", "image": "registry.local/hello:1"}]);
+    bench.create("over", json!({"restartPolicy": "Never", "containers": over})).await;
+    bench.pod("over", |pod| phase(pod) == "Succeeded").await;
     let before = bench.pod("always", is_ready).await;
     bench.pod("never", is_ready).await;
     bench.pod("deleted", is_ready).await;
@@ -231,6 +235,7 @@ async fn pods_survive_their_agent() {
     let never = bench.pod("never-initialized", |pod| phase(pod) == "Failed").await;
     assert_eq!(init_states(&never), ["terminated", "terminated"]);
     bench.gone("deleted-meanwhile").await;
+    bench.nothing_recalled().await;
     assert!(!bench.data_dir().join("pods/of-a-pod-that-is-gone").exists());
 }
 
