@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use wasmtime::Engine;
 
 use crate::container::{Container, ContainerSpec};
-use crate::engine::{Density, Settings};
+use crate::engine::{Density, Guards, Settings};
 use crate::error::{PrepareError, RuntimeError, StartError};
 use crate::executor::{Executor, Share};
 use crate::limits::MEMORY_MAX;
@@ -110,9 +110,14 @@ impl Runtime {
     /// # Errors
     /// If the cache folder is not usable or not ours alone, or the host cannot give the address space or threads.
     pub fn build(config: Config) -> Result<Arc<Runtime>, RuntimeError> {
-        let dense = config.density.is_dense(config.max_containers);
+        Runtime::build_with(config, Guards::of_kernel())
+    }
+
+    /// The same as on a kernel that has these guards for stacks.
+    pub(crate) fn build_with(config: Config, guards: Guards) -> Result<Arc<Runtime>, RuntimeError> {
+        let dense = config.density.is_dense(config.max_containers, guards);
         let settings = Settings { wasi_p3: config.wasi_p3, dense };
-        let (engine, capacity) = engine::build(config.max_containers, settings)?;
+        let (engine, capacity) = engine::build(config.max_containers, settings, guards)?;
         let programs = loader::Config {
             cache_dir: config.cache_dir,
             cache_size: config.cache_size,

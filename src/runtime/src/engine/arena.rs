@@ -182,8 +182,28 @@ impl Drop for Memory {
     }
 }
 
+/// How pages are made to fault when they are touched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Guards {
+    /// They take no mapping of their own.
+    Light,
+    /// Each takes two of the kernel's mappings: what kernels do that have no better way.
+    Mapped,
+}
+
+impl Guards {
+    /// The best that this kernel has.
+    pub(crate) fn of_kernel() -> Guards {
+        let slot = Arena::new(page(), 1).ok().and_then(|arena| arena.take());
+        if slot.is_some_and(|slot| guard_lightly(&slot)) { Guards::Light } else { Guards::Mapped }
+    }
+}
+
 /// Stacks in slots whose lowest page cannot be touched.
-pub(super) struct Stacks(pub(super) Arc<Arena>);
+pub(super) struct Stacks {
+    pub(super) arena: Arc<Arena>,
+    pub(super) guards: Guards,
+}
 
 /// A stack: a slot without its lowest page.
 struct Stack(Slot);
@@ -191,15 +211,17 @@ struct Stack(Slot);
 // SAFETY: each stack has a slot of its own, which is zero and aligned to pages, and below it a page that faults.
 unsafe impl StackCreator for Stacks {
     fn new_stack(&self, size: usize, _zeroed: bool) -> wasmtime::Result<Box<dyn StackMemory>> {
-        if size + page() > self.0.stride() {
-            return Err(wasmtime::format_err!("stacks have at most {} bytes", self.0.stride() - page()));
+        let most = self.arena.stride() - page();
+        if size > most {
+            return Err(wasmtime::format_err!("stacks have at most {most} bytes"));
         }
-        let Some(slot) = self.0.take() else {
+        let Some(slot) = self.arena.take() else {
             return Err(wasmtime::format_err!("no stack is left"));
         };
         if slot.fresh {
             // On failure the slot is neither used nor given back: nobody must take it for guarded.
-            guard(&slot).map_err(|error| wasmtime::format_err!("no guard for a stack: {error}"))?;
+            guard(&slot, self.guards)
+                .map_err(|error| wasmtime::format_err!("no guard for a stack: {error}"))?;
         }
         Ok(Box::new(Stack(slot)))
     }
@@ -227,20 +249,20 @@ impl Drop for Stack {
 }
 
 /// Makes the lowest page of a slot fault, for ever.
-fn guard(slot: &Slot) -> io::Result<()> {
-    // SAFETY: the page is the slot's own, and nothing lies in it.
-    let light = unsafe { libc::madvise(slot.at(0).cast(), page(), GUARD_INSTALL) };
-    // SAFETY: the same. It takes two of the kernel's mappings.
-    if light == 0 || unsafe { libc::mprotect(slot.at(0).cast(), page(), libc::PROT_NONE) } == 0 {
+fn guard(slot: &Slot, guards: Guards) -> io::Result<()> {
+    if guards == Guards::Light && guard_lightly(slot) {
         return Ok(());
     }
-    Err(io::Error::last_os_error())
+    // SAFETY: the page is the slot's own, and nothing lies in it.
+    match unsafe { libc::mprotect(slot.at(0).cast(), page(), libc::PROT_NONE) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
-/// True if guards take no mapping of their own on this kernel.
-pub(super) fn guards_are_light() -> bool {
-    let Some(slot) = Arena::new(page(), 1).ok().and_then(|arena| arena.take()) else { return false };
-    // SAFETY: a page that nothing lies in, and that is unmapped right after.
+/// The same without a mapping, if the kernel can; true if it did.
+fn guard_lightly(slot: &Slot) -> bool {
+    // SAFETY: the page is the slot's own, and nothing lies in it.
     unsafe { libc::madvise(slot.at(0).cast(), page(), GUARD_INSTALL) == 0 }
 }
 
@@ -311,7 +333,13 @@ mod tests {
 
     #[test]
     fn stacks_are_zero_guarded_and_bounded() {
-        let stacks = Stacks(Arena::new(16 * page(), 2).unwrap());
+        check_stacks(Guards::of_kernel());
+        check_stacks(Guards::Mapped);
+    }
+
+    #[track_caller]
+    fn check_stacks(guards: Guards) {
+        let stacks = Stacks { arena: Arena::new(16 * page(), 2).unwrap(), guards };
         assert!(stacks.new_stack(16 * page(), false).is_err(), "no room for the guard");
         let one = stacks.new_stack(15 * page(), false).unwrap();
         let two = stacks.new_stack(page(), true).unwrap();
@@ -321,12 +349,19 @@ mod tests {
         *byte(one.top().wrapping_sub(1), 0) = 9;
         assert_faults(guard.start.addr());
         assert_faults(guard.end.addr() - 1);
+        assert_eq!(is_mapped_alone(&guard), guards == Guards::Mapped, "{guards:?}");
         let top = one.top();
         drop(one);
         let again = stacks.new_stack(page(), false).unwrap();
         assert_eq!((again.top(), *byte(top.wrapping_sub(1), 0)), (top, 0));
         assert_faults(again.guard_range().start.addr());
         drop((two, again));
+    }
+
+    /// The kernel lists a mapping of this range alone that nobody may read or write.
+    fn is_mapped_alone(range: &Range<*mut u8>) -> bool {
+        let line = format!("{:x}-{:x} ---p ", range.start.addr(), range.end.addr());
+        std::fs::read_to_string("/proc/self/maps").unwrap().lines().any(|mapping| mapping.starts_with(&line))
     }
 
     /// The kernel refuses to read there on our behalf.

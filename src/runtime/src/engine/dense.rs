@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use wasmtime::{Config, InstanceAllocationStrategy};
 
-use super::arena::{Arena, Memories, Stacks, guards_are_light, page};
+use super::arena::{Arena, Guards, Memories, Stacks, page};
 use super::{MAPPINGS_RESERVED, max_mappings};
 use crate::executor::memory_limit;
 use crate::limits::{ASYNC_STACK, MEMORIES, MEMORY_MAX};
@@ -33,8 +33,12 @@ const CONTAINERS: u32 = 1 << 16;
 const MAPPINGS_PER_GUARD: u32 = 2;
 
 /// How many containers fit.
-pub(super) fn capacity(wanted: u32) -> u32 {
-    fits(wanted, (!guards_are_light()).then(max_mappings))
+pub(super) fn capacity(wanted: u32, guards: Guards) -> u32 {
+    let mappings = match guards {
+        Guards::Light => None,
+        Guards::Mapped => Some(max_mappings()),
+    };
+    fits(wanted, mappings)
 }
 
 fn fits(wanted: u32, mappings: Option<u32>) -> u32 {
@@ -49,7 +53,7 @@ fn fits(wanted: u32, mappings: Option<u32>) -> u32 {
 ///
 /// # Errors
 /// If the kernel does not give the address space, for example because it does not overcommit.
-pub(super) fn configure(config: &mut Config, containers: u32) -> io::Result<()> {
+pub(super) fn configure(config: &mut Config, containers: u32, guards: Guards) -> io::Result<()> {
     // Two memories each, and some with more.
     let memories = containers.saturating_mul(2).saturating_add(containers / 4).saturating_add(MEMORIES);
     let classes = CLASSES.iter().map(|(size, most)| {
@@ -59,12 +63,12 @@ pub(super) fn configure(config: &mut Config, containers: u32) -> io::Result<()> 
     let classes = classes.collect::<io::Result<Vec<_>>>()?;
     // The engine does not say whose memory it wants, but it wants it on the thread whose turn needs it.
     let limit = || usize::try_from(memory_limit()).unwrap_or(usize::MAX);
-    let stacks =
+    let arena =
         Arena::new((ASYNC_STACK + page()).next_multiple_of(page()), containers + containers / 8 + 16)?;
     config
         .allocation_strategy(InstanceAllocationStrategy::OnDemand)
         .with_host_memory(Arc::new(Memories { classes, limit }))
-        .with_host_stack(Arc::new(Stacks(stacks)));
+        .with_host_stack(Arc::new(Stacks { arena, guards }));
     Ok(())
 }
 

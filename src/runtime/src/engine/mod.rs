@@ -12,6 +12,7 @@ mod dense;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
+pub(crate) use arena::Guards;
 use serde::{Deserialize, Serialize};
 use wasmtime::{Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
 
@@ -69,11 +70,13 @@ pub enum Density {
 
 impl Density {
     /// Whether so many containers are placed densely.
-    pub(crate) fn is_dense(self, wanted: u32) -> bool {
+    pub(crate) fn is_dense(self, wanted: u32, guards: Guards) -> bool {
         match self {
             Density::Fast => false,
             Density::Dense => true,
-            Density::Auto => wanted > capacity(wanted, max_mappings()) && wanted <= dense::capacity(wanted),
+            Density::Auto => {
+                wanted > capacity(wanted, max_mappings()) && wanted <= dense::capacity(wanted, guards)
+            }
         }
     }
 }
@@ -100,9 +103,11 @@ impl Settings {
     }
 }
 
-/// Makes the engine, and says how many containers it has room for: `wanted`, or fewer if the host has less.
-pub(crate) fn build(wanted: u32, settings: Settings) -> Result<(Engine, u32), RuntimeError> {
-    let containers = if settings.dense { dense::capacity(wanted) } else { capacity(wanted, max_mappings()) };
+/// Makes the engine, and says how many containers it has room for: `wanted`, or fewer if the host has less. `guards` are
+/// those of stacks in the dense class.
+pub(crate) fn build(wanted: u32, settings: Settings, guards: Guards) -> Result<(Engine, u32), RuntimeError> {
+    let containers =
+        if settings.dense { dense::capacity(wanted, guards) } else { capacity(wanted, max_mappings()) };
     if containers < wanted {
         tracing::warn!(wanted, containers, "the kernel's limit on mappings leaves room for fewer containers");
     }
@@ -114,7 +119,7 @@ pub(crate) fn build(wanted: u32, settings: Settings) -> Result<(Engine, u32), Ru
         .max_wasm_stack(GUEST_STACK)
         .async_stack_size(ASYNC_STACK);
     if settings.dense {
-        dense::configure(&mut config, containers).map_err(|error| failed(Arc::new(error)))?;
+        dense::configure(&mut config, containers, guards).map_err(|error| failed(Arc::new(error)))?;
     } else {
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(containers)));
     }
@@ -184,7 +189,7 @@ mod tests {
         let mut hashes = Vec::new();
         for (wasi_p3, dense) in [(false, false), (false, true), (true, false), (true, true)] {
             let settings = Settings { wasi_p3, dense };
-            let (engine, _) = build(1, settings).unwrap();
+            let (engine, _) = build(1, settings, Guards::of_kernel()).unwrap();
             let compiler = settings.compiler().unwrap();
             assert_eq!(hash(&engine), hash(&compiler));
             hashes.push(hash(&engine));
@@ -199,7 +204,8 @@ mod tests {
         for (density, few, many) in
             [(Density::Auto, false, true), (Density::Fast, false, false), (Density::Dense, true, true)]
         {
-            assert_eq!((density.is_dense(1_000), density.is_dense(20_000)), (few, many), "{density:?}");
+            let is_dense = |wanted| density.is_dense(wanted, Guards::Light);
+            assert_eq!((is_dense(1_000), is_dense(20_000)), (few, many), "{density:?}");
         }
     }
 

@@ -25,7 +25,7 @@ use wasmtime_wasi::p3::filesystem::FilesystemResult;
 
 use super::flow::{Ended, Ending, FileProducer};
 use crate::container::Cpu;
-use crate::engine::{self, Settings};
+use crate::engine::{self, Guards, Settings};
 use crate::executor::Executor;
 use crate::files::conformance::{Door, How, Kind, Seen, backends, check, check_read_only, read_only};
 use crate::files::{FileSystem, Files, FilesView};
@@ -33,7 +33,7 @@ use crate::output::{GuestOutput, Output};
 
 #[tokio::test]
 async fn volumes_are_the_same_through_0_3() {
-    let (engine, _) = engine::build(1, Settings { wasi_p3: true, dense: false }).unwrap();
+    let (engine, _) = engine::build(1, Settings { wasi_p3: true, dense: false }, Guards::Light).unwrap();
     let through = async |mounts: &Mounts, writable: bool| {
         let host = Host { table: ResourceTable::new(), files: Files::new(mounts) };
         let mut store = Store::new(&engine, host);
@@ -67,7 +67,7 @@ async fn volumes_are_the_same_through_0_3() {
 async fn what_flows_without_its_guest_gives_way() {
     let io = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let executor = Executor::start(1, io, || {}, || {}).unwrap();
-    let (engine, _) = engine::build(1, Settings { wasi_p3: true, dense: false }).unwrap();
+    let (engine, _) = engine::build(1, Settings { wasi_p3: true, dense: false }, Guards::Light).unwrap();
     let volume = Volume::memory(None);
     let options = OpenOptions { read: true, write: true, create: true, ..OpenOptions::default() };
     let file = volume.root().open_file("endless", options).unwrap();

@@ -402,7 +402,7 @@ mod tests {
     fn loader() -> (Loader, TempDir) {
         let dir = tempfile::tempdir().unwrap();
         let settings = Settings { wasi_p3: false, dense: false };
-        let (engine, _) = engine::build(1, settings).unwrap();
+        let (engine, _) = engine::build(1, settings, engine::Guards::of_kernel()).unwrap();
         let config = Config {
             cache_dir: dir.path().join("compiled"),
             cache_size: None,

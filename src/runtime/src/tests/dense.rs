@@ -2,17 +2,32 @@
 
 use super::*;
 use crate::Density;
+use crate::engine::Guards;
 
 fn dense(max_containers: u32) -> Bench {
-    Bench::of(|config| {
-        config.density = Density::Dense;
-        config.max_containers = max_containers;
-    })
+    with_guards(max_containers, Guards::of_kernel())
+}
+
+fn with_guards(max_containers: u32, guards: Guards) -> Bench {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { density: Density::Dense, ..config(dir.path(), max_containers) };
+    Bench::on(Runtime::build_with(config, guards).unwrap(), dir)
 }
 
 #[tokio::test]
 async fn guests_live_and_end_as_elsewhere() {
-    let bench = dense(8);
+    check_lives(&dense(8)).await;
+}
+
+/// Kernels before 6.13.
+#[tokio::test]
+async fn guests_live_and_end_as_elsewhere_without_light_guards() {
+    let bench = with_guards(8, Guards::Mapped);
+    check_lives(&bench).await;
+    check_memories(&bench).await;
+}
+
+async fn check_lives(bench: &Bench) {
     assert_eq!(bench.run(&guests::hello("hello"), |_| {}).await, (Exit::Code(0), "hello".into()));
     let (Exit::Trap { message }, _) = bench.run(guests::RECURSE, |_| {}).await else {
         panic!("a trap was due")
@@ -30,10 +45,13 @@ async fn guests_live_and_end_as_elsewhere() {
     assert_eq!(ended(&container).await, Exit::Killed);
 }
 
-/// Reads beyond a memory's end, and what others left in it, are traps and zeros without guard pages, too.
 #[tokio::test]
 async fn memories_are_apart() {
-    let bench = dense(4);
+    check_memories(&dense(4)).await;
+}
+
+/// Reads beyond a memory's end, and what others left in it, are traps and zeros without guard pages, too.
+async fn check_memories(bench: &Bench) {
     // Exits with what it finds beside the end of its memory, which it has just made three pages longer.
     let touch = |beside: i32| {
         format!(

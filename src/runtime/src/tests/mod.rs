@@ -1,6 +1,7 @@
 //! Whole containers, from the file of a module to how it ended.
 
 mod dense;
+mod fairness;
 pub(crate) mod guests;
 mod handlers;
 mod hostile;
@@ -54,7 +55,10 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         let mut config = config(dir.path(), 32);
         change(&mut config);
-        let runtime = Runtime::build(config).unwrap();
+        Bench::on(Runtime::build(config).unwrap(), dir)
+    }
+
+    fn on(runtime: Arc<Runtime>, dir: TempDir) -> Bench {
         Bench { runtime, fabric: Fabric::build(coracle_network::Config::default()), dir }
     }
 

@@ -151,6 +151,46 @@ async fn spinners_are_equal_and_delay_nobody() {
     }
 }
 
+/// Who is due four times as much has four times as much, and a container with many tasks is one container. Nothing here
+/// looks at the time of day: however busy the machine is, what there is, is shared so.
+#[tokio::test]
+async fn who_is_due_more_has_more() {
+    let executor = executor(2);
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut ends = Vec::new();
+    let pods = [(250, 1), (250, 1), (250, 1), (250, 1), (250, 1), (250, 6), (1_000, 1), (1_000, 2)];
+    let shares = pods.map(|(request_millis, tasks)| {
+        let share = executor.share(Cpu { request_millis, limit_millis: None });
+        ends.extend((0..tasks).map(|_| spawn(&executor, &share, spin(Arc::clone(&stop)))));
+        share
+    });
+    let used = || shares.each_ref().map(|share| share.used());
+    let begin = Instant::now();
+    while used().iter().any(Duration::is_zero) {
+        assert!(begin.elapsed() < PATIENCE, "they do not run");
+        sleep(Duration::from_millis(1)).await;
+    }
+    // From here on all of them want all that they can get.
+    let before = used();
+    let since = || std::array::from_fn::<_, 8, _>(|at| (used()[at] - before[at]).as_secs_f64());
+    while since().iter().sum::<f64>() < 0.8 {
+        assert!(begin.elapsed() < PATIENCE, "they do not run");
+        sleep(Duration::from_millis(1)).await;
+    }
+    let since = since();
+    stop.store(true, Ordering::Relaxed);
+    let due: u32 = pods.iter().map(|(request, _)| request).sum();
+    let all: f64 = since.iter().sum();
+    for ((request, _), used) in pods.into_iter().zip(since) {
+        let expected = all * f64::from(request) / f64::from(due);
+        // A few turns of 57 and of 228.
+        assert!((used / expected - 1.0).abs() < 0.15, "{used} s instead of {expected} s: {since:?}");
+    }
+    for end in ends {
+        assert_eq!(within(end).await.unwrap(), Ok(()));
+    }
+}
+
 /// Who waits for a disk holds a thread, but not the place of others.
 #[tokio::test]
 async fn another_thread_stands_in_for_one_that_waits() {
