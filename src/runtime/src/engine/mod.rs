@@ -37,15 +37,17 @@ const SLOT_SPACE: u64 = MEMORY_MAX + (32 << 20);
 /// Address space for slots, of the 128 TiB that a process has on 64-bit machines.
 const POOL_SPACE: u64 = 64 << 40;
 
-/// Slots that keep their pages when they become free. With [`KEEP_RESIDENT`] they hold at most 32 MiB.
+/// Free slots that are kept for the module that had them last: a new instance takes one of those before it makes
+/// another slot warm. What ran at one time, however, has as many warm slots afterwards.
 const WARM_SLOTS: u32 = 64;
 
 /// Bytes of a freed memory that are zeroed in place rather than given back to the kernel: twice the start rate
-/// for guests that touch less than this, which is most of them.
-const KEEP_RESIDENT: usize = 512 << 10;
+/// for guests that touch less than this, which is most of them (a hello touches 20 KiB). The kernel has them back only
+/// with the process, so this is also what every slot that was ever used may hold for nobody: 700 MiB in the worst case.
+const KEEP_RESIDENT: usize = 64 << 10;
 
-/// Bytes of a freed table that are zeroed in place.
-const KEEP_RESIDENT_TABLE: usize = 64 << 10;
+/// Bytes of a freed table that are zeroed in place, in each slot that was ever used.
+const KEEP_RESIDENT_TABLE: usize = 16 << 10;
 
 /// What decides the code that a module is compiled to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
