@@ -5,14 +5,23 @@
 const MAX_DRAWN = 500;
 const TYPING_PAUSE = 300;
 const TRY_AGAIN = 5000;
-const GOOD = new Set(["Running", "Ready"]);
-const DONE = new Set(["Completed", "Succeeded", "Normal"]);
-const WAITING = /^(Pending|ContainerCreating|PodInitializing|Terminating|SchedulingGated|Init:\d+\/\d+|Ready,SchedulingDisabled|Warning)$/;
+const GOOD = new Set(["Running", "Ready", "Available", "Active", "Bound", "Scheduled"]);
+const DONE = new Set(["Completed", "Complete", "Succeeded", "Normal"]);
+const WAITING = /^(Progressing|Scaling|Paused|Suspended|Pending|ContainerCreating|PodInitializing|Terminating|SchedulingGated|Init:\d+\/\d+|Ready,SchedulingDisabled|Warning)$/;
+
+// Kinds of workloads, in the order in which they are shown beside each other, and what several are called.
+const KINDS = new Map([
+  ["Deployment", "Deployments"], ["StatefulSet", "StatefulSets"], ["DaemonSet", "DaemonSets"],
+  ["ReplicaSet", "ReplicaSets"], ["ReplicationController", "ReplicationControllers"], ["CronJob", "CronJobs"],
+  ["Job", "Jobs"], ["HorizontalPodAutoscaler", "Autoscalers"], ["PersistentVolumeClaim", "Claims"],
+]);
+const RANK = new Map([...KINDS.keys()].map((kind, rank) => [kind, rank]));
 
 const byId = (id) => document.getElementById(id);
 const tables = new Map();
 let source = null;
 let timer = 0;
+let kindShown = ""; // Of workloads; empty for all.
 let clockOffset = 0; // The server's clock minus ours, in milliseconds.
 
 for (const element of document.querySelectorAll("table[data-table]")) {
@@ -56,6 +65,17 @@ function duration(seconds) {
 
 const age = (since) => (since === null ? "" : duration((Date.now() + clockOffset) / 1000 - since));
 
+// A word of several humps may break between them.
+function humps(word) {
+  return word.split(/(?=[A-Z])/).flatMap((hump, index) => (index ? [make("wbr"), hump] : [hump]));
+}
+
+function since(seconds) {
+  const time = make("time", "", age(seconds));
+  if (seconds !== null) time.dataset.since = seconds;
+  return time;
+}
+
 // How a cell of each sort is drawn.
 const draw = {
   text: (value) => [String(value ?? "")],
@@ -75,17 +95,33 @@ const draw = {
     meter.setAttribute("aria-hidden", "true");
     return [text, meter];
   },
+  // A meter that is good when it is full.
+  share: (value) => {
+    if (!value) return [];
+    const [ready, all] = value;
+    const text = make("span", ready < all ? "figure short" : "figure", all === null ? ready : `${ready}/${all}`);
+    if (!all) return [text];
+    const meter = make("meter");
+    Object.assign(meter, { min: 0, max: all, low: all, high: all, optimum: all, value: ready });
+    meter.setAttribute("aria-hidden", "true");
+    return [text, meter];
+  },
+  kind: (value) => humps(value),
+  details: (value) =>
+    value.map((part) => {
+      if (typeof part === "string") return make("span", "part", part);
+      const element = make("span", "part", part.said);
+      element.append(" ", since(part.at), " ago");
+      return element;
+    }),
+  images: (value) => value.map((image) => make("code", "", image)),
   containers: (value) =>
     value.map(([name, image, ready]) => {
       const chip = make("span", ready ? "chip on" : "chip", name);
       chip.title = `${image ?? ""} (${ready ? "ready" : "not ready"})`;
       return chip;
     }),
-  age: (value) => {
-    const time = make("time", "", age(value));
-    if (value !== null) time.dataset.since = value;
-    return [time];
-  },
+  age: (value) => [since(value)],
 };
 
 function drawRow(table, row) {
@@ -100,6 +136,7 @@ function drawRow(table, row) {
       row.element.append(cell);
     }
   }
+  row.element.classList.toggle("child", Boolean(row.child));
   const fresh = row.drawn.length > 0;
   table.columns.forEach((column, index) => {
     const text = JSON.stringify(row.cells[index]);
@@ -116,9 +153,33 @@ function flash(element) {
   element.animate([{ backgroundColor: "color-mix(in srgb, var(--accent) 28%, transparent)" }, {}], 1200);
 }
 
+// The order of the rows, by their keys; the tables that are not named here are in the order of their keys.
+const arrange = {
+  events: (rows) => [...rows.keys()].sort((a, b) => rows.get(b).cells[0] - rows.get(a).cells[0]),
+  // Below a workload what belongs to it, the newest first.
+  workloads: (rows) => {
+    const place = new Map();
+    for (const [key, row] of rows) {
+      const [namespace, kind, name, , , , , created, owner] = row.cells;
+      place.set(`${namespace}/${kind}/${name}`, { key, row, namespace, kind, name, created, owner });
+    }
+    const all = [...place.values()].filter(({ kind }) => !kindShown || kind === kindShown);
+    for (const one of all) {
+      const owner = kindShown ? undefined : place.get(`${one.namespace}/${one.owner}`);
+      one.row.child = owner !== undefined;
+      one.root = owner ?? one;
+    }
+    const compare = (a, b) => (a < b ? -1 : Number(a > b));
+    all.sort((a, b) =>
+      compare(a.namespace, b.namespace) || compare(a.root.name, b.root.name) ||
+      RANK.get(a.root.kind) - RANK.get(b.root.kind) || a.row.child - b.row.child ||
+      RANK.get(a.kind) - RANK.get(b.kind) || b.created - a.created || compare(a.name, b.name));
+    return all.map(({ key }) => key);
+  },
+};
+
 function drawTable(name, table, flashNew) {
-  const newestFirst = (a, b) => table.rows.get(b).cells[0] - table.rows.get(a).cells[0];
-  const keys = [...table.rows.keys()].sort(name === "events" ? newestFirst : undefined);
+  const keys = arrange[name]?.(table.rows) ?? [...table.rows.keys()].sort();
   let next = table.body.firstElementChild;
   for (const key of keys.slice(0, MAX_DRAWN)) {
     const row = table.rows.get(key);
@@ -154,15 +215,42 @@ function summarize() {
     const count = all.filter(few).length;
     byId(name + "-count").textContent = all.length;
     const text = byId(name + "-note");
-    text.textContent = all.length === 0 ? "" : count === 0 ? note[0] : `${count} ${note[1]}`;
+    const words = (count === 1 && note[2]) || note[1];
+    text.textContent = all.length === 0 ? "" : count === 0 ? note[0] : `${count} ${words}`;
     text.className = count > 0 ? "short" : "";
   };
   tell("nodes", (cells) => !cells[1].startsWith("Ready"), ["all ready", "not ready"]);
   const unwell = ([, , ready, status]) => mood(status) === "good" ? short(ready) : mood(status) !== "done";
   tell("pods", unwell, ["all well", "not well"]);
   tell("services", (cells) => /^0\/|\/0$/.test(cells[5]), ["all reachable", "without endpoints"]);
-  tell("controllers", (cells) => short(cells[4]), ["all complete", "incomplete"]);
-  tell("events", (cells) => cells[2] === "Warning", ["no warnings", "warnings"]);
+  const stopped = new Set(["Paused", "Suspended"]);
+  const unready = (state) => !stopped.has(state) && !["good", "done"].includes(mood(state));
+  tell("workloads", (cells) => unready(cells[4]), ["all well", "not ready"]);
+  tell("events", (cells) => cells[2] === "Warning", ["no warnings", "warnings", "warning"]);
+}
+
+// Buttons to see one kind of workloads alone.
+function drawKinds() {
+  const counts = new Map();
+  const rows = tables.get("workloads").rows;
+  for (const { cells } of rows.values()) counts.set(cells[1], (counts.get(cells[1]) ?? 0) + 1);
+  if (kindShown && !counts.has(kindShown)) counts.set(kindShown, 0);
+  const kinds = ["", ...[...counts.keys()].sort((a, b) => RANK.get(a) - RANK.get(b))];
+  const group = byId("kinds");
+  group.hidden = kinds.length < 3;
+  const known = new Map([...group.children].map((button) => [button.value, button]));
+  let next = group.firstElementChild;
+  for (const kind of kinds) {
+    const button = known.get(kind) ?? make("button");
+    known.delete(kind);
+    Object.assign(button, { type: "button", value: kind });
+    const label = `${kind ? KINDS.get(kind) : "All"} ${kind ? counts.get(kind) : rows.size}`;
+    if (button.textContent !== label) button.textContent = label;
+    button.setAttribute("aria-pressed", String(kind === kindShown));
+    if (button === next) next = next.nextElementSibling;
+    else group.insertBefore(button, next);
+  }
+  for (const button of known.values()) button.remove();
 }
 
 function drawNamespaces() {
@@ -189,6 +277,7 @@ function apply(update) {
     if (table.body) drawTable(name, table, !update.complete);
     else drawNamespaces();
   }
+  drawKinds();
   summarize();
 }
 
@@ -243,6 +332,13 @@ byId("namespace").addEventListener("change", connect);
 byId("filter").addEventListener("submit", (event) => {
   event.preventDefault();
   connect();
+});
+byId("kinds").addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (!button) return;
+  kindShown = button.value;
+  drawKinds();
+  drawTable("workloads", tables.get("workloads"), false);
 });
 // A page in the background gives its place away.
 document.addEventListener("visibilitychange", () => {

@@ -13,12 +13,15 @@
 //! Read first: [`Dashboard`], then `view` (what an open page is told) and `access` (who gets in).
 
 mod access;
+mod occupancy;
 mod routes;
 mod rows;
 mod serve;
+mod sources;
 #[cfg(test)]
 mod tests;
 mod view;
+mod workloads;
 
 use std::{io, net::SocketAddr, time::Duration};
 

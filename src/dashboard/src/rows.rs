@@ -10,7 +10,7 @@ use coracle_api::{Kind, Quantity, kinds};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::{
-        core::v1::{Event, Node, Pod, ReplicationController, Service},
+        core::v1::{Event, Node, Pod, Service},
         discovery::v1::EndpointSlice,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -22,39 +22,47 @@ use serde_json::{Value, json};
 pub(crate) type Row = Vec<Value>;
 
 /// A kind's table, and where in it the page's cells are.
-struct Table {
+pub(crate) struct Table {
     kind: &'static Kind,
-    cells: Vec<usize>,
+    places: Vec<usize>,
 }
 
 impl Table {
-    fn new(plural: &str, columns: &[&str]) -> Table {
-        let kind = kinds::find("", "v1", plural).expect("the kind is built in");
+    /// Of a kind that is `v1` of its group.
+    pub(crate) fn new(group: &str, plural: &str, columns: &[&str]) -> Table {
+        Table::of(group, "v1", plural, columns)
+    }
+
+    pub(crate) fn of(group: &str, version: &str, plural: &str, columns: &[&str]) -> Table {
+        let kind = kinds::find(group, version, plural).expect("the kind is built in");
         let place = |wanted: &&str| {
             let found = kind.hooks.columns().iter().position(|column| column.name == *wanted);
             found.expect("the kind's table has the column")
         };
-        Table { kind, cells: columns.iter().map(place).collect() }
+        Table { kind, places: columns.iter().map(place).collect() }
     }
 
     fn row(&self, object: &impl Serialize, now: Timestamp) -> Row {
         // An object that came as JSON goes back; if not, it has no cells.
         let object = serde_json::to_value(object).unwrap_or_default();
-        let mut row = self.kind.hooks.row(&object, now);
-        self.cells.iter().map(|&cell| row.get_mut(cell).map(Value::take).unwrap_or_default()).collect()
+        self.cells(&object, now)
+    }
+
+    /// The cells of an object.
+    pub(crate) fn cells(&self, object: &Value, now: Timestamp) -> Row {
+        let mut row = self.kind.hooks.row(object, now);
+        self.places.iter().map(|&cell| row.get_mut(cell).map(Value::take).unwrap_or_default()).collect()
     }
 }
 
 static PODS: LazyLock<Table> =
-    LazyLock::new(|| Table::new("pods", &["Name", "Ready", "Status", "Restarts", "IP", "Node"]));
+    LazyLock::new(|| Table::new("", "pods", &["Name", "Ready", "Status", "Restarts", "IP", "Node"]));
 static NODES: LazyLock<Table> =
-    LazyLock::new(|| Table::new("nodes", &["Name", "Status", "Roles", "Version", "Internal-IP"]));
+    LazyLock::new(|| Table::new("", "nodes", &["Name", "Status", "Roles", "Version", "Internal-IP"]));
 static SERVICES: LazyLock<Table> =
-    LazyLock::new(|| Table::new("services", &["Name", "Type", "Cluster-IP", "Port(s)"]));
-static CONTROLLERS: LazyLock<Table> =
-    LazyLock::new(|| Table::new("replicationcontrollers", &["Name", "Desired", "Current"]));
+    LazyLock::new(|| Table::new("", "services", &["Name", "Type", "Cluster-IP", "Port(s)"]));
 static EVENTS: LazyLock<Table> =
-    LazyLock::new(|| Table::new("events", &["Type", "Reason", "Object", "Message", "Count"]));
+    LazyLock::new(|| Table::new("", "events", &["Type", "Reason", "Object", "Message", "Count"]));
 
 pub(crate) fn pod(pod: &Pod, now: Timestamp) -> Row {
     let spec = pod.spec.as_ref();
@@ -112,16 +120,6 @@ pub(crate) fn service<'a>(
     row
 }
 
-pub(crate) fn controller(controller: &ReplicationController, now: Timestamp) -> Row {
-    let ready = controller.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0);
-    let desired = controller.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
-    let mut row = vec![namespace(&controller.metadata)];
-    row.extend(CONTROLLERS.row(controller, now));
-    row.push(format!("{ready}/{desired}").into());
-    row.push(created(&controller.metadata));
-    row
-}
-
 pub(crate) fn event(event: &Event, now: Timestamp) -> Row {
     let mut row = vec![last_seen(event).as_second().into(), namespace(&event.metadata)];
     row.extend(EVENTS.row(event, now));
@@ -136,10 +134,10 @@ pub(crate) fn last_seen(event: &Event) -> Timestamp {
     time.or(event.metadata.creation_timestamp.as_ref().map(|time| time.0)).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
-fn namespace(meta: &ObjectMeta) -> Value {
+pub(crate) fn namespace(meta: &ObjectMeta) -> Value {
     meta.namespace.clone().into()
 }
 
-fn created(meta: &ObjectMeta) -> Value {
+pub(crate) fn created(meta: &ObjectMeta) -> Value {
     meta.creation_timestamp.as_ref().map(|time| time.0.as_second()).into()
 }

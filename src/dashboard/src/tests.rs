@@ -11,7 +11,10 @@ use coracle_api::kinds;
 use coracle_client::{Informers, clock, test_support::FakeApi};
 use http_body_util::BodyExt;
 use k8s_openapi::api::{
-    core::v1::{Event, Namespace, Node, Pod, ReplicationController, Service},
+    apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet},
+    autoscaling::v2::HorizontalPodAutoscaler,
+    batch::v1::{CronJob, Job},
+    core::v1::{Event, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, Service},
     discovery::v1::EndpointSlice,
 };
 use serde::de::DeserializeOwned;
@@ -224,8 +227,8 @@ async fn rows_say_what_kubectl_says() {
         ["shop", "web", "ClusterIP", "10.96.0.9", "80/TCP", "1/2"].map(Value::from)
     );
     assert_eq!(
-        row("controllers", "shop/web").as_array().unwrap()[..5],
-        [json!("shop"), json!("web"), json!(3), json!(2), json!("1/3")]
+        row("workloads", "ReplicationController/shop/web").as_array().unwrap()[..5],
+        [json!("shop"), json!("ReplicationController"), json!("web"), json!([1, 3]), json!("Progressing")]
     );
     assert_eq!(row("events", "shop/e1")[4], "pod/web-1");
     assert_eq!(row("events", "shop/e1")[5], "<b>\n\"hostile\" & </script>", "data stays data");
@@ -263,7 +266,7 @@ async fn filters_select_what_is_shown() {
     let check = async |namespace: &str, selector: &str, expected: [&[&str]; 5]| {
         let update = next(&mut View::new(&informers, Filter::parse(namespace, selector).unwrap())).await;
         let shown =
-            ["nodes", "pods", "services", "controllers", "events"].map(|table| names(&update, table, "put"));
+            ["nodes", "pods", "services", "workloads", "events"].map(|table| names(&update, table, "put"));
         assert_eq!(
             shown,
             expected.map(|names| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())
@@ -271,14 +274,15 @@ async fn filters_select_what_is_shown() {
         assert_eq!(names(&update, "namespaces", "put"), ["default", "shop"], "the picker is not filtered");
     };
     let (both, web): (&[&str], &[&str]) = (&["n1", "n2"], &["shop/web"]);
-    check("", "", [both, &["shop/db-1", "shop/web-1"], web, web, &["shop/e1", "shop/e2"]]).await;
+    let controller: &[&str] = &["ReplicationController/shop/web"];
+    check("", "", [both, &["shop/db-1", "shop/web-1"], web, controller, &["shop/e1", "shop/e2"]]).await;
     check(
         "shop",
         "app in (db, web)",
-        [both, &["shop/db-1", "shop/web-1"], web, web, &["shop/e1", "shop/e2"]],
+        [both, &["shop/db-1", "shop/web-1"], web, controller, &["shop/e1", "shop/e2"]],
     )
     .await;
-    check("shop", " app=web", [&["n1"], &["shop/web-1"], web, web, &["shop/e1"]]).await;
+    check("shop", " app=web", [&["n1"], &["shop/web-1"], web, controller, &["shop/e1"]]).await;
     check("", "app,app notin (web)", [&["n2"], &["shop/db-1"], &[], &[], &["shop/e2"]]).await;
     check("default", "", [both, &[], &[], &[], &[]]).await;
     check("", "app=none", [&[], &[], &[], &[], &[]]).await;
@@ -318,6 +322,80 @@ async fn only_what_changed_is_sent_and_at_most_four_times_a_second() {
     for (table, name) in [("pods", "shop/web-1"), ("nodes", "n1"), ("events", "shop/e1")] {
         assert_eq!(names(&update, table, "gone"), [name], "{update}");
     }
+}
+
+/// Each kind has its row, and a step of a rollout is one row of a few hundred bytes.
+#[tokio::test(start_paused = true)]
+async fn workloads_of_all_kinds_are_one_table() {
+    let api = world();
+    let meta = |name: &str| json!({"namespace": "shop", "name": name, "generation": 1});
+    let template = json!({"spec": {"containers": [{"name": "c", "image": "registry.local/web:1"}]}});
+    let spec = json!({"replicas": 2, "template": template, "selector": {}, "serviceName": ""});
+    let done = json!({"observedGeneration": 1, "replicas": 2, "readyReplicas": 2, "availableReplicas": 2,
+        "updatedReplicas": 2});
+    api.create::<Deployment>(&object(json!({"metadata": meta("d"), "spec": spec, "status": done})));
+    api.create::<StatefulSet>(&object(json!({"metadata": meta("s"), "spec": spec, "status": done})));
+    api.create::<ReplicaSet>(&object(json!({"metadata": meta("r"), "spec": spec, "status": done})));
+    let mut kept = json!({"metadata": meta("kept"), "spec": {"replicas": 0, "selector": {}}});
+    kept["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "Deployment", "name": "d",
+        "uid": "u", "controller": true}]);
+    api.create::<ReplicaSet>(&object(kept));
+    api.create::<DaemonSet>(&object(json!({"metadata": meta("a"),
+        "spec": {"selector": {}, "template": template}})));
+    api.create::<Job>(&object(json!({"metadata": meta("j"), "spec": {"template": template}})));
+    let cron = json!({"schedule": "0 * * * *", "jobTemplate": {"spec": {"template": template}}});
+    api.create::<CronJob>(&object(json!({"metadata": meta("c"), "spec": cron})));
+    let scaler = json!({"maxReplicas": 5, "scaleTargetRef": {"kind": "Deployment", "name": "d"}});
+    api.create::<HorizontalPodAutoscaler>(&object(json!({"metadata": meta("h"), "spec": scaler})));
+    api.create::<PersistentVolumeClaim>(&object(json!({"metadata": meta("v"),
+        "status": {"phase": "Pending"}})));
+
+    let mut view = View::new(&informers(&api), Filter::parse("shop", "").unwrap());
+    let update = next(&mut view).await;
+    assert_eq!(
+        names(&update, "workloads", "put"),
+        [
+            "Autoscaler/shop/h",
+            "Claim/shop/v",
+            "CronJob/shop/c",
+            "DaemonSet/shop/a",
+            "Deployment/shop/d",
+            "Job/shop/j",
+            "ReplicaSet/shop/r",
+            "ReplicationController/shop/web",
+            "StatefulSet/shop/s"
+        ]
+    );
+    let row = &update["tables"]["workloads"]["put"]["Deployment/shop/d"];
+    assert_eq!((&row[3], &row[4]), (&json!([2, 2]), &json!("Available")));
+    assert_eq!(row[6], json!(["registry.local/web:1"]));
+
+    api.edit::<Deployment>("shop", "d", |found| found.status.as_mut().unwrap().updated_replicas = Some(1));
+    let update = timeout(Duration::from_secs(20), view.next()).await.unwrap();
+    assert!(update.len() < 400, "{} bytes: {update}", update.len());
+    let update: Value = serde_json::from_str(&update).unwrap();
+    let row = &update["tables"]["workloads"]["put"]["Deployment/shop/d"];
+    assert_eq!((&row[4], &row[5]), (&json!("Progressing"), &json!(["1 of 2 up to date", "1 old"])));
+    api.remove::<Deployment>("shop", "d");
+    assert_eq!(names(&next(&mut view).await, "workloads", "gone"), ["Deployment/shop/d"]);
+}
+
+/// The count of a node's pods follows them, also those that are not shown.
+#[tokio::test(start_paused = true)]
+async fn nodes_count_their_pods() {
+    let api = world();
+    let mut view = View::new(&informers(&api), Filter::parse("", "app=web").unwrap());
+    let count = |update: &Value, node: &str| update["tables"]["nodes"]["put"][node][2][0].clone();
+    let first = next(&mut view).await;
+    assert_eq!((count(&first, "n1"), count(&first, "n2")), (json!(1), Value::Null));
+    api.create(&pod("db-2", "db", "n1"));
+    assert_eq!(count(&next(&mut view).await, "n1"), json!(2));
+    api.edit::<Pod>("shop", "db-2", |pod| pod.status.as_mut().unwrap().phase = Some("Succeeded".into()));
+    assert_eq!(count(&next(&mut view).await, "n1"), json!(1));
+    api.create(&pod("web-2", "web", "n2"));
+    assert_eq!(count(&next(&mut view).await, "n2"), json!(2), "it has something to show now");
+    api.remove::<Pod>("shop", "web-2");
+    assert_eq!(names(&next(&mut view).await, "nodes", "gone"), ["n2"]);
 }
 
 #[tokio::test(start_paused = true)]

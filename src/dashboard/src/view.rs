@@ -7,27 +7,30 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
     time::Duration,
 };
 
 use coracle_api::selector::{LabelSelector, SelectorError};
-use coracle_client::{Delta, Deltas, Informer, Informers, Key, Object, clock};
+use coracle_client::{Informers, Key, Object, clock};
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::{
-        core::v1::{Event, Namespace, Node, Pod, ReplicationController, Service},
-        discovery::v1::EndpointSlice,
-    },
+    Metadata, Resource,
+    api::core::v1::{Event, Pod},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use serde::Serialize;
 use serde_json::{json, value::RawValue};
 use tokio::time::Instant;
 
-use crate::rows::{self, Row};
+use crate::{
+    occupancy::Occupancy,
+    rows::{self, Row},
+    sources::{self, About, Mark, SLICES_OF, Source, Sources},
+    workloads,
+};
 
 /// At most four updates per second: people see no more, and a rollout of a thousand pods is merged.
 const PERIOD: Duration = Duration::from_millis(250);
@@ -37,21 +40,38 @@ const AGEING: Duration = Duration::from_secs(10);
 const MAX_EVENTS: usize = 100;
 /// Rows rendered before others get their turn on this thread: about a millisecond.
 const BATCH: usize = 32;
-/// The label that names a slice's service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
-/// The index of slices by service.
-const SLICES_OF: &str = "dashboard/service";
 
-/// The tables of the page. Later ones depend on earlier ones, so they are brought up to date in this order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+/// The tables of the page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Table {
     Namespaces,
     Services,
-    Controllers,
+    Workloads,
     Pods,
     Nodes,
     Events,
+}
+
+impl Table {
+    fn of(about: About) -> Table {
+        match about {
+            About::Namespace => Table::Namespaces,
+            About::Service => Table::Services,
+            About::Deployment
+            | About::StatefulSet
+            | About::DaemonSet
+            | About::ReplicaSet
+            | About::ReplicationController
+            | About::Job
+            | About::CronJob
+            | About::Autoscaler
+            | About::Claim => Table::Workloads,
+            About::Pod => Table::Pods,
+            About::Node => Table::Nodes,
+            About::Event => Table::Events,
+        }
+    }
 }
 
 /// What a page wants to see.
@@ -80,32 +100,14 @@ impl Filter {
     }
 }
 
-/// An informer and its news.
-struct Source<K> {
-    informer: Informer<K>,
-    deltas: Deltas<K>,
-}
-
-type Mark = (Table, Key);
-
-/// The rows that may have changed with an object.
-trait Marks {
-    fn mark(&self, stale: &mut BTreeSet<Mark>);
-}
-
 /// One open page.
 pub(crate) struct View {
     filter: Filter,
-    namespaces: Source<Namespace>,
-    services: Source<Service>,
-    slices: Source<EndpointSlice>,
-    controllers: Source<ReplicationController>,
-    pods: Source<Pod>,
-    nodes: Source<Node>,
-    events: Source<Event>,
+    sources: Sources,
     stale: BTreeSet<Mark>,
     /// The rows that the page has, by what they say.
     shown: BTreeMap<Mark, u64>,
+    occupancy: Occupancy,
     /// Pods whose row goes stale by itself.
     ageing: BTreeSet<Key>,
     aged: Instant,
@@ -133,21 +135,12 @@ struct Changes {
 
 impl View {
     pub(crate) fn new(informers: &Informers, filter: Filter) -> View {
-        let slices = Source::new(informers);
-        slices
-            .informer
-            .add_index(SLICES_OF, |slice| service_of(slice).map(|key| key.to_string()).into_iter().collect());
         View {
             filter,
-            namespaces: Source::new(informers),
-            services: Source::new(informers),
-            slices,
-            controllers: Source::new(informers),
-            pods: Source::new(informers),
-            nodes: Source::new(informers),
-            events: Source::new(informers),
+            sources: Sources::new(informers),
             stale: BTreeSet::new(),
             shown: BTreeMap::new(),
+            occupancy: Occupancy::default(),
             ageing: BTreeSet::new(),
             aged: Instant::now(),
             looked: None,
@@ -158,13 +151,13 @@ impl View {
     pub(crate) async fn next(&mut self) -> String {
         loop {
             match self.looked {
-                None => self.synced().await,
+                None => self.sources.synced().await,
                 Some(looked) => {
                     self.wait().await;
                     tokio::time::sleep_until(looked + PERIOD).await;
                 }
             }
-            self.drain();
+            self.sources.drain(&mut self.stale);
             let update = self.update().await;
             self.looked = Some(Instant::now());
             if update.complete || !update.tables.is_empty() {
@@ -174,45 +167,15 @@ impl View {
         }
     }
 
-    async fn synced(&self) {
-        tokio::join!(
-            self.namespaces.informer.synced(),
-            self.services.informer.synced(),
-            self.slices.informer.synced(),
-            self.controllers.informer.synced(),
-            self.pods.informer.synced(),
-            self.nodes.informer.synced(),
-            self.events.informer.synced(),
-        );
-    }
-
     /// Waits until something is stale.
     async fn wait(&mut self) {
-        let stale = &mut self.stale;
         tokio::select! {
-            Some(delta) = self.namespaces.deltas.next() => note(&delta, stale),
-            Some(delta) = self.services.deltas.next() => note(&delta, stale),
-            Some(delta) = self.slices.deltas.next() => note(&delta, stale),
-            Some(delta) = self.controllers.deltas.next() => note(&delta, stale),
-            Some(delta) = self.pods.deltas.next() => note(&delta, stale),
-            Some(delta) = self.nodes.deltas.next() => note(&delta, stale),
-            Some(delta) = self.events.deltas.next() => note(&delta, stale),
+            () = self.sources.changed(&mut self.stale) => {}
             () = tokio::time::sleep_until(self.aged + AGEING) => {
                 self.aged = Instant::now();
-                stale.extend(self.ageing.iter().map(|key| (Table::Pods, key.clone())));
+                self.stale.extend(self.ageing.iter().map(|key| (About::Pod, key.clone())));
             }
         }
-    }
-
-    /// Takes what is there without waiting.
-    fn drain(&mut self) {
-        self.namespaces.drain(&mut self.stale);
-        self.services.drain(&mut self.stale);
-        self.slices.drain(&mut self.stale);
-        self.controllers.drain(&mut self.stale);
-        self.pods.drain(&mut self.stale);
-        self.nodes.drain(&mut self.stale);
-        self.events.drain(&mut self.stale);
     }
 
     /// Reads the stale rows again.
@@ -220,31 +183,32 @@ impl View {
         let now = clock::now();
         let complete = self.looked.is_none();
         let mut update = Update { now: now.as_second(), complete, tables: BTreeMap::new() };
-        let stale = std::mem::take(&mut self.stale);
         // With a selector, which events are shown depends on which objects are.
         let events =
-            stale.iter().any(|(table, _)| *table == Table::Events || !self.filter.selector.is_empty());
-        let mut occupancy = None;
-        for (count, mark) in stale.into_iter().enumerate() {
-            if count % BATCH == BATCH - 1 {
+            self.stale.iter().any(|(about, _)| *about == About::Event || !self.filter.selector.is_empty());
+        let mut count = 0;
+        // Pods make their nodes stale, which come after them.
+        while let Some(mark) = self.stale.pop_first() {
+            count += 1;
+            if count % BATCH == 0 {
                 tokio::task::yield_now().await;
             }
-            let key = &mark.1;
+            let (key, sources) = (&mark.1, &self.sources);
             let row = match mark.0 {
-                Table::Namespaces => self.namespaces.informer.get(key).map(|_| Row::new()),
-                Table::Services => self.service(key, now),
-                Table::Controllers => {
-                    let found = self.controllers.informer.get(key);
-                    found
-                        .filter(|found| self.filter.admits(&found.metadata))
-                        .map(|found| rows::controller(&found, now))
-                }
-                Table::Pods => self.pod(key, now),
-                Table::Nodes => {
-                    let occupancy = occupancy.get_or_insert_with(|| self.occupancy());
-                    self.node(key, occupancy.get(&key.name).copied().unwrap_or_default(), now)
-                }
-                Table::Events => continue,
+                About::Namespace => sources.namespaces.informer.get(key).map(|_| Row::new()),
+                About::Service => self.service(key, now),
+                About::Deployment => self.workload(&sources.deployments, key, now),
+                About::StatefulSet => self.workload(&sources.stateful_sets, key, now),
+                About::DaemonSet => self.workload(&sources.daemon_sets, key, now),
+                About::ReplicaSet => self.workload(&sources.replica_sets, key, now),
+                About::ReplicationController => self.workload(&sources.controllers, key, now),
+                About::Job => self.workload(&sources.jobs, key, now),
+                About::CronJob => self.workload(&sources.cron_jobs, key, now),
+                About::Autoscaler => self.workload(&sources.autoscalers, key, now),
+                About::Claim => self.workload(&sources.claims, key, now),
+                About::Pod => self.pod(key, now),
+                About::Node => self.node(key, now),
+                About::Event => continue,
             };
             self.put(mark, row, &mut update);
         }
@@ -255,14 +219,30 @@ impl View {
     }
 
     fn service(&self, key: &Key, now: Timestamp) -> Option<Row> {
-        let service = self.services.informer.get(key).filter(|found| self.filter.admits(&found.metadata))?;
-        let slices = self.slices.informer.by_index(SLICES_OF, &key.to_string());
+        let found = self.sources.services.informer.get(key);
+        let service = found.filter(|found| self.filter.admits(&found.metadata))?;
+        let slices = self.sources.slices.informer.by_index(SLICES_OF, &key.to_string());
         Some(rows::service(&service, slices.iter().map(Arc::as_ref), now))
     }
 
+    fn workload<K>(&self, source: &Source<K>, key: &Key, now: Timestamp) -> Option<Row>
+    where
+        K: Object<DynamicType = ()> + Serialize + Metadata<Ty = ObjectMeta> + Resource,
+    {
+        let found = source.informer.get(key)?;
+        if self.filter.admits(Metadata::metadata(&*found)) { workloads::row(&*found, now) } else { None }
+    }
+
     fn pod(&mut self, key: &Key, now: Timestamp) -> Option<Row> {
-        let pod = self.pods.informer.get(key).filter(|found| self.filter.admits(&found.metadata));
-        let row = pod.map(|pod| rows::pod(&pod, now));
+        let pod = self.sources.pods.informer.get(key);
+        let shown = pod.as_ref().is_some_and(|pod| self.filter.admits(&pod.metadata));
+        let place = pod.as_ref().and_then(|pod| {
+            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+            Some((node_of(pod)?, !matches!(phase, Some("Succeeded" | "Failed")), shown))
+        });
+        let nodes = self.occupancy.put(key, place);
+        self.stale.extend(nodes.map(|node| (About::Node, Key::cluster(&*node))));
+        let row = pod.filter(|_| shown).map(|pod| rows::pod(&pod, now));
         if row.as_ref().is_some_and(rows::ages) {
             self.ageing.insert(key.clone());
         } else {
@@ -272,38 +252,19 @@ impl View {
     }
 
     /// A selector shows the nodes that it selects and those that run what it selects.
-    fn node(&self, key: &Key, pods: Occupancy, now: Timestamp) -> Option<Row> {
-        let node = self.nodes.informer.get(key)?;
-        let wanted = pods.shown || self.filter.has_labels(&node.metadata);
+    fn node(&self, key: &Key, now: Timestamp) -> Option<Row> {
+        let node = self.sources.nodes.informer.get(key)?;
+        let pods = self.occupancy.of(&key.name);
+        let wanted = pods.shown > 0 || self.filter.has_labels(&node.metadata);
         wanted.then(|| rows::node(&node, pods.running, now))
-    }
-
-    fn occupancy(&self) -> HashMap<String, Occupancy> {
-        let mut nodes: HashMap<String, Occupancy> = HashMap::new();
-        for pod in self.pods.informer.list() {
-            let Some(node) = node_of(&pod) else { continue };
-            let entry = nodes.entry(node.to_owned()).or_default();
-            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-            entry.running += usize::from(!matches!(phase, Some("Succeeded" | "Failed")));
-            entry.shown |= self.shown.contains_key(&(Table::Pods, Key::of(&pod.metadata)));
-        }
-        nodes
     }
 
     /// The newest events in the namespace; with a selector, those about what is shown.
     fn update_events(&mut self, update: &mut Update, now: Timestamp) {
-        let mut events = self.events.informer.list();
-        events.retain(|event| {
-            self.filter.has_namespace(&event.metadata)
-                && (self.filter.has_labels(&event.metadata)
-                    || about(event).is_some_and(|mark| self.shown.contains_key(&mark)))
-        });
-        events.sort_by_cached_key(|event| Reverse(rows::last_seen(event)));
-        events.truncate(MAX_EVENTS);
         let mut gone: BTreeSet<Mark> =
-            self.shown.keys().filter(|(table, _)| *table == Table::Events).cloned().collect();
-        for event in events {
-            let mark = (Table::Events, Key::of(&event.metadata));
+            self.shown.keys().filter(|(about, _)| *about == About::Event).cloned().collect();
+        for event in self.newest_events() {
+            let mark = (About::Event, Key::of(&event.metadata));
             gone.remove(&mark);
             self.put(mark, Some(rows::event(&event, now)), update);
         }
@@ -312,9 +273,31 @@ impl View {
         }
     }
 
+    fn newest_events(&self) -> Vec<Arc<Event>> {
+        let mut events = self.sources.events.informer.list();
+        events.retain(|event| {
+            self.filter.has_namespace(&event.metadata)
+                && (self.filter.has_labels(&event.metadata)
+                    || sources::about(event).is_some_and(|mark| self.shown.contains_key(&mark)))
+        });
+        // Of those that happened at the same time always the same ones, so that nothing flickers.
+        let mut order: Vec<_> =
+            events.iter().enumerate().map(|(at, event)| (Reverse(rows::last_seen(event)), at)).collect();
+        if order.len() > MAX_EVENTS {
+            order.select_nth_unstable(MAX_EVENTS);
+            order.truncate(MAX_EVENTS);
+        }
+        order.into_iter().map(|(_, at)| events[at].clone()).collect()
+    }
+
     /// Adds a row to the update if the page does not have it so.
     fn put(&mut self, mark: Mark, row: Option<Row>, update: &mut Update) {
-        let (table, name) = (mark.0, mark.1.to_string());
+        let table = Table::of(mark.0);
+        let name = match table {
+            // Several kinds, which may have the same names.
+            Table::Workloads => format!("{:?}/{}", mark.0, mark.1),
+            _ => mark.1.to_string(),
+        };
         let Some(row) = row else {
             if self.shown.remove(&mark).is_some() {
                 update.tables.entry(table).or_default().gone.push(name);
@@ -332,81 +315,6 @@ impl View {
     }
 }
 
-/// What the pods of a node amount to.
-#[derive(Clone, Copy, Default)]
-struct Occupancy {
-    running: usize,
-    /// At least one of them is on the page.
-    shown: bool,
-}
-
-impl<K: Object<DynamicType = ()> + Marks> Source<K> {
-    fn new(informers: &Informers) -> Self {
-        let informer = informers.get::<K>();
-        let deltas = informer.subscribe();
-        Source { informer, deltas }
-    }
-
-    fn drain(&mut self, stale: &mut BTreeSet<Mark>) {
-        while let Some(delta) = self.deltas.try_next() {
-            note(&delta, stale);
-        }
-    }
-}
-
-fn note<K: Marks>(delta: &Delta<K>, stale: &mut BTreeSet<Mark>) {
-    match delta {
-        Delta::Added(object) | Delta::Deleted(object) => object.mark(stale),
-        Delta::Updated { old, new } => {
-            old.mark(stale);
-            new.mark(stale);
-        }
-    }
-}
-
 fn node_of(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref()
 }
-
-fn service_of(slice: &EndpointSlice) -> Option<Key> {
-    let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
-    Some(Key::new(slice.metadata.namespace.as_deref().unwrap_or_default(), name))
-}
-
-/// The row that an event is about.
-fn about(event: &Event) -> Option<Mark> {
-    let object = &event.involved_object;
-    let table = match object.kind.as_deref()? {
-        "Pod" => Table::Pods,
-        "Service" => Table::Services,
-        "ReplicationController" => Table::Controllers,
-        "Node" => Table::Nodes,
-        _ => return None,
-    };
-    Some((table, Key::new(object.namespace.as_deref().unwrap_or_default(), object.name.as_deref()?)))
-}
-
-impl Marks for Pod {
-    fn mark(&self, stale: &mut BTreeSet<Mark>) {
-        stale.insert((Table::Pods, Key::of(&self.metadata)));
-        stale.extend(node_of(self).map(|node| (Table::Nodes, Key::cluster(node))));
-    }
-}
-
-impl Marks for EndpointSlice {
-    fn mark(&self, stale: &mut BTreeSet<Mark>) {
-        stale.extend(service_of(self).map(|service| (Table::Services, service)));
-    }
-}
-
-macro_rules! marks_its_row {
-    ($($kind:ty => $table:ident),*) => {$(
-        impl Marks for $kind {
-            fn mark(&self, stale: &mut BTreeSet<Mark>) {
-                stale.insert((Table::$table, Key::of(&self.metadata)));
-            }
-        }
-    )*};
-}
-
-marks_its_row!(Namespace => Namespaces, Service => Services, ReplicationController => Controllers, Node => Nodes, Event => Events);
