@@ -19,6 +19,6 @@ case $target in
     ! command -v zstd > /dev/null || zstd -qfc "corpus/layer/plain" > "corpus/layer/zstd"
     ;;
 esac
-RUSTC_WRAPPER="$PWD/rustc.sh" cargo build --release --bin "$target"
+RUSTC_WRAPPER="$PWD/rustc.sh" cargo build --release --bin "$target" --features "$target"
 exec "${CARGO_TARGET_DIR:-target}/release/$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 \
   -max_len=262144 -artifact_prefix="found/$target/" "corpus/$target"

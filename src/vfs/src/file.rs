@@ -85,8 +85,8 @@ impl File {
     /// written there from now on does not fail for want of room, until the file is cut.
     ///
     /// Room in memory is charged at once, to the volume's limit and to the pod, and taken from the host as it is
-    /// written. On a file system of the host that cannot reserve (it says so itself) it is only looked whether there
-    /// is room now.
+    /// written. Room on a disk is taken at once, but for a little that reservations leave free; on a file system that
+    /// cannot reserve (it says so itself) it is only looked whether there is room now.
     ///
     /// # Errors
     /// As `posix_fallocate(3)`: [`VfsError::Invalid`] for a `length` of 0, and [`VfsError::NoSpace`] if there is not

@@ -255,8 +255,13 @@ impl OpenFile for HostFile {
     }
 }
 
+/// What reservations leave free of a disk, or a tenth of it if that is less. A program that writes takes its time, and
+/// who watches the disk sees it coming; a reservation fills it in one call, and the node's own store may be on it, too.
+const SPARE: u64 = 1 << 30;
+
 /// Takes blocks for a part of a file, all or none as far as programs see, and lengthens it to the end of that.
 fn allocate(file: &File, offset: u64, length: u64) -> Result<(), VfsError> {
+    look_for_room(file, offset, length)?;
     // First without lengthening: a file system that runs out of blocks in the middle has lengthened it so far.
     for flags in [FallocateFlags::KEEP_SIZE, FallocateFlags::empty()] {
         match retry_on_intr(|| rustix::fs::fallocate(file, flags, offset, length)) {
@@ -270,16 +275,21 @@ fn allocate(file: &File, offset: u64, length: u64) -> Result<(), VfsError> {
     Ok(())
 }
 
-/// For file systems that cannot reserve: lengthens a file if there is room for that now.
-fn lengthen(file: &File, end: u64) -> Result<(), VfsError> {
-    let free = rustix::fs::fstatvfs(file).map_err(from_errno)?;
-    let meta = file.metadata().map_err(from_io)?;
+/// Whether the disk has room for what a part of a file may need, and something to spare.
+fn look_for_room(file: &File, offset: u64, length: u64) -> Result<(), VfsError> {
+    let disk = rustix::fs::fstatvfs(file).map_err(from_errno)?;
     // Blocks have 512 bytes here, whatever the file system's own have.
-    let missing = end.saturating_sub(meta.blocks().saturating_mul(512));
-    if missing > free.f_bavail.saturating_mul(free.f_frsize) {
-        return Err(VfsError::NoSpace);
-    }
-    if end > meta.size() { file.set_len(end).map_err(from_io) } else { Ok(()) }
+    let taken = file.metadata().map_err(from_io)?.blocks().saturating_mul(512);
+    let missing = (offset + length).saturating_sub(taken).min(length);
+    let spare = SPARE.min(disk.f_blocks.saturating_mul(disk.f_frsize) / 10);
+    let room = disk.f_bavail.saturating_mul(disk.f_frsize).saturating_sub(spare);
+    if missing > room { Err(VfsError::NoSpace) } else { Ok(()) }
+}
+
+/// For file systems that cannot reserve: there was room a moment ago, and that is all that can be said.
+fn lengthen(file: &File, end: u64) -> Result<(), VfsError> {
+    let size = file.metadata().map_err(from_io)?.size();
+    if end > size { file.set_len(end).map_err(from_io) } else { Ok(()) }
 }
 
 impl Drop for HostFile {
@@ -308,12 +318,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn where_nothing_can_be_reserved_it_is_looked_for_room() {
+    fn no_reservation_fills_the_disk() {
+        let file = tempfile::tempfile().unwrap();
+        allocate(&file, 0, 1_000).unwrap();
+        let disk = rustix::fs::fstatvfs(&file).unwrap();
+        let free = disk.f_bavail * disk.f_frsize;
+        for length in [1 << 60, free, free - 4_096] {
+            assert!(matches!(allocate(&file, 1_000, length), Err(VfsError::NoSpace)));
+        }
+        assert_eq!(file.metadata().unwrap().len(), 1_000);
+        look_for_room(&file, 0, 1_000).unwrap();
+    }
+
+    #[test]
+    fn where_nothing_can_be_reserved_files_are_lengthened() {
         let file = tempfile::tempfile().unwrap();
         lengthen(&file, 1_000).unwrap();
         lengthen(&file, 10).unwrap();
-        assert_eq!(file.metadata().unwrap().len(), 1_000);
-        assert!(matches!(lengthen(&file, 1 << 60), Err(VfsError::NoSpace)));
         assert_eq!(file.metadata().unwrap().len(), 1_000);
     }
 }
