@@ -48,12 +48,15 @@ pub(crate) struct StatusWriter {
     idle: Notify,
 }
 
+/// Makes a strategic merge patch when its time has come: most statuses are replaced by newer ones before that.
+pub(crate) type Patch = Arc<dyn Fn() -> Bytes + Send + Sync>;
+
 /// What is to be written for one pod.
 #[derive(Clone)]
 struct Pending {
     key: Key,
     /// The patch, if it was not written yet.
-    patch: Option<Bytes>,
+    patch: Option<Patch>,
     /// Delete the object after the patch was written.
     delete: bool,
 }
@@ -88,8 +91,8 @@ impl StatusWriter {
         self.queue.shutdown();
     }
 
-    /// Writes a status; `patch` is a strategic merge patch.
-    pub(crate) fn publish(&self, handle: &PodHandle, patch: Bytes, urgency: Urgency) {
+    /// Writes a status.
+    pub(crate) fn publish(&self, handle: &PodHandle, patch: Patch, urgency: Urgency) {
         let uid = self.note(handle, |pending| pending.patch = Some(patch));
         match urgency {
             Urgency::Now => self.queue.add(uid),
@@ -142,7 +145,7 @@ impl StatusWriter {
         };
         let request = async {
             match (&patch, delete) {
-                (Some(patch), _) => self.patch(&key, patch.clone()).await,
+                (Some(patch), _) => self.patch(&key, patch()).await,
                 (None, true) => self.delete_object(&key, uid).await,
                 (None, false) => Answer::Done,
             }
@@ -171,11 +174,12 @@ impl StatusWriter {
     }
 
     /// Removes what was written; what was handed over meanwhile is written next.
-    fn settle(&self, uid: &Arc<str>, written: Option<&Bytes>) {
+    fn settle(&self, uid: &Arc<str>, written: Option<&Patch>) {
         let mut pending = self.pending.lock();
         let Some(entry) = pending.get_mut(uid) else { return };
         let deleted = written.is_none() && entry.delete;
-        if entry.patch.as_ref() == written {
+        let same = entry.patch.as_ref().zip(written).is_some_and(|(now, then)| Arc::ptr_eq(now, then));
+        if same {
             entry.patch = None;
         }
         if deleted || entry.patch.is_none() && !entry.delete {

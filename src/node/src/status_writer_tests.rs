@@ -40,6 +40,10 @@ fn handle(name: &str) -> PodHandle {
     PodHandle::new(&serde_json::from_value::<Pod>(meta).unwrap())
 }
 
+fn patch(text: &'static str) -> Patch {
+    Arc::new(move || Bytes::from(text))
+}
+
 #[track_caller]
 fn expect(seen: &Seen, expected: &[&str]) {
     assert_eq!(*seen.lock(), expected);
@@ -64,8 +68,8 @@ async fn drain(writer: &Arc<StatusWriter>) {
 async fn changes_that_follow_each_other_are_one_write() {
     let (client, seen) = recorded(|_| (200, "{}"));
     let writer = StatusWriter::new(client);
-    writer.publish(&handle("p"), Bytes::from("pending"), Urgency::Soon);
-    writer.publish(&handle("p"), Bytes::from("ready"), Urgency::Now);
+    writer.publish(&handle("p"), patch("pending"), Urgency::Soon);
+    writer.publish(&handle("p"), patch("ready"), Urgency::Now);
     drain(&writer).await;
     expect(&seen, &["PATCH p/status ready"]);
 }
@@ -74,7 +78,7 @@ async fn changes_that_follow_each_other_are_one_write() {
 async fn the_last_status_comes_before_the_end() {
     let (client, seen) = recorded(|_| (200, "{}"));
     let writer = StatusWriter::new(client);
-    writer.publish(&handle("p"), Bytes::from("over"), Urgency::Soon);
+    writer.publish(&handle("p"), patch("over"), Urgency::Soon);
     writer.delete(&handle("p"));
     drain(&writer).await;
     expect(&seen, &["PATCH p/status over", "DELETE p"]);
@@ -84,7 +88,7 @@ async fn the_last_status_comes_before_the_end() {
 async fn failures_are_tried_again_and_pods_that_are_gone_are_forgotten() {
     let (client, seen) = recorded(|count| if count < 3 { (500, "broken") } else { (404, "gone") });
     let writer = StatusWriter::new(client);
-    writer.publish(&handle("p"), Bytes::from("x"), Urgency::Now);
+    writer.publish(&handle("p"), patch("x"), Urgency::Now);
     drain(&writer).await;
     expect(&seen, &["PATCH p/status x"; 3]);
 }
@@ -94,7 +98,7 @@ async fn a_name_that_another_pod_has_now_is_left_alone() {
     let (client, seen) =
         recorded(|_| (409, "Precondition failed: UID in precondition: p, UID in object meta: q"));
     let writer = StatusWriter::new(client);
-    writer.publish(&handle("p"), Bytes::from("x"), Urgency::Now);
+    writer.publish(&handle("p"), patch("x"), Urgency::Now);
     writer.delete(&handle("p"));
     drain(&writer).await;
     expect(&seen, &["PATCH p/status x"]);
@@ -112,7 +116,7 @@ async fn what_is_refused_keeps_no_pod_from_its_end() {
     for (code, patches) in [(422, 1), (413, 1), (409, 3), (429, 3), (403, 3)] {
         let (client, seen) = recorded(move |count| if count < 3 { (code, "no") } else { (200, "{}") });
         let writer = StatusWriter::new(client);
-        writer.publish(&handle("p"), Bytes::from("x"), Urgency::Now);
+        writer.publish(&handle("p"), patch("x"), Urgency::Now);
         writer.delete(&handle("p"));
         drain(&writer).await;
         let seen = seen.lock();
@@ -133,7 +137,7 @@ async fn a_pod_that_is_forgotten_leaves_no_trace() {
     let writer = StatusWriter::new(client);
     let (p, tasks) = (handle("p"), TaskTracker::new());
     writer.start(&tasks);
-    writer.publish(&p, Bytes::from("x"), Urgency::Now);
+    writer.publish(&p, patch("x"), Urgency::Now);
     while writer.queue.failures(&"p".into()) < 3 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -163,7 +167,7 @@ async fn requests_that_hang_hold_nobody_up_for_long() {
     });
     let writer = StatusWriter::new(Client::new(service, "default"));
     for index in 0..=WRITERS {
-        writer.publish(&handle(&format!("p{index}")), Bytes::from("x"), Urgency::Now);
+        writer.publish(&handle(&format!("p{index}")), patch("x"), Urgency::Now);
     }
     drain(&writer).await;
     assert_eq!(seen.lock().len(), 2 * WRITERS + 1, "each that hung is tried once more");

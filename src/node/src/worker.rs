@@ -702,11 +702,14 @@ impl Worker {
             return;
         }
         self.published = fingerprint;
-        let patch = status::status_patch(&self.pod, self.handle.uid(), &status);
-        let patch = serde_json::to_vec(&patch).expect("a JSON value serialises");
+        let (pod, handle) = (self.pod.clone(), self.handle.clone());
+        let patch = move || {
+            let patch = status::status_patch(&pod, handle.uid(), &status);
+            Bytes::from(serde_json::to_vec(&patch).expect("a JSON value serialises"))
+        };
         let settled = self.machine.settled() && (self.deleted.is_none() || self.machine.over());
         let urgency = if settled { Urgency::Now } else { Urgency::Soon };
-        self.context.statuses.publish(&self.handle, Bytes::from(patch), urgency);
+        self.context.statuses.publish(&self.handle, Arc::new(patch), urgency);
     }
 }
 

@@ -8,6 +8,7 @@ use std::{
 
 use coracle_network::Fabric;
 use k8s_openapi::api::core::v1::{Container, Probe};
+use tokio::time::Instant;
 
 use super::{
     Commands, Target,
@@ -76,13 +77,14 @@ impl Check {
         matches!(self, Check::Http(_) | Check::Tcp(_))
     }
 
-    /// Makes the check.
+    /// Makes the check. An answer over HTTP is not looked at before `read_at`.
     pub(super) async fn make(
         &self,
         target: &Target,
         fabric: &Arc<Fabric>,
         commands: &Commands,
         timeout: Duration,
+        read_at: Option<Instant>,
     ) -> Outcome {
         match self {
             Check::Impossible(problem) => Outcome::Error(problem.to_string()),
@@ -91,21 +93,23 @@ impl Check {
                 Ok(Err(error)) => Outcome::Failure(format!("dial tcp {address}: {}", dial_problem(&error))),
                 Err(_) => Outcome::Failure(format!("dial tcp {address}: i/o timeout")),
             },
-            Check::Http(request) => match tokio::time::timeout(timeout, request.send(fabric)).await {
-                Ok(Ok(answer)) => match answer.status {
-                    200..300 => Outcome::Success,
-                    300..400 => Outcome::Warning(format!(
-                        "Probe terminated redirects, Response body: {}",
-                        String::from_utf8_lossy(&answer.body)
+            Check::Http(request) => {
+                match tokio::time::timeout(timeout, request.send(fabric, read_at)).await {
+                    Ok(Ok(answer)) => match answer.status {
+                        200..300 => Outcome::Success,
+                        300..400 => Outcome::Warning(format!(
+                            "Probe terminated redirects, Response body: {}",
+                            String::from_utf8_lossy(&answer.body)
+                        )),
+                        status => Outcome::Failure(format!("HTTP probe failed with statuscode: {status}")),
+                    },
+                    Ok(Err(problem)) => Outcome::Failure(format!("Get \"{}\": {problem}", request.url())),
+                    Err(_) => Outcome::Failure(format!(
+                        "Get \"{}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)",
+                        request.url()
                     )),
-                    status => Outcome::Failure(format!("HTTP probe failed with statuscode: {status}")),
-                },
-                Ok(Err(problem)) => Outcome::Failure(format!("Get \"{}\": {problem}", request.url())),
-                Err(_) => Outcome::Failure(format!(
-                    "Get \"{}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)",
-                    request.url()
-                )),
-            },
+                }
+            }
             Check::Grpc { address, service } => {
                 match Box::pin(grpc::check(fabric, *address, service, timeout)).await {
                     Ok(()) => Outcome::Success,

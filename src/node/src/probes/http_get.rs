@@ -11,7 +11,10 @@ use bytes::Bytes;
 use coracle_network::Fabric;
 use http::HeaderValue;
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    time::{Instant, sleep_until},
+};
 
 use super::{
     address::{dial_problem, host, port},
@@ -98,10 +101,14 @@ impl HttpRequest {
         format!("{scheme}://{}{}", self.address, self.path)
     }
 
-    /// Sends the request; answers that lead to another place of the same host are followed. The error says
+    /// Sends the request, and reads what has come back at `read_at`, if that is given; answers that lead to another place of the same host are followed. The error says
     /// what went wrong in Go's words, without the URL.
-    pub(crate) async fn send(&self, fabric: &Arc<Fabric>) -> Result<Answer, String> {
-        let answer = self.exchange(fabric).await?;
+    pub(crate) async fn send(
+        &self,
+        fabric: &Arc<Fabric>,
+        read_at: Option<Instant>,
+    ) -> Result<Answer, String> {
+        let answer = self.exchange(fabric, read_at).await?;
         if answer.location.is_none() || !(300..400).contains(&answer.status) {
             return Ok(answer);
         }
@@ -114,12 +121,12 @@ impl HttpRequest {
             let location = answer.location.as_deref().filter(|_| (300..400).contains(&answer.status));
             let Some(next) = location.and_then(|location| request.moved(location)) else { return Ok(answer) };
             request = next;
-            answer = request.exchange(fabric).await?;
+            answer = request.exchange(fabric, None).await?;
         }
         Err(format!("stopped after {MAX_REDIRECTS} redirects"))
     }
 
-    async fn exchange(&self, fabric: &Arc<Fabric>) -> Result<Answer, String> {
+    async fn exchange(&self, fabric: &Arc<Fabric>, read_at: Option<Instant>) -> Result<Answer, String> {
         let address = self.address;
         let mut stream = fabric
             .connect(address)
@@ -127,9 +134,9 @@ impl HttpRequest {
             .map_err(|error| format!("dial tcp {address}: {}", dial_problem(&error)))?;
         if self.tls {
             let mut stream = Box::pin(tls::connect(stream, address.ip())).await?;
-            return Box::pin(talk(&mut stream, &self.bytes)).await;
+            return Box::pin(talk(&mut stream, &self.bytes, None)).await;
         }
-        talk(&mut stream, &self.bytes).await
+        talk(&mut stream, &self.bytes, read_at).await
     }
 
     fn written(mut self) -> HttpRequest {
@@ -190,10 +197,17 @@ fn visible(path: &str) -> String {
     out
 }
 
-/// Sends a request and reads the answer.
-async fn talk<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, request: &[u8]) -> Result<Answer, String> {
+/// Sends a request and reads the answer, from `read_at` on if that is given.
+async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    request: &[u8],
+    read_at: Option<Instant>,
+) -> Result<Answer, String> {
     // A server that answers without having read everything may have closed already.
     let sent = stream.write_all(request).await;
+    if let Some(at) = read_at {
+        sleep_until(at).await;
+    }
     let mut data = Vec::with_capacity(512);
     loop {
         if let Some(end) = head_end(&data) {
@@ -359,7 +373,7 @@ mod tests {
                     theirs.write_all(answer.as_bytes()).await.unwrap();
                     drop(theirs);
                 };
-                let (seen, ()) = tokio::join!(talk(&mut ours, b"request"), serve);
+                let (seen, ()) = tokio::join!(talk(&mut ours, b"request", None), serve);
                 let seen = seen.map(|answer| (answer.status, String::from_utf8(answer.body).unwrap()));
                 let expected = expected.map(|(status, body)| (status, body.to_owned()));
                 assert_eq!(seen, expected.map_err(str::to_owned), "{caller}");

@@ -25,10 +25,10 @@ use std::{
 
 use coracle_client::{EventType, Recorder, random};
 use coracle_network::Fabric;
-use futures::future::BoxFuture;
+use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use k8s_openapi::api::core::v1::{Container, ObjectReference, Probe};
 use parking_lot::Mutex;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{sync::Notify, task::unconstrained, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -44,6 +44,11 @@ use progress::{News, Progress, Schedule};
 /// ten times a second and not once for each: the switches between threads cost more than the checks. No period
 /// is shorter than a second.
 const SLOT: Duration = Duration::from_millis(100);
+
+/// For how long the answers to the checks of a slot gather before they are read: guests that answer one after
+/// the other would each wake the prober. Checks that are made closely, until a container's first success, are
+/// read at once.
+const GATHER: Duration = Duration::from_millis(20);
 
 /// What is probed.
 pub(crate) struct Target {
@@ -198,25 +203,33 @@ impl Prober {
     /// Starts what is due; when the next check is.
     fn start_due(&self, fabric: &Arc<Fabric>, commands: &Commands, tasks: &TaskTracker) -> Option<Instant> {
         let now = Instant::now();
+        let checks = FuturesUnordered::new();
         let mut state = self.shared.state.lock();
-        while let Some((at, id)) = state.due.first().copied() {
-            if at > now {
-                return Some(at);
+        let next = loop {
+            let Some((due, id)) = state.due.first().copied() else { break None };
+            if due > now {
+                break Some(due);
             }
             state.due.pop_first();
             let Some(entry) = state.entries.get(&id) else { continue };
             let (prober, fabric, task) = (self.clone(), fabric.clone(), entry.task.clone());
             let commands = commands.clone();
-            tasks.spawn(async move {
-                let timeout = task.schedule.timeout;
-                let outcome = task.check.make(&task.target, &fabric, &commands, timeout).await;
-                prober.record(id, &task, outcome);
+            let read_at = (!entry.progress.is_eager()).then(|| now + GATHER);
+            checks.push(async move {
+                let outcome =
+                    task.check.make(&task.target, &fabric, &commands, task.schedule.timeout, read_at).await;
+                prober.record(id, &task, due, outcome);
             });
+        };
+        drop(state);
+        if !checks.is_empty() {
+            // One task for all of a slot, which has a list of its own of what is ready: no need to share it out.
+            tasks.spawn(unconstrained(checks.collect::<()>()));
         }
-        None
+        next
     }
 
-    fn record(&self, id: u64, task: &Task, outcome: Outcome) {
+    fn record(&self, id: u64, task: &Task, due: Instant, outcome: Outcome) {
         match &outcome {
             Outcome::Success | Outcome::Warning(_) => &task.counts.successful,
             Outcome::Failure(_) | Outcome::Error(_) => &task.counts.failed,
@@ -226,10 +239,10 @@ impl Prober {
         // The container has ended meanwhile: what was found out is of no interest.
         let Some(entry) = state.entries.get_mut(&id) else { return };
         let now = Instant::now();
-        let report = entry.progress.record(&task.schedule, outcome, now);
+        let report = entry.progress.record(&task.schedule, outcome, due, now);
         match report.next {
             Some(at) => {
-                let at = if at - now < task.schedule.period { at } else { self.slot(at) };
+                let at = if entry.progress.is_eager() { at } else { self.slot(at) };
                 let first = state.due.first().is_none_or(|(due, _)| at < *due);
                 state.due.insert((at, id));
                 if first {

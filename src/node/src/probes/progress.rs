@@ -95,29 +95,41 @@ impl Progress {
         Progress { successes: 0, failures: 0, verdict: None, eager }
     }
 
-    /// Takes in a result.
-    pub(super) fn record(&mut self, schedule: &Schedule, outcome: Outcome, now: Instant) -> Report {
+    /// Takes in the result of the check that was due at `due`. The next is a period after that, however long
+    /// this one took.
+    pub(super) fn record(
+        &mut self,
+        schedule: &Schedule,
+        outcome: Outcome,
+        due: Instant,
+        now: Instant,
+    ) -> Report {
+        let next = (due + schedule.period).max(now);
         match outcome {
-            Outcome::Success => self.succeeded(schedule, None, now),
-            Outcome::Warning(text) => self.succeeded(schedule, Some(News::Warned(text)), now),
-            Outcome::Failure(problem) => self.failed(schedule, problem, now),
+            Outcome::Success => self.succeeded(schedule, None, next),
+            Outcome::Warning(text) => self.succeeded(schedule, Some(News::Warned(text)), next),
+            Outcome::Failure(problem) => self.failed(schedule, problem, next, now),
             Outcome::Error(problem) => {
-                let next = Some(now + schedule.period);
-                Report { verdict: None, news: Some(News::Errored(problem)), next }
+                Report { verdict: None, news: Some(News::Errored(problem)), next: Some(next) }
             }
         }
     }
 
-    fn succeeded(&mut self, schedule: &Schedule, news: Option<News>, now: Instant) -> Report {
+    /// True while failures are not told and checks follow each other closely.
+    pub(super) fn is_eager(&self) -> bool {
+        self.eager.is_some()
+    }
+
+    fn succeeded(&mut self, schedule: &Schedule, news: Option<News>, next: Instant) -> Report {
         self.failures = 0;
         self.successes = self.successes.saturating_add(1);
         self.eager = None;
         let verdict = (self.successes >= schedule.success).then(|| self.turn(true)).flatten();
         let done = schedule.kind == ProbeKind::Startup && self.verdict == Some(true);
-        Report { verdict, news, next: (!done).then(|| now + schedule.period) }
+        Report { verdict, news, next: (!done).then_some(next) }
     }
 
-    fn failed(&mut self, schedule: &Schedule, problem: String, now: Instant) -> Report {
+    fn failed(&mut self, schedule: &Schedule, problem: String, next: Instant, now: Instant) -> Report {
         if let Some(eager) = &mut self.eager {
             if now < eager.until {
                 let next = (now + eager.step).min(eager.until);
@@ -131,7 +143,7 @@ impl Progress {
         let verdict = (self.failures >= schedule.failure).then(|| self.turn(false)).flatten();
         // The container is ended; its next run is probed afresh.
         let done = schedule.kind != ProbeKind::Readiness && self.verdict == Some(false);
-        Report { verdict, news: Some(News::Failed(problem)), next: (!done).then(|| now + schedule.period) }
+        Report { verdict, news: Some(News::Failed(problem)), next: (!done).then_some(next) }
     }
 
     fn turn(&mut self, verdict: bool) -> Option<bool> {
@@ -164,7 +176,7 @@ mod tests {
                 '?' => Outcome::Error("?".into()),
                 _ => Outcome::Failure("no".into()),
             };
-            let report = progress.record(&schedule, outcome, now);
+            let report = progress.record(&schedule, outcome, now, now);
             let mut text = String::new();
             text += match report.verdict {
                 Some(true) => "R",
@@ -212,7 +224,7 @@ mod tests {
         let (mut now, mut silent) = (begin, 0);
         let mut progress = Progress::new(&schedule, begin);
         loop {
-            let report = progress.record(&schedule, Outcome::Failure("no".into()), now);
+            let report = progress.record(&schedule, Outcome::Failure("no".into()), now, now);
             if report.news.is_some() {
                 break;
             }
@@ -245,12 +257,26 @@ mod tests {
     }
 
     #[test]
+    fn periods_are_counted_from_when_a_check_was_due() {
+        let probe = serde_json::from_value(json!({"periodSeconds": 1})).unwrap();
+        let schedule = Schedule::of(&probe, ProbeKind::Liveness, true);
+        let due = Instant::now();
+        let after = |took: u64| {
+            let now = due + Duration::from_millis(took);
+            let mut progress = Progress::new(&schedule, due);
+            let next = progress.record(&schedule, Outcome::Success, due, now).next.unwrap();
+            (next - due).as_millis()
+        };
+        assert_eq!((after(0), after(300), after(1700)), (1000, 1000, 1700));
+    }
+
+    #[test]
     fn thresholds_of_success() {
         let probe = serde_json::from_value(json!({"successThreshold": 2})).unwrap();
         let schedule = Schedule::of(&probe, ProbeKind::Readiness, true);
         let now = Instant::now();
         let mut progress = Progress::new(&schedule, now);
-        assert_eq!(progress.record(&schedule, Outcome::Success, now).verdict, None);
-        assert_eq!(progress.record(&schedule, Outcome::Success, now).verdict, Some(true));
+        assert_eq!(progress.record(&schedule, Outcome::Success, now, now).verdict, None);
+        assert_eq!(progress.record(&schedule, Outcome::Success, now, now).verdict, Some(true));
     }
 }

@@ -51,7 +51,9 @@ impl Net {
         let probe = serde_json::from_value(probe.clone()).unwrap();
         let container = serde_json::from_value(json!({"name": "c"})).unwrap();
         let check = Check::of(&probe, &container, self.ip());
-        check.make(&target(ProbeKind::Readiness), &self.fabric, &commands(), Duration::from_secs(1)).await
+        check
+            .make(&target(ProbeKind::Readiness), &self.fabric, &commands(), Duration::from_secs(1), None)
+            .await
     }
 }
 

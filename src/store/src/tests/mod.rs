@@ -1,10 +1,11 @@
 //! What every store must do ([`conformance`]), also against a simple model ([`model`]), what sled's
-//! folder must withstand ([`folder`]), and what happens when a commit fails or the process dies
-//! ([`crash`]).
+//! folder must withstand ([`folder`]), what happens when a commit fails or the process dies
+//! ([`crash`]), and who waits for whom ([`gather`]).
 
 mod conformance;
 mod crash;
 mod folder;
+mod gather;
 mod model;
 mod window;
 
