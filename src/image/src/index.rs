@@ -88,6 +88,8 @@ impl Index {
             repository.forget_missing(content)?;
             if !repository.is_empty() {
                 repositories.insert(name, repository);
+            } else if !name.is_empty() {
+                remove_folders(&root, &name);
             }
         }
         Ok(Index { root, repositories: RwLock::new(repositories), changes: Mutex::new(()) })
@@ -316,11 +318,12 @@ impl Index {
 
     fn edit<T>(&self, name: &str, change: impl FnOnce(&mut Repository) -> T) {
         let mut repositories = self.repositories.write();
-        if let Some(repository) = repositories.get_mut(name) {
-            change(repository);
-            if repository.is_empty() {
-                repositories.remove(name);
-            }
+        let Some(repository) = repositories.get_mut(name) else { return };
+        change(repository);
+        if repository.is_empty() {
+            repositories.remove(name);
+            drop(repositories);
+            remove_folders(&self.root, name);
         }
     }
 
@@ -403,6 +406,22 @@ fn create_dirs(root: &Path, folder: &Path) -> Result<(), ImageError> {
     fs::create_dir_all(folder).map_err(ImageError::io("create", folder))?;
     let above = folder.ancestors().skip(1).take_while(|above| above.starts_with(root));
     above.into_iter().try_for_each(sync_dir)
+}
+
+/// Removes the folders of a repository that has nothing, and those above it that lead to no other: names come and go,
+/// and who may name images could leave any number of them.
+fn remove_folders(root: &Path, name: &str) {
+    let folder = root.join(name);
+    for kind in [BLOBS, MANIFESTS, TAGS, REFERRERS] {
+        let _ = remove_if_there(&folder.join(kind).join(".new"));
+        let _ = fs::remove_dir(folder.join(kind));
+    }
+    for folder in folder.ancestors().take_while(|folder| *folder != root) {
+        // One that is not empty stays.
+        if fs::remove_dir(folder).is_err() {
+            return;
+        }
+    }
 }
 
 /// The visible names in a folder; those that are not UTF-8 are not ours.

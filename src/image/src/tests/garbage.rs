@@ -35,6 +35,8 @@ async fn what_a_pull_brought_in_vain_is_removed_unless_another_needs_it() {
     let error = world.pull("web:1").await.unwrap_err();
     assert!(matches!(error, PullError::NotFound { .. }), "{error:?}");
     assert_eq!(blobs(&world), 0, "its configuration came before");
+    let names = || fs::read_dir(world.dir.path().join("repositories")).unwrap().count();
+    assert_eq!(names(), 0, "nor is its name left");
 
     // Another pull that runs needs the same.
     let shared = world.images.shared();
@@ -74,4 +76,13 @@ async fn images_that_cannot_run_are_removed_like_others() {
     assert_eq!(world.images.pulled(), [digest.clone()].into());
     let freed = world.images.remove_pulled(&digest, &[].into()).await.unwrap();
     assert_eq!((freed, blobs(&world)), (manifest.len() as u64 + 10, own));
+    // A start removes the folders of names that an earlier one left, and no others.
+    let repositories = world.dir.path().join("repositories");
+    fs::create_dir_all(repositories.join("host/a/b/_blobs")).unwrap();
+    fs::write(repositories.join("host/a/b/_blobs/.new"), "").unwrap();
+    fs::create_dir_all(repositories.join("host/c/_tags")).unwrap();
+    let reopened = world.reopened();
+    let left: Vec<_> = fs::read_dir(&repositories).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["registry.local"]);
+    assert!(reopened.find(&reference("registry.local/own:1")).is_some());
 }
