@@ -10,7 +10,8 @@ cd "$(dirname "$0")"
 target=${1:?"usage: run.sh TARGET [SECONDS]; targets: $(ls targets | sed 's/\.rs$//' | tr '\n' ' ')"}
 seconds=${2:-120}
 mkdir -p "found/$target" "corpus/$target"
-# Seeds: the examples' modules, and layers of them.
+# Seeds: what is in `seeds`, the examples' modules, and layers of them.
+[ ! -d "seeds/$target" ] || cp "seeds/$target"/* "corpus/$target/"
 case $target in
   module | manifest) cp ../../guest-examples/built/h*.wasm "corpus/$target/" ;;
   layer)
