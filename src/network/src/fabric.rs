@@ -20,7 +20,6 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
@@ -28,10 +27,13 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use crate::admit::{Denials, DenyReason, Origin, Policies};
 use crate::idset::IdSet;
 use crate::kernel::HostAddresses;
-use crate::limits::{EGRESS_CONNECTIONS, LOOKUPS};
+use crate::limits::{
+    DOOR_CONNECTIONS, DOORS_PART, EGRESS_CONNECTIONS, EGRESS_PART, HOME_CONNECTIONS, HOME_PART, LOOKUPS,
+};
 use crate::names::outside::Cache;
 use crate::nodeport::{DoorProblem, NodePorts};
 use crate::policy::{Place, canonical, place};
+use crate::pool::{Pool, Share};
 use crate::services::{Caller, Candidates, Entrance, Frontend, Services, Shut};
 use crate::stack::{Protocol, Stack};
 use crate::stream::End;
@@ -58,8 +60,11 @@ pub struct Fabric {
     pub(crate) denials: Denials,
     node_ports: NodePorts,
     host: HostAddresses,
-    egress: Arc<Semaphore>,
-    lookups: Arc<Semaphore>,
+    /// Connections to the outside, to the API server, and through ports of the host.
+    egress: Arc<Pool>,
+    home: Arc<Pool>,
+    doors: Arc<Pool>,
+    lookups: Arc<Pool>,
     names: Cache,
     next_port: AtomicU16,
     denied: AtomicU64,
@@ -80,7 +85,7 @@ pub(crate) enum Way {
     /// To this pod, as this address.
     Pod(Arc<Stack>, SocketAddr),
     /// Out of the node, counted against the pod's share if it is a pod that dials.
-    Kernel { to: SocketAddr, egress: Option<Arc<Semaphore>> },
+    Kernel { to: SocketAddr, egress: Option<Arc<Share>> },
     /// To the cluster's DNS server, for this pod.
     Dns(Arc<Stack>),
 }
@@ -155,8 +160,10 @@ impl Fabric {
             denials: Denials::default(),
             node_ports: NodePorts::default(),
             host: HostAddresses::new(),
-            egress: Arc::new(Semaphore::new(EGRESS_CONNECTIONS)),
-            lookups: Arc::new(Semaphore::new(LOOKUPS)),
+            egress: Pool::part("connections to the outside", EGRESS_PART, EGRESS_CONNECTIONS),
+            home: Pool::part("connections to the API server", HOME_PART, HOME_CONNECTIONS),
+            doors: Pool::part("connections through ports of the node", DOORS_PART, DOOR_CONNECTIONS),
+            lookups: Pool::new("look-ups of the host's resolver", LOOKUPS),
             names: Cache::default(),
             next_port: AtomicU16::new(NODE_PORT_FIRST),
             denied: AtomicU64::new(0),
@@ -435,7 +442,7 @@ impl Fabric {
             if let Some(from) = from {
                 self.admit_cluster(from, dialled, backend, protocol).map_err(denied)?;
             }
-            return Ok(Way::Kernel { to: backend, egress: from.map(|stack| Arc::clone(&stack.egress)) });
+            return Ok(Way::Kernel { to: backend, egress: from.map(|stack| Arc::clone(&stack.home)) });
         }
         if place(canonical(backend.ip())) != Place::Outside || self.is_node(backend.ip()) {
             return Err(denied(DenyReason::Forbidden));
@@ -531,8 +538,16 @@ impl Fabric {
         &self.services
     }
 
-    pub(crate) fn egress(&self) -> &Arc<Semaphore> {
+    pub(crate) fn egress(&self) -> &Arc<Pool> {
         &self.egress
+    }
+
+    pub(crate) fn home(&self) -> &Arc<Pool> {
+        &self.home
+    }
+
+    pub(crate) fn doors(&self) -> &Arc<Pool> {
+        &self.doors
     }
 
     /// Whether this is the cluster's DNS server.
@@ -555,7 +570,7 @@ impl Fabric {
         &self.names
     }
 
-    pub(crate) fn lookups(&self) -> &Arc<Semaphore> {
+    pub(crate) fn lookups(&self) -> &Arc<Pool> {
         &self.lookups
     }
 

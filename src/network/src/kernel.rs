@@ -13,32 +13,36 @@ use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use parking_lot::Mutex;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::limits::{CONNECT_TIMEOUT, KERNEL_READ, ORPHAN_TIMEOUT, WRITE_MAX};
 use crate::policy::wildcard;
+use crate::pool::Share;
 use crate::stream::{End, Stream};
 use crate::{Fabric, NetworkError};
 
 /// Silence after which the kernel asks whether the other side is still there: without it a client that
 /// vanished would hold its connection for ever.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
+/// How often it asks then, and after how many questions without an answer the connection is over.
+const KEEP_ALIVE_AGAIN: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_TRIES: u32 = 6;
 
-/// Dials the outside for a guest, or for the node if there is no `quota`.
+/// Dials the outside for a guest, or for the node if there is no `share`.
 pub(crate) async fn connect(
     fabric: Arc<Fabric>,
     to: SocketAddr,
-    quota: Option<Arc<Semaphore>>,
+    share: Option<Arc<Share>>,
     caller: End,
 ) -> Result<Stream, NetworkError> {
-    let full = |_| NetworkError::Limit("connections to the outside");
-    let node = Arc::clone(fabric.egress()).try_acquire_owned().map_err(full)?;
-    let pod = quota.map(Semaphore::try_acquire_owned).transpose().map_err(full)?;
+    let permit = match share {
+        Some(share) => Some(share.take().ok_or(NetworkError::Limit("connections to the outside"))?),
+        None => None,
+    };
     let dialled = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(to)).await;
     let remote = caller.peer;
     let kernel = match dialled {
@@ -52,7 +56,7 @@ pub(crate) async fn connect(
         if let Err(error) = pump(kernel, theirs, &stop).await {
             tracing::debug!(%remote, %error, "connection to the outside ended early");
         }
-        drop((node, pod));
+        drop(permit);
     });
     Ok(ours)
 }
@@ -73,11 +77,16 @@ fn dial_error(remote: SocketAddr, error: &io::Error) -> NetworkError {
 /// An idle pump holds no buffer. On an error, both sides are reset.
 pub(crate) async fn pump(kernel: TcpStream, stream: Stream, stop: &CancellationToken) -> io::Result<()> {
     kernel.set_nodelay(true)?;
-    socket2::SockRef::from(&kernel).set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(KEEP_ALIVE))?;
+    let keep_alive = socket2::TcpKeepalive::new()
+        .with_time(KEEP_ALIVE)
+        .with_interval(KEEP_ALIVE_AGAIN)
+        .with_retries(KEEP_ALIVE_TRIES);
+    socket2::SockRef::from(&kernel).set_tcp_keepalive(&keep_alive)?;
     let (read, mut write) = kernel.into_split();
     let result = tokio::select! {
         () = stop.cancelled() => Err(io::ErrorKind::ConnectionAborted.into()),
         result = both_ways(&read, &mut write, &stream) => result,
+        error = broken(&read) => Err(error),
     };
     if result.is_err() {
         stream.abort();
@@ -110,6 +119,18 @@ async fn both_ways(read: &OwnedReadHalf, write: &mut OwnedWriteHalf, stream: &St
                 () = orphaned => Err(io::ErrorKind::TimedOut.into()),
             }
         }
+    }
+}
+
+/// Waits until the kernel knows that the other side is gone: a guest that neither reads nor writes would not find
+/// out, and keep a descriptor of the node.
+async fn broken(kernel: &OwnedReadHalf) -> io::Error {
+    match kernel.ready(Interest::ERROR).await {
+        Ok(_) => match kernel.as_ref().take_error() {
+            Ok(Some(error)) | Err(error) => error,
+            Ok(None) => io::ErrorKind::ConnectionReset.into(),
+        },
+        Err(error) => error,
     }
 }
 
@@ -207,6 +228,32 @@ impl HostAddresses {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A guest has a connection and never looks at it; the client resets it, perhaps after it said that it sends
+    /// no more.
+    async fn check(half_closed: bool) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let mut client = TcpStream::connect(address).await.expect("it listens");
+        let (kernel, peer) = listener.accept().await.expect("a client");
+        let end = |local, peer| End { local, peer, guard: None };
+        let (far, guest) = Stream::pair(end(address, peer), end(peer, address)).expect("open");
+        let pump = tokio::spawn(async move { pump(kernel, far, &CancellationToken::new()).await });
+        if half_closed {
+            client.shutdown().await.expect("open");
+            std::future::poll_fn(|cx| guest.poll_readable(cx)).await;
+        }
+        client.set_zero_linger().expect("open");
+        drop(client);
+        let ended = tokio::time::timeout(Duration::from_secs(10), pump).await.expect("it ends");
+        assert!(ended.expect("no panic").is_err());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_has_gone_keeps_no_socket() {
+        check(false).await;
+        check(true).await;
+    }
 
     #[test]
     fn the_host_knows_its_own_addresses() {

@@ -34,6 +34,7 @@ mod names;
 mod nodeport;
 mod pipe;
 mod policy;
+mod pool;
 mod ports;
 mod services;
 mod stack;

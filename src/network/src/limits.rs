@@ -88,11 +88,23 @@ pub const UDP_PEERS: usize = 256;
 /// How long a UDP client or host outside is remembered in silence (Linux's `nf_conntrack_udp_timeout_stream`).
 pub const UDP_IDLE: Duration = Duration::from_secs(120);
 
-/// Kernel TCP connections that guests of this node hold to the outside at one time. Each is a descriptor
-/// of the node's process.
+/// Sockets of the kernel that guests of this node hold to the outside at one time: this part of the descriptors that
+/// the process may have, and at most so many. Volumes have a half; the rest is the node's own.
+pub const EGRESS_PART: usize = 8;
+/// See [`EGRESS_PART`].
 pub const EGRESS_CONNECTIONS: usize = 4096;
 
-/// The same for one pod, so that no pod uses up the node's share.
+/// The same for connections of guests to the API server, which are not to be used up by those to the outside.
+pub const HOME_PART: usize = 32;
+/// See [`HOME_PART`].
+pub const HOME_CONNECTIONS: usize = 1024;
+
+/// The same for connections that come in through all ports of the host together.
+pub const DOORS_PART: usize = 5;
+/// See [`DOORS_PART`].
+pub const DOOR_CONNECTIONS: usize = 65_536;
+
+/// The same for one pod.
 pub const EGRESS_CONNECTIONS_PER_POD: usize = 512;
 
 /// Connections one NodePort carries at a time. Beyond it new ones wait in the kernel's backlog.
@@ -110,6 +122,9 @@ pub const KERNEL_READ: usize = 32 << 10;
 
 /// Lookups that run in the host's resolver at one time; each may block a thread.
 pub const LOOKUPS: usize = 16;
+
+/// How long a pod that has its part of them waits until it looks for a place again.
+pub const LOOKUP_PAUSE: Duration = Duration::from_millis(20);
 
 /// Lookups of one pod under way at one time.
 pub const LOOKUPS_PER_POD: usize = 8;

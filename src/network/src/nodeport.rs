@@ -16,7 +16,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::admit::Origin;
@@ -261,15 +261,18 @@ impl Target {
 
 /// Carries what a listener on the host accepts to its target, for ever.
 pub(crate) async fn serve(fabric: &Arc<Fabric>, listener: &TcpListener, target: &Target) {
-    let places = Arc::new(Semaphore::new(NODE_PORT_CONNECTIONS));
+    let connections = fabric.doors().share(NODE_PORT_CONNECTIONS);
     loop {
-        let place = Arc::clone(&places).acquire_owned().await.expect("never closed");
+        let Some(permit) = connections.take() else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
         match listener.accept().await {
             Ok((client, from)) => {
                 let (fabric_of_task, target) = (Arc::clone(fabric), target.clone());
                 fabric.spawn_detached(async move {
                     proxy(&fabric_of_task, client, from, &target).await;
-                    drop(place);
+                    drop(permit);
                 });
             }
             Err(error) => {

@@ -17,9 +17,10 @@ use crate::admit::{DenyReason, Gate};
 use crate::bandwidth::Limits;
 use crate::limits::{
     CONNECTION_COST, CONNECTIONS_PER_POD, DNS_CONNECTIONS_PER_POD, DNS_WAITING_PER_POD,
-    EGRESS_CONNECTIONS_PER_POD, LISTENERS_PER_POD, LOOKUPS_PER_POD, UDP_SOCKETS_PER_POD,
+    EGRESS_CONNECTIONS_PER_POD, LISTENERS_PER_POD, LOOKUPS, LOOKUPS_PER_POD, UDP_SOCKETS_PER_POD,
 };
 use crate::meter::Meter;
+use crate::pool::Share;
 use crate::ports::Ports;
 use crate::stream::Connection;
 use crate::tcp::Backlog;
@@ -183,9 +184,12 @@ pub(crate) struct Stack {
     pub(crate) gate: Gate,
     pub(crate) limits: Limits,
     /// Dials to the outside under way and open.
-    pub(crate) egress: Arc<Semaphore>,
+    pub(crate) egress: Arc<Share>,
+    pub(crate) home: Arc<Share>,
     /// Lookups of external names under way.
     pub(crate) lookups: Arc<Semaphore>,
+    /// Those of them that the host's resolver is busy with.
+    pub(crate) resolving: Arc<Share>,
     /// Connections to the cluster's DNS server.
     pub(crate) dns_connections: Arc<Semaphore>,
     /// Queries over UDP that wait for the world.
@@ -234,8 +238,10 @@ impl Stack {
             limits: Limits::new(pod.bandwidth, fabric),
             pod,
             fabric: Arc::downgrade(fabric),
-            egress: Arc::new(Semaphore::new(EGRESS_CONNECTIONS_PER_POD)),
+            egress: Arc::new(fabric.egress().share(EGRESS_CONNECTIONS_PER_POD)),
+            home: Arc::new(fabric.home().share(EGRESS_CONNECTIONS_PER_POD)),
             lookups: Arc::new(Semaphore::new(LOOKUPS_PER_POD)),
+            resolving: Arc::new(fabric.lookups().share(LOOKUPS)),
             dns_connections: Arc::new(Semaphore::new(DNS_CONNECTIONS_PER_POD)),
             dns_waiting: Arc::new(Semaphore::new(DNS_WAITING_PER_POD)),
             dns,

@@ -25,6 +25,7 @@ use crate::admit::Origin;
 use crate::fabric::{Backends, Route, Way};
 use crate::limits::{BACKLOG_MAX, BACKLOG_WAITERS, CONNECT_TIMEOUT};
 use crate::policy::canonical;
+use crate::pool::Share;
 use crate::stack::{Lease, Protocol, Stack};
 use crate::stream::{End, Stream};
 use crate::wakers::Wakers;
@@ -394,7 +395,7 @@ fn dial_backends(fabric: &Arc<Fabric>, mut backends: Backends, mut caller: End) 
 fn dial_kernel(
     fabric: &Arc<Fabric>,
     to: SocketAddr,
-    egress: Option<Arc<Semaphore>>,
+    egress: Option<Arc<Share>>,
     caller: End,
 ) -> TcpConnecting {
     let connect = crate::kernel::connect(Arc::clone(fabric), to, egress, caller);

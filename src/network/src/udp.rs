@@ -11,7 +11,6 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::Semaphore;
 
 use crate::fabric::Way;
 use crate::limits::{
@@ -19,6 +18,7 @@ use crate::limits::{
 };
 use crate::meter::Meter;
 use crate::policy::canonical;
+use crate::pool::Share;
 use crate::stack::Lease;
 use crate::visitors::{Answer, Outside, Recent};
 use crate::wakers::Wakers;
@@ -354,7 +354,7 @@ impl Mailbox {
     fn outside(
         self: &Arc<Self>,
         fabric: &Arc<Fabric>,
-        egress: &Arc<Semaphore>,
+        egress: &Share,
         to: SocketAddr,
     ) -> Result<Arc<Outside>, NetworkError> {
         let family = usize::from(to.is_ipv6());

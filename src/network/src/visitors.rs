@@ -17,7 +17,6 @@ use std::sync::{Arc, Weak};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::net::UdpSocket;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -26,6 +25,7 @@ use crate::fabric::{Route, Way};
 use crate::limits::{DATAGRAM_MAX, UDP_IDLE, UDP_PEERS, UDP_VISITORS};
 use crate::nodeport::{Target, bind_udp};
 use crate::policy::wildcard;
+use crate::pool::{Permit, Share};
 use crate::stack::{Protocol, Stack};
 use crate::udp::Mailbox;
 use crate::{Fabric, NetworkError};
@@ -187,7 +187,7 @@ fn first_visit(fabric: &Arc<Fabric>, target: &Target, client: SocketAddr) -> Res
 pub(crate) struct Outside {
     socket: Arc<UdpSocket>,
     peers: Arc<Mutex<Recent<SocketAddr, ()>>>,
-    _places: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+    _permit: Permit,
     _stop: DropGuard,
 }
 
@@ -195,13 +195,11 @@ impl Outside {
     /// Opens it for a family. What comes back goes to `mailbox`.
     pub(crate) fn open(
         fabric: &Arc<Fabric>,
-        egress: &Arc<Semaphore>,
+        egress: &Share,
         to: SocketAddr,
         mailbox: &Arc<Mailbox>,
     ) -> Result<Outside, NetworkError> {
-        let full = |_| NetworkError::Limit("connections to the outside");
-        let node = Arc::clone(fabric.egress()).try_acquire_owned().map_err(full)?;
-        let pod = Arc::clone(egress).try_acquire_owned().map_err(full)?;
+        let permit = egress.take().ok_or(NetworkError::Limit("connections to the outside"))?;
         let socket = {
             let _runtime = fabric.enter();
             bind_udp(SocketAddr::new(wildcard(to.ip()), 0))
@@ -213,7 +211,7 @@ impl Outside {
         let hear = hear(Arc::clone(&socket), Arc::clone(&peers), Arc::downgrade(mailbox));
         let stopped = stop.clone();
         drop(fabric.spawn_task(async move { stopped.run_until_cancelled(hear).await }));
-        Ok(Outside { socket, peers, _places: (node, pod), _stop: stop.drop_guard() })
+        Ok(Outside { socket, peers, _permit: permit, _stop: stop.drop_guard() })
     }
 
     /// Sends; `false` if this socket talks to too many already.

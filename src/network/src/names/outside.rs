@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::admit::{DenyReason, Origin};
-use crate::limits::{ADDRESSES_PER_NAME, LOOKUP_TIMEOUT, NAME_KEPT, NAMES_KEPT, NO_NAME_KEPT};
+use crate::limits::{ADDRESSES_PER_NAME, LOOKUP_PAUSE, LOOKUP_TIMEOUT, NAME_KEPT, NAMES_KEPT, NO_NAME_KEPT};
 use crate::policy::{Place, canonical, place};
 use crate::stack::Stack;
 use crate::{Fabric, ResolveError};
@@ -156,10 +156,16 @@ pub(super) fn judged(
 /// guest waits.
 async fn lookup(fabric: &Arc<Fabric>, stack: &Stack, name: &str) -> Result<Vec<IpAddr>, NameError> {
     let own = Arc::clone(&stack.lookups).try_acquire_owned().map_err(|_| NameError::Temporary)?;
-    let (shared, resolver) = (Arc::clone(fabric.lookups()), Arc::clone(&fabric.config().resolver));
+    let (resolving, resolver) = (Arc::clone(&stack.resolving), Arc::clone(&fabric.config().resolver));
     let name = name.to_owned();
     let task = fabric.spawn_task(async move {
-        let permit = shared.acquire_owned().await;
+        // Only a pod that has its part of the resolver waits.
+        let permit = loop {
+            match resolving.take() {
+                Some(permit) => break permit,
+                None => tokio::time::sleep(LOOKUP_PAUSE).await,
+            }
+        };
         let found = resolver.lookup(name).await;
         drop((permit, own));
         found
