@@ -129,6 +129,13 @@ pub const LOOKUP_PAUSE: Duration = Duration::from_millis(20);
 /// Lookups of one pod under way at one time.
 pub const LOOKUPS_PER_POD: usize = 8;
 
+/// Questions a second that the node asks the name servers which one pod names itself, in the long run: they are asked
+/// on the node's threads, not on the pod's. Programs that need more speak DNS themselves.
+pub const QUESTIONS_PER_SECOND: u32 = 100;
+
+/// Questions that a pod may ask at once after a silence.
+pub const QUESTIONS_AT_ONCE: u32 = 200;
+
 /// How long a guest waits for the host's resolver (what `resolv.conf` waits for one server).
 pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 

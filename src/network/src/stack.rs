@@ -20,6 +20,7 @@ use crate::limits::{
     EGRESS_CONNECTIONS_PER_POD, LISTENERS_PER_POD, LOOKUPS, LOOKUPS_PER_POD, UDP_SOCKETS_PER_POD,
 };
 use crate::meter::Meter;
+use crate::names::stub::Pace;
 use crate::pool::Share;
 use crate::ports::Ports;
 use crate::stream::Connection;
@@ -186,6 +187,8 @@ pub(crate) struct Stack {
     /// Dials to the outside under way and open.
     pub(crate) egress: Arc<Share>,
     pub(crate) home: Arc<Share>,
+    /// Questions to servers that the pod names itself.
+    pub(crate) questions: Pace,
     /// Lookups of external names under way.
     pub(crate) lookups: Arc<Semaphore>,
     /// Those of them that the host's resolver is busy with.
@@ -240,6 +243,7 @@ impl Stack {
             fabric: Arc::downgrade(fabric),
             egress: Arc::new(fabric.egress().share(EGRESS_CONNECTIONS_PER_POD)),
             home: Arc::new(fabric.home().share(EGRESS_CONNECTIONS_PER_POD)),
+            questions: Pace::default(),
             lookups: Arc::new(Semaphore::new(LOOKUPS_PER_POD)),
             resolving: Arc::new(fabric.lookups().share(LOOKUPS)),
             dns_connections: Arc::new(Semaphore::new(DNS_CONNECTIONS_PER_POD)),

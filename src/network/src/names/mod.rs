@@ -10,7 +10,7 @@
 
 mod config;
 pub(crate) mod outside;
-mod stub;
+pub(crate) mod stub;
 pub(crate) mod zone;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -3,15 +3,17 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hickory_proto::op::{Message, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, RecordType};
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::outside::{self, NameError};
-use crate::limits::NAMESERVER_TIMEOUT;
+use crate::limits::{NAMESERVER_TIMEOUT, QUESTIONS_AT_ONCE, QUESTIONS_PER_SECOND};
 use crate::policy::wildcard;
 use crate::stack::Stack;
 use crate::{Fabric, NetworkError, PodStack, ResolveError};
@@ -32,6 +34,7 @@ pub(super) async fn resolve(
     }
     let temporary = || ResolveError::Temporary(name.to_owned());
     let _permit = Arc::clone(&stack.lookups).try_acquire_owned().map_err(|_| temporary())?;
+    stack.questions.turn().await;
     let pod = PodStack::new(Arc::clone(stack));
     let server = SocketAddr::new(address, 53);
     let Ok(asked) = Name::from_ascii(format!("{name}.")) else {
@@ -46,6 +49,26 @@ pub(super) async fn resolve(
         _ => return Err(temporary()),
     };
     outside::judged(fabric, stack, name, found)
+}
+
+/// When the next question may be asked.
+#[derive(Debug, Default)]
+pub(crate) struct Pace(Mutex<Option<Instant>>);
+
+impl Pace {
+    /// Waits for this question's turn.
+    async fn turn(&self) {
+        let interval = Duration::from_secs(1) / QUESTIONS_PER_SECOND;
+        let now = Instant::now();
+        let due = {
+            let mut next = self.0.lock();
+            let due = next.filter(|due| *due > now).unwrap_or(now);
+            *next = Some(due + interval);
+            due
+        };
+        // What is due later than a burst from now waits for the rest.
+        sleep_until(due.checked_sub(interval * QUESTIONS_AT_ONCE).unwrap_or(now)).await;
+    }
 }
 
 async fn ask(
@@ -123,4 +146,24 @@ async fn over_tcp(pod: &PodStack, server: SocketAddr, query: &Message, bytes: &[
     let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
     stream.read_exact(&mut answer).await.ok()?;
     Message::from_vec(&answer).ok().filter(|answer| is_answer(answer, query))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn questions_are_asked_at_a_pace() {
+        let (pace, began) = (&Pace::default(), Instant::now());
+        let asked = |count: u32| async move {
+            for _ in 0..count {
+                pace.turn().await;
+            }
+        };
+        asked(QUESTIONS_AT_ONCE).await;
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        asked(3 * QUESTIONS_PER_SECOND).await;
+        let took = began.elapsed();
+        assert!((2_900..=3_100).contains(&took.as_millis()), "{took:?}");
+    }
 }
