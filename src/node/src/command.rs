@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use coracle_runtime::{Container, Output, Stdin};
+use coracle_runtime::{Container, Exit, Output, Stdin};
 use parking_lot::Mutex;
 
 use crate::{
@@ -34,9 +34,12 @@ pub(crate) async fn run(
     let io = ExecIo { stdin: Stdin::Closed, stdout: output.clone(), stderr: output.clone(), tty: false };
     let started = exec::start(context, handle, container, argv, io).await;
     let instance = Guard(started.map_err(|error| error.to_string())?);
-    let code = exit_of(instance.0.wait().await).code;
+    let exit = instance.0.wait().await;
+    if let Exit::Exhausted { message } = exit {
+        return Err(message);
+    }
     let output = String::from_utf8_lossy(&output.0.lock()).into_owned();
-    Ok(End { code, output })
+    Ok(End { code: exit_of(exit).code, output })
 }
 
 /// Ends a command that nobody waits for any more.

@@ -15,6 +15,8 @@ use crate::{exec::Running, state::Exit};
 
 /// Exit code of a guest that trapped: that of a program that aborted.
 const TRAPPED: i32 = 134;
+/// Exit code of a guest that could not be started, and its reason: those that containerd gives it.
+const NOT_STARTED: i32 = 128;
 /// Exit code of a guest that was ended from outside.
 const KILLED: i32 = 137;
 /// The longest termination message. Kubernetes' number.
@@ -35,6 +37,7 @@ pub(crate) fn exit_of(exit: RuntimeExit) -> Exit {
         RuntimeExit::Trap { message } => (TRAPPED, "Error", Some(shorten(&message, MAX_MESSAGE).into())),
         RuntimeExit::OutOfMemory => (KILLED, "OOMKilled", None),
         RuntimeExit::PodOutOfMemory { message } => (KILLED, "OOMKilled", Some(message.into())),
+        RuntimeExit::Exhausted { message } => (NOT_STARTED, "StartError", Some(message.into())),
         RuntimeExit::Killed => (KILLED, "Error", None),
     };
     Exit { code, reason, message }
@@ -171,6 +174,7 @@ mod tests {
             RuntimeExit::Code(3),
             RuntimeExit::Trap { message: "unreachable".into() },
             RuntimeExit::OutOfMemory,
+            RuntimeExit::Exhausted { message: "no room".into() },
             RuntimeExit::Killed,
         ]
         .map(exit_of)
@@ -182,6 +186,7 @@ mod tests {
                 (3, "Error", None),
                 (134, "Error", Some("unreachable".into())),
                 (137, "OOMKilled", None),
+                (128, "StartError", Some("no room".into())),
                 (137, "Error", None),
             ]
         );

@@ -80,6 +80,12 @@ pub enum Exit {
         /// What the pod may use, and did.
         message: String,
     },
+    /// The node has no room for its memories, tables or stacks, so that it never ran or could not go on. Its place
+    /// is free again; another try may succeed.
+    Exhausted {
+        /// What there was no room for.
+        message: String,
+    },
     /// [`Container::kill`] ended it.
     Killed,
 }

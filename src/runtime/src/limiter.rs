@@ -69,7 +69,7 @@ impl Limiter {
     /// # Errors
     /// As a growth.
     pub(crate) fn lend(&self, bytes: u64) -> wasmtime::Result<Held> {
-        let mut held = Held { charge: self.pod.empty(), control: Arc::clone(&self.control) };
+        let mut held = Held::nothing(&self.pod, &self.control);
         self.resize(&mut held, bytes)?;
         Ok(held)
     }
@@ -79,13 +79,7 @@ impl Limiter {
     /// # Errors
     /// As a growth.
     pub(crate) fn resize(&self, held: &mut Held, bytes: u64) -> wasmtime::Result<()> {
-        let now = held.charge.bytes();
-        if let Some(less) = now.checked_sub(bytes) {
-            held.charge.shrink(less);
-            held.control.give_memory(less);
-            return Ok(());
-        }
-        take(&held.control, &mut held.charge, bytes - now).map_err(|why| self.end(why))
+        held.resize(bytes).map_err(|why| self.end(why))
     }
 
     fn end(&self, why: OutOfMemory) -> wasmtime::Error {
@@ -105,10 +99,63 @@ impl Limiter {
     }
 }
 
-/// Memory of the host that a guest made it hold, counted as its container's and its pod's.
+/// What a container has, to pay for what the host keeps for it apart from any of its instances.
+#[derive(Clone)]
+pub(crate) struct Purse {
+    pod: Arc<Budget>,
+    control: Arc<Control>,
+}
+
+impl Purse {
+    pub(crate) fn new(pod: &Arc<Budget>, control: &Arc<Control>) -> Purse {
+        Purse { pod: Arc::clone(pod), control: Arc::clone(control) }
+    }
+
+    /// Books what the host keeps until [`Held`] is dropped.
+    ///
+    /// # Errors
+    /// If that is more than the container or its pod may hold; nothing is booked then, and nobody ends.
+    pub(crate) fn lend(&self, bytes: u64) -> Result<Held, OutOfMemory> {
+        let mut held = self.nothing();
+        held.resize(bytes)?;
+        Ok(held)
+    }
+
+    /// Books nothing, for what may grow later.
+    pub(crate) fn nothing(&self) -> Held {
+        Held::nothing(&self.pod, &self.control)
+    }
+}
+
+/// Memory of the host that a guest, or who asks it, made it hold, counted as its container's and its pod's.
 pub(crate) struct Held {
     charge: Charge,
     control: Arc<Control>,
+}
+
+impl Held {
+    fn nothing(pod: &Arc<Budget>, control: &Arc<Control>) -> Held {
+        Held { charge: pod.empty(), control: Arc::clone(control) }
+    }
+
+    /// Bytes that are booked.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.charge.bytes()
+    }
+
+    /// Makes it so many bytes.
+    ///
+    /// # Errors
+    /// If that is more than the container or its pod may hold; it stays what it was then.
+    pub(crate) fn resize(&mut self, bytes: u64) -> Result<(), OutOfMemory> {
+        let now = self.bytes();
+        if let Some(less) = now.checked_sub(bytes) {
+            self.charge.shrink(less);
+            self.control.give_memory(less);
+            return Ok(());
+        }
+        take(&self.control, &mut self.charge, bytes - now)
+    }
 }
 
 impl Drop for Held {

@@ -4,10 +4,11 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{Notify, watch};
-use wasmtime::{Engine, PoolConcurrencyLimitError, Store, Trap, UpdateDeadline, WasmBacktrace};
+use wasmtime::{Engine, Store, Trap, UpdateDeadline, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 use crate::container::{ContainerSpec, Exit, TERMINATED, Usage};
+use crate::engine;
 use crate::error::StartError;
 use crate::executor::{Lost, Share, turn_is_over};
 use crate::http::Metrics;
@@ -289,6 +290,9 @@ fn shortened(name: &str) -> &str {
     &name[..name.floor_char_boundary(MESSAGE_BYTES)]
 }
 
+/// What is said if the engine is full.
+const NO_ROOM: &str = "no room for its memories, tables or stacks on this node";
+
 /// What an error that left the guest means.
 fn failure(error: &wasmtime::Error, control: &Control) -> Exit {
     if let Some(I32Exit(code)) = error.downcast_ref() {
@@ -300,6 +304,9 @@ fn failure(error: &wasmtime::Error, control: &Control) -> Exit {
     if let Some(exit) = control.out_of_memory.get() {
         return exit.clone();
     }
+    if engine::is_full(error) {
+        return Exit::Exhausted { message: NO_ROOM.to_owned() };
+    }
     Exit::Trap { message: message(error) }
 }
 
@@ -308,8 +315,8 @@ pub(crate) fn message(error: &wasmtime::Error) -> String {
     if let Some(I32Exit(code)) = error.downcast_ref() {
         return format!("exit with code {code}");
     }
-    if error.is::<PoolConcurrencyLimitError>() {
-        return "no room for its memories, tables or stack on this node".to_owned();
+    if engine::is_full(error) {
+        return NO_ROOM.to_owned();
     }
     let reason = match error.downcast_ref::<Trap>() {
         Some(trap) => trap.to_string(),

@@ -10,7 +10,7 @@ use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 use crate::container::ContainerSpec;
 use crate::files::{Files, FilesView};
 use crate::http::Http;
-use crate::limiter::Limiter;
+use crate::limiter::{Limiter, Purse};
 use crate::limits::{RANDOM_BYTES, RESOURCES};
 use crate::output::{GuestOutput, Output};
 use crate::preview1::{Listeners, Preview1};
@@ -43,7 +43,7 @@ struct Streams {
 impl State {
     /// For a container that is one instance.
     pub(crate) fn new(mut spec: ContainerSpec, control: &Arc<Control>) -> State {
-        let http = Http::new(spec.network.clone(), Arc::clone(control));
+        let http = Http::new(spec.network.clone(), Arc::clone(control), Purse::new(&spec.budget, control));
         let limiter = Limiter::new(&spec.budget, Arc::clone(control));
         let streams = Streams {
             stdin: std::mem::replace(&mut spec.stdin, Stdin::Closed),

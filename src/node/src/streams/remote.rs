@@ -411,23 +411,25 @@ async fn run_exec(
         let io = ExecIo { stdin, stdout, stderr, tty: wanted.tty };
         let command = wanted.command.clone();
         let status = match exec::start(&context, &handle, &container, command, io).await {
-            Err(error) => internal_error(&format!("error executing command in container: {error}")),
+            Err(error) => not_executed(&error.to_string()),
             Ok(instance) => {
                 let instance = Kill(instance);
                 let pump = Pump { out: &out, tty: wanted.tty };
                 let outputs = pump.outputs(read_stdout, read_stderr);
                 let ended = futures::future::join(instance.0.wait(), outputs);
-                let code = tokio::select! {
+                tokio::select! {
                     (exit, ()) = ended => {
                         if let Exit::Trap { message } = &exit {
                             let channel = if wanted.tty { STDOUT } else { STDERR };
                             pump.show(channel, format!("{message}\n").as_bytes()).await;
                         }
-                        exit_of(exit).code
+                        match exit {
+                            Exit::Exhausted { message } => not_executed(&message),
+                            exit => exit_status(&wanted.command, exit_of(exit).code),
+                        }
                     }
-                    () = pump.input(from_client, writer, true) => INTERRUPTED,
-                };
-                exit_status(&wanted.command, code)
+                    () = pump.input(from_client, writer, true) => exit_status(&wanted.command, INTERRUPTED),
+                }
             }
         };
         finish(out, json, &status).await;
@@ -551,6 +553,11 @@ fn exit_status(command: &[String], code: i32) -> Value {
         "reason": "NonZeroExitCode",
         "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]},
     })
+}
+
+/// The status of a command that never ran.
+fn not_executed(why: &str) -> Value {
+    internal_error(&format!("error executing command in container: {why}"))
 }
 
 /// The status of what could not be done.

@@ -112,6 +112,15 @@ impl Slot {
     }
 }
 
+/// What is said if there is no slot for a memory. The engine takes nothing but a text, so that it is told by its
+/// beginning.
+pub(super) const NO_MEMORY: &str = "no address space is left";
+
+/// There is no slot for a stack.
+#[derive(Debug, thiserror::Error)]
+#[error("no stack is left")]
+pub(super) struct NoStack;
+
 /// Linear memories in slots of several sizes.
 pub(super) struct Memories {
     /// By size, the smallest first.
@@ -144,7 +153,7 @@ unsafe impl MemoryCreator for Memories {
         let mut classes = self.classes.iter().filter(|class| class.stride() >= wanted);
         match classes.find_map(Arena::take) {
             Some(slot) => Ok(Box::new(Memory { slot, size: minimum })),
-            None => Err(format!("no address space is left for a memory of up to {wanted} bytes")),
+            None => Err(format!("{NO_MEMORY} for a memory of up to {wanted} bytes")),
         }
     }
 }
@@ -216,7 +225,7 @@ unsafe impl StackCreator for Stacks {
             return Err(wasmtime::format_err!("stacks have at most {most} bytes"));
         }
         let Some(slot) = self.arena.take() else {
-            return Err(wasmtime::format_err!("no stack is left"));
+            return Err(wasmtime::Error::new(NoStack));
         };
         if slot.fresh {
             // On failure the slot is neither used nor given back: nobody must take it for guarded.

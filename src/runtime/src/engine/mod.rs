@@ -14,7 +14,9 @@ use std::sync::Arc;
 
 pub(crate) use arena::Guards;
 use serde::{Deserialize, Serialize};
-use wasmtime::{Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
+use wasmtime::{
+    Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolConcurrencyLimitError, PoolingAllocationConfig,
+};
 
 use crate::error::RuntimeError;
 use crate::limits::{
@@ -48,6 +50,14 @@ const KEEP_RESIDENT: usize = 64 << 10;
 
 /// Bytes of a freed table that are zeroed in place, in each slot that was ever used.
 const KEEP_RESIDENT_TABLE: usize = 16 << 10;
+
+/// Whether an instance could not be made, or not go on, because the engine has no room for what it takes: memories,
+/// tables or stacks of either class.
+pub(crate) fn is_full(error: &wasmtime::Error) -> bool {
+    error.is::<PoolConcurrencyLimitError>()
+        || error.is::<arena::NoStack>()
+        || error.chain().last().is_some_and(|cause| cause.to_string().starts_with(arena::NO_MEMORY))
+}
 
 /// What decides the code that a module is compiled to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

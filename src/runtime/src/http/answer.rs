@@ -8,16 +8,20 @@ use std::task::Poll;
 use http::header::{HOST, RETRY_AFTER, UPGRADE};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use tokio::sync::oneshot;
 use wasmtime_wasi_http::WasiBody;
 
 use super::body::{AnswerBody, Failed, GuestBody, Run};
+use super::charge::{Leaving, Paid, Unpaid};
+use super::config::BODY_AHEAD;
+use super::connection::Connection;
 use super::errors;
-use super::factory::{Full, MakeError};
+use super::factory::{Full, Instance, MakeError};
 use super::io::Busy;
+use super::memory::fields_bytes;
 use super::metrics::InFlight;
-use super::server::{Connection, Server};
+use super::server::Server;
 
 /// Seconds after which a client that was turned away may try again.
 const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
@@ -29,10 +33,14 @@ enum Refusal {
     NoHost,
     /// It wants another protocol on its connection.
     Upgrade,
+    /// Too many are there already.
+    Many,
     /// Too many wait already.
     Line,
     /// There is no room for an instance.
     Room(Full),
+    /// There is no memory left to let it wait.
+    Unpaid(Full),
     /// The answer did not begin in time.
     Late,
     /// The guest trapped, or could not be started.
@@ -47,7 +55,20 @@ enum Refusal {
 
 impl From<Failed> for Refusal {
     fn from(Failed(full): Failed) -> Refusal {
-        full.map_or(Refusal::Failed, Refusal::Memory)
+        match full {
+            None => Refusal::Failed,
+            Some(Full::Node) => Refusal::Room(Full::Node),
+            Some(full) => Refusal::Memory(full),
+        }
+    }
+}
+
+impl From<Unpaid> for Refusal {
+    fn from(unpaid: Unpaid) -> Refusal {
+        match unpaid {
+            Unpaid::Many => Refusal::Many,
+            Unpaid::Memory(full) => Refusal::Unpaid(full),
+        }
     }
 }
 
@@ -57,8 +78,17 @@ pub(super) async fn answer(
     connection: Arc<Connection>,
     request: Request<Incoming>,
 ) -> Response<AnswerBody> {
+    let version = request.version();
     let flight = InFlight::begin(&server.metrics);
     let busy = connection.activity.request();
+    if version < Version::HTTP_2 {
+        // Its answer would come on top of earlier ones that have not left, without end.
+        poll_fn(|cx| connection.account.poll_sent(cx)).await;
+    }
+    let paid = match server.requests.begin(bytes_of(&request)) {
+        Ok(paid) => paid,
+        Err(unpaid) => return from_node(&server, &unpaid.into(), None, version, flight, busy),
+    };
     let mut deadline = connection.deadline(flight.begun() + server.config.timeout);
     let no_body = request.method() == Method::HEAD;
     let answered = tokio::select! {
@@ -66,10 +96,26 @@ pub(super) async fn answer(
         answered = guest_answer(&server, &connection, request) => answered,
         () = deadline.passed() => Err(Refusal::Late),
     };
-    match answered {
-        Ok(response) => from_guest(&server, response, no_body, flight, busy),
-        Err(refusal) => from_node(&server, &refusal, flight, busy),
+    let response = match answered {
+        Ok(response) => response,
+        Err(refusal) => return from_node(&server, &refusal, Some(paid), version, flight, busy),
+    };
+    match Leaving::new(paid, version, response.headers(), &connection.account) {
+        Ok(leaving) => from_guest(&server, response, no_body, leaving, flight, busy),
+        Err(error) => {
+            let refusal = Refusal::Memory((&error).into());
+            from_node(&server, &refusal, None, version, flight, busy)
+        }
     }
+}
+
+/// What a request makes the node hold: its head, and what comes ahead of its body.
+fn bytes_of(request: &Request<Incoming>) -> u64 {
+    let uri = request.uri();
+    let path = uri.path_and_query().map_or(0, |path| path.as_str().len());
+    let authority = uri.authority().map_or(0, |authority| authority.as_str().len());
+    let body = if request.body().is_end_stream() { 0 } else { BODY_AHEAD };
+    fields_bytes(request.headers()) + (path + authority) as u64 + u64::from(body)
 }
 
 /// Has a guest begin its answer.
@@ -80,13 +126,7 @@ async fn guest_answer(
 ) -> Result<Response<GuestBody>, Refusal> {
     check(connection, &mut request)?;
     let permit = server.gate.enter().await.map_err(|_| Refusal::Line)?;
-    let instance = match server.pool.take() {
-        Some(instance) => instance,
-        None => server.factory.make().await.map_err(|error| match error {
-            MakeError::NoRoom(full) => Refusal::Room(full),
-            MakeError::Failed(error) => Refusal::from(server.failed(&error)),
-        })?,
-    };
+    let instance = instance(server).await?;
     let (sender, mut head) = oneshot::channel();
     let request = request.map(|body| body.map_err(|error| errors::of_request(&error)).boxed_unsync());
     let mut run = Some(Run::new(instance.handle(request, sender), Arc::clone(server), permit));
@@ -118,6 +158,21 @@ async fn guest_answer(
     .await
 }
 
+/// An instance that is free, or a new one.
+async fn instance(server: &Server) -> Result<Instance, Refusal> {
+    loop {
+        if let Some(instance) = server.pool.take() {
+            return Ok(instance);
+        }
+        match server.factory.make().await {
+            Ok(instance) => return Ok(instance),
+            Err(MakeError::NoRoom(full)) => return Err(Refusal::Room(full)),
+            Err(MakeError::Part) => server.factory.part.freed().await,
+            Err(MakeError::Failed(error)) => return Err(server.failed(&error).into()),
+        }
+    }
+}
+
 /// Refuses what no guest can answer.
 fn check(connection: &Connection, request: &mut Request<Incoming>) -> Result<(), Refusal> {
     let websocket = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"websocket");
@@ -143,6 +198,7 @@ fn from_guest(
     server: &Arc<Server>,
     response: Response<GuestBody>,
     no_body: bool,
+    leaving: Arc<Leaving>,
     mut flight: InFlight,
     busy: Busy,
 ) -> Response<AnswerBody> {
@@ -152,21 +208,37 @@ fn from_guest(
         || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let (parts, body) = response.into_parts();
     let body = match no_body && !body.has_returned() {
-        false => AnswerBody::guest(body, flight, busy),
+        false => AnswerBody::guest(body, leaving, flight, busy),
         true => {
             body.finish_unread(server);
-            AnswerBody::text("", flight, busy)
+            AnswerBody::text("", Some(leaving), flight, busy)
         }
     };
     Response::from_parts(parts, body)
 }
 
-fn from_node(server: &Server, refusal: &Refusal, mut flight: InFlight, busy: Busy) -> Response<AnswerBody> {
+/// One that is not paid for, in HTTP/2, has no body, which could wait: the connection pays for so many heads.
+fn from_node(
+    server: &Server,
+    refusal: &Refusal,
+    paid: Option<Paid>,
+    version: Version,
+    mut flight: InFlight,
+    busy: Busy,
+) -> Response<AnswerBody> {
     let (status, text) = match refusal {
         Refusal::NoHost => (StatusCode::BAD_REQUEST, "the request names no host\n"),
         Refusal::Upgrade => (
             StatusCode::NOT_IMPLEMENTED,
             "a wasi:http handler cannot take over a connection (WebSocket, CONNECT); a command with wasi:sockets can\n",
+        ),
+        Refusal::Many => (StatusCode::SERVICE_UNAVAILABLE, "too many requests are under way\n"),
+        Refusal::Unpaid(Full::Pod) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "no room for another request: the pod's memory is used up\n")
+        }
+        Refusal::Unpaid(_) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no room for another request: the container's memory limit is reached\n",
         ),
         Refusal::Line => (StatusCode::SERVICE_UNAVAILABLE, "too many requests are waiting\n"),
         Refusal::Room(full) => (
@@ -193,7 +265,7 @@ fn from_node(server: &Server, refusal: &Refusal, mut flight: InFlight, busy: Bus
     };
     match refusal {
         Refusal::NoHost | Refusal::Upgrade | Refusal::Failed | Refusal::Memory(_) => {}
-        Refusal::Line | Refusal::Room(_) => server.metrics.overloaded(),
+        Refusal::Many | Refusal::Line | Refusal::Room(_) | Refusal::Unpaid(_) => server.metrics.overloaded(),
         Refusal::Late => {
             server.metrics.timed_out();
             server.trouble.tell("its answer did not begin in time");
@@ -208,7 +280,9 @@ fn from_node(server: &Server, refusal: &Refusal, mut flight: InFlight, busy: Bus
         }
     }
     flight.answered(status);
-    let mut response = Response::new(AnswerBody::text(text, flight, busy));
+    let text = if paid.is_none() && version >= Version::HTTP_2 { "" } else { text };
+    let leaving = paid.map(|paid| Leaving::plain(paid, version));
+    let mut response = Response::new(AnswerBody::text(text, leaving, flight, busy));
     *response.status_mut() = status;
     if status == StatusCode::SERVICE_UNAVAILABLE {
         response.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS);

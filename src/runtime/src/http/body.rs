@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 use wasmtime_wasi_http::{Error, WasiBody};
 
+use super::charge::Leaving;
 use super::factory::{Full, Instance};
 use super::io::Busy;
 use super::metrics::InFlight;
@@ -45,9 +47,13 @@ impl Future for Run {
     }
 }
 
-/// The body of an answer. The request is in flight as long as it lives.
+/// The body of an answer. The request is in flight as long as it lives; what is paid for it, until it has left.
 pub(super) struct AnswerBody {
     content: Content,
+    /// What holds `leaving` until the answer has left: a piece of the content or, if it has none, an empty one.
+    held: bool,
+    /// None if nothing is paid.
+    leaving: Option<Arc<Leaving>>,
     _flight: InFlight,
     _busy: Busy,
 }
@@ -59,13 +65,30 @@ enum Content {
 }
 
 impl AnswerBody {
-    pub(super) fn text(text: &'static str, flight: InFlight, busy: Busy) -> AnswerBody {
+    pub(super) fn text(
+        text: &'static str,
+        leaving: Option<Arc<Leaving>>,
+        flight: InFlight,
+        busy: Busy,
+    ) -> AnswerBody {
         let text = Some(Bytes::from_static(text.as_bytes())).filter(|text| !text.is_empty());
-        AnswerBody { content: Content::Text(text), _flight: flight, _busy: busy }
+        AnswerBody::new(Content::Text(text), leaving, flight, busy)
     }
 
-    pub(super) fn guest(body: GuestBody, flight: InFlight, busy: Busy) -> AnswerBody {
-        AnswerBody { content: Content::Guest(body), _flight: flight, _busy: busy }
+    pub(super) fn guest(body: GuestBody, leaving: Arc<Leaving>, flight: InFlight, busy: Busy) -> AnswerBody {
+        AnswerBody::new(Content::Guest(body), Some(leaving), flight, busy)
+    }
+
+    fn new(content: Content, leaving: Option<Arc<Leaving>>, flight: InFlight, busy: Busy) -> AnswerBody {
+        let held = leaving.as_ref().is_none_or(|leaving| !leaving.is_queued());
+        AnswerBody { content, held, leaving, _flight: flight, _busy: busy }
+    }
+
+    /// The empty piece, if there is to be one.
+    fn last(&mut self) -> Option<Frame<Bytes>> {
+        let leaving = self.leaving.as_ref().filter(|_| !self.held)?;
+        self.held = true;
+        Some(Frame::data(leaving.piece(Bytes::new())))
     }
 }
 
@@ -77,21 +100,40 @@ impl Body for AnswerBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        match &mut self.content {
-            Content::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            Content::Guest(body) => body.poll_frame(cx),
-        }
+        let me = &mut *self;
+        let frame = match &mut me.content {
+            Content::Text(text) => text.take().map(|text| Ok(Frame::data(text))),
+            Content::Guest(body) => ready!(body.poll_frame(cx)),
+        };
+        let nothing = |frame: &Frame<Bytes>| frame.trailers_ref().is_some_and(HeaderMap::is_empty);
+        let (frame, leaving) = match (frame, &me.leaving) {
+            (Some(Ok(frame)), Some(leaving)) if me.held || !nothing(&frame) => (frame, leaving),
+            (None | Some(Ok(_)), Some(_)) => return Poll::Ready(me.last().map(Ok)),
+            (frame, _) => return Poll::Ready(frame),
+        };
+        me.held = true;
+        let mut frame = frame.map_data(|bytes| leaving.piece(bytes));
+        let paid = frame.trailers_mut().map_or(Ok(()), |trailers| leaving.trailers(trailers));
+        // What cannot be paid for is not sent, and the client sees that there was to be more.
+        Poll::Ready(Some(paid.map(|()| frame).map_err(|_| Error::HttpProtocolError)))
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.content {
-            Content::Text(text) => text.is_none(),
-            Content::Guest(body) => body.is_end(),
-        }
+        self.held
+            && match &self.content {
+                Content::Text(text) => text.is_none(),
+                Content::Guest(body) => body.is_end(),
+            }
     }
 
     fn size_hint(&self) -> SizeHint {
+        let empty = match &self.content {
+            Content::Text(text) => text.is_none(),
+            Content::Guest(body) => body.is_end(),
+        };
         match &self.content {
+            // Also the length of nothing would be said, which not every answer may do.
+            _ if empty => SizeHint::default(),
             Content::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
             Content::Guest(body) => body.size_hint(),
         }

@@ -23,7 +23,7 @@ use super::connect::{Target, Trust, connect};
 use super::errors;
 use super::idle::Idle;
 use super::tasks::{Phase, Tasks};
-use crate::executor::Share;
+use crate::limiter::Purse;
 use crate::run::{Control, Traffic};
 
 /// Requests of one container under way at one time, until the ends of both their bodies. Half of what its pod may
@@ -43,6 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(600);
 pub(crate) struct Client {
     stack: PodStack,
     traffic: Arc<Traffic>,
+    purse: Purse,
     trust: Trust,
     requests: Arc<Semaphore>,
     idle: Idle<Connection>,
@@ -54,15 +55,16 @@ pub(crate) struct Client {
 type Connection = (Target, SendRequest<Question>);
 
 impl Client {
-    pub(crate) fn new(stack: PodStack, control: &Arc<Control>) -> Arc<Client> {
-        Client::trusting(Trust::Host, stack, Arc::clone(&control.traffic), Arc::clone(&control.share))
+    pub(crate) fn new(stack: PodStack, control: &Arc<Control>, purse: Purse) -> Arc<Client> {
+        Client::trusting(Trust::Host, stack, control, purse)
     }
 
-    fn trusting(trust: Trust, stack: PodStack, traffic: Arc<Traffic>, share: Arc<Share>) -> Arc<Client> {
+    fn trusting(trust: Trust, stack: PodStack, control: &Arc<Control>, purse: Purse) -> Arc<Client> {
+        let (traffic, share) = (Arc::clone(&control.traffic), Arc::clone(&control.share));
         let requests = Arc::new(Semaphore::new(REQUESTS));
         let tasks = Tasks::new(share);
         let idle = Idle::new(IDLE_CONNECTIONS, IDLE, Arc::clone(&tasks));
-        Arc::new(Client { stack, traffic, trust, requests, idle, tasks })
+        Arc::new(Client { stack, traffic, purse, trust, requests, idle, tasks })
     }
 
     /// Sends a request. The future is the head of its answer; the work is done on the container's share of the CPUs,
@@ -107,7 +109,8 @@ impl Client {
             let (mut sender, kept) = match self.kept(&target) {
                 Some(sender) => (sender, true),
                 None => {
-                    let connecting = connect(&self.stack, &self.traffic, &self.trust, &target, &self.tasks);
+                    let counted = (&self.traffic, &self.purse);
+                    let connecting = connect(&self.stack, counted, &self.trust, &target, &self.tasks);
                     let within = options.connect_timeout.unwrap_or(PATIENCE);
                     (timeout(within, connecting).await.map_err(|_| Error::ConnectionTimeout)??, false)
                 }
@@ -252,6 +255,7 @@ mod tests {
     use std::convert::Infallible;
     use std::sync::atomic::Ordering;
 
+    use coracle_budget::Budget;
     use coracle_network::{Config, Fabric, PodConfig};
     use http_body_util::{Empty, Full, StreamBody};
     use hyper::service::service_fn;
@@ -266,15 +270,21 @@ mod tests {
     use super::*;
     use crate::container::Cpu;
     use crate::executor::Executor;
+    use crate::stdin::Stdin;
     use crate::threads::guests;
 
-    /// A pod, what it needs, and a container's share of the CPUs.
-    fn pod() -> (PodStack, (Arc<Fabric>, Executor), Arc<Share>) {
+    /// A pod, what it needs, and one of its containers.
+    fn pod() -> (PodStack, (Arc<Fabric>, Executor), Arc<Control>) {
         let fabric = Fabric::build(Config::default());
         let stack = fabric.add_pod(PodConfig { name: "pod".into(), ..PodConfig::default() }).unwrap();
         let executor = guests(1, || {}).unwrap();
         let share = executor.share(Cpu::default());
-        (stack, (fabric, executor), share)
+        let control = Control::new("asker".into(), &Stdin::Closed, share, 1 << 20);
+        (stack, (fabric, executor), Arc::new(control))
+    }
+
+    fn client(trust: Trust, stack: PodStack, control: &Arc<Control>) -> Arc<Client> {
+        Client::trusting(trust, stack, control, Purse::new(&Budget::new(None), control))
     }
 
     fn frames<T>(mut from: mpsc::Receiver<T>) -> impl futures::Stream<Item = T> {
@@ -313,10 +323,10 @@ mod tests {
 
     #[tokio::test]
     async fn who_is_not_trusted_is_not_asked() {
-        let (stack, _needed, share) = pod();
+        let (stack, _needed, control) = pod();
         let trusted = secured(&stack).await;
         let ask = async |trust: Trust, uri: &str| {
-            let client = Client::trusting(trust, stack.clone(), Arc::default(), Arc::clone(&share));
+            let client = client(trust, stack.clone(), &control);
             let request = Request::get(uri).body(nothing()).unwrap();
             let response = client.send(request, RequestOptions::default()).await;
             match response {
@@ -330,7 +340,7 @@ mod tests {
         assert_eq!(ask(Trust::These(trusted.clone()), "https://localhost/").await, "b\"secret\"");
         assert_eq!(ask(Trust::These(Arc::new(nobody)), "https://localhost/").await, "TlsCertificateError");
         assert_eq!(ask(Trust::These(trusted), "https://127.0.0.1/").await, "TlsCertificateError");
-        assert!(!share.used().is_zero(), "the container that asks pays for its handshakes");
+        assert!(!control.share.used().is_zero(), "the container that asks pays for its handshakes");
     }
 
     /// Answers every request of every connection before it has read it.
@@ -350,10 +360,10 @@ mod tests {
 
     #[tokio::test]
     async fn who_is_answered_early_keeps_nobody_waiting() {
-        let (stack, _needed, share) = pod();
+        let (stack, _needed, control) = pod();
         hasty(&stack);
-        let traffic = Arc::<Traffic>::default();
-        let client = Client::trusting(Trust::Host, stack, Arc::clone(&traffic), share);
+        let traffic = &control.traffic;
+        let client = client(Trust::Host, stack, &control);
         let ask = async |request: http::request::Builder, body: WasiBody| {
             let answered = client.send(request.body(body).unwrap(), RequestOptions::default());
             let answer = timeout(Duration::from_secs(60), answered).await.expect("an answer").unwrap();

@@ -20,11 +20,38 @@ const TIMEOUT: Duration = Duration::from_secs(300);
 /// come back later.
 pub(super) const LINE: usize = 512;
 
-/// Connections to one handler at one time. More are told to come back later. One that is idle takes about ten
-/// kilobytes; one that sends, up to [`HEAD_BYTES`] for its head. Of bodies that nobody reads yet there are as many as
-/// requests that wait ([`LINE`]) or are answered, with [`H2_STREAM_WINDOW`] each. What waits to be sent to a client is
-/// charged to the container.
+/// Requests of one handler at one time, all its connections together: those that wait or are answered, of which there
+/// are at most [`LINE`] and [`CONCURRENCY_MAX`], and those whose answer has not left because its client does not read,
+/// of which there are some hundreds at least. More are told to come back later.
+pub(super) const REQUESTS: usize = 2_048;
+
+/// What the node keeps for a request beside its texts and its body: a task, its place on its connection, a timer.
+pub(super) const REQUEST_BYTES: u64 = 4 << 10;
+
+/// Connections to one handler at one time. More are told to come back later. What the node keeps for one that does
+/// little is not charged to anybody: about [`READ_FREE`] and [`WRITE_FREE`], and as much again for its task, 32 MiB
+/// together.
 pub(crate) const CONNECTIONS: usize = 1_024;
+
+/// Bytes that come on a connection between one request and the next before it is charged with [`READ_BYTES`] for the
+/// rest of its life: what one buffer holds at its beginning.
+pub(super) const READ_FREE: usize = 8 << 10;
+
+/// What a connection that receives much holds: a buffer of [`HEAD_BYTES`], which may have twice the room, and which
+/// headers and pieces of bodies are parts of.
+pub(super) const READ_BYTES: u64 = 2 * HEAD_BYTES as u64;
+
+/// Bytes that wait to be sent on a connection before it is charged with the buffer they wait in, which it keeps for
+/// the rest of its life: a frame of HTTP/2.
+pub(super) const WRITE_FREE: usize = 16 << 10;
+
+/// What an HTTP/2 connection is charged with, from its first bytes to its end: frames that are read and written and
+/// both tables of headers (64 KiB), a head that is not complete, of short fields that the tables make much of (144
+/// KiB), and [`STREAMS`] refusals that nobody reads (150 KiB).
+pub(super) const H2_CONNECTION_BYTES: u64 = 384 << 10;
+
+/// What TLS keeps for a connection: a record that comes, one that leaves, and what waits to become one.
+pub(super) const TLS_BYTES: u64 = 128 << 10;
 
 /// How long a connection may wait for a request, and a request for the end of its head: what nginx gives both.
 pub(super) const IDLE: Duration = Duration::from_secs(60);
@@ -40,7 +67,11 @@ pub(super) const HEAD_BYTES: usize = 64 << 10;
 /// Streams of one HTTP/2 connection at one time: what RFC 9113 names as the least to allow.
 pub(super) const STREAMS: u32 = 100;
 
-/// The longest HTTP/2 frame: the least that there is. With [`HEAD_BYTES`] it bounds the frames of one head, too, and
+/// Bytes of a request's head in HTTP/2, as its RFC counts them: with 32 bytes for each field. A longer one is refused
+/// with 431.
+pub(super) const H2_HEAD_BYTES: u32 = 32 << 10;
+
+/// The longest HTTP/2 frame: the least that there is. With [`H2_HEAD_BYTES`] it bounds the frames of one head, too, and
 /// so a flood of CONTINUATION.
 pub(super) const H2_FRAME: u32 = 16 << 10;
 
@@ -51,11 +82,12 @@ pub(super) const H2_TAKEN_BACK: usize = 20;
 /// Streams of one HTTP/2 connection that are reset for mistakes of its client, before the connection is.
 pub(super) const H2_MISTAKES: usize = 100;
 
-/// Bytes that one HTTP/2 connection, and each of its streams, may send ahead of who reads them.
+/// Bytes that one HTTP/2 connection may send ahead of who reads them.
 pub(super) const H2_CONNECTION_WINDOW: u32 = 256 << 10;
 
-/// See [`H2_CONNECTION_WINDOW`].
-pub(super) const H2_STREAM_WINDOW: u32 = 64 << 10;
+/// Bytes of a request's body that come ahead of who reads them, in both versions. A request that has a body is charged
+/// with them.
+pub(super) const BODY_AHEAD: u32 = HEAD_BYTES as u32;
 
 /// Bytes of an answer that wait for a slow HTTP/2 client, per stream: a frame.
 pub(super) const H2_SEND_BYTES: usize = 16 << 10;

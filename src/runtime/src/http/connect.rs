@@ -15,11 +15,13 @@ use tokio::sync::OnceCell;
 use tokio_rustls::TlsConnector;
 use wasmtime_wasi_http::Error;
 
+use super::charge::Account;
 use super::client::Question;
-use super::config::HEAD_BYTES;
+use super::config::{HEAD_BYTES, TLS_BYTES};
 use super::errors;
 use super::io::Io;
 use super::tasks::Tasks;
+use crate::limiter::Purse;
 use crate::run::Traffic;
 
 /// Addresses of one name that are tried, one after the other.
@@ -57,18 +59,20 @@ pub(super) enum Trust {
     These(Arc<ClientConfig>),
 }
 
-/// Connects, and drives the connection as one of `tasks` until its sender is dropped.
+/// Connects, counted and paid by these, and drives the connection as one of `tasks` until its sender is dropped.
 pub(super) async fn connect(
     stack: &PodStack,
-    traffic: &Arc<Traffic>,
+    (traffic, purse): (&Arc<Traffic>, &Purse),
     trust: &Trust,
     target: &Target,
     tasks: &Arc<Tasks>,
 ) -> Result<SendRequest<Question>, Error> {
-    let stream = Io::new(dial(stack, target).await?, Arc::clone(traffic), None);
+    let account = Account::new(purse);
+    let stream = Io::new(dial(stack, target).await?, Arc::clone(traffic), Arc::clone(&account), None);
     if !target.tls {
         return speak(stream, tasks).await;
     }
+    account.grow(TLS_BYTES).map_err(|error| errors::of_memory(&error))?;
     let name = ServerName::try_from(target.host.clone()).map_err(|_| Error::HttpRequestUriInvalid)?;
     let connector = TlsConnector::from(trust.config().await?);
     let secured = connector.connect(name, stream).await.map_err(|error| errors::of_tls(&error))?;

@@ -6,6 +6,8 @@ use std::io;
 use coracle_network::{NetworkError, ResolveError};
 use wasmtime_wasi_http::Error;
 
+use crate::limiter::OutOfMemory;
+
 /// A name has no address.
 pub(super) fn of_lookup(error: &ResolveError) -> Error {
     let dns = |rcode: &str| Error::DnsError { rcode: Some(rcode.to_owned()), info_code: None };
@@ -44,6 +46,11 @@ pub(super) fn of_tls(error: &io::Error) -> Error {
         Some(_) => Error::TlsProtocolError,
         None => of_io(error),
     }
+}
+
+/// There is no memory left for what a connection takes.
+pub(super) fn of_memory(error: &OutOfMemory) -> Error {
+    Error::InternalError(Some(error.to_string()))
 }
 
 fn of_io(error: &io::Error) -> Error {

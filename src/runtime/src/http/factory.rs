@@ -8,7 +8,7 @@ use http::header::HOST;
 use http::uri::{self, Authority};
 use http::{Request, Uri};
 use tokio::sync::oneshot;
-use wasmtime::{AsContextMut, Engine, PoolConcurrencyLimitError, Store};
+use wasmtime::{AsContextMut, Engine, Store};
 use wasmtime_wasi_http::handler::{Prepared, Proxy};
 use wasmtime_wasi_http::p2::bindings::Proxy as Proxy2;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
@@ -19,10 +19,11 @@ use super::metrics::{Alive, Metrics};
 use super::output::Lines;
 use super::{Client, Http};
 use crate::container::ContainerSpec;
+use crate::engine;
 use crate::error::StartError;
 use crate::limiter::OutOfMemory;
 use crate::output::Output;
-use crate::places::{Place, Places};
+use crate::places::{NoPlace, Part, PartPlace};
 use crate::program::{Entry, Program};
 use crate::run::{Control, store};
 use crate::state::State;
@@ -36,7 +37,8 @@ pub(super) struct Factory {
     pub(super) program: Arc<Program>,
     pub(super) spec: ContainerSpec,
     pub(super) control: Arc<Control>,
-    pub(super) places: Arc<Places>,
+    /// Of the node's places.
+    pub(super) part: Arc<Part>,
     pub(super) client: Arc<Client>,
     pub(super) metrics: Arc<Metrics>,
 }
@@ -46,6 +48,8 @@ pub(super) struct Factory {
 pub(super) enum MakeError {
     /// There is no room for another.
     NoRoom(Full),
+    /// What room there is is for others, until one of the handler's instances is free.
+    Part,
     /// The guest failed before its first request.
     Failed(wasmtime::Error),
 }
@@ -62,12 +66,19 @@ pub(super) enum Full {
 }
 
 impl Full {
-    /// What was full, if it was for want of memory that a guest ended.
+    /// What was full, if it was for want of memory, or of room in the engine, that a guest ended.
     pub(super) fn of(error: &wasmtime::Error) -> Option<Full> {
-        error.downcast_ref().map(|error| match error {
+        let memory = error.downcast_ref::<OutOfMemory>().map(Full::from);
+        memory.or_else(|| engine::is_full(error).then_some(Full::Node))
+    }
+}
+
+impl From<&OutOfMemory> for Full {
+    fn from(error: &OutOfMemory) -> Full {
+        match error {
             OutOfMemory::Container { .. } => Full::Container,
             OutOfMemory::Pod(_) => Full::Pod,
-        })
+        }
     }
 }
 
@@ -77,7 +88,7 @@ pub(super) struct Instance {
     handler: Handler,
     /// Requests it was given.
     pub(super) requests: u32,
-    _place: Place,
+    _place: PartPlace,
     _alive: Alive,
 }
 
@@ -89,7 +100,10 @@ enum Handler {
 
 impl Factory {
     pub(super) async fn make(&self) -> Result<Instance, MakeError> {
-        let place = self.places.take(self.program.places()).map_err(|_| MakeError::NoRoom(Full::Node))?;
+        let place = self.part.take(self.program.places()).map_err(|why| match why {
+            NoPlace::Full => MakeError::NoRoom(Full::Node),
+            NoPlace::Part => MakeError::Part,
+        })?;
         let http = Http::sharing(Arc::clone(&self.client));
         let lines = |output: &Arc<dyn Output>| Lines::new(output) as Arc<dyn Output>;
         let (stdout, stderr) = (lines(&self.spec.stdout), lines(&self.spec.stderr));
@@ -106,10 +120,9 @@ impl Factory {
                 _ => Err(wasmtime::Error::new(StartError::NotHandler)),
             }
         };
-        let handler = handler.await.map_err(|error| {
-            let full = error.is::<PoolConcurrencyLimitError>().then_some(Full::Node);
-            full.or_else(|| Full::of(&error)).map_or(MakeError::Failed(error), MakeError::NoRoom)
-        })?;
+        let handler = handler
+            .await
+            .map_err(|error| Full::of(&error).map_or(MakeError::Failed(error), MakeError::NoRoom))?;
         Ok(Instance { store, handler, requests: 0, _place: place, _alive: Alive::begin(&self.metrics) })
     }
 }

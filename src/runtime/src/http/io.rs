@@ -13,40 +13,115 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use super::charge::Account;
+use super::config::{H2_CONNECTION_BYTES, READ_BYTES, READ_FREE};
+use super::server::FULL;
+use crate::limiter::OutOfMemory;
 use crate::run::Traffic;
 
-/// One end of a connection, counted as its container's.
-#[derive(Debug)]
+/// What a client of HTTP/2 sends first.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What such a client is told whose connection cannot be paid for: no settings, and GOAWAY for want of calm.
+const GOAWAY: &[u8] = b"\0\0\0\x04\0\0\0\0\0\
+    \0\0\x08\x07\0\0\0\0\0\
+    \0\0\0\0\0\0\0\x0b";
+
+/// One end of a connection, counted and paid for as its container's.
 pub(super) struct Io {
     stream: Stream,
     traffic: Arc<Traffic>,
+    account: Arc<Account>,
+    incoming: Incoming,
+    /// Of a client that asks the container.
     activity: Option<Arc<Activity>>,
 }
 
+/// What comes.
+#[derive(Debug, Default)]
+struct Incoming {
+    /// Bytes since the last request began or, where the container asks, since its question.
+    bytes: usize,
+    /// The requests that had begun then.
+    begun: u32,
+    /// How much of [`PREFACE`] has come, while nothing else has.
+    preface: usize,
+    /// The connection pays for a large buffer.
+    large: bool,
+}
+
+impl Incoming {
+    /// How much more a connection is charged with after these bytes; `begun` requests have begun on it.
+    fn charge(&mut self, bytes: &[u8], begun: Option<u32>) -> u64 {
+        let mut charge = 0;
+        if let Some(begun) = begun {
+            if begun != std::mem::replace(&mut self.begun, begun) {
+                self.bytes = 0;
+            }
+            if self.preface == self.bytes && self.preface < PREFACE.len() && begun == 0 {
+                let more = PREFACE[self.preface..].iter().zip(bytes).take_while(|(a, b)| a == b).count();
+                self.preface += more;
+                if self.preface == PREFACE.len() {
+                    charge += H2_CONNECTION_BYTES;
+                }
+            }
+        }
+        self.bytes = self.bytes.saturating_add(bytes.len());
+        if self.bytes > READ_FREE && !std::mem::replace(&mut self.large, true) {
+            charge += READ_BYTES;
+        }
+        charge
+    }
+}
+
 impl Io {
-    pub(super) fn new(stream: Stream, traffic: Arc<Traffic>, activity: Option<Arc<Activity>>) -> Io {
+    pub(super) fn new(
+        stream: Stream,
+        traffic: Arc<Traffic>,
+        account: Arc<Account>,
+        activity: Option<Arc<Activity>>,
+    ) -> Io {
         traffic.connections.fetch_add(1, Relaxed);
-        Io { stream, traffic, activity }
+        Io { stream, traffic, account, incoming: Incoming::default(), activity }
     }
 
-    fn received(&self, bytes: usize) {
-        self.traffic.received.fetch_add(bytes as u64, Relaxed);
+    fn received(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.traffic.received.fetch_add(bytes.len() as u64, Relaxed);
         if let Some(activity) = &self.activity {
             activity.received();
         }
+        let begun = self.activity.as_ref().map(|activity| activity.begun());
+        let charge = self.incoming.charge(bytes, begun);
+        if charge == 0 {
+            return Ok(());
+        }
+        self.account.grow(charge).map_err(|error| self.unpaid(error))
     }
 
-    fn write(&self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+    /// The connection cannot be paid for, and ends. A client that waits for nothing else is told.
+    fn unpaid(&self, error: OutOfMemory) -> io::Error {
+        if self.activity.as_ref().is_some_and(|activity| activity.is_idle()) {
+            let http2 = self.incoming.preface == PREFACE.len();
+            let _ = self.stream.try_write(if http2 { GOAWAY } else { FULL });
+        }
+        io::Error::new(io::ErrorKind::OutOfMemory, error)
+    }
+
+    fn write(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        self.account.sends(data.len()).map_err(|error| io::Error::new(io::ErrorKind::OutOfMemory, error))?;
         loop {
             match self.stream.try_write(data) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.account.left(data.len());
                     ready!(self.stream.poll_writable(cx));
                 }
                 Err(error) => return Poll::Ready(Err(error)),
                 Ok(written) => {
+                    self.account.left(data.len() - written);
                     self.traffic.sent.fetch_add(written as u64, Relaxed);
-                    if let Some(activity) = &self.activity {
-                        activity.touch();
+                    match &self.activity {
+                        Some(activity) => activity.touch(),
+                        None => self.incoming.bytes = 0,
                     }
                     return Poll::Ready(Ok(written));
                 }
@@ -63,7 +138,7 @@ impl Drop for Io {
 
 impl Read for Io {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         mut buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
@@ -75,8 +150,7 @@ impl Read for Io {
                 Err(error) => return Poll::Ready(Err(error)),
                 Ok(bytes) => {
                     buffer.put_slice(&bytes);
-                    self.received(bytes.len());
-                    return Poll::Ready(Ok(()));
+                    return Poll::Ready(self.received(&bytes));
                 }
             }
         }
@@ -84,7 +158,7 @@ impl Read for Io {
 }
 
 impl Write for Io {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         self.write(cx, data)
     }
 
@@ -108,13 +182,12 @@ impl AsyncRead for Io {
         let me = self.get_mut();
         let before = buffer.filled().len();
         ready!(AsyncRead::poll_read(Pin::new(&mut me.stream), cx, buffer))?;
-        me.received(buffer.filled().len() - before);
-        Poll::Ready(Ok(()))
+        Poll::Ready(me.received(&buffer.filled()[before..]))
     }
 }
 
 impl AsyncWrite for Io {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         self.write(cx, data)
     }
 
@@ -134,11 +207,17 @@ pub(super) struct Activity {
     /// Milliseconds from `born`.
     touched: AtomicU64,
     requests: AtomicU32,
+    begun: AtomicU32,
 }
 
 impl Activity {
     pub(super) fn new() -> Arc<Activity> {
-        Arc::new(Activity { born: Instant::now(), touched: AtomicU64::new(0), requests: AtomicU32::new(0) })
+        Arc::new(Activity {
+            born: Instant::now(),
+            touched: AtomicU64::new(0),
+            requests: AtomicU32::new(0),
+            begun: AtomicU32::new(0),
+        })
     }
 
     /// Bytes came. While no request is answered they are no sign of life: a head that comes byte by byte must be
@@ -158,7 +237,18 @@ impl Activity {
     pub(super) fn request(self: &Arc<Self>) -> Busy {
         self.touch();
         self.requests.fetch_add(1, Relaxed);
+        self.begun.fetch_add(1, Relaxed);
         Busy(Arc::clone(self))
+    }
+
+    /// How many requests have begun.
+    fn begun(&self) -> u32 {
+        self.begun.load(Relaxed)
+    }
+
+    /// No request is being answered.
+    fn is_idle(&self) -> bool {
+        self.requests.load(Relaxed) == 0
     }
 
     /// Comes back when nothing was read or written for `busy` while a request is answered, or when none has begun
@@ -191,6 +281,40 @@ impl Drop for Busy {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_connection_pays_for_what_it_makes_large() {
+        #[track_caller]
+        fn check(incoming: &mut Incoming, bytes: &[u8], begun: Option<u32>, expected: u64) {
+            assert_eq!(incoming.charge(bytes, begun), expected, "{incoming:?}");
+        }
+        let half = [b'x'; READ_FREE / 2];
+        // Small requests cost nothing, however many; a head or a body that is long does, once.
+        let mut incoming = Incoming::default();
+        for begun in 0..5 {
+            check(&mut incoming, &half, Some(begun), 0);
+            check(&mut incoming, &half, Some(begun), 0);
+        }
+        check(&mut incoming, b"x", Some(4), READ_BYTES);
+        check(&mut incoming, &half, Some(4), 0);
+        // HTTP/2 costs as soon as it is known, in whatever pieces it comes.
+        for piece in [1, 3, 10, 24] {
+            let mut incoming = Incoming::default();
+            let charged = PREFACE.chunks(piece).map(|piece| incoming.charge(piece, Some(0)));
+            assert_eq!(charged.sum::<u64>(), H2_CONNECTION_BYTES);
+            check(&mut incoming, PREFACE, Some(0), 0);
+        }
+        let mut incoming = Incoming::default();
+        check(&mut incoming, b"PRI ", Some(0), 0);
+        check(&mut incoming, b"/ HTTP/1.1", Some(0), 0);
+        check(&mut incoming, &PREFACE[4..], Some(0), 0);
+        let mut both = PREFACE.to_vec();
+        both.resize(READ_FREE + 1, 0);
+        check(&mut Incoming::default(), &both, Some(0), H2_CONNECTION_BYTES + READ_BYTES);
+        // An answer is only large.
+        check(&mut Incoming::default(), PREFACE, None, 0);
+        check(&mut Incoming::default(), &both, None, READ_BYTES);
+    }
 
     const IDLE: Duration = Duration::from_secs(10);
     const BUSY: Duration = Duration::from_secs(100);

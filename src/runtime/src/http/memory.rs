@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use wasmtime::StoreContextMut;
@@ -20,6 +21,7 @@ use wasmtime_wasi_http::p2::types::{HostIncomingResponse, HostOutgoingRequest, H
 use wasmtime_wasi_http::p3::bindings::http::types as types3;
 use wasmtime_wasi_http::{Error, FieldMap, WasiBody, p3};
 
+use super::charge::held_by;
 use super::config::H2_SEND_BYTES;
 use crate::limiter::{Held, Limiter};
 use crate::state::State;
@@ -114,7 +116,8 @@ fn head_bytes(entry: &(dyn Any + Send)) -> u64 {
     fields_bytes(fields) + texts as u64
 }
 
-fn fields_bytes(fields: &FieldMap) -> u64 {
+/// What fields take.
+pub(super) fn fields_bytes(fields: &HeaderMap) -> u64 {
     let fields = fields.iter().map(|(name, value)| field_bytes(name.as_str(), value.as_bytes()));
     fields.fold(ENTRY_BYTES, u64::saturating_add)
 }
@@ -273,18 +276,6 @@ struct Charged {
     held: Arc<Held>,
 }
 
-/// A piece of a body, which may wait to be sent when the body is gone.
-struct Piece {
-    bytes: Bytes,
-    _held: Arc<Held>,
-}
-
-impl AsRef<[u8]> for Piece {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
 impl Body for Charged {
     type Data = Bytes;
     type Error = Error;
@@ -294,7 +285,8 @@ impl Body for Charged {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        let piece = |bytes| Bytes::from_owner(Piece { bytes, _held: Arc::clone(&self.held) });
+        // A piece may wait to be sent when the body is gone.
+        let piece = |bytes: Bytes| held_by(bytes, Arc::clone(&self.held));
         Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(piece))))
     }
 

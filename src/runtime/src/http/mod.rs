@@ -24,9 +24,11 @@
 
 mod answer;
 mod body;
+mod charge;
 mod client;
 mod config;
 mod connect;
+mod connection;
 mod errors;
 mod factory;
 mod gate;
@@ -57,7 +59,7 @@ pub(crate) use self::memory::add_to_linker;
 use self::memory::{BODY_CHUNK, Heads};
 pub(crate) use self::metrics::Metrics;
 pub use self::metrics::{BUCKETS, HttpUsage};
-use crate::limiter::Limiter;
+use crate::limiter::{Limiter, Purse};
 use crate::run::Control;
 
 /// A guest's side of `wasi:http`.
@@ -74,15 +76,15 @@ struct Hooks {
 /// How a guest's requests leave.
 enum Way {
     /// It has sent none yet; most never do.
-    Unused { stack: PodStack, control: Arc<Control> },
+    Unused { stack: PodStack, control: Arc<Control>, purse: Purse },
     /// Its container's client.
     Used(Arc<Client>),
 }
 
 impl Http {
     /// For a container that is one instance.
-    pub(crate) fn new(stack: PodStack, control: Arc<Control>) -> Http {
-        Http::leaving(Way::Unused { stack, control })
+    pub(crate) fn new(stack: PodStack, control: Arc<Control>, purse: Purse) -> Http {
+        Http::leaving(Way::Unused { stack, control, purse })
     }
 
     /// For an instance of a container that has many.
@@ -115,8 +117,8 @@ impl Http {
 
 impl Way {
     fn client(&mut self) -> Arc<Client> {
-        if let Way::Unused { stack, control } = self {
-            *self = Way::Used(Client::new(stack.clone(), control));
+        if let Way::Unused { stack, control, purse } = self {
+            *self = Way::Used(Client::new(stack.clone(), control, purse.clone()));
         }
         match self {
             Way::Used(client) => Arc::clone(client),

@@ -1,25 +1,24 @@
 //! A handler's container: its listener, its connections, its end.
 
 use std::convert::Infallible;
-use std::net::{Ipv6Addr, SocketAddr};
-use std::pin::{Pin, pin};
+use std::net::Ipv6Addr;
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use coracle_network::{NetworkError, Stream, TcpListener};
 use hyper::service::service_fn;
 use hyper_util::server::conn::auto::Builder;
-use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, Sleep};
 
 use super::answer::answer;
 use super::body::Failed;
+use super::charge::{Account, Requests};
 use super::client::Client;
 use super::config::{
-    CONCURRENCY_MAX, CONNECTIONS, H2_CONNECTION_WINDOW, H2_FRAME, H2_MISTAKES, H2_SEND_BYTES,
-    H2_STREAM_WINDOW, H2_TAKEN_BACK, HEAD_BYTES, HttpConfig, IDLE, LINE, STREAMS,
+    BODY_AHEAD, CONCURRENCY_MAX, CONNECTIONS, H2_CONNECTION_WINDOW, H2_FRAME, H2_HEAD_BYTES, H2_MISTAKES,
+    H2_SEND_BYTES, H2_TAKEN_BACK, HEAD_BYTES, HttpConfig, IDLE, LINE, REQUESTS, STREAMS,
 };
+use super::connection::Connection;
 use super::factory::{Factory, Full, Instance};
 use super::gate::Gate;
 use super::io::{Activity, Io};
@@ -29,7 +28,9 @@ use super::tasks::{Phase, Spawner, Tasks};
 use super::trouble::Trouble;
 use crate::container::{Container, ContainerSpec, Exit};
 use crate::error::StartError;
+use crate::limiter::Purse;
 use crate::limits::MEMORY_MAX;
+use crate::places::Part;
 use crate::program::{Program, ProgramKind};
 use crate::run::{Control, message};
 use crate::runtime::Runtime;
@@ -37,8 +38,8 @@ use crate::runtime::Runtime;
 /// Connections that wait to be accepted: as many as the network lets wait.
 const BACKLOG: usize = coracle_network::limits::BACKLOG_MAX;
 
-/// The answer on a connection that is one too many, whatever was asked.
-const FULL: &[u8] =
+/// The answer on a connection that is one too many, or that cannot be paid for, whatever was asked.
+pub(super) const FULL: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// What all connections of a handler share.
@@ -50,7 +51,9 @@ pub(super) struct Server {
     pub(super) metrics: Arc<Metrics>,
     pub(super) trouble: Trouble,
     pub(super) tasks: Arc<Tasks>,
+    pub(super) requests: Arc<Requests>,
     control: Arc<Control>,
+    purse: Purse,
     connections: Arc<Semaphore>,
     protocol: Builder<Spawner>,
 }
@@ -87,8 +90,10 @@ impl Runtime {
         // Its share of the node's places, whatever its instances take.
         let most = CONCURRENCY_MAX / usize::try_from(program.places()).unwrap_or(CONCURRENCY_MAX);
         let concurrency = config.concurrency.clamp(1, most.max(1));
+        let purse = Purse::new(&spec.budget, &control);
         let server = Arc::new(Server {
             config,
+            requests: Requests::new(purse.clone(), REQUESTS),
             gate: Gate::new(concurrency, LINE),
             pool: Pool::new(config.reuse, concurrency, &control.share),
             trouble: Trouble::new(Arc::clone(&spec.stderr)),
@@ -96,8 +101,8 @@ impl Runtime {
                 engine: self.engine.clone(),
                 program,
                 control: Arc::clone(&control),
-                places: Arc::clone(&self.places),
-                client: Client::new(spec.network.clone(), &control),
+                part: Part::new(&self.places),
+                client: Client::new(spec.network.clone(), &control, purse.clone()),
                 metrics: Arc::clone(&metrics),
                 spec,
             },
@@ -105,6 +110,7 @@ impl Runtime {
             protocol: protocol(&tasks),
             tasks,
             control: Arc::clone(&control),
+            purse,
             connections: Arc::new(Semaphore::new(CONNECTIONS)),
         });
         control.share.spawn(run(server, listener), control.ending());
@@ -122,9 +128,9 @@ fn protocol(tasks: &Arc<Tasks>) -> Builder<Spawner> {
         .max_frame_size(H2_FRAME)
         .max_pending_accept_reset_streams(H2_TAKEN_BACK)
         .max_local_error_reset_streams(H2_MISTAKES)
-        .max_header_list_size(u32::try_from(HEAD_BYTES).expect("a few kilobytes"))
+        .max_header_list_size(H2_HEAD_BYTES)
         .initial_connection_window_size(H2_CONNECTION_WINDOW)
-        .initial_stream_window_size(H2_STREAM_WINDOW)
+        .initial_stream_window_size(BODY_AHEAD)
         .max_send_buf_size(H2_SEND_BYTES);
     builder
 }
@@ -170,23 +176,10 @@ async fn serve(server: &Arc<Server>, listener: TcpListener) -> Exit {
     Exit::Code(0)
 }
 
-/// What the requests of one connection share.
-pub(super) struct Connection {
-    pub(super) local: SocketAddr,
-    pub(super) activity: Arc<Activity>,
-    /// A timer that no request uses at this moment. Most connections have one request at a time; for the next, its
-    /// timer is moved on, which costs much less than a new one.
-    timer: Mutex<Option<Pin<Box<Sleep>>>>,
-}
-
 async fn connection(server: Arc<Server>, stream: Stream, _place: OwnedSemaphorePermit) {
-    let activity = Activity::new();
-    let shared = Arc::new(Connection {
-        local: stream.local_addr(),
-        activity: Arc::clone(&activity),
-        timer: Mutex::new(None),
-    });
-    let io = Io::new(stream, Arc::clone(&server.control.traffic), Some(Arc::clone(&activity)));
+    let (activity, account) = (Activity::new(), Account::new(&server.purse));
+    let shared = Connection::new(stream.local_addr(), &activity, &account);
+    let io = Io::new(stream, Arc::clone(&server.control.traffic), account, Some(Arc::clone(&activity)));
     let service = service_fn(|request| {
         let answered = answer(Arc::clone(&server), Arc::clone(&shared), request);
         async { Ok::<_, Infallible>(answered.await) }
@@ -214,59 +207,13 @@ async fn connection(server: Arc<Server>, stream: Stream, _place: OwnedSemaphoreP
     }
 }
 
-impl Connection {
-    /// A timer for one request.
-    pub(super) fn deadline(self: &Arc<Self>, at: Instant) -> Deadline {
-        let timer = match self.timer.lock().take() {
-            Some(mut timer) => {
-                timer.as_mut().reset(at);
-                timer
-            }
-            None => Box::pin(tokio::time::sleep_until(at)),
-        };
-        Deadline { timer: Some(timer), connection: Arc::clone(self) }
-    }
-}
-
-/// When an answer must have begun.
-pub(super) struct Deadline {
-    timer: Option<Pin<Box<Sleep>>>,
-    connection: Arc<Connection>,
-}
-
-impl Deadline {
-    /// Ready when it has passed.
-    pub(super) fn passed(&mut self) -> Passed<'_> {
-        Passed(self)
-    }
-}
-
-/// See [`Deadline::passed`].
-pub(super) struct Passed<'a>(&'a mut Deadline);
-
-impl Future for Passed<'_> {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut self.0.timer {
-            Some(timer) => timer.as_mut().poll(cx),
-            None => Poll::Pending,
-        }
-    }
-}
-
-impl Drop for Deadline {
-    fn drop(&mut self) {
-        *self.connection.timer.lock() = self.timer.take();
-    }
-}
-
 impl Server {
     /// A guest has come back from its request.
     pub(super) fn returned(&self, result: wasmtime::Result<Instance>) -> Result<(), Failed> {
         match result {
             Ok(instance) => {
                 self.pool.give(instance);
+                self.factory.part.free();
                 Ok(())
             }
             Err(error) => Err(self.failed(&error)),
