@@ -14,6 +14,7 @@
 //! | `/wait?ms=` | answers after a while |
 //! | `/fetch?url=` | sends a request (`method`, `connect-ms`, `first-ms`, `between-ms`) and passes the answer on |
 //! | `/status?code=` | answers with that status |
+//! | `/head?kib=&ms=` | answers with headers of that many KiB and no body, and works on for a while |
 //! | `/nothing` | returns without an answer |
 //! | `/refuse` | answers with an error |
 //! | `/trap`, `/half?ms=` | traps, before the answer and within it |
@@ -103,6 +104,16 @@ impl Guest for Routes {
             }
             "/fetch" => fetch(query, out),
             "/status" => answer(out, number(query, "code") as u16, b"as you wish\n"),
+            "/head" => {
+                let headers = Fields::new();
+                for _ in 0..number(query, "kib") {
+                    let _ = headers.append("x-filler", &[b'x'; 1024]);
+                }
+                let (body, stream) = begin(out, 200, headers);
+                drop(stream);
+                let _ = OutgoingBody::finish(body, None);
+                sleep(number(query, "ms"));
+            }
             "/nothing" => {}
             "/refuse" => ResponseOutparam::set(out, Err(ErrorCode::HttpRequestDenied)),
             "/trap" => panic!("asked to"),

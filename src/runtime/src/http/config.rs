@@ -23,7 +23,7 @@ pub(super) const LINE: usize = 512;
 /// Requests of one handler at one time, all its connections together: those that wait or are answered, of which there
 /// are at most [`LINE`] and [`CONCURRENCY_MAX`], and those whose answer has not left because its client does not read,
 /// of which there are some hundreds at least. More are told to come back later.
-pub(super) const REQUESTS: usize = 2_048;
+pub(crate) const REQUESTS: usize = 2_048;
 
 /// What the node keeps for a request beside its texts and its body: a task, its place on its connection, a timer.
 pub(super) const REQUEST_BYTES: u64 = 4 << 10;
@@ -39,7 +39,7 @@ pub(super) const READ_FREE: usize = 8 << 10;
 
 /// What a connection that receives much holds: a buffer of [`HEAD_BYTES`], which may have twice the room, and which
 /// headers and pieces of bodies are parts of.
-pub(super) const READ_BYTES: u64 = 2 * HEAD_BYTES as u64;
+pub(crate) const READ_BYTES: u64 = 2 * HEAD_BYTES as u64;
 
 /// Bytes that wait to be sent on a connection before it is charged with the buffer they wait in, which it keeps for
 /// the rest of its life: a frame of HTTP/2.
@@ -48,7 +48,7 @@ pub(super) const WRITE_FREE: usize = 16 << 10;
 /// What an HTTP/2 connection is charged with, from its first bytes to its end: frames that are read and written and
 /// both tables of headers (64 KiB), a head that is not complete, of short fields that the tables make much of (144
 /// KiB), and [`STREAMS`] refusals that nobody reads (150 KiB).
-pub(super) const H2_CONNECTION_BYTES: u64 = 384 << 10;
+pub(crate) const H2_CONNECTION_BYTES: u64 = 384 << 10;
 
 /// What TLS keeps for a connection: a record that comes, one that leaves, and what waits to become one.
 pub(super) const TLS_BYTES: u64 = 128 << 10;

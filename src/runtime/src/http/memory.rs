@@ -30,7 +30,7 @@ use crate::state::State;
 pub(super) const BODY_CHUNK: usize = 16 << 10;
 
 /// What a body may hold, and is charged with: what waits in it, and what waits for a slow client behind it.
-pub(super) const BODY_BYTES: u64 = (2 * BODY_CHUNK + H2_SEND_BYTES) as u64;
+pub(crate) const BODY_BYTES: u64 = (2 * BODY_CHUNK + H2_SEND_BYTES) as u64;
 
 /// Bytes of an instance's heads that nobody counts: those of a few ordinary requests, so that most instances are
 /// never looked through.

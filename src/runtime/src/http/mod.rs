@@ -16,6 +16,26 @@
 //! change of threads, and when the client goes away the instance goes with it. All instances together are held
 //! to the container's memory limit.
 //!
+//! What clients make the node hold for a handler is paid from the container's memory limit and its pod's ([`charge`],
+//! [`memory`]): whole heads of requests and 64 KiB ahead of each body, heads, bodies and trailers of answers until the
+//! last of them has left, and the buffers of connections that grew large. Who reads slowly, or never, so fills the
+//! memory of whom it asks, and the next is told that it is full. In numbers, for one handler:
+//!
+//! | what | at most | who pays |
+//! | --- | --- | --- |
+//! | connections that do little | 1,024 (`CONNECTIONS`) of 32 KiB: 32 MiB | nobody |
+//! | connections of HTTP/2 | 384 KiB (`H2_CONNECTION_BYTES`) each, which the refusals of 100 streams are part of | the container |
+//! | connections that receive or send much | 128 KiB (`READ_BYTES`), and what waits to be sent at once | the container |
+//! | requests, with those whose answer has not left | 2,048 (`REQUESTS`) of 4 KiB, their heads, 64 KiB with a body | the container |
+//! | answers | heads and trailers of 128 KiB, and 48 KiB (`BODY_BYTES`) while a body lasts | the container |
+//!
+//! So a handler's clients make the node hold no more than its memory limit and 32 MiB. Pieces of an HTTP/2 body are
+//! counted as long as they are; h2 keeps the whole buffers that they came in, which are longer if a client sends pieces
+//! of a few hundred bytes between others.
+//!
+//! On a small node a handler does not take all places for instances (see `places`): its requests wait for each other
+//! when it has three times as many as it leaves.
+//!
 //! What guests ask of others (connecting, TLS, the exchange) runs as tasks on their container's share of the CPUs,
 //! too, and so does what drops connections and instances that nobody used again.
 //!
@@ -51,10 +71,12 @@ use wasmtime_wasi_http::{
 };
 
 pub(crate) use self::client::Client;
-#[cfg(test)]
-pub(crate) use self::config::CONNECTIONS;
 use self::config::HEAD_BYTES;
 pub use self::config::{CONCURRENCY_MAX, HttpConfig};
+#[cfg(test)]
+pub(crate) use self::config::{CONNECTIONS, H2_CONNECTION_BYTES, READ_BYTES, REQUESTS};
+#[cfg(test)]
+pub(crate) use self::memory::BODY_BYTES;
 pub(crate) use self::memory::add_to_linker;
 use self::memory::{BODY_CHUNK, Heads};
 pub(crate) use self::metrics::Metrics;

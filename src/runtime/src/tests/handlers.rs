@@ -122,7 +122,7 @@ impl Served {
     }
 }
 
-fn request(target: &str) -> Request<Sent> {
+pub(super) fn request(target: &str) -> Request<Sent> {
     Request::get(target).header("host", "routes").body(Empty::new().boxed()).unwrap()
 }
 

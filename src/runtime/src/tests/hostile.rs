@@ -11,12 +11,13 @@
 //! | connection floods on a neighbour | `connections_that_ask_nothing_are_bounded` | `network: strangers_cannot_use_up_a_pods_memory`, `a_pod_can_hold_only_so_much`, `a_full_backlog_makes_callers_wait_and_then_time_out` |
 //! | log floods | `a_flood_of_output_waits_for_its_reader` | `lifecycle: a_guest_waits_for_whoever_reads_its_output`, `node: a_flood_becomes_a_stream` |
 //! | memory and table growth | `tables_are_memory`, `contexts_are_memory`, `misdeeds_are_contained` | `lifecycle: memory_has_a_hard_limit`, `vfs: the_pod_pays_for_what_is_held` |
-//! | a neighbour's places | `who_has_many_tables_takes_many_places` | `places: what_needs_more_takes_more` |
+//! | a neighbour's places | `who_has_many_tables_takes_many_places` | `places: what_needs_more_takes_more`, `places: a_handler_leaves_places_for_others` |
 //! | requests that never leave | `requests_that_never_leave_are_memory` | |
 //! | deep recursion | `deep_components_are_refused` | `lifecycle: deep_recursion_is_a_trap` |
 //! | tight loops | `tight_loops_delay_nobody_and_can_be_killed` | `lifecycle: killing_ends_a_guest_wherever_it_is`, `spinning_guests_share_their_threads` |
 //! | poll storms | `poll_storms_can_be_killed`, `lists_are_bounded` | `network: WAITERS` |
 //! | header and trailer bombs, smuggling | `what_two_readers_would_read_differently_is_refused` | `handlers: what_no_guest_can_answer_is_refused`, `io: a_head_that_comes_byte_by_byte_is_not_waited_for` |
+//! | answers that nobody reads | | `slow_clients: heads_that_nobody_reads_are_memory`, and those after it |
 //! | rapid resets, floods of CONTINUATION | `requests_that_are_taken_back_at_once_end_their_connection`, `heads_without_end_end_their_connection` | |
 //! | decompression bombs in layers | | `image: bombs_do_not_go_off`, `many_long_names_are_refused_before_they_are_held`, `hiding_again_and_again_is_not_looking_again_and_again` |
 //! | malformed components | `fuzz: no_module_ends_the_host` | `prepare: what_is_no_wasm_is_refused`; `tests/fuzz` |

@@ -10,8 +10,10 @@ mod hostile_http;
 mod hostile_requests;
 mod lifecycle;
 mod p3;
+mod places;
 mod prepare;
 mod requests;
+mod slow_clients;
 mod volumes;
 
 use std::path::{Path, PathBuf};
