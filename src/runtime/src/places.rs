@@ -92,14 +92,19 @@ impl Part {
         Arc::new(Part { places: Arc::clone(places), taken: AtomicU32::new(0), freed: Notify::new() })
     }
 
-    /// Takes places for one instance that needs so many.
+    /// Takes places for one instance that needs so many. If there are none at all, the next of those who wait is told so,
+    /// too: none of the handler's may be left that could be given back.
     pub(crate) fn take(self: &Arc<Self>, needed: u32) -> Result<PartPlace, NoPlace> {
         let before = self.taken.fetch_add(needed, Ordering::AcqRel);
         let least = if before == 0 { 0 } else { before.saturating_add(needed).div_ceil(PART_TO_FREE) };
         let place = self.places.take_leaving(needed, least).map_err(|taken| {
             self.taken.fetch_sub(needed, Ordering::AcqRel);
             let free = self.places.capacity.saturating_sub(taken);
-            if before > 0 && free >= needed { NoPlace::Part } else { NoPlace::Full }
+            if before > 0 && free >= needed {
+                return NoPlace::Part;
+            }
+            self.free();
+            NoPlace::Full
         })?;
         Ok(PartPlace { place: Some(place), part: Arc::clone(self) })
     }
@@ -219,7 +224,13 @@ mod tests {
         assert!(futures::poll!(&mut waits).is_pending());
         held[0].pop();
         waits.await;
-        drop(held);
+        // Nobody waits for what no one of its own can give back.
+        let rest = places.take(100 - places.taken.load(Ordering::Relaxed)).unwrap();
+        let mut waits = Box::pin(parts[0].freed());
+        assert!(futures::poll!(&mut waits).is_pending());
+        assert_eq!(parts[0].take(1).unwrap_err(), NoPlace::Full);
+        waits.await;
+        drop((held, rest));
         assert_eq!((places.running(), places.taken.load(Ordering::Relaxed)), (0, 0));
         assert!(parts.iter().all(|part| part.taken.load(Ordering::Relaxed) == 0));
     }

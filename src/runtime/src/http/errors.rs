@@ -56,6 +56,7 @@ pub(super) fn of_memory(error: &OutOfMemory) -> Error {
 fn of_io(error: &io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::TimedOut => Error::ConnectionTimeout,
+        io::ErrorKind::OutOfMemory => Error::InternalError(Some(error.to_string())),
         _ => Error::ConnectionTerminated,
     }
 }
