@@ -100,7 +100,7 @@ pub struct HttpConfig {
     /// How many requests one instance answers, one after the other: 1 for a fresh one each time.
     pub reuse: u32,
     /// How many instances there may be at one time: 1 to [`CONCURRENCY_MAX`], of a program that takes several of the
-    /// node's places by so much fewer.
+    /// node's places by so much fewer. On a node with few places there may be fewer, which depends on what others take.
     pub concurrency: usize,
     /// How long an instance may take to begin its answer. A connection may be silent for twice as long within one.
     pub timeout: Duration,
