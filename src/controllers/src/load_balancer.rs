@@ -1,8 +1,8 @@
-//! Says where a service of type LoadBalancer is reached: on the addresses of the nodes, each of which opens the
-//! service's ports (`coracle-network`). Services that name a class are somebody else's.
+//! Says where a service of type LoadBalancer is reached: on the addresses of the nodes that have opened all of its
+//! ports (`coracle-network`), which each node tells in an annotation. Services that name a class are somebody else's.
 //!
 //! A port of a node is one service's: that of a node port, or else the oldest load balancer's. A service that does not
-//! get all of its ports is not balanced; the nodes say in an event who has which.
+//! get all of its ports is not balanced; the nodes say in an event who has which, and what the kernel refused.
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use coracle_client::{
     Delta, Deltas, During, EventType, Informer, Key, ReconcileError, Recorder, WorkQueue, is_not_found,
 };
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::{Node, Service, ServicePort};
+use k8s_openapi::api::core::v1::{Node, NodeStatus, Service, ServicePort};
 use kube::{
     Api, Client, Resource,
     api::{Patch, PatchParams},
@@ -25,6 +25,9 @@ const WORKERS: usize = 2;
 
 /// Services by the ports of the nodes that they want.
 const PORTS: &str = "service-lb/ports";
+
+/// The annotation of a node with the ports on which it serves load balancers, between commas and named as in [`ports`].
+const SERVED: &str = "coracle.dev/load-balancer-ports";
 
 /// Kubernetes' own label for nodes that load balancers leave out.
 const EXCLUDED: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
@@ -44,7 +47,7 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
             tokio::join!(services.synced(), nodes.synced());
             tokio::join!(
                 feed_services(services.subscribe(), services, &queue),
-                feed_nodes(nodes.subscribe(), services, nodes, &queue),
+                feed_nodes(nodes.subscribe(), services, &queue),
             );
         };
         let reconcile =
@@ -72,28 +75,21 @@ async fn feed_services(mut deltas: Deltas<Service>, services: &Informer<Service>
     }
 }
 
-/// Queues all that are balanced when the addresses of the nodes are others than before.
-async fn feed_nodes(
-    mut deltas: Deltas<Node>,
-    services: &Informer<Service>,
-    nodes: &Informer<Node>,
-    queue: &WorkQueue<Key>,
-) {
-    let mut known = None;
+/// Queues those that are balanced on a port which a node serves now and did not before, or the other way round.
+async fn feed_nodes(mut deltas: Deltas<Node>, services: &Informer<Service>, queue: &WorkQueue<Key>) {
+    let at = |node: &Node| Some((address(node)?, served(node)));
     while let Some(delta) = deltas.next().await {
-        if let Delta::Updated { old, new } = &delta
-            && address(old) == address(new)
-        {
-            continue;
-        }
-        let now = Some(addresses(&nodes.list()));
-        if std::mem::replace(&mut known, now.clone()) != now {
-            services
-                .list()
-                .iter()
-                .filter(|service| wants(service))
-                .for_each(|service| queue.add(Key::of(&service.metadata)));
-        }
+        let (old, new) = match &delta {
+            Delta::Added(node) => (None, at(node)),
+            Delta::Updated { old, new } => (at(old), at(new)),
+            Delta::Deleted(node) => (at(node), None),
+        };
+        let changed: BTreeSet<String> = match (old, new) {
+            (Some((before, old)), Some((now, new))) if before == now => &old ^ &new,
+            (old, new) => old.into_iter().chain(new).flat_map(|(_, ports)| ports).collect(),
+        };
+        let concerned = changed.iter().flat_map(|port| services.by_index(PORTS, port));
+        concerned.filter(|service| wants(service)).for_each(|service| queue.add(Key::of(&service.metadata)));
     }
 }
 
@@ -109,7 +105,7 @@ impl Controller {
         let Some(service) = self.services.get(key) else { return Ok(None) };
         let nodes = match is_outdone(&service, |port| self.services.by_index(PORTS, port)) {
             true => BTreeSet::new(),
-            false => addresses(&self.nodes.list()),
+            false => addresses(&self.nodes.list(), &balanced_ports(&service)),
         };
         let Some(wanted) = plan(&service, &nodes) else { return Ok(None) };
         let patch = json!({
@@ -207,17 +203,26 @@ fn ingress(service: &Service) -> Vec<String> {
     entries.filter_map(|entry| entry.ip.clone()).collect()
 }
 
-fn addresses(nodes: &[Arc<Node>]) -> BTreeSet<IpAddr> {
-    nodes.iter().filter_map(|node| address(node)).collect()
+/// Where nodes are reached that serve all of these ports.
+fn addresses(nodes: &[Arc<Node>], ports: &[String]) -> BTreeSet<IpAddr> {
+    let serves = |node: &&Arc<Node>| {
+        let served = served(node);
+        ports.iter().all(|port| served.contains(port))
+    };
+    nodes.iter().filter(serves).filter_map(|node| address(node)).collect()
+}
+
+/// The ports on which a node serves load balancers.
+fn served(node: &Node) -> BTreeSet<String> {
+    let text = node.metadata.annotations.as_ref().and_then(|all| all.get(SERVED));
+    text.into_iter().flat_map(|text| text.split(',')).map(str::to_owned).collect()
 }
 
 /// Where a node is reached, if it is ready for that.
 fn address(node: &Node) -> Option<IpAddr> {
     let excluded = node.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(EXCLUDED));
     let status = node.status.as_ref()?;
-    let conditions = status.conditions.iter().flatten();
-    let ready = conditions.filter(|condition| condition.type_ == "Ready").any(|ready| ready.status == "True");
-    if excluded || !ready || node.metadata.deletion_timestamp.is_some() {
+    if excluded || !is_ready(status) || node.metadata.deletion_timestamp.is_some() {
         return None;
     }
     let by_type = |type_: &str| {
@@ -225,6 +230,12 @@ fn address(node: &Node) -> Option<IpAddr> {
         addresses.find_map(|address| address.address.parse().ok())
     };
     by_type("ExternalIP").or_else(|| by_type("InternalIP"))
+}
+
+/// Whether a node is ready.
+pub(crate) fn is_ready(status: &NodeStatus) -> bool {
+    let conditions = status.conditions.iter().flatten();
+    conditions.filter(|condition| condition.type_ == "Ready").any(|ready| ready.status == "True")
 }
 
 #[cfg(test)]
@@ -297,18 +308,73 @@ mod tests {
         balanced(&[("a", lb, 30080, 30080, early)], &["a"]);
     }
 
+    /// Which ready nodes a service with these ports is reached on: `address ports`.
+    #[track_caller]
+    fn reached(nodes: &[(&str, Option<&str>)], ports: &[&str], expected: &[&str]) {
+        let node = |(ip, served): &(&str, Option<&str>)| Arc::new(node(ip, *served));
+        let nodes: Vec<_> = nodes.iter().map(node).collect();
+        let ports: Vec<_> = ports.iter().map(|port| (*port).to_owned()).collect();
+        let found: Vec<_> = addresses(&nodes, &ports).iter().map(IpAddr::to_string).collect();
+        assert_eq!(found, expected, "{nodes:?} {ports:?}");
+    }
+
+    fn node(ip: &str, served: Option<&str>) -> Node {
+        let object = json!({
+            "metadata": { "name": ip, "annotations": served.map(|ports| json!({ SERVED: ports })) },
+            "status": {
+                "conditions": [{ "type": "Ready", "status": "True" }],
+                "addresses": [{ "type": "InternalIP", "address": ip }],
+            },
+        });
+        serde_json::from_value(object).expect("a node")
+    }
+
+    #[test]
+    fn nodes_that_have_opened_every_port_count() {
+        let one = [("192.0.2.1", Some("TCP/80,UDP/53"))];
+        reached(&one, &["TCP/80"], &["192.0.2.1"]);
+        reached(&one, &["TCP/80", "UDP/53"], &["192.0.2.1"]);
+        reached(&one, &["TCP/53"], &[]);
+        reached(&one, &["TCP/80", "TCP/81"], &[]);
+        reached(&[("192.0.2.1", Some(""))], &["TCP/80"], &[]);
+        reached(&[("192.0.2.1", None)], &["TCP/80"], &[]);
+        reached(
+            &[("192.0.2.1", Some("TCP/81")), ("192.0.2.2", Some("TCP/80,TCP/81"))],
+            &["TCP/80"],
+            &["192.0.2.2"],
+        );
+    }
+
+    /// A service is reached from when a node has its port until it has not.
+    #[tokio::test(start_paused = true)]
+    async fn an_address_comes_and_goes_with_the_port() {
+        let bench = Bench::start(&[Registered { name: NAME, run }]);
+        bench.api.create(&node("192.0.2.1", Some("TCP/81")));
+        let object = json!({
+            "metadata": { "name": "web", "namespace": "n" },
+            "spec": { "type": "LoadBalancer", "ports": [{ "port": 80 }] },
+        });
+        bench.api.create(&serde_json::from_value::<Service>(object).expect("a service"));
+        let at = || bench.api.get::<Service>("n", "web").map(|service| ingress(&service));
+        bench.quiet().await;
+        assert_eq!(at(), Some(vec![]), "the port is refused");
+        let serve = |ports: &str| {
+            let ports = ports.to_owned();
+            bench.api.edit("", "192.0.2.1", |node: &mut Node| {
+                node.metadata.annotations = Some([(SERVED.to_owned(), ports)].into());
+            });
+        };
+        serve("TCP/80,TCP/81");
+        eventually("the address", || at().filter(|at| at == &["192.0.2.1"])).await;
+        serve("TCP/81");
+        eventually("its end", || at().filter(Vec::is_empty)).await;
+    }
+
     /// The second of two services that want a port is reached once the first has gone.
     #[tokio::test(start_paused = true)]
     async fn a_port_passes_on() {
         let bench = Bench::start(&[Registered { name: NAME, run }]);
-        let node = json!({
-            "metadata": { "name": "n" },
-            "status": {
-                "conditions": [{ "type": "Ready", "status": "True" }],
-                "addresses": [{ "type": "InternalIP", "address": "192.0.2.1" }],
-            },
-        });
-        bench.api.create(&serde_json::from_value::<Node>(node).expect("a node"));
+        bench.api.create(&node("192.0.2.1", Some("TCP/80")));
         for (name, created) in [("late", "2026-01-01T00:00:01Z"), ("early", "2026-01-01T00:00:00Z")] {
             let object = json!({
                 "metadata": { "name": name, "namespace": "n", "creationTimestamp": created },

@@ -248,7 +248,14 @@ impl Fabric {
         self.node_ports.problems(self)
     }
 
-    /// Waits until [`Fabric::door_problems`] may say something new.
+    /// The ports of the node's address on which load balancers are served, in order; `None` while there are some that
+    /// were not tried yet.
+    #[must_use]
+    pub fn balanced_doors(&self) -> Option<Vec<(u16, Protocol)>> {
+        self.node_ports.balanced(self)
+    }
+
+    /// Waits until [`Fabric::door_problems`] or [`Fabric::balanced_doors`] may say something new.
     pub async fn door_problems_changed(&self) {
         self.node_ports.changed().await;
     }

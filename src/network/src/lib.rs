@@ -25,6 +25,7 @@ mod error;
 mod fabric;
 #[doc(hidden)]
 pub mod fuzz;
+mod health;
 mod hostport;
 mod idset;
 mod kernel;

@@ -1,5 +1,5 @@
 //! Doors: the kernel sockets through which the outside reaches services: NodePorts, and the ports of services
-//! of type LoadBalancer on the node's address.
+//! of type LoadBalancer on the node's address; and those where load balancers ask for a service's health.
 //!
 //! ```text
 //!  wanted ──▶ opening ──bound──▶ open ──no longer wanted──▶ closed (open connections go on)
@@ -65,7 +65,17 @@ struct Opened {
     kind: DoorKind,
     service: Name,
     stop: CancellationToken,
-    problem: Arc<Mutex<Option<String>>>,
+    state: Arc<Mutex<State>>,
+}
+
+/// How far a door is.
+#[derive(Clone, Debug)]
+enum State {
+    /// Not tried yet.
+    Opening,
+    Open,
+    /// What the kernel said; it is tried again.
+    Refused(String),
 }
 
 impl NodePorts {
@@ -87,10 +97,10 @@ impl NodePorts {
                 continue;
             }
             let stop = fabric.stop().child_token();
-            let problem = Arc::new(Mutex::new(None));
-            let told = (Arc::clone(&problem), Arc::clone(&self.changed));
+            let state = Arc::new(Mutex::new(State::Opening));
+            let told = (Arc::clone(&state), Arc::clone(&self.changed));
             fabric.spawn_detached(run(Arc::clone(fabric), door, stop.clone(), told));
-            doors.insert(door, Opened { kind, service, stop, problem });
+            doors.insert(door, Opened { kind, service, stop, state });
         }
         drop(doors);
         self.changed.notify_one();
@@ -108,26 +118,44 @@ impl NodePorts {
         };
         let doors = self.doors.lock();
         let refused = doors.iter().filter_map(|(door, open)| {
-            let reason = open.problem.lock().clone()?;
+            let State::Refused(reason) = open.state.lock().clone() else { return None };
             Some(problem(open.service.clone(), *door, open.kind, reason))
         });
         let mut problems: Vec<_> = refused.collect();
         drop(doors);
-        problems.extend(fabric.services().contested().into_iter().map(|(loser, door, (namespace, name))| {
-            let reason = format!("the service {namespace}/{name} has it");
-            problem(loser, door, DoorKind::LoadBalancer, reason)
-        }));
+        problems.extend(fabric.services().contested().into_iter().map(
+            |(kind, loser, door, (namespace, name))| {
+                let reason = format!("the service {namespace}/{name} has it");
+                problem(loser, door, kind, reason)
+            },
+        ));
         problems
     }
 
-    /// Waits until there may be other problems.
+    /// The open doors among those that load balancers want, in order; `None` while one was not tried yet.
+    pub(crate) fn balanced(&self, fabric: &Fabric) -> Option<Vec<Door>> {
+        let mut wanted = fabric.services().balanced();
+        wanted.sort_unstable();
+        let doors = self.doors.lock();
+        let mut open = Vec::new();
+        for door in wanted {
+            match doors.get(&door).map(|opened| opened.state.lock().clone()) {
+                Some(State::Open) => open.push(door),
+                Some(State::Refused(_)) => {}
+                None | Some(State::Opening) => return None,
+            }
+        }
+        Some(open)
+    }
+
+    /// Waits until there may be other problems, or other open doors.
     pub(crate) async fn changed(&self) {
         self.changed.notified().await;
     }
 }
 
-/// Where a door says what keeps it closed.
-type Told = (Arc<Mutex<Option<String>>>, Arc<Notify>);
+/// Where a door says how far it is.
+type Told = (Arc<Mutex<State>>, Arc<Notify>);
 
 async fn run(fabric: Arc<Fabric>, door: Door, stop: CancellationToken, told: Told) {
     let address = SocketAddr::new(fabric.config().node_port_bind, door.0);
@@ -149,22 +177,21 @@ async fn run(fabric: Arc<Fabric>, door: Door, stop: CancellationToken, told: Tol
 
 async fn open<T>(
     address: SocketAddr,
-    (problem, changed): &Told,
+    (state, changed): &Told,
     try_open: fn(SocketAddr) -> io::Result<T>,
 ) -> T {
     let mut pause = RETRY_FIRST;
     loop {
         match try_open(address) {
             Ok(socket) => {
-                if problem.lock().take().is_some() {
-                    changed.notify_one();
-                }
+                *state.lock() = State::Open;
+                changed.notify_one();
                 tracing::debug!(%address, "a port of the node is open");
                 return socket;
             }
             Err(error) => {
-                let known = problem.lock().replace(error.to_string()).is_some();
-                if !known {
+                let before = std::mem::replace(&mut *state.lock(), State::Refused(error.to_string()));
+                if !matches!(before, State::Refused(_)) {
                     tracing::warn!(%address, %error, "a port of the node cannot be opened, trying again");
                     changed.notify_one();
                 }
@@ -284,6 +311,11 @@ pub(crate) async fn serve(fabric: &Arc<Fabric>, listener: &TcpListener, target: 
 }
 
 async fn proxy(fabric: &Arc<Fabric>, client: TcpStream, from: SocketAddr, target: &Target) {
+    if let Target::Service(door) = target
+        && fabric.services().health(*door).is_some()
+    {
+        return crate::health::answer(fabric, client, *door).await;
+    }
     let dial = async {
         let (route, to) = target.route(fabric, from, Protocol::Tcp)?;
         crate::tcp::dial(fabric, route, fabric.visitor(Some(from), to)).await

@@ -31,7 +31,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     command,
     context::Context,
-    dirs, doors,
+    dirs,
+    doors::Doors,
     eviction::Evictor,
     exec::Toolbox,
     host::Capacity,
@@ -295,8 +296,6 @@ impl Agent {
         let (node_name, stopped) = (config.name.clone(), stop.clone());
         context.tasks.spawn(local_volumes.run(client.clone(), volumes, node_name, stopped));
         task(Box::pin(context.tokens.clone().run()));
-        let (services, recorder) = (informers.get(), context.recorder.clone());
-        task(Box::pin(doors::run(fabric.clone(), services, recorder)));
         let (tell_fed, fed) = oneshot::channel();
         task(Box::pin(network_feed::run(informers.clone(), fabric.clone(), config.name.clone(), tell_fed)));
         task(Box::pin(network_feed::tell_denials(context.clone())));
@@ -309,6 +308,13 @@ impl Agent {
         if fed.await.is_err() {
             return;
         }
+        let doors = Doors {
+            fabric: fabric.clone(),
+            services: informers.get(),
+            registration: registration.clone(),
+            recorder: context.recorder.clone(),
+        };
+        task(Box::pin(doors.run(informers.get())));
         context.pods.synced().await;
         context.services.synced().await;
         context.sources.synced().await;

@@ -102,6 +102,11 @@ impl Registration {
         Registration { identity, nodes, leases, informer, images, runtime, shutting_down, stop }
     }
 
+    /// The name of the node.
+    pub(crate) fn name(&self) -> &str {
+        &self.identity.name
+    }
+
     /// How events refer to the node.
     pub(crate) fn reference(&self) -> ObjectReference {
         self.identity.reference()
@@ -135,6 +140,17 @@ impl Registration {
             }
             answer => answer,
         }
+    }
+
+    /// Writes an annotation of the Node object, unless it is known to be so. None is the same as an empty one.
+    pub(crate) async fn annotate(&self, name: &str, value: &str) -> Result<(), kube::Error> {
+        let known = self.informer.get(&Key::cluster(self.identity.name.clone()));
+        let known = known.as_ref().and_then(|node| node.metadata.annotations.as_ref()?.get(name));
+        if known.map_or("", String::as_str) == value {
+            return Ok(());
+        }
+        let patch = json!({ "metadata": { "annotations": { name: value } } });
+        self.nodes.patch(&self.identity.name, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
     }
 
     /// Waits until the node was given its ranges of pod addresses: one of IPv4, and one of IPv6 if its

@@ -2,6 +2,7 @@
 
 mod archive;
 mod condition;
+mod dns;
 mod files;
 mod listing;
 mod network;
@@ -44,7 +45,7 @@ pub const ALL: &[(&str, Applet)] = &[
     ("mkdir", files::mkdir),
     ("mv", files::mv),
     ("nc", network::nc),
-    ("nslookup", network::nslookup),
+    ("nslookup", dns::nslookup),
     ("printenv", system::env),
     ("printf", text::printf),
     ("ps", system::ps),

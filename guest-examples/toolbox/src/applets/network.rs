@@ -1,7 +1,6 @@
-//! Commands of the network: `wget`, `nc`, `nslookup`.
+//! Commands of the network: `wget` and `nc`.
 
 use std::{
-    collections::BTreeSet,
     io::{self, BufRead, BufReader, Read, Write},
     net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs},
     time::Duration,
@@ -255,20 +254,6 @@ fn talk(call: &mut Call, mut stream: TcpStream) -> Result<(), Failure> {
     stream.shutdown(Shutdown::Write)?;
     io::copy(&mut stream, &mut out)?;
     Ok(())
-}
-
-pub fn nslookup(call: &mut Call) -> Outcome {
-    let [name, ..] = call.operands() else { return Err(Failure::usage("nslookup NAME")) };
-    let addresses = (name.as_str(), 0).to_socket_addrs();
-    let addresses: BTreeSet<_> = addresses.into_iter().flatten().map(|a| a.ip()).collect();
-    if addresses.is_empty() {
-        return Err(Failure::new(format!("can't resolve '{name}'")));
-    }
-    let mut out = call.out.clone();
-    for address in addresses {
-        writeln!(out, "Name:\t{name}\nAddress: {address}")?;
-    }
-    Ok(0)
 }
 
 #[cfg(test)]

@@ -113,6 +113,46 @@ async fn an_update_keeps_what_the_service_has() {
 }
 
 #[tokio::test]
+async fn only_a_balancer_of_local_endpoints_has_a_port_for_its_health() {
+    let server = Server::new().await;
+    let health = |service: &Value| service["spec"]["healthCheckNodePort"].as_u64();
+    let local = |health: u64| json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": health});
+    for (name, spec, expected) in [
+        ("a", local(30007), Some(30007)),
+        ("b", json!({"type": "LoadBalancer"}), None),
+        ("c", json!({"type": "NodePort", "externalTrafficPolicy": "Local"}), None),
+    ] {
+        let made = server.post(SERVICES, service(name, spec)).await.is(201);
+        assert_eq!(health(&made), expected, "{made}");
+    }
+    let refused = [
+        (local(30007), "spec.healthCheckNodePort: Invalid value: 30007: provided port is already allocated"),
+        (
+            local(80),
+            "spec.healthCheckNodePort: Invalid value: 80: provided port is not in the valid range. The range of valid ports is 30000-30009",
+        ),
+        (
+            json!({"healthCheckNodePort": 30008}),
+            "spec.healthCheckNodePort: Invalid value: 30008: may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'",
+        ),
+    ];
+    for (spec, message) in refused {
+        server.post(SERVICES, service("d", spec)).await.fails(422, "Invalid", message);
+    }
+    let made = server.post(SERVICES, service("d", local(0))).await.is(201);
+    let port = health(&made).expect("one was found");
+    let d = format!("{SERVICES}/d");
+    let immutable = "spec.healthCheckNodePort: Forbidden: field is immutable";
+    let other = json!({"spec": {"healthCheckNodePort": 30007}});
+    server.patch(&d, MERGE, other).await.fails(422, "Invalid", immutable);
+    let kept = server.patch(&d, MERGE, json!({"spec": {"healthCheckNodePort": null}})).await.is(200);
+    assert_eq!(health(&kept), Some(port));
+    let lost = server.patch(&d, MERGE, json!({"spec": {"externalTrafficPolicy": "Cluster"}})).await.is(200);
+    assert_eq!(health(&lost), None, "{lost}");
+    server.post(SERVICES, service("e", local(port))).await.is(201);
+}
+
+#[tokio::test]
 async fn a_restarted_server_knows_what_is_taken() {
     let store = Embedded::memory();
     let server = Server::over(store.clone()).await;

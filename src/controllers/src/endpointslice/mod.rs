@@ -1,22 +1,29 @@
 //! EndpointSlices: the addresses behind a service in portions of a hundred, so that a change of one pod
 //! rewrites one portion.
 
+mod hints;
 mod plan;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use coracle_client::{
-    Delta, Deltas, During, Informer, Key, ReconcileError, WorkQueue, is_conflict, is_not_found,
+    Delta, Deltas, During, EventType, Informer, Key, ReconcileError, Recorder, WorkQueue, is_conflict,
+    is_not_found,
 };
 use futures::{StreamExt, TryStreamExt, future::BoxFuture};
+use hints::Capacity;
 use k8s_openapi::api::{
     core::v1::{Node, Pod, Service},
     discovery::v1::EndpointSlice,
 };
 use kube::{
-    Api, Client,
+    Api, Client, Resource,
     api::{DeleteParams, PostParams, Preconditions},
 };
 use parking_lot::Mutex;
@@ -59,8 +66,10 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
             pods: pods.clone(),
             slices: slices.clone(),
             nodes: nodes.clone(),
+            recorder: context.recorder("endpoint-slice-controller"),
             pace: Pace::default(),
             written: Mutex::default(),
+            told: Mutex::default(),
         });
         let queue = WorkQueue::new();
         let feed = async {
@@ -70,7 +79,7 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
                 context::feed(services.subscribe(), &queue),
                 waker.feed_pods(pods.subscribe()),
                 feed_slices(slices.subscribe(), &waker),
-                feed_nodes(nodes.subscribe(), &waker),
+                feed_nodes(nodes.subscribe(), &nodes, &waker),
                 context::resync(&services, &queue),
             );
         };
@@ -89,18 +98,31 @@ async fn feed_slices(mut deltas: Deltas<EndpointSlice>, waker: &Waker<'_>) {
     }
 }
 
-/// Queues all services when nodes are in other zones than before.
-async fn feed_nodes(mut deltas: Deltas<Node>, waker: &Waker<'_>) {
+/// Queues all services when nodes are in other zones than before, and those that go by it when the zones have more or
+/// less CPU.
+async fn feed_nodes(mut deltas: Deltas<Node>, nodes: &Informer<Node>, waker: &Waker<'_>) {
     let moves = |delta: &Delta<Node>| match delta {
         Delta::Added(node) | Delta::Deleted(node) => zone(node).is_some(),
         Delta::Updated { old, new } => zone(old) != zone(new),
     };
+    let offers = |delta: &Delta<Node>| match delta {
+        Delta::Added(_) | Delta::Deleted(_) => true,
+        Delta::Updated { old, new } => hints::offer(old) != hints::offer(new),
+    };
+    let mut capacity = Capacity::default();
     while let Some(delta) = deltas.next().await {
-        let mut moved = moves(&delta);
+        let (mut moved, mut offered) = (moves(&delta), offers(&delta));
         while let Some(delta) = deltas.try_next() {
-            moved |= moves(&delta);
+            (moved, offered) = (moved | moves(&delta), offered | offers(&delta));
         }
-        for service in waker.services.list().iter().filter(|_| moved) {
+        if offered {
+            let before = std::mem::replace(&mut capacity, Capacity::of(&nodes.list()));
+            offered = before != capacity;
+        }
+        if !moved && !offered {
+            continue;
+        }
+        for service in waker.services.list().iter().filter(|service| moved || hints::is_auto(service)) {
             waker.pace.wake(waker.queue, Key::of(&service.metadata));
         }
     }
@@ -121,10 +143,16 @@ struct Controller {
     pods: Informer<Pod>,
     slices: Informer<EndpointSlice>,
     nodes: Informer<Node>,
+    recorder: Recorder,
     pace: Pace,
     /// The newest revision written for each service: planning on an older cache would make slices twice.
     written: Mutex<HashMap<Key, u64>>,
+    /// What was told of the hints of services that go by their zones' CPU.
+    told: Mutex<HashMap<Key, Hinted>>,
 }
+
+/// By the kind of address: whether there are hints, or why not.
+type Hinted = BTreeMap<&'static str, Result<(), String>>;
 
 impl Controller {
     async fn reconcile(&self, key: Key) -> Result<Option<Duration>, ReconcileError> {
@@ -137,18 +165,57 @@ impl Controller {
         let pods = self.pods.list_namespace(&key.namespace);
         let slices = self.slices.by_index(BY_SERVICE, &key.to_string());
         let zone = |node: &str| self.nodes.get(&Key::cluster(node)).and_then(|node| zone(&node).cloned());
-        let plan = plan(&Observed { service: service.as_deref(), pods: &pods, slices: &slices, zone: &zone });
+        let goes_by_it = service.as_ref().is_some_and(|service| hints::is_auto(service));
+        let capacity = goes_by_it.then(|| Capacity::of(&self.nodes.list()));
+        let mut plan = plan(&Observed {
+            service: service.as_deref(),
+            pods: &pods,
+            slices: &slices,
+            zone: &zone,
+            capacity: capacity.as_ref(),
+        });
+        let hints = std::mem::take(&mut plan.hints);
         let outcome = self.apply(&key, plan).await;
         drop(turn);
+        if let (Some(service), Ok(())) = (&service, &outcome) {
+            self.tell(service, &key, hints);
+        }
         if service.is_none() {
             self.pace.forget(&key);
             self.written.lock().remove(&key);
+            self.told.lock().remove(&key);
         }
         match outcome {
             Err(error) if namespaces::is_going(&error) => Ok(None),
             // The cache is about to show what there is; that queues the key again.
             Err(error) if is_not_found(&error) => Ok(Some(LOOK_AGAIN)),
             other => other.map(|()| None).during(|| format!("write the slices of {key}")),
+        }
+    }
+
+    /// An event for each turn of a service's hints.
+    fn tell(&self, service: &Service, key: &Key, hints: Hinted) {
+        let mut told = self.told.lock();
+        let before = told.remove(key).unwrap_or_default();
+        let tell = |outcome: Result<&str, &str>| {
+            let (type_, reason, message) = match outcome {
+                Ok(family) => {
+                    let message = format!("Topology Aware Hints has been enabled, addressType: {family}");
+                    (EventType::Normal, "TopologyAwareHintsEnabled", message)
+                }
+                Err(why) => (EventType::Warning, "TopologyAwareHintsDisabled", why.to_owned()),
+            };
+            self.recorder.event(&service.object_ref(&()), type_, reason, &message);
+        };
+        for (family, outcome) in hints.iter().filter(|(family, outcome)| before.get(*family) != Some(outcome))
+        {
+            tell(outcome.as_ref().map(|()| *family).map_err(String::as_str));
+        }
+        for (family, _) in before.iter().filter(|(family, had)| had.is_ok() && !hints.contains_key(*family)) {
+            tell(Err(&format!("Topology Aware Hints has been disabled, addressType: {family}")));
+        }
+        if !hints.is_empty() {
+            told.insert(key.clone(), hints);
         }
     }
 

@@ -18,6 +18,7 @@ use k8s_openapi::{
 };
 use kube::Resource;
 
+use super::hints::{self, Capacity};
 use crate::{
     pods,
     services::{self, HEADLESS, MANAGED_BY, Port, SERVICE_NAME},
@@ -25,7 +26,8 @@ use crate::{
 
 pub(super) const US: &str = "endpointslice-controller.k8s.io";
 
-/// The `trafficDistribution` by which each endpoint is meant for clients of its own zone.
+/// The `trafficDistribution` by which each endpoint is meant for clients of its own zone, unless the service goes by
+/// the zones' CPU.
 const PREFER_CLOSE: &str = "PreferClose";
 
 /// Endpoints in one slice. Kubernetes' default.
@@ -39,6 +41,8 @@ pub(super) struct Observed<'a> {
     pub(super) slices: &'a [Arc<EndpointSlice>],
     /// The zone that a node is in, by its name.
     pub(super) zone: &'a dyn Fn(&str) -> Option<String>,
+    /// What the zones have, for services that go by it.
+    pub(super) capacity: Option<&'a Capacity>,
 }
 
 #[derive(Debug, Default)]
@@ -46,6 +50,10 @@ pub(super) struct Plan {
     pub(super) create: Vec<EndpointSlice>,
     pub(super) update: Vec<EndpointSlice>,
     pub(super) delete: Vec<EndpointSlice>,
+    /// Slices that are as they should be.
+    pub(super) unchanged: Vec<EndpointSlice>,
+    /// For each kind of address of a service that wants hints by its zones' CPU: whether it has some, or why not.
+    pub(super) hints: BTreeMap<&'static str, Result<(), String>>,
 }
 
 /// Slices of one kind of address and one set of ports belong together.
@@ -79,6 +87,15 @@ pub(super) fn plan(observed: &Observed<'_>) -> Plan {
         fill(service, spec, &group, endpoints, own, &mut plan);
     }
     plan.delete.extend(left.into_iter().map(|slice| (**slice).clone()));
+    if let Some(capacity) = observed.capacity {
+        for family in families(spec) {
+            let outcome = hints::give(&mut plan, family, capacity);
+            plan.hints.insert(family, outcome);
+        }
+        // Some were only looked at again.
+        let is_known = |slice: &EndpointSlice| observed.slices.iter().any(|known| **known == *slice);
+        plan.update.retain(|slice| !is_known(slice));
+    }
     plan
 }
 
@@ -107,11 +124,18 @@ fn fill(
     plan: &mut Plan,
 ) {
     let labels = labels(service, spec);
+    let by_capacity = hints::is_auto(service);
     // Slice after slice, with what stays in it and whether it has to be written.
     let mut kept: Vec<(EndpointSlice, bool)> = Vec::new();
     for slice in slices {
         let mut new = (**slice).clone();
-        new.endpoints = slice.endpoints.iter().filter_map(|old| endpoints.remove(&identity(old))).collect();
+        let stays = |old: &Endpoint| {
+            let new = endpoints.remove(&identity(old))?;
+            // Hints by the zones' CPU come later; until then those of before hold.
+            let hints = old.hints.clone().filter(|_| by_capacity && hints::is_ready(&new));
+            Some(Endpoint { hints: new.hints.clone().or(hints), ..new })
+        };
+        new.endpoints = slice.endpoints.iter().filter_map(stays).collect();
         new.metadata.labels = Some(labels.clone());
         new.metadata.owner_references = Some(vec![owner(service)]);
         let changed = new != **slice;
@@ -140,9 +164,7 @@ fn fill(
             continue;
         }
         spare = true;
-        if changed {
-            plan.update.push(slice);
-        }
+        if changed { &mut plan.update } else { &mut plan.unchanged }.push(slice);
     }
     if !spare {
         plan.create.push(new_slice(service, group, labels, Vec::new()));
@@ -260,7 +282,7 @@ fn endpoint(
     address: &str,
     zone: Option<String>,
 ) -> Endpoint {
-    let near = spec.traffic_distribution.as_deref() == Some(PREFER_CLOSE);
+    let near = spec.traffic_distribution.as_deref() == Some(PREFER_CLOSE) && !hints::is_auto(service);
     let for_zones = zone.clone().filter(|_| near).map(|name| vec![ForZone { name }]);
     let serving = pods::is_ready(pod);
     let terminating = pod.metadata.deletion_timestamp.is_some();

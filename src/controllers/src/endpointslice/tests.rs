@@ -54,8 +54,13 @@ fn conditions_tell_ready_serving_and_terminating() {
         service.spec.as_mut().unwrap().publish_not_ready_addresses = Some(eager);
         let mut pod = running(1, ready);
         pod.metadata.deletion_timestamp = going.then(coracle_client::clock::time);
-        let plan =
-            plan(&Observed { service: Some(&service), pods: &[Arc::new(pod)], slices: &[], zone: &nowhere });
+        let plan = plan(&Observed {
+            service: Some(&service),
+            pods: &[Arc::new(pod)],
+            slices: &[],
+            zone: &nowhere,
+            capacity: None,
+        });
         let conditions = plan.create[0].endpoints[0].conditions.clone().unwrap();
         (conditions.ready.unwrap(), conditions.serving.unwrap(), conditions.terminating.unwrap())
     };
@@ -73,7 +78,13 @@ fn endpoints_say_where_they_are_and_whom_they_are_for() {
         service.spec.as_mut().unwrap().traffic_distribution = distribution.map(str::to_owned);
         let of_node = |node: &str| zone.filter(|_| node == "n").map(str::to_owned);
         let pods = [Arc::new(running(1, true))];
-        let plan = plan(&Observed { service: Some(&service), pods: &pods, slices: &[], zone: &of_node });
+        let plan = plan(&Observed {
+            service: Some(&service),
+            pods: &pods,
+            slices: &[],
+            zone: &of_node,
+            capacity: None,
+        });
         let endpoint = &plan.create[0].endpoints[0];
         assert_eq!(endpoint.zone.as_deref(), zone);
         let hints = endpoint.hints.as_ref().map(|hints| hints.for_zones.as_ref().unwrap()[0].name.as_str());
@@ -92,6 +103,7 @@ fn slices_are_made_as_kubernetes_makes_them() {
         pods: &[Arc::new(running(1, true))],
         slices: &[],
         zone: &nowhere,
+        capacity: None,
     });
     let text = serde_json::to_value(&plan.create).unwrap();
     let expected = serde_json::json!([{
@@ -127,13 +139,19 @@ fn a_service_without_endpoints_keeps_one_empty_slice() {
     let service = web();
     apply(
         &mut slices,
-        plan(&Observed { service: Some(&service), pods: &[], slices: &[], zone: &nowhere }),
+        plan(&Observed { service: Some(&service), pods: &[], slices: &[], zone: &nowhere, capacity: None }),
         &mut names,
     );
     assert_eq!((slices.len(), slices[0].endpoints.len()), (1, 0));
-    let again = plan(&Observed { service: Some(&service), pods: &[], slices: &slices, zone: &nowhere });
+    let again = plan(&Observed {
+        service: Some(&service),
+        pods: &[],
+        slices: &slices,
+        zone: &nowhere,
+        capacity: None,
+    });
     assert_eq!((again.create.len(), again.update.len(), again.delete.len()), (0, 0, 0));
-    let gone = plan(&Observed { service: None, pods: &[], slices: &slices, zone: &nowhere });
+    let gone = plan(&Observed { service: None, pods: &[], slices: &slices, zone: &nowhere, capacity: None });
     assert_eq!(gone.delete.len(), 1);
 }
 
@@ -144,18 +162,30 @@ fn one_change_is_one_write() {
     let mut pods: Vec<_> = (0..250).map(|index| Arc::new(running(index, true))).collect();
     apply(
         &mut slices,
-        plan(&Observed { service: Some(&service), pods: &pods, slices: &[], zone: &nowhere }),
+        plan(&Observed { service: Some(&service), pods: &pods, slices: &[], zone: &nowhere, capacity: None }),
         &mut names,
     );
     let sizes: Vec<_> = slices.iter().map(|slice| slice.endpoints.len()).collect();
     assert_eq!(sizes, [100, 100, 50]);
     pods[7] = Arc::new(running(7, false));
-    let change = plan(&Observed { service: Some(&service), pods: &pods, slices: &slices, zone: &nowhere });
+    let change = plan(&Observed {
+        service: Some(&service),
+        pods: &pods,
+        slices: &slices,
+        zone: &nowhere,
+        capacity: None,
+    });
     assert_eq!((change.create.len(), change.update.len(), change.delete.len()), (0, 1, 0));
     apply(&mut slices, change, &mut names);
     // One goes from a full slice, another comes: it takes its place.
     pods[8] = Arc::new(running(300, true));
-    let change = plan(&Observed { service: Some(&service), pods: &pods, slices: &slices, zone: &nowhere });
+    let change = plan(&Observed {
+        service: Some(&service),
+        pods: &pods,
+        slices: &slices,
+        zone: &nowhere,
+        capacity: None,
+    });
     assert_eq!((change.create.len(), change.update.len(), change.delete.len()), (0, 1, 0));
 }
 
@@ -170,7 +200,7 @@ proptest! {
         let service = web();
         for step in steps {
             let pods: Vec<_> = step.iter().map(|(index, ready)| Arc::new(running(*index, *ready))).collect();
-            let first = plan(&Observed { service: Some(&service), pods: &pods, slices: &slices, zone: &nowhere });
+            let first = plan(&Observed { service: Some(&service), pods: &pods, slices: &slices, zone: &nowhere, capacity: None });
             apply(&mut slices, first, &mut names);
             let mut found: BTreeMap<String, bool> = BTreeMap::new();
             for slice in &slices {
@@ -187,10 +217,102 @@ proptest! {
                 .map(|(index, ready)| (format!("10.0.{}.{}", index / 250, index % 250), *ready))
                 .collect();
             prop_assert_eq!(found, expected);
-            let again = plan(&Observed { service: Some(&service), pods: &pods, slices: &slices, zone: &nowhere });
+            let again = plan(&Observed { service: Some(&service), pods: &pods, slices: &slices, zone: &nowhere, capacity: None });
             prop_assert_eq!((again.create.len(), again.update.len(), again.delete.len()), (0, 0, 0));
         }
     }
+}
+
+/// A node of a zone, with so many CPUs.
+fn node_of(name: &str, zone: &str, cpu: &str) -> Node {
+    let object = serde_json::json!({
+        "metadata": {"name": name, "labels": {ZONE: zone}},
+        "status": {"conditions": [{"type": "Ready", "status": "True"}], "allocatable": {"cpu": cpu}},
+    });
+    serde_json::from_value(object).unwrap()
+}
+
+proptest! {
+    /// Wherever pods are, hints by the zones' CPU are given to all that are ready or to none, and a second look finds
+    /// nothing to do.
+    #[test]
+    fn hints_are_for_all_and_stay(
+        steps in proptest::collection::vec(proptest::collection::btree_map(0_usize..250, any::<bool>(), 0..240), 1..4),
+        cpus in proptest::collection::vec(1_u8..9, 2..4),
+    ) {
+        let (mut slices, mut names) = (Vec::new(), 0);
+        let zones: Vec<String> = (0..cpus.len()).map(|zone| format!("z{zone}")).collect();
+        let nodes: Vec<_> =
+            zones.iter().zip(&cpus).map(|(zone, cpu)| Arc::new(node_of(zone, zone, &cpu.to_string()))).collect();
+        let capacity = Capacity::of(&nodes);
+        let zone = |node: &str| Some(node.to_owned());
+        let service = auto(web());
+        for step in steps {
+            let on = |(index, ready): (&usize, &bool)| {
+                let mut pod = running(*index, *ready);
+                pod.spec.as_mut().unwrap().node_name = Some(zones[index * index % 7 % zones.len()].clone());
+                Arc::new(pod)
+            };
+            let pods: Vec<_> = step.iter().map(on).collect();
+            let look = |slices: &[Arc<EndpointSlice>]| {
+                let capacity = Some(&capacity);
+                plan(&Observed { service: Some(&service), pods: &pods, slices, zone: &zone, capacity })
+            };
+            let first = look(&slices);
+            let outcome = first.hints["IPv4"].clone();
+            apply(&mut slices, first, &mut names);
+            for endpoint in slices.iter().flat_map(|slice| &slice.endpoints) {
+                prop_assert_eq!(endpoint.hints.is_some(), outcome.is_ok() && hints::is_ready(endpoint));
+            }
+            let again = look(&slices);
+            prop_assert_eq!((again.create.len(), again.update.len(), again.delete.len()), (0, 0, 0));
+            prop_assert_eq!(again.hints["IPv4"].clone(), outcome);
+        }
+    }
+}
+
+fn auto(mut service: Service) -> Service {
+    let mode = ("service.kubernetes.io/topology-mode".to_owned(), "Auto".to_owned());
+    service.metadata.annotations = Some(BTreeMap::from([mode]));
+    service
+}
+
+/// Hints come when the zones allow them and go with the annotation, each time with an event.
+#[tokio::test(start_paused = true)]
+async fn hints_by_cpu_come_and_go() {
+    let bench = Bench::start(ONLY);
+    bench.api.create(&auto(service("web", IntOrString::Int(80))));
+    bench.api.create(&node_of("a", "a", "2"));
+    for (index, node) in ["a", "a", "b", "b"].into_iter().enumerate() {
+        let mut pod = running(index, true);
+        run_on(&mut pod, node, &format!("10.0.0.{index}"), true);
+        bench.api.create(&pod);
+    }
+    let hints = || {
+        let slices = bench.api.list::<EndpointSlice>();
+        let zones = slices.iter().flat_map(|slice| &slice.endpoints).filter_map(|endpoint| {
+            endpoint.hints.as_ref()?.for_zones.as_ref()?.first().map(|zone| zone.name.clone())
+        });
+        zones.collect::<String>()
+    };
+    let told = |words: &str| {
+        let events = bench.api.list::<k8s_openapi::api::core::v1::Event>();
+        events.iter().any(|event| event.message.as_deref() == Some(words)).then_some(())
+    };
+    let no_nodes = "Insufficient Node information: allocatable CPU or zone not specified on one or more nodes, addressType: IPv4";
+    eventually("why there are none", || told(no_nodes)).await;
+    assert_eq!(hints(), "");
+    bench.api.create(&node_of("b", "b", "2"));
+    eventually("hints", || (hints() == "aabb").then_some(())).await;
+    eventually("the event", || told("Topology Aware Hints has been enabled, addressType: IPv4")).await;
+    bench.api.edit("", "b", |node: &mut Node| {
+        *node.status.as_mut().unwrap() = node_of("b", "b", "6").status.unwrap()
+    });
+    // Three of four are for the zone with three quarters of the CPU.
+    eventually("other hints", || (hints().matches('b').count() == 3).then_some(())).await;
+    bench.api.edit("ns", "web", |service: &mut Service| service.metadata.annotations = None);
+    eventually("no hints", || hints().is_empty().then_some(())).await;
+    eventually("the event", || told("Topology Aware Hints has been disabled, addressType: IPv4")).await;
 }
 
 fn ready_endpoints(bench: &Bench) -> Vec<String> {

@@ -52,12 +52,22 @@ struct Tables {
 /// A port of the node's address.
 pub(crate) type Door = (u16, Protocol);
 
+/// Where a door leads: to a port of its service, or nowhere if the node itself answers.
+pub(crate) type Lead = Option<(Arc<Frontend>, Entrance)>;
+
 /// A service's wish for a port of the node's address. In the order in which wishes are met.
 #[derive(Clone, Debug)]
 struct Claim {
     rank: (DoorKind, Option<Timestamp>, Name),
-    frontend: Arc<Frontend>,
-    entrance: Entrance,
+    lead: Lead,
+}
+
+/// How a service is on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Health {
+    pub(crate) service: Name,
+    /// Its endpoints here that are ready.
+    pub(crate) local: usize,
 }
 
 /// Why a service has a port of the node's address.
@@ -65,7 +75,10 @@ struct Claim {
 pub enum DoorKind {
     /// It is the service's `nodePort`, which nobody else has.
     NodePort,
-    /// It is the port of a service of type LoadBalancer: the oldest one gets it, unless it is a NodePort.
+    /// It is the service's `healthCheckNodePort`, which nobody else has: the node says there how many of the
+    /// service's endpoints it has.
+    HealthCheck,
+    /// It is the port of a service of type LoadBalancer: the oldest one gets it, unless it is one of the above.
     LoadBalancer,
 }
 
@@ -106,16 +119,23 @@ impl Services {
         tables.owners(&old)
     }
 
-    /// Services of type LoadBalancer whose port somebody else has on this node: service, port, and who has it.
-    pub(crate) fn contested(&self) -> Vec<(Name, Door, Name)> {
+    /// Services that want a port of this node that somebody else has: why, service, port, and who has it.
+    pub(crate) fn contested(&self) -> Vec<(DoorKind, Name, Door, Name)> {
         let tables = self.tables.read();
         let contested = tables.doors.iter().filter_map(|(door, claims)| Some((door, claims.split_first()?)));
         contested
             .flat_map(|(door, (first, others))| {
-                others.iter().map(|other| (other.rank.2.clone(), *door, first.rank.2.clone()))
+                others.iter().map(|Claim { rank, .. }| (rank.0, rank.2.clone(), *door, first.rank.2.clone()))
             })
-            .filter(|(loser, _, owner)| loser != owner)
+            .filter(|(_, loser, _, owner)| loser != owner)
             .collect()
+    }
+
+    /// The doors that services of type LoadBalancer want, whoever has them.
+    pub(crate) fn balanced(&self) -> Vec<Door> {
+        let tables = self.tables.read();
+        let wants = |claims: &[Claim]| claims.iter().any(|claim| claim.rank.0 == DoorKind::LoadBalancer);
+        tables.doors.iter().filter(|(_, claims)| wants(claims)).map(|(door, _)| *door).collect()
     }
 
     /// Takes in an EndpointSlice.
@@ -163,7 +183,15 @@ impl Services {
     /// Who answers on a port of the node's address.
     pub(crate) fn door(&self, door: Door) -> Option<(Arc<Frontend>, Entrance)> {
         let tables = self.tables.read();
-        tables.doors.get(&door)?.first().map(|claim| (Arc::clone(&claim.frontend), claim.entrance))
+        tables.doors.get(&door)?.first()?.lead.clone()
+    }
+
+    /// What the node answers at a door itself: how the service is whose health check it is.
+    pub(crate) fn health(&self, door: Door) -> Option<Health> {
+        let tables = self.tables.read();
+        let (kind, _, service) = &tables.doors.get(&door)?.first()?.rank;
+        let entry = tables.services.get(service).filter(|_| *kind == DoorKind::HealthCheck)?;
+        Some(Health { service: service.clone(), local: entry.ready_here })
     }
 
     /// What names say of a service.
@@ -192,15 +220,11 @@ impl Tables {
                     self.frontends.insert(key, (Arc::clone(&port.frontend), entrance));
                 }
             }
-            for (kind, number) in &port.doors {
-                let claims = self.doors.entry((*number, port.protocol)).or_default();
-                let rank = (*kind, entry.created, name.clone());
-                // A service may have one number for both; then the load balancer's rules hold.
-                let balanced = port.doors.contains(&(DoorKind::LoadBalancer, *number));
-                let entrance = if balanced { Entrance::Balanced } else { Entrance::Outside };
-                claims.push(Claim { rank, frontend: Arc::clone(&port.frontend), entrance });
-                claims.sort_by(|a, b| a.rank.cmp(&b.rank));
-            }
+        }
+        for (kind, door, lead) in entry.doors() {
+            let claims = self.doors.entry(door).or_default();
+            claims.push(Claim { rank: (kind, entry.created, name.clone()), lead });
+            claims.sort_by(|a, b| a.rank.cmp(&b.rank));
         }
     }
 
@@ -214,21 +238,19 @@ impl Tables {
                     self.frontends.remove(&key);
                 }
             }
-            for (_, number) in &port.doors {
-                let door = (*number, port.protocol);
-                let Some(claims) = self.doors.get_mut(&door) else { continue };
-                claims.retain(|claim| claim.rank.2 != *name);
-                if claims.is_empty() {
-                    self.doors.remove(&door);
-                }
+        }
+        for (_, door, _) in entry.doors() {
+            let Some(claims) = self.doors.get_mut(&door) else { continue };
+            claims.retain(|claim| claim.rank.2 != *name);
+            if claims.is_empty() {
+                self.doors.remove(&door);
             }
         }
     }
 
     /// Who has the doors that these want.
     fn owners<'a>(&self, entries: impl IntoIterator<Item = &'a Entry>) -> DoorChanges {
-        let ports = entries.into_iter().flat_map(|entry| &entry.ports);
-        let doors = ports.flat_map(|port| port.doors.iter().map(|(_, number)| (*number, port.protocol)));
+        let doors = entries.into_iter().flat_map(Entry::doors).map(|(_, door, _)| door);
         let owner = |door: &Door| {
             let first = self.doors.get(door)?.first()?;
             Some((first.rank.0, first.rank.2.clone()))
@@ -266,6 +288,7 @@ impl Tables {
             }
             port.frontend.set(sets);
         }
+        entry.ready_here = objects::ready_here(&slices, here);
         let named = Arc::new(entry.name(&slices));
         if *named == *entry.named {
             return;

@@ -1,5 +1,6 @@
 //! Services and EndpointSlices, reduced to what the fabric needs. Pure, but for the frontends that an update keeps.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use k8s_openapi::jiff::Timestamp;
 
 use super::frontend::{Backends, Entrance, Frontend, Sets};
-use super::{DoorKind, Name};
+use super::{Door, DoorKind, Lead, Name};
 use crate::stack::Protocol;
 
 /// How long a client stays with its backend unless the Service says otherwise: three hours.
@@ -44,6 +45,10 @@ pub(super) struct Entry {
     headless: bool,
     external_name: Option<String>,
     pub(super) ports: Vec<Port>,
+    /// Where load balancers ask whether this node has endpoints.
+    health: Option<u16>,
+    /// The endpoints of this node that are ready.
+    pub(super) ready_here: usize,
     /// What names say of it.
     pub(super) named: Arc<Named>,
 }
@@ -78,7 +83,7 @@ pub(super) struct Port {
     name: String,
     pub(super) protocol: Protocol,
     pub(super) port: u16,
-    pub(super) doors: Vec<(DoorKind, u16)>,
+    doors: Vec<(DoorKind, u16)>,
     pub(super) frontend: Arc<Frontend>,
 }
 
@@ -108,6 +113,21 @@ impl Entry {
     pub(super) fn addresses(&self) -> impl Iterator<Item = (IpAddr, Entrance)> + '_ {
         let inside = self.cluster_ips.iter().map(|ip| (*ip, Entrance::Inside));
         inside.chain(self.external_ips.iter().copied())
+    }
+
+    /// The ports of the node's address that it wants, why, and where they lead.
+    pub(super) fn doors(&self) -> impl Iterator<Item = (DoorKind, Door, Lead)> + '_ {
+        let of_port = |port: &Port, kind: DoorKind, number: u16| {
+            // A service may have one number for both; then the load balancer's rules hold.
+            let balanced = port.doors.contains(&(DoorKind::LoadBalancer, number));
+            let entrance = if balanced { Entrance::Balanced } else { Entrance::Outside };
+            (kind, (number, port.protocol), Some((Arc::clone(&port.frontend), entrance)))
+        };
+        let ports = self.ports.iter();
+        let of_ports = ports
+            .flat_map(move |port| port.doors.iter().map(move |(kind, number)| of_port(port, *kind, *number)));
+        let health = self.health.map(|number| (DoorKind::HealthCheck, (number, Protocol::Tcp), None));
+        of_ports.chain(health)
     }
 
     /// `old` lends its frontends, so that turns and affinity outlive an update.
@@ -156,6 +176,8 @@ impl Entry {
             Some(Port { name, protocol, port: number, doors, frontend })
         });
         let headless = spec.cluster_ip.as_deref() == Some("None");
+        let external_local = is_local(&spec.external_traffic_policy);
+        let health = spec.health_check_node_port.filter(|_| type_ == "LoadBalancer" && external_local);
         // What names said of it so far: the difference tells which addresses it has no more.
         let named = old.map(|old| Arc::clone(&old.named)).unwrap_or_default();
         Entry {
@@ -163,11 +185,13 @@ impl Entry {
             cluster_ips,
             external_ips: external.take(EXTERNAL_IPS).collect(),
             internal_local: is_local(&spec.internal_traffic_policy),
-            external_local: is_local(&spec.external_traffic_policy),
+            external_local,
             sources: if type_ == "LoadBalancer" { sources(service, spec) } else { None },
             headless,
             external_name: None,
             ports: ports.collect(),
+            health: health.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0),
+            ready_here: 0,
             named,
         }
     }
@@ -257,6 +281,17 @@ fn usable(endpoints: &[(SocketAddr, &Target)], meant: impl Fn(&Target) -> bool) 
     };
     let ready = those(|target| target.ready);
     if ready.is_empty() { those(|target| target.draining) } else { ready }.into()
+}
+
+/// How many endpoints of this node are ready. One with an address of each family counts once.
+pub(super) fn ready_here(slices: &[&Slice], here: &Here) -> usize {
+    let all = slices.iter().flat_map(|slice| &slice.endpoints);
+    let local: HashSet<IpAddr> = all
+        .filter(|target| target.ready && target.node.as_ref() == Some(&here.node))
+        .map(|target| target.address)
+        .collect();
+    let v6 = local.iter().filter(|address| address.is_ipv6()).count();
+    v6.max(local.len() - v6)
 }
 
 impl Named {

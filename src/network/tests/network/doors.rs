@@ -1,4 +1,5 @@
-//! Doors of the host: load balancers with the clients that they take, and both families of addresses.
+//! Doors of the host: load balancers with the clients that they take and the health that they ask for, and both
+//! families of addresses.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -7,10 +8,12 @@ use bytes::Bytes;
 use coracle_network::{Config, Fabric, HostPort, NetworkError, PodStack, Protocol};
 use k8s_openapi::api::core::v1::Service;
 use serde_json::json;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
-use crate::support::{NODE, any, at, config, fabric, greeter, greeting, pod, service, slice_of, soon};
+use crate::support::{
+    NODE, any, at, config, eventually, fabric, greeter, greeting, pod, service, slice_of, soon,
+};
 
 /// A port of this host that is free for both families at this moment.
 async fn free_port() -> u16 {
@@ -20,6 +23,13 @@ async fn free_port() -> u16 {
 
 /// What the service says to a client of this host, once its door is open; `None` if it is turned away.
 async fn curl(ip: impl Into<IpAddr>, port: u16) -> Option<String> {
+    let mut stream = connected(ip, port).await;
+    let mut text = String::new();
+    soon("an answer", stream.read_to_string(&mut text)).await.ok().map(|_| text)
+}
+
+/// A connection to this host, once its door is open.
+async fn connected(ip: impl Into<IpAddr>, port: u16) -> TcpStream {
     let to = at(ip, port);
     let connected = async {
         loop {
@@ -29,9 +39,7 @@ async fn curl(ip: impl Into<IpAddr>, port: u16) -> Option<String> {
             }
         }
     };
-    let mut stream = soon("the door to open", connected).await;
-    let mut text = String::new();
-    soon("an answer", stream.read_to_string(&mut text)).await.ok().map(|_| text)
+    soon("the door to open", connected).await
 }
 
 /// A load balancer on a port of the node, with that node port; its one backend says "web" on both families.
@@ -92,6 +100,100 @@ async fn a_load_balancer_takes_only_the_clients_that_it_names() {
     check(&["nonsense"], None, false, false).await;
     assert!(client.usage().denied > 0, "denials are counted");
     soon("shutdown", fabric.shutdown()).await;
+}
+
+/// What a load balancer hears that asks for the health of `default/web` on this node: the head and the body.
+async fn health(port: u16) -> (String, String) {
+    let mut client = connected(Ipv4Addr::LOCALHOST, port).await;
+    client.write_all(b"GET /any HTTP/1.1\r\nHost: n\r\n\r\n").await.expect("open");
+    let mut text = String::new();
+    soon("an answer", client.read_to_string(&mut text)).await.expect("an orderly end");
+    let (head, body) = text.split_once("\r\n\r\n").expect("a whole head");
+    (head.to_lowercase(), body.to_owned())
+}
+
+#[tokio::test]
+async fn a_balancer_of_local_endpoints_has_its_health_told() {
+    let fabric = Fabric::build(Config { node_name: "here".to_owned(), ..config() });
+    let (port, node_port, asked) = (free_port().await, free_port().await, free_port().await);
+    let balancer = |policy: &str| {
+        let ports = json!([{"port": port, "nodePort": node_port}]);
+        service(
+            "web",
+            json!({
+                "type": "LoadBalancer", "clusterIP": "10.96.0.50", "ports": ports,
+                "externalTrafficPolicy": policy, "healthCheckNodePort": asked,
+            }),
+        )
+    };
+    fabric.apply_service(&balancer("Local"));
+    let check = async |endpoints: serde_json::Value, status: &str, local: usize| {
+        let ports = json!([{"name": "", "port": 8080}, {"name": "more", "port": 8081}]);
+        fabric.apply_slice(&slice_of("web", ports, endpoints.clone()));
+        let (head, body) = health(asked).await;
+        for line in [
+            &format!("http/1.1 {status}"),
+            "content-type: application/json",
+            "x-content-type-options: nosniff",
+            &format!("x-load-balancing-endpoint-weight: {local}"),
+        ] {
+            assert!(head.lines().any(|own| own == line), "{endpoints}: no {line:?} in {head}");
+        }
+        let body: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+        let service = json!({"namespace": "default", "name": "web"});
+        let expected = json!({"service": service, "localEndpoints": local, "serviceProxyHealthy": true});
+        assert_eq!(body, expected, "{endpoints}");
+    };
+    let at_node = |ip: &str, node: &str, ready: bool| {
+        let conditions = json!({"ready": ready, "serving": true, "terminating": !ready});
+        json!({"addresses": [ip], "nodeName": node, "conditions": conditions})
+    };
+    check(json!([]), "503 service unavailable", 0).await;
+    check(json!([at_node("10.128.0.9", "there", true)]), "503 service unavailable", 0).await;
+    check(json!([at_node("10.128.0.9", "here", false)]), "503 service unavailable", 0).await;
+    let two = json!([at_node("10.128.0.9", "here", true), at_node("10.128.0.8", "here", true)]);
+    check(two, "200 ok", 2).await;
+
+    fabric.apply_service(&balancer("Cluster"));
+    closes(asked).await;
+    fabric.apply_service(&balancer("Local"));
+    health(asked).await;
+    fabric.remove_service("default", "web");
+    closes(asked).await;
+    soon("shutdown", fabric.shutdown()).await;
+}
+
+/// The ports of load balancers that are open are known: all of them, and once each was tried.
+#[tokio::test]
+async fn a_node_tells_where_it_balances() {
+    let fabric = fabric();
+    assert_eq!(fabric.balanced_doors(), Some(Vec::new()));
+    let squatter = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let taken = squatter.local_addr().expect("bound").port();
+    let (port, node_port) = (free_port().await, free_port().await);
+    let balancer = |name: &str, ports: serde_json::Value| {
+        service(name, json!({"type": "LoadBalancer", "clusterIP": "10.96.0.50", "ports": ports}))
+    };
+    let twice = json!([{"name": "t", "port": port, "nodePort": node_port}, {"name": "u", "port": port, "protocol": "UDP"}]);
+    fabric.apply_service(&balancer("web", twice));
+    fabric.apply_service(&balancer("taken", json!([{"port": taken}])));
+    assert_eq!(fabric.balanced_doors(), None, "none was tried yet");
+    eventually("a try", || fabric.balanced_doors().is_some()).await;
+    assert_eq!(fabric.balanced_doors(), Some(vec![(port, Protocol::Tcp), (port, Protocol::Udp)]));
+    drop(squatter);
+    eventually("the third", || fabric.balanced_doors().is_some_and(|open| open.len() == 3)).await;
+    fabric.remove_service("default", "web");
+    assert_eq!(fabric.balanced_doors(), Some(vec![(taken, Protocol::Tcp)]));
+    soon("shutdown", fabric.shutdown()).await;
+}
+
+async fn closes(port: u16) {
+    soon("the port to close", async {
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }
 
 fn everywhere() -> Arc<Fabric> {
