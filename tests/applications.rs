@@ -1,6 +1,6 @@
 //! Pods of several modules: shared volumes, localhost, services, node ports.
 
-use std::{collections::BTreeSet, net::TcpListener};
+use std::{collections::BTreeSet, fs, net::TcpListener};
 
 use crate::support::{Cluster, eventually, have_kubectl, http_get, manifest};
 
@@ -131,4 +131,38 @@ fn a_host_port_leads_to_its_pod_once_it_is_free() {
     describes("second", "1 node(s) didn't have free ports for the requested pod ports");
     cluster.kubectl("delete pod first --now");
     answers("second");
+}
+
+/// A core module that says when it has begun, and when it was asked to end.
+const STOPPABLE: &str = r#"(module
+    (import "coracle:lifecycle/stop@0.1.0" "stopping" (func $stopping (result i32)))
+    (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+    (memory (export "memory") 1)
+    (data (i32.const 0) "\10\00\00\00\06\00\00\00\16\00\00\00\06\00\00\00begun\nasked\n")
+    (func (export "_start") (local $fd i32)
+        (local.set $fd (call $stopping))
+        (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 512)))
+        (i32.store8 (i32.const 72) (i32.const 1))                 ;; until it can be read
+        (i32.store (i32.const 80) (local.get $fd))
+        (drop (call $poll (i32.const 64) (i32.const 256) (i32.const 1) (i32.const 512)))
+        (drop (call $write (i32.const 1) (i32.const 8) (i32.const 1) (i32.const 512)))))"#;
+
+#[test]
+fn a_core_module_learns_that_it_is_to_end() {
+    if !have_kubectl() {
+        return;
+    }
+    let cluster = Cluster::start();
+    let module = cluster.dir().join("stoppable.wasm");
+    fs::write(&module, wat::parse_str(STOPPABLE).unwrap()).unwrap();
+    cluster.push_file(&module, "stoppable:1");
+    cluster.kubectl("run stoppable --image=registry.local/stoppable:1 --restart=Never");
+    cluster.kubectl("wait --for=condition=Ready pod/stoppable --timeout=60s");
+    let mut log = cluster.kubectl_follow("logs -f stoppable");
+    log.until(|line| line == "begun");
+    // Far sooner than its 30 seconds are over.
+    cluster.kubectl("delete pod stoppable --timeout=20s");
+    assert_eq!(log.line().as_deref(), Some("asked"));
+    assert_eq!(log.line(), None);
 }

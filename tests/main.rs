@@ -15,6 +15,7 @@ mod applications;
 mod autoscale;
 mod crash;
 mod demos;
+mod doors;
 mod hostile;
 mod http;
 mod kubectl;

@@ -1,4 +1,5 @@
-//! What pods may reach: NetworkPolicies by kubectl, the events of what was denied, and the names that programs find.
+//! What pods may reach: NetworkPolicies by kubectl, the events of what was denied, and the names that programs find,
+//! those that speak DNS themselves too.
 
 use crate::support::{Cluster, eventually, have_kubectl};
 
@@ -6,7 +7,7 @@ const PODS: &str = "
 apiVersion: v1
 kind: Service
 metadata: {name: web}
-spec: {selector: {app: web}, ports: [{port: 80, targetPort: http}]}
+spec: {ipFamilyPolicy: PreferDualStack, selector: {app: web}, ports: [{name: http, port: 80, targetPort: http}]}
 ---
 apiVersion: v1
 kind: Pod
@@ -84,6 +85,32 @@ fn a_policy_shuts_a_pod_and_another_opens_it() {
     );
     assert!(resolv.contains("nameserver 10.96.0.10\n"), "{resolv}");
     assert!(k("get service -n kube-system kube-dns").contains("53/UDP,53/TCP"));
+    assert_eq!(k("exec client -- cat /etc/hostname"), "client\n");
+
+    // To the server that the file names, by the names that it lists: over UDP, and over TCP.
+    let ips = k("get service web -o jsonpath={.spec.clusterIPs[*]}");
+    let ips: Vec<&str> = ips.split(' ').collect();
+    let name = "web.default.svc.cluster.local";
+    for circuit in ["", "-vc "] {
+        for (question, answer) in [
+            ("-type=A web", format!("Name:\t{name}\nAddress: {}\n", ips[0])),
+            ("-type=AAAA web.default", format!("Name:\t{name}\nAddress: {}\n", ips[1])),
+            ("-type=SRV _http._tcp.web", format!("_http._tcp.{name}\tservice = 0 100 80 {name}.\n")),
+        ] {
+            let server = "Server:\t\t10.96.0.10\nAddress:\t10.96.0.10#53\n\n";
+            assert_eq!(
+                k(&format!("exec client -- nslookup {circuit}{question}")),
+                format!("{server}{answer}")
+            );
+        }
+        let nobody =
+            format!("exec client -- nslookup {circuit}-type=A nobody.default.svc.cluster.local. 10.96.0.10");
+        let words = cluster.kubectl_fails(&nobody, "");
+        assert!(
+            words.contains("** server can't find nobody.default.svc.cluster.local.: NXDOMAIN"),
+            "{words}"
+        );
+    }
     let node = k("get nodes -o jsonpath={.items[0].metadata.name}");
     let metrics = k(&format!("get --raw /api/v1/nodes/{node}/proxy/metrics"));
     let counted = "coracle_network_denied_total{namespace=\"default\",pod=\"client\",reason=\"network-policy-ingress\"}";

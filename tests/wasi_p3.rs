@@ -1,5 +1,7 @@
 //! Programs of WASI 0.3, on a node that allows them and on one that does not.
 
+use std::{net::UdpSocket, time::Duration};
+
 use crate::support::{Cluster, eventually, have_kubectl, http_get, http_post, manifest};
 
 #[test]
@@ -40,7 +42,33 @@ fn programs_of_0_3_run_where_the_flag_allows_it() {
         if log.contains("later\n") { Ok(()) } else { Err(log) }
     });
     cluster.kubectl("delete pod routes3 --timeout=20s");
+
+    // Datagrams of the outside and of its own pod.
+    cluster.kubectl_input("apply -f -", DATAGRAMS);
+    cluster.kubectl("expose pod datagrams --port=53 --target-port=5353 --protocol=UDP --type=NodePort");
+    let to = cluster.node_port("datagrams", "");
+    let socket = UdpSocket::bind((cluster.host(), 0)).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let echo = || -> std::io::Result<Vec<u8>> {
+        let mut answer = [0; 64];
+        socket.send_to(b"there and back", &to)?;
+        let (length, from) = socket.recv_from(&mut answer)?;
+        assert_eq!(from.to_string(), to, "the answer comes from whom was asked");
+        Ok(answer[..length].to_vec())
+    };
+    let answer = eventually("an echo", || echo().map_err(|error| error.to_string()));
+    assert_eq!(answer, b"there and back");
+    assert_eq!(cluster.kubectl("exec datagrams -- preview3 datagram 5353 within"), "within");
 }
+
+/// Who answers datagrams.
+const DATAGRAMS: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: datagrams, labels: {app: datagrams}}
+spec:
+  containers: [{name: c, image: 'registry.local/preview3:1', args: [datagrams, '5353', '100000']}]
+";
 
 #[test]
 fn without_the_flag_they_say_what_they_need() {

@@ -26,6 +26,7 @@ const GUESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../guest-examples"
 pub(crate) struct Cluster {
     dir: TempDir,
     host: String,
+    listen: String,
     options: &'static [&'static str],
     process: Option<Process>,
 }
@@ -50,7 +51,16 @@ impl Cluster {
         // A loopback address of its own, so that clusters side by side have all node ports to themselves.
         let (run, n) = (std::process::id() % 250 + 1, CLUSTERS.fetch_add(1, Ordering::Relaxed) + 1);
         let host = format!("127.77.{run}.{n}");
-        let mut cluster = Cluster { dir: tempfile::tempdir().unwrap(), host, options, process: None };
+        let listen = format!("{host}:0");
+        let mut cluster = Cluster { dir: tempfile::tempdir().unwrap(), host, listen, options, process: None };
+        cluster.up();
+        cluster
+    }
+
+    /// Starts a cluster in a new folder that listens there and not on an address of its own.
+    pub(crate) fn start_at(listen: &str) -> Cluster {
+        let (dir, host) = (tempfile::tempdir().unwrap(), "127.0.0.1".to_owned());
+        let mut cluster = Cluster { dir, host, listen: listen.to_owned(), options: &[], process: None };
         cluster.up();
         cluster
     }
@@ -59,7 +69,7 @@ impl Cluster {
     pub(crate) fn up(&mut self) {
         assert!(self.process.is_none(), "the cluster is running");
         let mut command = command(self.dir.path());
-        command.args(["--listen", &format!("{}:0", self.host)]).args(self.options);
+        command.args(["--listen", &self.listen]).args(self.options);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
