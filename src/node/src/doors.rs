@@ -83,7 +83,7 @@ async fn annotations_changed(deltas: &mut Deltas<Node>, name: &str) {
             return;
         }
     }
-    std::future::pending().await;
+    std::future::pending::<()>().await;
 }
 
 fn served(doors: &[(u16, Protocol)]) -> String {
