@@ -19,6 +19,10 @@ use crate::services::{Door, Health};
 /// Until when a question must be put and answered. Both fit into one packet; who takes longer only keeps a place.
 const WITHIN: Duration = Duration::from_secs(10);
 
+/// The longest head of a question: a request line and a few headers, and the least that hyper takes. What a client of
+/// the outside makes the node keep is this.
+const HEAD_MAX: usize = 8 * 1024;
+
 /// Answers the one question of a connection, whatever its path.
 pub(crate) async fn answer(fabric: &Arc<Fabric>, client: TcpStream, door: Door) {
     // It may be over between the connection and the question.
@@ -28,7 +32,9 @@ pub(crate) async fn answer(fabric: &Arc<Fabric>, client: TcpStream, door: Door) 
             None => with_status(StatusCode::NOT_FOUND, String::new()),
         })
     });
-    let served = http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(client), respond);
+    let mut server = http1::Builder::new();
+    server.keep_alive(false).max_buf_size(HEAD_MAX);
+    let served = server.serve_connection(TokioIo::new(client), respond);
     let served = fabric.stop().run_until_cancelled(tokio::time::timeout(WITHIN, served)).await;
     if let Some(Ok(Err(error))) = served {
         tracing::debug!(%error, "a health check ended early");
