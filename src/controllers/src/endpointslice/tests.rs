@@ -306,7 +306,7 @@ async fn hints_by_cpu_come_and_go() {
     eventually("hints", || (hints() == "aabb").then_some(())).await;
     eventually("the event", || told("Topology Aware Hints has been enabled, addressType: IPv4")).await;
     bench.api.edit("", "b", |node: &mut Node| {
-        *node.status.as_mut().unwrap() = node_of("b", "b", "6").status.unwrap()
+        *node.status.as_mut().unwrap() = node_of("b", "b", "6").status.unwrap();
     });
     // Three of four are for the zone with three quarters of the CPU.
     eventually("other hints", || (hints().matches('b').count() == 3).then_some(())).await;
