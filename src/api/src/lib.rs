@@ -12,6 +12,8 @@
 
 pub mod addresses;
 pub mod amounts;
+pub mod cron;
+pub mod duration;
 pub mod field;
 pub mod kind;
 pub mod kinds;

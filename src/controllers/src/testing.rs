@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, time::Duration};
 use coracle_client::{Informers, clock, random, test_support::FakeApi, test_support::Fault};
 use k8s_openapi::{
     api::core::v1::{
-        Container, Namespace, Pod, PodCondition, PodIP, PodSpec, PodStatus, PodTemplateSpec,
-        ReplicationController, ReplicationControllerSpec, Service, ServicePort, ServiceSpec,
+        Container, Namespace, PersistentVolumeClaimVolumeSource, Pod, PodCondition, PodIP, PodSpec,
+        PodStatus, PodTemplateSpec, ReplicationController, ReplicationControllerSpec, Service, ServicePort,
+        ServiceSpec, Volume,
     },
     apimachinery::pkg::{
         apis::meta::v1::{LabelSelector, ObjectMeta, Time},
@@ -33,6 +34,14 @@ pub(crate) fn pod(name: &str) -> Pod {
         spec: Some(PodSpec { containers: vec![container], ..PodSpec::default() }),
         status: None,
     }
+}
+
+/// Has a pod use a claim.
+pub(crate) fn claim(pod: &mut Pod, name: &str) {
+    let source = PersistentVolumeClaimVolumeSource { claim_name: name.to_owned(), read_only: None };
+    let volume =
+        Volume { name: "data".to_owned(), persistent_volume_claim: Some(source), ..Volume::default() };
+    pod.spec.get_or_insert_default().volumes = Some(vec![volume]);
 }
 
 /// Makes a pod run on `node` with an address, ready or not.

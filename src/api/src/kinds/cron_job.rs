@@ -6,10 +6,9 @@ use serde_json::{Value, json};
 use super::{common::*, job, workload::*};
 use crate::{
     Cell, Column, FieldCause, Hooks, Kind, Scope, Subresource,
+    cron::Schedule,
     field::{self, Path},
 };
-
-mod schedule;
 
 /// Finished jobs that are kept.
 const SUCCESSFUL_JOBS: i64 = 3;
@@ -137,7 +136,12 @@ fn check_schedule(errors: &mut Vec<FieldCause>, path: &Path<'_>, spec: &Value, b
         errors.push(field::required(path, ""));
         return;
     }
-    if let Err(why) = schedule::check(schedule) {
+    // A time zone before the schedule is refused below; the rest is judged all the same.
+    let rest = match schedule.strip_prefix("CRON_TZ=").or_else(|| schedule.strip_prefix("TZ=")) {
+        Some(rest) => rest.split_once(' ').map_or("", |(_, rest)| rest).trim(),
+        None => schedule,
+    };
+    if let Err(why) = Schedule::parse(rest) {
         errors.push(field::invalid(path, schedule, &why));
     }
     if !schedule.contains("TZ") {
@@ -182,7 +186,9 @@ fn check_zone(errors: &mut Vec<FieldCause>, path: &Path<'_>, zone: &Value) {
 /// Whether the machine's time zone database has the zone. Without a database every zone may exist.
 fn is_known_zone(zone: &str) -> bool {
     let database = jiff::tz::db();
-    database.is_definitively_empty() || database.get(zone).is_ok()
+    // A zone is found whatever its case, but has one name; other programs find it by that only.
+    let is_its_name = |found: jiff::tz::TimeZone| found.iana_name().is_none_or(|name| name == zone);
+    database.is_definitively_empty() || database.get(zone).is_ok_and(is_its_name)
 }
 
 fn check_job(errors: &mut Vec<FieldCause>, path: &Path<'_>, spec: &Value) {

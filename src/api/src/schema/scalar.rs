@@ -126,32 +126,7 @@ fn check_base64(bytes: &[u8]) -> Result<(), String> {
 
 /// A duration as Go reads it: a sequence of numbers with units.
 pub(super) fn duration(text: &str) -> Result<(), String> {
-    let wrong = || Err(format!("time: invalid duration {}", Quoted(text)));
-    let mut rest = text.strip_prefix(['-', '+']).unwrap_or(text);
-    if rest == "0" {
-        return Ok(());
-    }
-    if rest.is_empty() {
-        return wrong();
-    }
-    while !rest.is_empty() {
-        let number = rest.bytes().take_while(|&byte| byte.is_ascii_digit() || byte == b'.').count();
-        let digits = rest[..number].bytes().filter(u8::is_ascii_digit).count();
-        if digits == 0 || number - digits > 1 {
-            return wrong();
-        }
-        rest = &rest[number..];
-        let units = ["ns", "us", "µs", "μs", "ms", "s", "m", "h"];
-        let unit = units.iter().filter(|unit| rest.starts_with(**unit)).max_by_key(|unit| unit.len());
-        match unit {
-            Some(unit) => rest = &rest[unit.len()..],
-            None if rest.is_empty() => {
-                return Err(format!("time: missing unit in duration {}", Quoted(text)));
-            }
-            None => return wrong(),
-        }
-    }
-    Ok(())
+    crate::duration::parse(text).map(drop)
 }
 
 #[cfg(test)]
@@ -214,8 +189,11 @@ mod tests {
         for good in ["0", "1s", "-1h30m", "1.5s", "3µs"] {
             assert_eq!(duration(good), Ok(()), "{good}");
         }
-        assert_eq!(duration("5"), Err("time: missing unit in duration \"5\"".into()));
-        for bad in ["", "s", "1..2s", "1x", "."] {
+        for bad in ["5", "1..2s"] {
+            assert_eq!(duration(bad), Err(format!("time: missing unit in duration {bad:?}")));
+        }
+        assert_eq!(duration("1x"), Err("time: unknown unit \"x\" in duration \"1x\"".into()));
+        for bad in ["", "s", "."] {
             assert_eq!(duration(bad), Err(format!("time: invalid duration {bad:?}")));
         }
     }

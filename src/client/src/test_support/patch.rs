@@ -26,6 +26,13 @@ pub(super) fn strategic(target: &mut Value, patch: &Value) {
     };
     let target = object(target);
     for (name, change) in patch {
+        if let Some(name) = name.strip_prefix("$deleteFromPrimitiveList/") {
+            let gone = change.as_array().map(Vec::as_slice).unwrap_or_default();
+            if let Some(list) = target.get_mut(name).and_then(Value::as_array_mut) {
+                list.retain(|item| !gone.contains(item));
+            }
+            continue;
+        }
         let merge_key = match name.as_str() {
             "conditions" => Some("type"),
             "ownerReferences" => Some("uid"),

@@ -7,7 +7,6 @@
 //! schedules are those of the cron job's zone, or of this process if it names none.
 
 mod plan;
-mod schedule;
 #[cfg(test)]
 mod tests;
 

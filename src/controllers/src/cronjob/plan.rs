@@ -2,6 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
+use coracle_api::cron::Schedule;
 use coracle_client::{EventType, clock};
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use k8s_openapi::{
@@ -12,7 +13,6 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
 
-use super::schedule::Schedule;
 use crate::{claim, job, pods};
 
 /// The time for which a job was made.

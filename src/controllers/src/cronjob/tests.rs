@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use coracle_api::cron::Schedule;
 use coracle_client::{
     random,
     test_support::{FakeApi, eventually},
@@ -16,7 +17,7 @@ use k8s_openapi::{
 };
 use kube::ResourceExt;
 
-use super::{schedule::Schedule, *};
+use super::*;
 use crate::{
     Controller as Registered, claim,
     testing::{Bench, chaos, meta},

@@ -1,25 +1,34 @@
 //! Carries plans out.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
     time::Duration,
 };
 
-use coracle_client::{During, Metadata, ReconcileError, WorkQueue, calls, is_conflict, is_not_found};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use coracle_client::{
+    During, EventType, Metadata, ReconcileError, Recorder, WorkQueue, calls, is_conflict, is_not_found,
+};
+use futures::StreamExt;
+use k8s_openapi::{
+    api::core::v1::ObjectReference,
+    apimachinery::pkg::apis::meta::v1::{ListMeta, OwnerReference},
+};
 use kube::{
     Api, Client,
-    api::{DeleteParams, Patch, PatchParams, Preconditions},
+    api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions},
     core::{DynamicObject, Request, Resource},
 };
 use parking_lot::Mutex;
+use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::{
     absent::Absent,
+    feeds,
     graph::{FOREGROUND, Graph, ORPHAN, Object},
-    plan::{Plan, Policy, plan},
+    plan::{Plan, Policy, blocked_by, foreign, plan},
 };
 use crate::discovery::Served;
 
@@ -33,17 +42,50 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// this mean that the world changes faster than it is looked at.
 const STEPS: usize = 4;
 
+/// An object that waits for dependents of which the graph has not heard is looked at again after this.
+const LOOK_LATER: Duration = Duration::from_secs(1);
+
+/// Lists and writes under way at the same time for one object.
+const IN_FLIGHT: usize = 16;
+
+/// Objects in one answer of a list: 500 are Kubernetes' number, and some 500 KB.
+const PAGE: u32 = 500;
+
+/// Owners in other namespaces that are remembered as told of, before all are forgotten. Each is one mistake
+/// of somebody's, so there are few.
+const TOLD: usize = 1024;
+
 pub(super) struct Collector {
     pub(super) client: Client,
     pub(super) graph: Arc<Mutex<Graph>>,
     pub(super) kinds: Arc<Mutex<Kinds>>,
     pub(super) absent: Mutex<Absent>,
     pub(super) queue: WorkQueue<String>,
+    /// Cancelled once the graph has what there is.
+    pub(super) filled: CancellationToken,
+    pub(super) stop: CancellationToken,
+    pub(super) recorder: Recorder,
+    /// Dependents and owners in other namespaces of which an event told.
+    pub(super) told: Mutex<HashSet<(String, String)>>,
+}
+
+/// A part of a list of objects of any kind.
+#[derive(Deserialize)]
+struct Page {
+    #[serde(default)]
+    metadata: ListMeta,
+    #[serde(default)]
+    items: Vec<Metadata>,
 }
 
 impl Collector {
     pub(super) async fn reconcile(&self, uid: String) -> Result<Option<Duration>, ReconcileError> {
+        if self.stop.run_until_cancelled(self.filled.cancelled()).await.is_none() {
+            return Ok(None);
+        }
         let Some(mut object) = self.graph.lock().get(&uid).cloned() else { return Ok(None) };
+        let foreign: Vec<_> = foreign(&object, &self.graph.lock()).into_iter().cloned().collect();
+        foreign.iter().for_each(|owner| self.tell_foreign(&object, owner));
         let mut present = BTreeSet::new();
         let mut fresh = false;
         for _ in 0..STEPS {
@@ -78,23 +120,24 @@ impl Collector {
                     }
                     outcome => return Ok(outcome),
                 },
-                Plan::DropOwners(_) | Plan::Finish if !fresh => {
+                Plan::DropOwners(_) | Plan::Orphan | Plan::Finish if !fresh => {
                     let Some(now) = self.read(&object).await? else { return Ok(None) };
                     object = now;
                     fresh = true;
                 }
                 Plan::DropOwners(uids) => return self.drop_owners(&object, &uids).await,
-                Plan::Orphan(dependents) => {
-                    for dependent in &dependents {
-                        let Some(now) = self.read(dependent).await? else { continue };
-                        if let Some(again) = self.drop_owners(&now, std::slice::from_ref(&object.uid)).await?
-                        {
-                            return Ok(Some(again));
-                        }
-                    }
-                    return self.drop_finalizer(&object, ORPHAN).await;
+                Plan::Orphan => {
+                    return match self.release(&object).await? {
+                        None => self.drop_finalizer(&object, ORPHAN).await,
+                        again => Ok(again),
+                    };
                 }
-                Plan::Finish => return self.drop_finalizer(&object, FOREGROUND).await,
+                Plan::Finish => {
+                    return match blocked_by(&object, self.dependents(&object).await?.iter()) {
+                        None => self.drop_finalizer(&object, FOREGROUND).await,
+                        Some(_) => Ok(Some(LOOK_LATER)),
+                    };
+                }
             }
         }
         Ok(Some(LOOK_AGAIN))
@@ -112,6 +155,7 @@ impl Collector {
         };
         if served.namespaced && dependent.key.namespace.is_empty() {
             // An object of the cluster cannot be owned by one in a namespace. Kubernetes keeps it.
+            self.tell_foreign(dependent, owner);
             return Ok(true);
         }
         let namespace = if served.namespaced { dependent.key.namespace.as_str() } else { "" };
@@ -133,6 +177,97 @@ impl Collector {
                 Ok(None)
             }
         }
+    }
+
+    /// All that names the object as an owner, as the API has it now.
+    async fn dependents(&self, owner: &Object) -> Result<Vec<Object>, ReconcileError> {
+        let mut kinds = self.kinds.lock().clone();
+        let (newest, _) =
+            feeds::served_kinds(&self.client).await.during(|| "discover the kinds".to_owned())?;
+        kinds.extend(newest);
+        // What is in a namespace can own only what is in the same.
+        let can_depend = |served: &Arc<Served>| served.namespaced || !owner.served.namespaced;
+        let lists: Vec<_> =
+            kinds.into_values().filter(can_depend).map(|served| self.list(served, owner)).collect();
+        let mut lists = futures::stream::iter(lists).buffer_unordered(IN_FLIGHT);
+        let mut dependents = Vec::new();
+        while let Some(found) = lists.next().await {
+            dependents.extend(found?);
+        }
+        Ok(dependents)
+    }
+
+    /// The objects of a kind that name `owner`; none if the kind is no longer served.
+    async fn list(&self, served: Arc<Served>, owner: &Object) -> Result<Vec<Object>, ReconcileError> {
+        let namespace = owner.served.namespaced.then_some(owner.key.namespace.as_str());
+        let path = DynamicObject::url_path(&served.resource, namespace);
+        let mut found = Vec::new();
+        let mut options = ListParams::default().limit(PAGE);
+        loop {
+            let request = Request::new(path.clone()).list_metadata(&options);
+            let page = match request.map_err(kube::Error::BuildRequest) {
+                Ok(request) => self.client.request::<Page>(request).await,
+                Err(error) => Err(error),
+            };
+            let page = match page {
+                Err(error) if is_not_found(&error) => return Ok(found),
+                other => other.during(|| format!("list {}", served.dotted()))?,
+            };
+            let names = |meta: &Metadata| {
+                meta.metadata.owner_references.iter().flatten().any(|reference| reference.uid == owner.uid)
+            };
+            let items = page.items.iter().filter(|meta| names(meta));
+            found.extend(items.map(|meta| Object::new(&served, &meta.metadata)));
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => options = options.continue_token(&token),
+                None => return Ok(found),
+            }
+        }
+    }
+
+    /// Every dependent loses the object as its owner. Says when to look again if some still has it.
+    async fn release(&self, object: &Object) -> Result<Option<Duration>, ReconcileError> {
+        let dependents = self.dependents(object).await?;
+        let drops: Vec<_> = dependents
+            .iter()
+            .map(|dependent| self.drop_owners(dependent, std::slice::from_ref(&object.uid)))
+            .collect();
+        let mut drops = futures::stream::iter(drops).buffer_unordered(IN_FLIGHT);
+        let mut again = None;
+        while let Some(answer) = drops.next().await {
+            again = answer?.or(again);
+        }
+        Ok(again)
+    }
+
+    /// Tells that an owner is not in the dependent's namespace, once.
+    fn tell_foreign(&self, dependent: &Object, owner: &OwnerReference) {
+        let mut told = self.told.lock();
+        if told.len() >= TOLD {
+            told.clear();
+        }
+        if dependent.deleting || !told.insert((dependent.uid.clone(), owner.uid.clone())) {
+            return;
+        }
+        drop(told);
+        let Object { served, key, uid, .. } = dependent;
+        let about = ObjectReference {
+            api_version: Some(served.resource.api_version.clone()),
+            kind: Some(served.resource.kind.clone()),
+            namespace: Some(key.namespace.clone()).filter(|namespace| !namespace.is_empty()),
+            name: Some(key.name.clone()),
+            uid: Some(uid.clone()),
+            ..ObjectReference::default()
+        };
+        let message = format!(
+            "ownerRef [{}/{}, namespace: {namespace}, name: {}, uid: {}] does not exist in namespace {namespace:?}",
+            owner.api_version,
+            owner.kind,
+            owner.name,
+            owner.uid,
+            namespace = key.namespace,
+        );
+        self.recorder.event(&about, EventType::Warning, "OwnerRefInvalidNamespace", &message);
     }
 
     async fn metadata(

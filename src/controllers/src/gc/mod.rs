@@ -4,8 +4,10 @@
 //!   informers of every kind ──▶ graph (who owns whom) ──▶ plan ──▶ delete, drop owners, finish owner
 //!   discovery, now and then ──┘                            └─▶ ask the API about owners not in the graph
 //! ```
-//! The graph is a cache, so before anything is deleted the object is read from the API itself, and the
-//! deletion names the version that was read. Kinds that other parts of the process watch anyway are
+//! Nothing is planned before the graph has what there is of every kind. And it is a cache: before anything is
+//! deleted the object is read from the API itself, and the deletion names the version that was read; before
+//! an object that leaves orphans, or that waits for its dependents, is let go, the API lists what depends on
+//! it, because a cache that is behind shows fewer dependents than there are. Kinds that other parts of the process watch anyway are
 //! taken from their informers; of all others only metadata is kept.
 
 mod absent;
@@ -24,6 +26,7 @@ use coracle_client::WorkQueue;
 use futures::future::BoxFuture;
 use graph::Graph;
 use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use crate::{Context, context};
 
@@ -37,14 +40,19 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
         let graph = Arc::new(Mutex::new(Graph::default()));
         let kinds = Arc::new(Mutex::default());
         let queue = WorkQueue::new();
+        let filled = CancellationToken::new();
         let collector = Arc::new(Collector {
             client: context.client.clone(),
             graph: graph.clone(),
             kinds: Arc::clone(&kinds),
             absent: Mutex::new(Absent::default()),
             queue: queue.clone(),
+            filled: filled.clone(),
+            stop: context.stop.clone(),
+            recorder: context.recorder("garbage-collector-controller"),
+            told: Mutex::default(),
         });
-        let feed = feeds::run(context.clone(), graph, kinds, queue.clone());
+        let feed = feeds::run(context.clone(), graph, kinds, queue.clone(), filled);
         let reconcile =
             context::shared(&collector, |collector, uid| async move { collector.reconcile(uid).await });
         context.run(NAME, queue.clone(), WORKERS, feed, reconcile).await;

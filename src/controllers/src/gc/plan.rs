@@ -21,8 +21,8 @@ pub(super) enum Plan {
     Delete(Policy),
     /// The object is still owned by others: it loses the owners with these uids.
     DropOwners(Vec<String>),
-    /// These dependents lose the object as their owner; then it loses its finalizer.
-    Orphan(Vec<Object>),
+    /// Its dependents lose the object as their owner; then it loses its finalizer.
+    Orphan,
     /// These dependents have to be looked at, because the object waits for them to go.
     LookAt(Vec<String>),
     /// Every dependent that blocked the object has gone: it loses its finalizer.
@@ -47,10 +47,13 @@ pub(super) fn plan(
     is_present: impl Fn(&str) -> bool,
 ) -> Plan {
     if object.orphans() {
-        return Plan::Orphan(graph.dependents(&object.uid).cloned().collect());
+        return Plan::Orphan;
     }
     if object.waits_for_dependents() {
-        return finish(object, graph);
+        return match blocked_by(object, graph.dependents(&object.uid)) {
+            Some(dependents) => Plan::LookAt(dependents),
+            None => Plan::Finish,
+        };
     }
     if object.deleting || object.owners.is_empty() {
         return Plan::Nothing;
@@ -92,25 +95,32 @@ pub(super) fn plan(
     })
 }
 
-fn finish(object: &Object, graph: &Graph) -> Plan {
+/// If `object` has to wait for any of its dependents: those of them that are not going yet.
+pub(super) fn blocked_by<'a>(
+    object: &Object,
+    dependents: impl Iterator<Item = &'a Object>,
+) -> Option<Vec<String>> {
     let blocks = |dependent: &&Object| {
         let mut references = dependent.owners.iter().filter(|reference| reference.uid == object.uid);
         references.any(|reference| reference.block_owner_deletion == Some(true))
     };
+    let is_owned_by = |dependent: &Object| object.owners.iter().any(|owner| owner.uid == dependent.uid);
     // An object that owns itself, or what owns it in a circle, waits for nobody who waits for it.
     let circular = |dependent: &&Object| {
-        dependent.uid == object.uid || dependent.waits_for_dependents() && owns(graph, dependent, object)
+        dependent.uid == object.uid || dependent.waits_for_dependents() && is_owned_by(dependent)
     };
-    let dependents: Vec<_> = graph.dependents(&object.uid).filter(|dependent| !circular(dependent)).collect();
-    if dependents.iter().any(blocks) {
-        let going = |dependent: &&&Object| !dependent.deleting;
-        Plan::LookAt(dependents.iter().filter(going).map(|dependent| dependent.uid.clone()).collect())
-    } else {
-        Plan::Finish
-    }
+    let dependents: Vec<_> = dependents.filter(|dependent| !circular(dependent)).collect();
+    dependents.iter().any(blocks).then(|| {
+        let stay = dependents.iter().filter(|dependent| !dependent.deleting);
+        stay.map(|dependent| dependent.uid.clone()).collect()
+    })
 }
 
-/// True if `owner` is named as an owner of `object`.
-fn owns(graph: &Graph, owner: &Object, object: &Object) -> bool {
-    graph.dependents(&owner.uid).any(|dependent| dependent.uid == object.uid)
+/// Owners of `object` that are in another namespace than it: an owner must be in the same, or in none.
+pub(super) fn foreign<'a>(object: &'a Object, graph: &Graph) -> Vec<&'a OwnerReference> {
+    let is_foreign = |reference: &&OwnerReference| {
+        let owner = graph.get(&reference.uid).filter(|owner| owner.served.namespaced);
+        owner.is_some_and(|owner| owner.key.namespace != object.key.namespace)
+    };
+    object.owners.iter().filter(is_foreign).collect()
 }

@@ -138,7 +138,7 @@ fn measured(
     let (up, down) = rules.tolerances();
     let scene = Scene { current, pods: observed.pods, tolerance: Tolerance::new(up, down), now };
     let mut best: Option<(i32, String)> = None;
-    let mut first_failure: Option<(&'static str, String)> = None;
+    let mut first_failure: Option<(&'static str, String, String)> = None;
     let mut failed = 0;
     let mut statuses = Vec::new();
     let all = spec.metrics.as_deref().unwrap_or_default();
@@ -154,21 +154,21 @@ fn measured(
             Err(why) => {
                 failed += 1;
                 let reason = failure_reason(metric);
-                let message = failure_message(metric, &why);
+                let message = failure_message(metric, why);
                 plan.warn(reason, message.clone());
-                first_failure.get_or_insert((reason, message));
+                first_failure.get_or_insert_with(|| (reason, failure_context(metric, &message), message));
             }
         }
     }
     plan.status.current_metrics = Some(statuses).filter(|statuses| !statuses.is_empty());
     let proposed = best.as_ref().map_or(0, |(proposed, _)| *proposed);
-    if let Some((reason, message)) = first_failure
+    if let Some((reason, in_context, message)) = first_failure
         && (best.is_none() || proposed < current)
     {
         let told = format!("the HPA was unable to compute the replica count: {message}");
         status::set(&mut plan.status, "ScalingActive", false, reason, &told, now);
         let count = all.len();
-        let told = format!("invalid metrics ({failed} invalid out of {count}), first error is: {message}");
+        let told = format!("invalid metrics ({failed} invalid out of {count}), first error is: {in_context}");
         plan.warn("FailedComputeMetricsReplicas", told);
         return None;
     }
@@ -261,19 +261,32 @@ fn failure_reason(metric: &MetricSpec) -> &'static str {
     }
 }
 
-fn failure_message(metric: &MetricSpec, why: &str) -> String {
-    if let Some((name, _, target)) = resource(metric) {
-        let what = if target.average_value.is_some() { "usage" } else { "utilization" };
-        return format!("failed to get {name} {what}: {why}");
-    }
-    match metric.type_.as_str() {
-        "Pods" => format!("failed to get pods metric value: {why}"),
-        "Object" => format!("failed to get object metric value: {why}"),
-        "External" => {
-            let name = metric.external.as_ref().map(|external| external.metric.name.as_str());
-            format!("failed to get {} external metric value: {why}", name.unwrap_or_default())
+/// What went wrong with a metric, as its own event and the condition tell it.
+fn failure_message(metric: &MetricSpec, why: String) -> String {
+    match resource(metric) {
+        Some((name, _, target)) => {
+            let what = if target.average_value.is_some() { "usage" } else { "utilization" };
+            format!("failed to get {name} {what}: {why}")
         }
-        _ => why.to_owned(),
+        None => why,
+    }
+}
+
+/// The same as the event about all metrics tells it.
+fn failure_context(metric: &MetricSpec, message: &str) -> String {
+    let of = match metric.type_.as_str() {
+        "Resource" => metric.resource.as_ref().map(|resource| format!("{} resource", resource.name)),
+        "ContainerResource" => {
+            metric.container_resource.as_ref().map(|resource| format!("{} container", resource.container))
+        }
+        "Pods" => Some("pods".to_owned()),
+        "Object" => Some("object".to_owned()),
+        "External" => metric.external.as_ref().map(|external| format!("{} external", external.metric.name)),
+        _ => None,
+    };
+    match of {
+        Some(of) => format!("failed to get {of} metric value: {message}"),
+        None => message.to_owned(),
     }
 }
 

@@ -25,6 +25,15 @@ pub(super) struct Released {
     pub(super) failure: Option<ReconcileError>,
 }
 
+/// Which pod loses the finalizer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    /// Only the version that was looked at: one that has ended since must be counted first.
+    AsSeen,
+    /// Whatever has become of it: the status says already how it counts.
+    Any,
+}
+
 impl Controller {
     pub(super) async fn act(
         &self,
@@ -36,7 +45,7 @@ impl Controller {
             Act::Nothing => (Done { whole: true, ..Done::default() }, None),
             Act::Create(slots) => self.create(job, slots, expectations).await,
             Act::Remove(doomed) => {
-                let released = self.let_go(doomed, expectations).await;
+                let released = self.let_go(doomed, Which::AsSeen, expectations).await;
                 let free = |pod: &&Arc<Pod>| {
                     !view::is_tracked(&pod.metadata) || released.uids.contains(pods::uid(&pod.metadata))
                 };
@@ -88,13 +97,18 @@ impl Controller {
     }
 
     /// Takes the finalizer off pods.
-    pub(super) async fn let_go(&self, all: &[Arc<Pod>], expectations: &mut Expectations) -> Released {
+    pub(super) async fn let_go(
+        &self,
+        all: &[Arc<Pod>],
+        which: Which,
+        expectations: &mut Expectations,
+    ) -> Released {
         let mut released = Released::default();
         let tracked: Vec<Arc<Pod>> =
             all.iter().filter(|pod| view::is_tracked(&pod.metadata)).cloned().collect();
         let mut answers = futures::stream::iter(tracked)
             .map(|pod| async move {
-                let answer = self.take_off(&pod).await;
+                let answer = self.take_off(&pod, which).await;
                 (pod, answer)
             })
             .buffer_unordered(IN_FLIGHT);
@@ -118,14 +132,15 @@ impl Controller {
     }
 
     /// Takes the finalizer off a pod; answers the revision that this made. One that is gone has none.
-    pub(super) async fn take_off(&self, pod: &Pod) -> Result<u64, kube::Error> {
-        let mut left = pod.metadata.finalizers.clone().unwrap_or_default();
-        left.retain(|finalizer| finalizer != view::FINALIZER);
-        let patch = Patch::Merge(serde_json::json!({"metadata": {
+    pub(super) async fn take_off(&self, pod: &Pod, which: Which) -> Result<u64, kube::Error> {
+        let mut change = serde_json::json!({
             "uid": pod.metadata.uid,
-            "resourceVersion": pod.metadata.resource_version,
-            "finalizers": left,
-        }}));
+            "$deleteFromPrimitiveList/finalizers": [view::FINALIZER],
+        });
+        if which == Which::AsSeen {
+            change["resourceVersion"] = pod.metadata.resource_version.clone().into();
+        }
+        let patch = Patch::Strategic(serde_json::json!({ "metadata": change }));
         let api: Api<Pod> = Api::namespaced(self.client.clone(), pods::namespace(&pod.metadata));
         match api.patch_metadata(pods::name(&pod.metadata), &PatchParams::default(), &patch).await {
             Err(error) if is_not_found(&error) => Ok(0),

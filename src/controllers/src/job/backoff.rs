@@ -8,7 +8,8 @@ use k8s_openapi::api::core::v1::Pod;
 use crate::pods;
 
 const FIRST: SignedDuration = SignedDuration::from_secs(10);
-const LONGEST: SignedDuration = SignedDuration::from_mins(6);
+/// The number in Kubernetes' code; its documentation says six minutes.
+const LONGEST: SignedDuration = SignedDuration::from_mins(10);
 
 /// The failures since the last success.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

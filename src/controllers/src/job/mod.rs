@@ -27,6 +27,7 @@ use std::{
     time::Duration,
 };
 
+use act::Which;
 use backoff::Backoff;
 use coracle_api::selector::LabelSelector;
 use coracle_client::{
@@ -251,7 +252,7 @@ impl Controller {
         for (reason, message) in &tracked.events {
             self.tell(&job, EventType::Normal, reason, message);
         }
-        let released = self.let_go(&tracked.release, &mut memory.expectations).await;
+        let released = self.let_go(&tracked.release, Which::Any, &mut memory.expectations).await;
         let kept: HashSet<String> = owned
             .iter()
             .filter(|pod| view::is_tracked(&pod.metadata))

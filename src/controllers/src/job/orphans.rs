@@ -6,7 +6,7 @@ use coracle_client::{During, Informer, Key, ReconcileError, is_not_found};
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use kube::Api;
 
-use super::{Controller, view};
+use super::{Controller, act::Which, view};
 use crate::pods;
 
 /// True if the pod has the finalizer, and no unfinished job in the cache owns it.
@@ -45,7 +45,7 @@ impl Controller {
                 }
             }
         }
-        self.take_off(&pod).await.during(|| format!("take the finalizer off pod {key}"))?;
+        self.take_off(&pod, Which::Any).await.during(|| format!("take the finalizer off pod {key}"))?;
         Ok(None)
     }
 }

@@ -281,7 +281,7 @@ fn failures_are_waited_for() {
     check("completions=1 limit=99", &["a bad ago=-5000"], "again in 10");
     let many: Vec<String> = (0..40).map(|at| format!("p{at} bad ago=1")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
-    check("completions=1 limit=99", &many, "again in 359");
+    check("completions=1 limit=99", &many, "again in 599");
 }
 
 #[test]
@@ -556,6 +556,20 @@ async fn a_job_is_suspended_and_resumed() {
     for reason in ["Suspended", "Resumed", "DeadlineExceeded", "SuccessfulDelete"] {
         assert!(told.contains(reason), "{told:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_that_a_success_ends_have_not_failed() {
+    let bench = Bench::start(ONLY);
+    bench.api.create(&fresh("completions=4 parallelism=4 indexed success=0:1"));
+    let pods = eventually("pods", || Some(created(&bench)).filter(|pods| pods.len() == 4)).await;
+    let first = pods.iter().find(|pod| view::index(pod) == Some(0)).expect("each index has a pod");
+    end(&bench.api, &first.name_any(), 0);
+    eventually("the end", || is(&bench.api, "Complete")).await;
+    bench.quiet().await;
+    assert!(bench.api.list::<Pod>().iter().all(|pod| !view::is_tracked(&pod.metadata)));
+    let status = status_of(&bench.api);
+    assert_eq!((status.succeeded, status.failed), (Some(1), None));
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,11 +2,13 @@
 //! pods' readiness, so that services stop sending to them.
 //!
 //! A node shows that it lives by renewing its Lease in `kube-node-lease`, or by its Ready heartbeat. What
-//! counts is when that was noticed here, by this process's clock: clocks of nodes may be wrong.
+//! counts is when that was noticed here, by this process's clock: clocks of nodes may be wrong. Pods of lost
+//! nodes have to go, node by node; of how many at a time, `zones` decides.
 
 mod plan;
 #[cfg(test)]
 mod tests;
+mod zones;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -23,9 +25,10 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use parking_lot::Mutex;
-use plan::{Observed, Plan, Pulse, plan};
+use plan::{Eviction, Observed, Plan, Pulse, plan};
 use tokio::time::Instant;
 use tracing::warn;
+use zones::{Rate, Turns, Zones, zone_of};
 
 use crate::{Config, Context, context, pods};
 
@@ -54,6 +57,7 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
             leases: leases.clone(),
             pods: pods.clone(),
             pulses: Mutex::default(),
+            turns: Mutex::default(),
         });
         let queue = WorkQueue::new();
         let feed = async {
@@ -73,7 +77,7 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
 async fn feed_nodes(mut deltas: Deltas<Node>, nodes: &Informer<Node>, queue: &WorkQueue<Key>) {
     while let Some(delta) = deltas.next().await {
         queue.add(Key::of(&delta.object().metadata));
-        // Whether any other node lives decides how much a node that does not is worth.
+        // How many other nodes live decides what becomes of those that do not.
         if changes_readiness(&delta) {
             let lost = nodes.list().into_iter().filter(|node| !plan::is_ready(node));
             lost.for_each(|node| queue.add(Key::of(&node.metadata)));
@@ -117,6 +121,7 @@ struct Controller {
     pods: Informer<Pod>,
     /// The newest sign of life of each node, and when it was noticed.
     pulses: Mutex<HashMap<Key, (Pulse, Instant)>>,
+    turns: Mutex<Turns>,
 }
 
 impl Controller {
@@ -131,10 +136,38 @@ impl Controller {
         } else {
             self.pods.by_index(BY_NODE, &key.name)
         };
-        let all_lost = !plan::is_ready(&node) && !self.nodes.list().iter().any(|node| plan::is_ready(node));
-        let observed = Observed { node: &node, pods: &pods, silent, grace: self.config.node_grace, all_lost };
-        let plan = plan(&observed, clock::now());
+        let plan = self.plan(&node, &pods, silent);
         self.apply(&node, plan).await
+    }
+
+    /// A node is given up only when it is its zone's turn.
+    fn plan(&self, node: &Node, pods: &[Arc<Pod>], silent: Duration) -> Plan {
+        let with = |eviction| {
+            let observed = Observed { node, pods, silent, grace: self.config.node_grace, eviction };
+            plan(&observed, clock::now())
+        };
+        if plan::is_ready(node) {
+            return with(Eviction::Off);
+        }
+        let zone = zone_of(node);
+        let nodes = self.nodes.list();
+        // Nodes that fell silent together are counted together, though each is told of on its own.
+        let is_alive = |node: &Node| {
+            plan::is_ready(node) && self.silence(&Key::of(&node.metadata), node) < self.config.node_grace
+        };
+        let between = match Zones::of(nodes.iter().map(|node| (&**node, is_alive(node)))).rate(zone) {
+            Rate::Off => return with(Eviction::Off),
+            Rate::Held => return with(Eviction::Held),
+            Rate::Each(between) => between,
+        };
+        let mut plan = with(Eviction::Held);
+        if plan.held {
+            match self.turns.lock().take(zone, between, Instant::now()) {
+                Ok(()) => plan = with(Eviction::Now),
+                Err(wait) => plan.again = Some(plan.again.map_or(wait, |again| again.min(wait))),
+            }
+        }
+        plan
     }
 
     /// For how long nothing was heard of the node.

@@ -58,9 +58,18 @@ pub(super) struct Observed<'a> {
     pub(super) silent: Duration,
     /// For how long a node may be silent.
     pub(super) grace: Duration,
-    /// No node of the cluster is ready: then it is more likely that we are cut off than that all are lost, and
-    /// pods stay where they are (Kubernetes' full disruption mode).
-    pub(super) all_lost: bool,
+    pub(super) eviction: Eviction,
+}
+
+/// Whether the pods of a node that is not ready have to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Eviction {
+    /// They may stay, even if they had to go before.
+    Off,
+    /// If they had to go before, they still have to.
+    Held,
+    /// They have to go.
+    Now,
 }
 
 #[derive(Debug, Default, PartialEq)]
@@ -71,12 +80,14 @@ pub(super) struct Plan {
     pub(super) taints: Option<Vec<Taint>>,
     /// Pods that say they are ready although their node is not.
     pub(super) not_ready: Vec<Arc<Pod>>,
+    /// Pods would have to go now, were that not held.
+    pub(super) held: bool,
     /// When the node would have been silent for too long.
     pub(super) again: Option<Duration>,
 }
 
 pub(super) fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan {
-    let Observed { node, pods, silent, grace, all_lost } = observed;
+    let Observed { node, pods, silent, grace, eviction } = observed;
     let lost = silent >= grace;
     let mut plan = Plan::default();
     if lost {
@@ -90,7 +101,8 @@ pub(super) fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan {
     if !is_ready(node) {
         plan.not_ready = pods.iter().filter(|pod| pods::is_ready(pod)).cloned().collect();
     }
-    plan.taints = taints(node, *all_lost, now);
+    plan.held = *eviction == Eviction::Held && !is_ready(node) && !is_evicted(node);
+    plan.taints = taints(node, *eviction, now);
     plan
 }
 
@@ -130,9 +142,17 @@ fn unknown(node: &Node, now: Timestamp) -> Option<Vec<NodeCondition>> {
     (new != old).then_some(new)
 }
 
+/// True if its pods have to go already.
+fn is_evicted(node: &Node) -> bool {
+    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
+    let evicts =
+        |taint: &Taint| taint.effect == NO_EXECUTE && (taint.key == NOT_READY || taint.key == UNREACHABLE);
+    taints.into_iter().flatten().any(evicts)
+}
+
 /// The taints that follow from conditions and cordon, if they are not there already. Taints of others
 /// stay.
-fn taints(node: &Node, all_lost: bool, now: Timestamp) -> Option<Vec<Taint>> {
+fn taints(node: &Node, eviction: Eviction, now: Timestamp) -> Option<Vec<Taint>> {
     let old = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
     let mut wanted = Vec::new();
     let trouble = match condition(node, "Ready").map(|ready| ready.status.as_str()) {
@@ -142,7 +162,7 @@ fn taints(node: &Node, all_lost: bool, now: Timestamp) -> Option<Vec<Taint>> {
     };
     if let Some(key) = trouble {
         wanted.push((key, NO_SCHEDULE));
-        if !all_lost {
+        if eviction == Eviction::Now || eviction == Eviction::Held && is_evicted(node) {
             wanted.push((key, NO_EXECUTE));
         }
     }

@@ -111,6 +111,73 @@ async fn a_node_that_says_it_is_not_ready_is_believed_at_once() {
     .await;
 }
 
+/// Of five nodes three fall silent: the network may have broken, and their pods stay. When one of them is
+/// back, the pods of the others have to go, one node after the other.
+#[tokio::test(start_paused = true)]
+async fn most_of_a_small_zone_is_not_given_up() {
+    let bench = Bench::start(ONLY);
+    let api = &bench.api;
+    let names = ["a", "b", "c", "d", "e"];
+    names.iter().for_each(|name| drop(api.create(&node(name, "True"))));
+    let evicted = || {
+        let is_evicted = |name: &&str| {
+            let taints = api.get::<Node>("", name).and_then(|node| node.spec?.taints).unwrap_or_default();
+            taints.iter().any(|taint| taint.effect == "NoExecute")
+        };
+        names.into_iter().filter(is_evicted).collect::<Vec<_>>()
+    };
+    let pass = async |seconds: u64, alive: &[&str]| {
+        for _ in 0..seconds {
+            alive.iter().for_each(|name| renew(api, name));
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    pass(60, &names).await;
+    pass(120, &["a", "b"]).await;
+    for name in ["c", "d", "e"] {
+        let lost = api.get::<Node>("", name).expect("it is there");
+        assert!(!plan::is_ready(&lost), "{name}");
+    }
+    assert_eq!(evicted(), [""; 0]);
+    renew(api, "c");
+    api.edit("", "c", |back: &mut Node| back.status = node("n", "True").status);
+    pass(3, &["a", "b", "c"]).await;
+    assert_eq!(evicted().len(), 1);
+    pass(10, &["a", "b", "c"]).await;
+    assert_eq!(evicted(), ["d", "e"]);
+}
+
+#[test]
+fn pods_that_may_stay_and_pods_that_may_not() {
+    #[track_caller]
+    fn check(taint: Option<&str>, eviction: Eviction, expected: &str) {
+        let mut node = node("n", "Unknown");
+        let taints = [Some((UNREACHABLE, "NoSchedule")), taint.map(|key| (key, "NoExecute"))];
+        let taint = |(key, effect): (&str, &str)| Taint {
+            key: key.to_owned(),
+            effect: effect.to_owned(),
+            ..Taint::default()
+        };
+        node.spec.as_mut().unwrap().taints = Some(taints.into_iter().flatten().map(taint).collect());
+        let (silent, grace) = (Duration::ZERO, Duration::from_secs(40));
+        let plan = plan(&Observed { node: &node, pods: &[], silent, grace, eviction }, clock::now());
+        let taints = plan.taints.map(|taints| {
+            taints.iter().map(|taint| format!("{}:{}", taint.key, taint.effect)).collect::<Vec<_>>().join(",")
+        });
+        let said = format!("{} {}", taints.as_deref().unwrap_or("same"), plan.held);
+        assert_eq!(said.replace("node.kubernetes.io/", ""), expected);
+    }
+    const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+    check(None, Eviction::Now, "unreachable:NoSchedule,unreachable:NoExecute false");
+    check(None, Eviction::Held, "same true");
+    check(None, Eviction::Off, "same false");
+    check(Some(UNREACHABLE), Eviction::Now, "same false");
+    check(Some(UNREACHABLE), Eviction::Held, "same false");
+    check(Some(UNREACHABLE), Eviction::Off, "unreachable:NoSchedule false");
+    let changed = Some("node.kubernetes.io/not-ready");
+    check(changed, Eviction::Held, "unreachable:NoSchedule,unreachable:NoExecute false");
+}
+
 /// What the plan says, in short.
 #[track_caller]
 fn check(change: impl FnOnce(&mut Node), silent: u64, expected: &str) {
@@ -121,7 +188,7 @@ fn check(change: impl FnOnce(&mut Node), silent: u64, expected: &str) {
         pods: &[],
         silent: Duration::from_secs(silent),
         grace: Duration::from_secs(40),
-        all_lost: false,
+        eviction: Eviction::Now,
     };
     let plan = plan(&observed, clock::now());
     let conditions = plan.conditions.iter().flatten().map(|condition| {

@@ -22,11 +22,14 @@ use apply::Applier;
 use coracle_client::{Delta, Deltas, Informer, Key, ReconcileError, WorkQueue};
 use futures::future::BoxFuture;
 use k8s_openapi::api::{
-    core::v1::{Node, PersistentVolume, PersistentVolumeClaim},
+    core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod},
     storage::v1::StorageClass,
 };
 
-use crate::{Context, context, pods};
+use crate::{
+    Context, context, pods,
+    volume_protection::{BY_CLAIM, index_by_claim},
+};
 
 pub(crate) const NAME: &str = "persistentvolume-binder";
 
@@ -56,16 +59,19 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
             volumes: context.informers.get(),
             classes: context.informers.get(),
             nodes: context.informers.get(),
+            pods: context.informers.get(),
             applier: Applier::new(&context),
             queue: WorkQueue::new(),
         });
+        index_by_claim(&binder.pods);
         let feeder = binder.clone();
         let feed = async move {
             tokio::join!(
                 feeder.claims.synced(),
                 feeder.volumes.synced(),
                 feeder.classes.synced(),
-                feeder.nodes.synced()
+                feeder.nodes.synced(),
+                feeder.pods.synced(),
             );
             tokio::join!(
                 feeder.feed_claims(feeder.claims.subscribe()),
@@ -89,6 +95,7 @@ struct Binder {
     volumes: Informer<PersistentVolume>,
     classes: Informer<StorageClass>,
     nodes: Informer<Node>,
+    pods: Informer<Pod>,
     applier: Applier,
     queue: WorkQueue<Subject>,
 }
@@ -171,7 +178,16 @@ impl Binder {
     fn plan(&self, claim: &PersistentVolumeClaim, class: Option<&StorageClass>) -> plan::ClaimPlan {
         let volumes = self.volumes.list();
         let nodes = |name: &str| self.nodes.get(&Key::cluster(name));
-        plan::claim(claim, &plan::Observed { volumes: &volumes, class, nodes: &nodes })
+        let unscheduled = || self.unscheduled(&Key::of(&claim.metadata));
+        let observed = plan::Observed { volumes: &volumes, class, nodes: &nodes, unscheduled: &unscheduled };
+        plan::claim(claim, &observed)
+    }
+
+    /// The names of the pods that use the claim and have no node yet.
+    fn unscheduled(&self, claim: &Key) -> Vec<String> {
+        let users = self.pods.by_index(BY_CLAIM, &claim.to_string());
+        let waits = |pod: &&Arc<Pod>| pods::node_name(pod).is_none() && !pods::is_terminal(pod);
+        users.iter().filter(waits).map(|pod| pods::name(&pod.metadata).to_owned()).collect()
     }
 
     async fn claim(&self, key: &Key) -> Result<Option<Duration>, ReconcileError> {

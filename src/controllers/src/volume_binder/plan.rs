@@ -51,11 +51,13 @@ pub(super) enum ClaimPlan {
     Lost(Note),
 }
 
-/// All volumes, the claim's class, and the nodes that there are.
+/// All volumes, the claim's class, the nodes that there are, and who waits.
 pub(super) struct Observed<'a> {
     pub(super) volumes: &'a [Arc<PersistentVolume>],
     pub(super) class: Option<&'a StorageClass>,
     pub(super) nodes: &'a dyn Fn(&str) -> Option<Arc<Node>>,
+    /// The pods that use the claim and have no node yet.
+    pub(super) unscheduled: &'a dyn Fn() -> Vec<String>,
 }
 
 pub(super) fn claim(claim: &PersistentVolumeClaim, observed: &Observed<'_>) -> ClaimPlan {
@@ -83,8 +85,17 @@ pub(super) fn claim(claim: &PersistentVolumeClaim, observed: &Observed<'_>) -> C
     let selected = annotation(&claim.metadata, SELECTED_NODE);
     let node = match selected {
         None if waits => {
-            let message = "waiting for first consumer to be created before binding";
-            return ClaimPlan::Wait(note(false, "WaitForFirstConsumer", message));
+            let (reason, message) = match &(observed.unscheduled)()[..] {
+                [] => {
+                    let message = "waiting for first consumer to be created before binding";
+                    ("WaitForFirstConsumer", message.to_owned())
+                }
+                [pod] => ("WaitForPodScheduled", format!("waiting for pod {pod} to be scheduled")),
+                pods => {
+                    ("WaitForPodScheduled", format!("waiting for pods {} to be scheduled", pods.join(",")))
+                }
+            };
+            return ClaimPlan::Wait(note(false, reason, message));
         }
         None => None,
         Some(name) => match (observed.nodes)(name) {

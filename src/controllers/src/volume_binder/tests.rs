@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use coracle_client::{clock, random, test_support::eventually};
 use k8s_openapi::{
     api::core::v1::{
-        PersistentVolumeClaimSpec, PersistentVolumeSpec, PersistentVolumeStatus, VolumeResourceRequirements,
+        Event, PersistentVolumeClaimSpec, PersistentVolumeSpec, PersistentVolumeStatus,
+        VolumeResourceRequirements,
     },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
 };
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::{
     Controller as Registered,
-    testing::{Bench, chaos, labels, meta},
+    testing::{self, Bench, chaos, labels, meta},
 };
 
 const ONLY: &[Registered] = &[Registered { name: NAME, run }];
@@ -81,7 +82,7 @@ fn check(
 ) {
     let volumes: Vec<_> = volumes.iter().cloned().map(Arc::new).collect();
     let nodes = |name: &str| (name == "n").then(|| Arc::new(node("n")));
-    let observed = Observed { volumes: &volumes, class, nodes: &nodes };
+    let observed = Observed { volumes: &volumes, class, nodes: &nodes, unscheduled: &Vec::new };
     let said = match plan::claim(claim, &observed) {
         ClaimPlan::Wait(note) => format!("wait {}", note.map_or("", |note| note.reason)),
         ClaimPlan::Bind(volume) => format!("bind {}", pods::name(&volume.metadata)),
@@ -201,6 +202,32 @@ fn what_becomes_of_a_volume() {
         VolumePlan::DropFinalizer,
         "a volume without affinity is reached by any node; without nodes by none"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_tells_for_whom_it_waits() {
+    let bench = Bench::start(ONLY);
+    bench.api.create(&class("local", "WaitForFirstConsumer"));
+    bench.api.create(&claim("c", "1Gi", "local"));
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    for name in ["one", "two"] {
+        let mut pod = testing::pod(name);
+        testing::claim(&mut pod, "c");
+        bench.api.create(&pod);
+        tokio::time::sleep(Duration::from_secs(20)).await;
+    }
+    bench.handle.shutdown().await;
+    let events = bench.api.list::<Event>();
+    let told: std::collections::BTreeSet<String> = events
+        .into_iter()
+        .map(|event| format!("{}: {}", event.reason.unwrap_or_default(), event.message.unwrap_or_default()))
+        .collect();
+    let wanted = [
+        "WaitForFirstConsumer: waiting for first consumer to be created before binding",
+        "WaitForPodScheduled: waiting for pod one to be scheduled",
+        "WaitForPodScheduled: waiting for pods one,two to be scheduled",
+    ];
+    assert_eq!(told, wanted.map(str::to_owned).into());
 }
 
 #[tokio::test(start_paused = true)]

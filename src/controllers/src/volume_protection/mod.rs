@@ -28,7 +28,15 @@ const CLAIM_FINALIZER: &str = "kubernetes.io/pvc-protection";
 const VOLUME_FINALIZER: &str = "kubernetes.io/pv-protection";
 
 /// Pods by the claims they use, as `namespace/claim`.
-const BY_CLAIM: &str = "volume-protection/claim";
+pub(crate) const BY_CLAIM: &str = "volume-protection/claim";
+
+/// Adds that index.
+pub(crate) fn index_by_claim(pods: &Informer<Pod>) {
+    pods.add_index(BY_CLAIM, |pod| {
+        let namespace = pods::namespace(&pod.metadata);
+        claims_of(pod).into_iter().map(|name| format!("{namespace}/{name}")).collect()
+    });
+}
 
 pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
     Box::pin(async move {
@@ -38,10 +46,7 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
             volumes: context.informers.get(),
             pods: context.informers.get(),
         });
-        controller.pods.add_index(BY_CLAIM, |pod| {
-            let namespace = pods::namespace(&pod.metadata);
-            claims_of(pod).into_iter().map(|name| format!("{namespace}/{name}")).collect()
-        });
+        index_by_claim(&controller.pods);
         let queue: WorkQueue<Key> = WorkQueue::new();
         let feed = async {
             let Controller { claims, volumes, pods, .. } = &*controller;

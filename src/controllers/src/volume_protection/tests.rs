@@ -1,13 +1,13 @@
 //! What is used stays until it is not.
 
 use coracle_client::test_support::eventually;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaimVolumeSource, PersistentVolumeStatus, Volume};
+use k8s_openapi::api::core::v1::PersistentVolumeStatus;
 use kube::api::DeleteParams;
 
 use super::*;
 use crate::{
     Controller as Registered,
-    testing::{Bench, meta, pod, run_on},
+    testing::{self, Bench, meta, pod, run_on},
 };
 
 fn protected(name: &str, finalizer: &str) -> ObjectMeta {
@@ -21,14 +21,7 @@ async fn a_claim_stays_as_long_as_a_pod_uses_it() {
     api.create(&PersistentVolumeClaim { metadata: protected("data", CLAIM_FINALIZER), ..Default::default() });
     let mut user = pod("p");
     run_on(&mut user, "n", "10.0.0.1", true);
-    user.spec.as_mut().unwrap().volumes = Some(vec![Volume {
-        name: "v".to_owned(),
-        persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
-            claim_name: "data".to_owned(),
-            read_only: None,
-        }),
-        ..Volume::default()
-    }]);
+    testing::claim(&mut user, "data");
     api.create(&user);
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(api.client(), "ns");
     claims.delete("data", &DeleteParams::default()).await.unwrap();

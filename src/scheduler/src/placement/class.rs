@@ -36,7 +36,7 @@ pub(super) struct Class {
     pub(super) weight: Resources,
     pub(super) affinity: NodeAffinity,
     pub(super) tolerations: Vec<Toleration>,
-    /// With a tag, as nodes list them.
+    /// Of all containers, those that initialise included; with a tag, as nodes list them.
     pub(super) images: Vec<String>,
     pub(super) ports: Vec<Port>,
     pub(super) terms: Terms,
@@ -154,7 +154,7 @@ impl Class {
             weight: Resources::weight_of(pod),
             affinity: NodeAffinity::of(spec),
             tolerations: spec.tolerations.clone().unwrap_or_default(),
-            images: spec.containers.iter().filter_map(image).collect(),
+            images: spec.init_containers.iter().flatten().chain(&spec.containers).map(image).collect(),
             ports: ports(spec),
             terms: Terms::of(spec, &namespace, &labels),
             hard: constraints("DoNotSchedule"),
@@ -175,8 +175,8 @@ fn owner(pod: &Pod) -> Option<(&str, &str)> {
     spread.then_some((owner.kind.as_str(), owner.uid.as_str()))
 }
 
-fn image(container: &Container) -> Option<String> {
-    container.image.as_deref().map(normalized)
+fn image(container: &Container) -> String {
+    normalized(container.image.as_deref().unwrap_or_default())
 }
 
 /// An image's name with a tag.

@@ -267,7 +267,8 @@ fn find(class: &Class, version: u32, node: &NodeState, images: &Images<'_>) -> F
     }
 }
 
-/// Images smaller than the first make no difference, larger than the second no more. Kubernetes' numbers.
+/// Images smaller than the first make no difference, larger than the second for each container no more.
+/// Kubernetes' numbers.
 const SMALL: i64 = 23 << 20;
 const LARGE: i64 = 1000 << 20;
 
@@ -282,7 +283,8 @@ fn image_score(class: &Class, node: &NodeState, images: &Images<'_>) -> u8 {
             i64::try_from(scaled).unwrap_or(i64::MAX)
         })
         .fold(0, i64::saturating_add);
-    let score = 100 * (sum.clamp(SMALL, LARGE) - SMALL) / (LARGE - SMALL);
+    let large = LARGE.saturating_mul(i64::try_from(class.images.len().max(1)).unwrap_or(i64::MAX));
+    let score = 100 * (sum.clamp(SMALL, large) - SMALL) / (large - SMALL);
     u8::try_from(score).unwrap_or(100)
 }
 

@@ -20,6 +20,7 @@ struct Facts<'a> {
     failed: bool,
     failure_target: bool,
     success_criteria: bool,
+    suspended: bool,
 }
 
 impl Facts<'_> {
@@ -30,6 +31,7 @@ impl Facts<'_> {
             failed: has_condition(status, "Failed"),
             failure_target: has_condition(status, "FailureTarget"),
             success_criteria: has_condition(status, "SuccessCriteriaMet"),
+            suspended: has_condition(status, "Suspended"),
         }
     }
 
@@ -264,7 +266,9 @@ fn check_transition(
         let path = path.child("completionTime");
         errors.push(field::invalid(&path, completion, "completionTime cannot be mutated"));
     }
-    if is_set(&old.status["startTime"]) && changed("startTime") && !flag(&spec["suspend"]) {
+    // A job that is resumed starts anew, even if it ran before it was suspended.
+    let resumes = old.suspended || flag(&spec["suspend"]);
+    if is_set(&old.status["startTime"]) && changed("startTime") && !resumes {
         let words = "startTime cannot be removed for unsuspended job";
         errors.push(field::required(&path.child("startTime"), words));
     }

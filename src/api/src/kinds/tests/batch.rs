@@ -311,6 +311,11 @@ fn finished_jobs_stay_finished() {
         &["status.startTime: Required value: startTime cannot be removed for unsuspended job"],
     );
     check(
+        json!({"startTime": "2026-01-01T11:00:00Z", "conditions": [condition("Suspended")]}),
+        json!({"startTime": "2026-01-01T11:05:00Z"}),
+        &[],
+    );
+    check(
         json!({}),
         json!({"ready": 2, "active": 1, "completedIndexes": "0"}),
         &[
@@ -361,7 +366,15 @@ fn cron_jobs() {
            field instead",
         ],
     );
-    spec(json!({"timeZone": "UTC"}), &[]);
+    spec(json!({"schedule": "@every -5s"}), &[]);
+    for zone in ["UTC", "Etc/UTC", "Europe/Berlin", "America/Argentina/Buenos_Aires"] {
+        spec(json!({"timeZone": zone}), &[]);
+    }
+    // With a database of zones, as this machine has one.
+    spec(
+        json!({"timeZone": "europe/berlin"}),
+        &["spec.timeZone: Invalid value: \"europe/berlin\": unknown time zone europe/berlin"],
+    );
     spec(
         json!({"timeZone": ""}),
         &["spec.timeZone: Invalid value: \"\": timeZone must be nil or non-empty string"],

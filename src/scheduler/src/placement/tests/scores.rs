@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{
-    ContainerImage, NodeAffinity, NodeSelectorRequirement, NodeSelectorTerm, Pod, PreferredSchedulingTerm,
-    Service, ServiceSpec,
+    Container, ContainerImage, NodeAffinity, NodeSelectorRequirement, NodeSelectorTerm, Pod,
+    PreferredSchedulingTerm, Service, ServiceSpec,
 };
 
 use super::make::*;
@@ -114,6 +114,36 @@ fn nodes_that_have_the_image() {
     };
     assert_eq!(told(&mut cluster, wants("registry.local/app")), "a");
     assert_eq!(told(&mut cluster, wants("registry.local/app:2")), "b");
+    let initialised = asking(pod("new", &[]), |spec| {
+        let image = Some("registry.local/app".to_owned());
+        spec.init_containers = Some(vec![Container { image, ..spec.containers[0].clone() }]);
+    });
+    assert_eq!(told(&mut cluster, initialised), "a");
+}
+
+/// For one container a gigabyte is all that counts, for two it is half of it.
+#[test]
+fn the_more_containers_the_more_images_count() {
+    let image = |name: &str, bytes: i64| ContainerImage {
+        names: Some(vec![name.to_owned()]),
+        size_bytes: Some(bytes),
+    };
+    let (one, two) = (image("one:latest", 1 << 30), image("two:latest", 1 << 30));
+    let both = vec![one.clone(), two];
+    let mut cluster = cluster(vec![
+        with(node("a", ROOMY), |_, status| status.images = Some(vec![one])),
+        with(node("b", ROOMY), |_, status| status.images = Some(both)),
+    ]);
+    put(&mut cluster, pod("p", &[("cpu", "100m"), ("memory", "100Mi")]), "b");
+    let new = asking(pod("new", &[]), |spec| {
+        let container = |name: &str| Container {
+            name: name.to_owned(),
+            image: Some(name.to_owned()),
+            ..spec.containers[0].clone()
+        };
+        spec.containers = vec![container("one"), container("two")];
+    });
+    assert_eq!(told(&mut cluster, new), "b");
 }
 
 #[test]
