@@ -34,7 +34,7 @@ const CLUSTER_CIDR: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 128, 0, 0), 
 const SERVICE_CIDR: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16);
 /// The port range of NodePort services: Kubernetes' default.
 const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
-/// Pods on one node: ten thousand of one kind and some beside them.
+/// Pods on one node, if it takes as many containers: ten thousand of one kind and some beside them.
 const MAX_PODS: u32 = 10_500;
 
 /// This binary, which is also the compiler: whatever lies under its name by now.
@@ -164,7 +164,7 @@ impl Cluster {
                 address: node_address(server.address().ip()),
                 listen: server.address().ip(),
                 data_dir: data.root().to_owned(),
-                max_pods: MAX_PODS,
+                max_pods: MAX_PODS.min(config.node.max_containers),
                 version: coracle_apiserver::GIT_VERSION.to_owned(),
                 service_cidr: SERVICE_CIDR,
                 api_server: Some(reachable(server.address())),

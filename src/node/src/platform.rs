@@ -64,6 +64,8 @@ const ORDINARY_CAPABILITIES: &[&str] = &[
     "SETGID",
     "SETPCAP",
     "SETUID",
+    // What `kubectl debug` asks for by its general profile; there are no other processes to look into.
+    "SYS_PTRACE",
 ];
 
 /// Whether the node takes a new pod at all.

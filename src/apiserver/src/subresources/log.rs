@@ -134,6 +134,8 @@ fn check_started(pod: &Value, container: &str, previous: bool) -> Result<(), Sta
         )));
     }
     match status.pointer("/state/waiting/reason").and_then(Value::as_str) {
+        Some("ErrImagePull") if !ran_before => waits("image can't be pulled"),
+        Some("ImagePullBackOff") if !ran_before => waits("trying and failing to pull image"),
         Some(reason) if !ran_before => waits(reason),
         _ => Ok(()),
     }

@@ -80,6 +80,7 @@ fn entry(out: &mut Vec<u8>, stream: StreamName, tag: u8, content: &[&[u8]], now:
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry<'a> {
     pub(super) time: &'a str,
+    pub(super) stream: StreamName,
     pub(super) partial: bool,
     pub(super) content: &'a [u8],
 }
@@ -94,9 +95,14 @@ impl Entry<'_> {
 /// Reads one line of a log file, without its newline; `None` for what is no entry.
 pub(super) fn parse(line: &[u8]) -> Option<Entry<'_>> {
     let (time, rest) = split(line)?;
-    let (_stream, rest) = split(rest)?;
+    let (stream, rest) = split(rest)?;
     let (tag, content) = split(rest)?;
-    Some(Entry { time: std::str::from_utf8(time).ok()?, partial: tag.starts_with(b"P"), content })
+    let stream = match stream {
+        b"stdout" => StreamName::Stdout,
+        b"stderr" => StreamName::Stderr,
+        _ => return None,
+    };
+    Some(Entry { time: std::str::from_utf8(time).ok()?, stream, partial: tag.starts_with(b"P"), content })
 }
 
 fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -140,7 +146,10 @@ mod tests {
     fn entries_are_read_back() {
         let line = b"2025-03-04T05:06:07.000000008Z stderr P two words";
         let entry = parse(line).unwrap();
-        assert_eq!((entry.partial, entry.content), (true, &b"two words"[..]));
+        assert_eq!(
+            (entry.stream, entry.partial, entry.content),
+            (StreamName::Stderr, true, &b"two words"[..])
+        );
         assert_eq!(entry.timestamp().unwrap().subsec_nanosecond(), 8);
         assert_eq!(parse(b"garbage"), None);
         assert_eq!(parse(b""), None);

@@ -5,6 +5,8 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
 
+use super::format::StreamName;
+
 /// The query string.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -16,6 +18,7 @@ pub(crate) struct LogQuery {
     since_seconds: Option<String>,
     since_time: Option<String>,
     limit_bytes: Option<String>,
+    stream: Option<String>,
 }
 
 /// What of a log is asked for.
@@ -30,6 +33,8 @@ pub(crate) struct LogOptions {
     pub(crate) since: Option<Timestamp>,
     /// At most so many bytes of output.
     pub(crate) limit: Option<u64>,
+    /// Only what went to this output.
+    pub(crate) stream: Option<StreamName>,
 }
 
 impl LogOptions {
@@ -58,6 +63,12 @@ impl LogOptions {
             tail: number("tailLines", query.tail_lines)?,
             since,
             limit: number("limitBytes", query.limit_bytes)?,
+            stream: match query.stream.as_deref() {
+                None | Some("" | "All") => None,
+                Some("Stdout") => Some(StreamName::Stdout),
+                Some("Stderr") => Some(StreamName::Stderr),
+                Some(other) => return Err(format!("invalid stream: \"{other}\"")),
+            },
         })
     }
 }
@@ -91,8 +102,11 @@ mod tests {
     #[test]
     fn queries_are_read() {
         assert_eq!(parse(&[]).unwrap(), LogOptions::default());
-        let options = parse(&[("follow", "true"), ("tailLines", "5"), ("sinceSeconds", "60")]).unwrap();
+        let options =
+            parse(&[("follow", "true"), ("tailLines", "5"), ("sinceSeconds", "60"), ("stream", "Stderr")])
+                .unwrap();
         assert!(options.follow && !options.previous);
+        assert_eq!(options.stream, Some(StreamName::Stderr));
         assert_eq!(options.tail, Some(5));
         assert_eq!(options.since, Some("2025-01-01T00:00:00Z".parse().unwrap()));
     }
@@ -102,6 +116,7 @@ mod tests {
         for (pairs, message) in [
             (vec![("tailLines", "-1")], "invalid tailLines: \"-1\""),
             (vec![("follow", "yes")], "invalid follow: \"yes\""),
+            (vec![("stream", "stdout")], "invalid stream: \"stdout\""),
             (vec![("sinceTime", "noon")], "invalid sinceTime: \"noon\""),
             (
                 vec![("sinceTime", "2025-01-01T00:00:00Z"), ("sinceSeconds", "1")],

@@ -177,6 +177,9 @@ impl Filter {
         {
             return;
         }
+        if self.options.stream.is_some_and(|stream| stream != entry.stream) {
+            return;
+        }
         if self.options.timestamps && self.at_line_start {
             self.emit(entry.time.as_bytes(), output);
             self.emit(b" ", output);
@@ -271,6 +274,8 @@ mod tests {
         filter(&none(), "one\ntwo halves\nthree\n");
         filter(&LogOptions { limit: Some(6), ..none() }, "one\ntw");
         filter(&LogOptions { limit: Some(0), ..none() }, "");
+        filter(&LogOptions { stream: Some(StreamName::Stdout), ..none() }, "one\nthree\n");
+        filter(&LogOptions { stream: Some(StreamName::Stderr), ..none() }, "two halves\n");
         let since = Some("2025-01-01T00:00:02.6Z".parse().unwrap());
         filter(&LogOptions { since, ..none() }, "three\n");
         filter(

@@ -48,6 +48,9 @@ const STREAM_CREATION: Duration = Duration::from_secs(30);
 const FAREWELL: Duration = Duration::from_secs(10);
 /// A client that takes nothing for so long loses its session: until then its container waits for it.
 const STALLED: Duration = Duration::from_secs(30);
+/// How long the first output waits: `kubectl` 1.33 throws away what comes before it has made its streams, which is
+/// after it said that it has (kubernetes/kubernetes 131189).
+const FIRST_FRAME: Duration = Duration::from_millis(20);
 /// Exit code of a program that Control-C ended.
 const INTERRUPTED: i32 = 130;
 
@@ -249,6 +252,7 @@ where
 {
     // Tells the client that the connection stands.
     in_time(sender.send(greeting, &[])).await?;
+    tokio::time::sleep(FIRST_FRAME).await;
     loop {
         match timeout(PING_AFTER, out.recv()).await {
             Ok(Some((channel, data))) => in_time(sender.send(channel, &data)).await?,
@@ -619,7 +623,25 @@ mod tests {
         };
         let (result, ()) = tokio::join!(write(&mut sender, STDOUT, &mut from_out), client);
         assert!(result.is_err());
-        assert_eq!(started.elapsed(), 2 * PING_AFTER);
+        assert_eq!(started.elapsed(), FIRST_FRAME + 2 * PING_AFTER);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn output_waits_until_its_client_can_take_it() {
+        let started = tokio::time::Instant::now();
+        let (sink, mut received) = carrier(8);
+        let (out, mut from_out) = mpsc::channel(PIECES);
+        out.send((STDOUT, Bytes::from_static(b"early"))).await.unwrap();
+        drop(out);
+        let mut sender = websocket::sender(sink);
+        let client = async {
+            received.recv().await.expect("the greeting");
+            assert_eq!(started.elapsed(), Duration::ZERO);
+            received.recv().await.expect("the output");
+            assert_eq!(started.elapsed(), FIRST_FRAME);
+        };
+        let (result, ()) = tokio::join!(write(&mut sender, STDOUT, &mut from_out), client);
+        result.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
@@ -629,7 +651,7 @@ mod tests {
         let (_out, mut from_out) = mpsc::channel(PIECES);
         let result = write(&mut websocket::sender(sink), STDOUT, &mut from_out).await;
         assert_eq!(result.map_err(|error| error.kind()), Err(io::ErrorKind::TimedOut));
-        assert_eq!(started.elapsed(), PING_AFTER + STALLED);
+        assert_eq!(started.elapsed(), FIRST_FRAME + PING_AFTER + STALLED);
     }
 
     #[test]
