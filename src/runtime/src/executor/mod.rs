@@ -14,8 +14,11 @@
 //!
 //! Guarantees: a task that could run waits for no task that is due less for longer than a turn; a task that calls
 //! nothing blocking holds its worker no longer than a turn and one host call; [`blocking`] calls keep a worker, but
-//! another stands in after a tick. However many of a container's tasks wait for a disk, threads are left for others.
+//! another stands in after a tick. So one does for a turn that overstays, because something in it looks at no epoch (a
+//! fill of gigabytes, a string that the engine recodes between two components): it delays nobody but its own
+//! container, which is charged for it. How long that takes is bounded by what memory the container may have. However many of a container's tasks wait for a disk, threads are left for others.
 
+mod cpu;
 mod queue;
 mod quota;
 mod share;
@@ -36,7 +39,7 @@ use self::queue::{GroupId, Nanos, RunQueue, TICK};
 pub(crate) use self::share::Share;
 pub(crate) use self::task::Lost;
 use self::task::{Job, Task, Work};
-use self::worker::Seat;
+use self::worker::{Desk, Seat};
 pub(crate) use self::worker::{blocking, gives_way, memory_limit, turn_is_over};
 use crate::container::Cpu;
 
@@ -74,12 +77,12 @@ struct State {
     /// Every task that is not over, so that the shutdown finds those that are asleep.
     tasks: Vec<Option<Arc<Task>>>,
     free: Vec<usize>,
-    /// Every worker's seat, and the group whose turn it has, or had last.
-    seats: Vec<(Seat, Option<GroupId>)>,
+    /// Every worker's seat, and what turn it has.
+    seats: Vec<Desk>,
     free_seats: Vec<Seat>,
     /// Threads that work or look for work, of at most `threads`; those that are away do not count.
     active: usize,
-    /// Threads that are away: in [`blocking`] for a whole tick.
+    /// Threads that are away: in [`blocking`] for a whole tick, or in a turn that overstays.
     blocked: usize,
     /// Threads that wait for work.
     parked: usize,
@@ -303,7 +306,7 @@ impl Inner {
         }
     }
 
-    /// Starts a thread in place of one that waits for a disk, if there is work and no thread for it.
+    /// Starts a thread in place of one that is away, if there is work and no thread for it.
     fn stand_in(self: &Arc<Self>, state: &mut MutexGuard<'_, State>) {
         let wanted = state.blocked > 0 && state.active < self.threads && state.queue.has_ready();
         let may = state.parked == 0 && state.total < self.threads + STAND_INS && !state.stopped;

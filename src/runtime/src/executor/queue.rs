@@ -13,7 +13,8 @@
 //! ```
 //!
 //! A turn that waits for a disk is *away*: its thread's place is others'. A group has no more turns away than
-//! threads are left to stand in for those of all others; while it does, it is *held*, whatever it is due.
+//! threads are left to stand in for those of all others; while it does, it is *held*, whatever it is due. A turn that
+//! *overstays* is away, too, though it uses a CPU: it has no second one at the same time.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -83,6 +84,8 @@ struct Group<T> {
     running: usize,
     /// How many of those that run are away.
     away: usize,
+    /// How many of those overstay.
+    overstay: usize,
     place: Place,
 }
 
@@ -101,9 +104,9 @@ impl<T> Group<T> {
         u128::from(nanos) * u128::from(CPU_SHARES * CPU_SHARES) / u128::from(self.shares)
     }
 
-    /// Whether one more turn may wait for a disk, where so many do. One always may.
+    /// Whether one more turn may wait for a disk, where so many do. One always may, unless another overstays.
     fn may_leave(&self, away: usize) -> bool {
-        self.away == 0 || self.away + away < STAND_INS
+        self.overstay == 0 && (self.away == 0 || self.away + away < STAND_INS)
     }
 }
 
@@ -130,6 +133,7 @@ impl<T> RunQueue<T> {
             ready: VecDeque::new(),
             running: 0,
             away: 0,
+            overstay: 0,
             place: Place::Nowhere,
         };
         match self.free.pop() {
@@ -238,6 +242,18 @@ impl<T> RunQueue<T> {
         for id in std::mem::take(&mut self.held) {
             self.list(id, now);
         }
+    }
+
+    /// A turn does not end when it should: others run in its place, but none of its group.
+    pub(super) fn overstays(&mut self, id: GroupId, now: Nanos) {
+        self.group(id).overstay += 1;
+        self.leave(id, now);
+    }
+
+    /// A turn that has overstayed is about to end.
+    pub(super) fn has_overstayed(&mut self, id: GroupId, now: Nanos) {
+        self.group(id).overstay -= 1;
+        self.back(id, now);
     }
 
     /// A turn that is about to end had a thread for so much longer than it used it.

@@ -12,11 +12,12 @@ use crate::limits::MEMORY_MAX;
 
 /// What a run's tasks have in common: their weight, their limit, and the CPU time they used.
 ///
-/// Runs beside one another in one container ([`Share::beside`]) are due one share together, but each counts what it
-/// used itself.
+/// Runs beside one another in one container ([`Share::beside`]) are due one share together. What each used counts as
+/// the container's, and so for its first run, as in a control group; it stays counted when the run has ended.
 pub(crate) struct Share {
     group: Arc<Group>,
-    used: AtomicU64,
+    /// What it used itself, if it was made beside others.
+    own: Option<AtomicU64>,
     memory: AtomicU64,
     ending: AtomicBool,
 }
@@ -25,26 +26,23 @@ pub(crate) struct Share {
 struct Group {
     id: GroupId,
     executor: Arc<Inner>,
+    /// CPU time of all of its shares.
+    used: AtomicU64,
 }
 
 impl Share {
     pub(super) fn new(executor: &Arc<Inner>, cpu: Cpu) -> Arc<Share> {
         let id = executor.add_group(cpu);
-        Share::of(Arc::new(Group { id, executor: Arc::clone(executor) }))
+        Share::of(Arc::new(Group { id, executor: Arc::clone(executor), used: AtomicU64::new(0) }), None)
     }
 
     /// A share of the same group.
     pub(crate) fn beside(&self) -> Arc<Share> {
-        Share::of(Arc::clone(&self.group))
+        Share::of(Arc::clone(&self.group), Some(AtomicU64::new(0)))
     }
 
-    fn of(group: Arc<Group>) -> Arc<Share> {
-        Arc::new(Share {
-            group,
-            used: AtomicU64::new(0),
-            memory: AtomicU64::new(MEMORY_MAX),
-            ending: AtomicBool::new(false),
-        })
+    fn of(group: Arc<Group>, own: Option<AtomicU64>) -> Arc<Share> {
+        Arc::new(Share { group, own, memory: AtomicU64::new(MEMORY_MAX), ending: AtomicBool::new(false) })
     }
 
     /// Runs a future on this share, as [`super::Executor::spawn`] does.
@@ -70,9 +68,10 @@ impl Share {
         self.memory.load(Ordering::Relaxed)
     }
 
-    /// CPU time that the tasks of this share used, as of their last turn.
+    /// CPU time that the tasks of this share used, as of their last turn; for the container's first, that of all.
     pub(crate) fn used(&self) -> Duration {
-        Duration::from_nanos(self.used.load(Ordering::Relaxed))
+        let used = self.own.as_ref().unwrap_or(&self.group.used);
+        Duration::from_nanos(used.load(Ordering::Relaxed))
     }
 
     /// The tasks of this share are to end: from now on their turns come before all others', also beyond their limit.
@@ -95,7 +94,9 @@ impl Share {
     }
 
     pub(super) fn add(&self, nanos: u64) {
-        self.used.fetch_add(nanos, Ordering::Relaxed);
+        for used in self.own.iter().chain([&self.group.used]) {
+            used.fetch_add(nanos, Ordering::Relaxed);
+        }
     }
 }
 

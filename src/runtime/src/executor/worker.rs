@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Context;
 
 use parking_lot::MutexGuard;
-use rustix::time::{ClockId, clock_gettime};
 
-use super::queue::{Nanos, TICK, Turn};
+use super::cpu::{ThreadClock, Watch};
+use super::queue::{GroupId, Nanos, TICK, Turn};
 use super::task::{Task, Turned, close};
 use super::{Clock, Inner, SPARE, State};
 use crate::limits::MEMORY_MAX;
@@ -101,7 +101,49 @@ const AWAY: u64 = u64::MAX;
 /// Ticks that a turn waits at most before it is away.
 const PATIENCE: u64 = 2;
 
+/// CPU time of a turn from which on it overstays: its own tick and two more. By then it was told twice that it is over;
+/// what it did not use itself, while the machine was busy with others, does not count.
+const OVERSTAYED: Nanos = 3 * TICK;
+
+/// A seat, and what the executor's lock guards of it.
+pub(super) struct Desk {
+    seat: Seat,
+    clock: Option<ThreadClock>,
+    /// The group whose turn its worker has, or had last.
+    group: Option<GroupId>,
+    /// The turn that goes on.
+    turn: Option<Begun>,
+    overstays: bool,
+}
+
+/// When a turn has begun.
+struct Begun {
+    ticks: u64,
+    at: Nanos,
+    /// CPU time of its thread.
+    cpu: Nanos,
+}
+
+impl Desk {
+    fn new(seat: Seat) -> Desk {
+        Desk { seat, clock: None, group: None, turn: None, overstays: false }
+    }
+
+    /// Whether its turn should have ended, and has not.
+    fn overstays(&self, ticks: u64, now: Nanos) -> bool {
+        let Some(turn) = &self.turn else { return false };
+        let long = now.saturating_sub(turn.at) >= OVERSTAYED && ticks >= turn.ticks + PATIENCE;
+        // Only few turns come this far, so that it may take a system call.
+        let cpu = || self.clock.and_then(ThreadClock::nanos);
+        long && self.seat.is_here() && cpu().is_some_and(|cpu| cpu.saturating_sub(turn.cpu) >= OVERSTAYED)
+    }
+}
+
 impl Seat {
+    fn is_here(&self) -> bool {
+        self.waits.load(Ordering::Relaxed) == HERE
+    }
+
     /// Whether its turn has begun to be away with this tick.
     fn leaves(&self, ticks: u64) -> bool {
         let since = self.waits.load(Ordering::Relaxed);
@@ -162,6 +204,7 @@ pub(super) fn run(executor: &Arc<Inner>, seat: Seat) {
     let entered = executor.io.enter();
     let mut worker = Worker { executor, seat, watch: Watch::start(), last: None };
     let mut state = executor.state.lock();
+    state.seats[worker.seat.number].clock = ThreadClock::of_this_thread();
     let io = loop {
         if state.stopped {
             drop(state);
@@ -203,7 +246,10 @@ impl<'a> Worker<'a> {
         let Turn { task, group, length } = turn;
         let short = length < TICK;
         let begun = executor.now();
-        state.seats[self.seat.number].1 = Some(group);
+        let ticks = executor.ticks.load(Ordering::Relaxed);
+        let desk = &mut state.seats[self.seat.number];
+        desk.group = Some(group);
+        desk.turn = Some(Begun { ticks, at: begun, cpu: self.watch.last() });
         executor.begin_turn(&mut state, length, begun + length);
         drop(state);
         self.last = None;
@@ -236,6 +282,7 @@ impl<'a> Worker<'a> {
         let listed = if over { state.unlist(task.number) } else { None };
         let urgent = task.share.is_ending();
         let now = executor.now();
+        state.turn_ends(self.seat.number, group, now);
         let held = (waited * TICK).min(now.saturating_sub(begun));
         state.queue.kept(group, held.saturating_sub(used));
         state.queue.done(group, length, used, (again && !urgent).then(|| Arc::clone(&task)), now);
@@ -258,7 +305,7 @@ impl State {
         let free = self.free_seats.pop();
         let seat = free.unwrap_or_else(|| Seat { number: self.seats.len(), waits: Arc::default() });
         if seat.number == self.seats.len() {
-            self.seats.push((seat.clone(), None));
+            self.seats.push(Desk::new(seat.clone()));
         }
         self.total += 1;
         self.active += 1;
@@ -272,16 +319,31 @@ impl State {
         self.active -= 1;
     }
 
-    /// With a tick, those that have waited for a disk for a whole one make room for others.
+    /// With a tick, those that have waited for a disk for a whole one make room for others, and those that overstay.
     pub(super) fn see_who_waits(&mut self, ticks: u64, now: Nanos) {
-        for (seat, group) in &self.seats {
-            if let Some(group) = *group
-                && seat.leaves(ticks)
-            {
-                self.active -= 1;
-                self.blocked += 1;
+        for desk in &mut self.seats {
+            let Some(group) = desk.group.filter(|_| !desk.overstays) else { continue };
+            if desk.seat.leaves(ticks) {
                 self.queue.leave(group, now);
+            } else if desk.overstays(ticks, now) {
+                desk.overstays = true;
+                self.queue.overstays(group, now);
+            } else {
+                continue;
             }
+            self.active -= 1;
+            self.blocked += 1;
+        }
+    }
+
+    /// A turn has come to its end, perhaps late.
+    fn turn_ends(&mut self, seat: usize, group: GroupId, now: Nanos) {
+        let desk = &mut self.seats[seat];
+        desk.turn = None;
+        if std::mem::take(&mut desk.overstays) {
+            self.blocked -= 1;
+            self.active += 1;
+            self.queue.has_overstayed(group, now);
         }
     }
 
@@ -289,7 +351,7 @@ impl State {
     fn come_back(&mut self, seat: &Seat, now: Nanos) {
         self.blocked -= 1;
         self.active += 1;
-        let group = self.seats[seat.number].1.expect("who was away has a turn");
+        let group = self.seats[seat.number].group.expect("who was away has a turn");
         self.queue.back(group, now);
     }
 }
@@ -348,25 +410,4 @@ impl Inner {
         drop((tasks, queued));
         io
     }
-}
-
-/// Measures the CPU time of its thread.
-struct Watch(Nanos);
-
-impl Watch {
-    fn start() -> Watch {
-        Watch(thread_nanos())
-    }
-
-    /// The time since the last lap.
-    fn lap(&mut self) -> Nanos {
-        let before = std::mem::replace(&mut self.0, thread_nanos());
-        self.0.saturating_sub(before)
-    }
-}
-
-/// CPU time of this thread.
-fn thread_nanos() -> Nanos {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
 }

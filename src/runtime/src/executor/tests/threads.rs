@@ -205,6 +205,63 @@ async fn another_thread_stands_in_for_one_that_waits() {
     assert_eq!(blocking(|| 7), 7, "elsewhere it is a plain call");
 }
 
+/// Burns CPU until it is told to stop, and looks at no end of a turn.
+fn overstay(stop: &Arc<AtomicBool>) -> impl Future<Output = ()> + Send + 'static {
+    let stop = Arc::clone(stop);
+    async move {
+        while !stop.load(Ordering::Relaxed) {
+            std::hint::black_box(0_u32);
+        }
+    }
+}
+
+/// Turns that nothing ends delay nobody but their own container, which has one of them at a time and is charged for it.
+#[tokio::test]
+async fn who_overstays_is_in_nobodys_way() {
+    let executor = executor(1);
+    let stops = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
+    let [one, two] = [(); 2].map(|()| executor.share(Cpu { request_millis: 100, limit_millis: Some(200) }));
+    let first = spawn(&executor, &one, overstay(&stops[0]));
+    let other = spawn(&executor, &two, overstay(&stops[1]));
+    // Made after them, and due less than they are.
+    let share = executor.share(Cpu::default());
+    assert_eq!(within(spawn(&executor, &share, async { 6 })).await.unwrap(), Ok(6));
+    let mut second = spawn(&executor, &one, async { 7 });
+    let begin = Instant::now();
+    while executor.0.state.lock().blocked < 2 {
+        assert!(begin.elapsed() < PATIENCE, "they are not seen");
+        sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(within(spawn(&executor, &share, async { 8 })).await.unwrap(), Ok(8));
+    assert!(second.try_recv().is_err(), "its container has a turn already");
+    stops.iter().for_each(|stop| stop.store(true, Ordering::Relaxed));
+    for end in [first, other] {
+        assert_eq!(within(end).await.unwrap(), Ok(()));
+    }
+    assert_eq!(within(second).await.unwrap(), Ok(7));
+    assert!(one.used() >= Duration::from_millis(3) && two.used() >= Duration::from_millis(3));
+    assert_eq!(executor.0.state.lock().blocked, 0);
+}
+
+/// What runs beside a container is counted as the container's, also when it has ended.
+#[tokio::test]
+async fn what_runs_beside_counts() {
+    let executor = executor(1);
+    let share = executor.share(Cpu::default());
+    let beside = share.beside();
+    let burns = spawn(&executor, &beside, async {
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_millis(2) {}
+    });
+    assert_eq!(within(burns).await.unwrap(), Ok(()));
+    let used = beside.used();
+    assert!(!used.is_zero());
+    assert_eq!(share.used(), used);
+    assert_eq!(share.beside().used(), Duration::ZERO, "another run");
+    drop(beside);
+    assert_eq!(share.used(), used);
+}
+
 /// However many tasks of one container wait for a disk, others run.
 #[tokio::test]
 async fn who_waits_for_a_disk_takes_no_threads_of_others() {
