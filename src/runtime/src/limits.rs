@@ -38,10 +38,10 @@ pub const CONTEXT_BYTES: u64 = 16 << 20;
 /// Bytes of [`CONTEXT_BYTES`] that come with every instance, as its stack does: more than most programs need.
 pub const CONTEXT_FREE: u64 = 64 << 10;
 
-/// Linear memories in one component: one per composed part.
+/// Linear memories in one component, one per composed part, or in one core module.
 pub const MEMORIES: u32 = 8;
 
-/// Tables in one component.
+/// Tables in one component, or in one core module.
 pub const TABLES: u32 = 64;
 
 /// Elements of one table: an entry per function that is called indirectly. Large interpreters and Go programs

@@ -154,6 +154,8 @@ fn pool(containers: u32) -> PoolingAllocationConfig {
         .max_component_instance_size(context)
         .max_memories_per_component(MEMORIES)
         .max_tables_per_component(TABLES)
+        .max_memories_per_module(MEMORIES)
+        .max_tables_per_module(TABLES)
         .max_memory_size(usize::try_from(MEMORY_MAX).expect("guests need a 64-bit host"))
         .table_elements(TABLE_ELEMENTS)
         .max_unused_warm_slots(WARM_SLOTS)

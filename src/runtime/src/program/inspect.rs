@@ -19,6 +19,7 @@ use wasmparser::{
 
 use super::ProgramKind;
 use crate::error::{MissingImport, PrepareError};
+use crate::limits::{MEMORIES, TABLES};
 use crate::linker::{Offer, Offers};
 use crate::{lifecycle, preview1};
 
@@ -69,7 +70,7 @@ pub(super) fn inspect(bytes: &[u8], offers: Offers) -> Result<Kind, PrepareError
 
 /// Checks that a core module is a command of WASI 0.1 that wants nothing but its functions.
 fn check_module(bytes: &[u8]) -> Result<Kind, PrepareError> {
-    let (mut functions, mut memories, mut memory) = (Vec::new(), Vec::new(), None);
+    let (mut functions, mut memories, mut memory, mut tables) = (Vec::new(), Vec::new(), None, 0);
     let (mut imports, mut unknown) = (false, None);
     let (mut typed, mut code) = (false, false);
     for payload in Parser::new(0).parse_all(bytes) {
@@ -91,6 +92,7 @@ fn check_module(bytes: &[u8]) -> Result<Kind, PrepareError> {
                     memories.push(its.map_err(invalid)?);
                 }
             }
+            Payload::TableSection(section) => tables = section.count(),
             Payload::ExportSection(section) => {
                 for export in section {
                     let export = export.map_err(invalid)?;
@@ -120,6 +122,14 @@ fn check_module(bytes: &[u8]) -> Result<Kind, PrepareError> {
         } else {
             "it exports no function `_start`"
         }));
+    }
+    for (what, count, most) in [
+        ("memories", u32::try_from(memories.len()).unwrap_or(u32::MAX), MEMORIES),
+        ("tables", tables, TABLES),
+    ] {
+        if count > most {
+            return Err(not_program(&format!("it has {count} {what}, and a program may have {most}")));
+        }
     }
     // No memory is imported, so the first of its own has index 0.
     let memory = memory.and_then(|index| memories.get(usize::try_from(index).ok()?));
@@ -354,6 +364,18 @@ mod tests {
         let bare = format!("(module {import} {start})");
         check(STABLE, &bare, Err("not a program: it exports no memory `memory`"));
         check(STABLE, &format!("(module {start})"), Ok(Kind::Module));
+        for (many, count, expected) in [
+            ("(memory 1)", MEMORIES - 1, Ok(Kind::Module)),
+            ("(memory 1)", MEMORIES, Err("not a program: it has 9 memories, and a program may have 8")),
+            ("(table 1 funcref)", TABLES, Ok(Kind::Module)),
+            (
+                "(table 1 funcref)",
+                TABLES + 1,
+                Err("not a program: it has 65 tables, and a program may have 64"),
+            ),
+        ] {
+            check(STABLE, &module(&format!("{start} {}", many.repeat(count as usize))), expected);
+        }
         for memory in ["i64 1", "1 1 shared"] {
             let text = format!("(module {import} {start} (memory (export \"memory\") {memory}))");
             check(STABLE, &text, Err("not a program: its `memory` is shared, or has 64-bit addresses"));
