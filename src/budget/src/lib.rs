@@ -4,34 +4,81 @@
 //! A [`Budget`] is a number with a limit. Who holds memory for a pod holds a [`Charge`] for it, which gives back
 //! what it took when it is dropped. Nothing here allocates memory or decides what happens to who asks for too much:
 //! a volume answers that it is full, a stream waits, a container is out of memory.
+//!
+//! All pods' budgets together draw from that of their node ([`NodeBudget`]), so that pods within their own limits do
+//! not take more than the machine has.
+
+mod node;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use node::NodeBudget;
+
+/// Bytes that a pod draws from its node at a time, so that its growth seldom touches what all pods share.
+pub const CHUNK: u64 = 1 << 20;
+
+/// Bytes of a pod that its node does not count: what one small idle program reserves, of which it touches some tens of
+/// kilobytes. Thousands of those fit a node that has no room for all that they reserve; whoever holds more is counted
+/// for every byte.
+pub const FREE: u64 = 2 << 20;
 
 /// The bytes that a pod may hold, and does.
 #[derive(Debug)]
 pub struct Budget {
     limit: AtomicU64,
     used: AtomicU64,
+    /// What was drawn from the node: at least what is used beyond [`FREE`].
+    drawn: AtomicU64,
+    node: Option<Arc<NodeBudget>>,
 }
 
 /// More was asked for than the budget has left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("memory limit of the pod exceeded: {asked} bytes more than {used} of {limit}")]
-pub struct Exceeded {
-    /// Bytes asked for.
-    pub asked: u64,
-    /// Bytes that were in use.
-    pub used: u64,
-    /// Bytes that the pod may use.
-    pub limit: u64,
+pub enum Exceeded {
+    /// Than the pod may use.
+    #[error("memory limit of the pod exceeded: {asked} bytes more than {used} of {limit}")]
+    Pod {
+        /// Bytes asked for.
+        asked: u64,
+        /// Bytes that were in use.
+        used: u64,
+        /// Bytes that the pod may use.
+        limit: u64,
+    },
+    /// Than its node has for all pods together.
+    #[error("memory of the node exceeded: {asked} bytes more than {used} of {limit}")]
+    Node {
+        /// Bytes asked for.
+        asked: u64,
+        /// Bytes that all pods of the node have drawn.
+        used: u64,
+        /// Bytes that they may.
+        limit: u64,
+    },
 }
 
 impl Budget {
     /// A budget of `limit` bytes; without a limit it only counts.
     #[must_use]
     pub fn new(limit: Option<u64>) -> Arc<Budget> {
-        Arc::new(Budget { limit: AtomicU64::new(limit.unwrap_or(u64::MAX)), used: AtomicU64::new(0) })
+        Arc::new(Budget::with(limit, None))
+    }
+
+    /// The same for a pod of a node.
+    #[must_use]
+    pub fn of_node(limit: Option<u64>, node: &Arc<NodeBudget>) -> Arc<Budget> {
+        Arc::new(Budget::with(limit, Some(Arc::clone(node))))
+    }
+
+    fn with(limit: Option<u64>, node: Option<Arc<NodeBudget>>) -> Budget {
+        let limit = AtomicU64::new(limit.unwrap_or(u64::MAX));
+        Budget { limit, used: AtomicU64::new(0), drawn: AtomicU64::new(0), node }
+    }
+
+    /// What it draws from.
+    pub fn node(&self) -> Option<&Arc<NodeBudget>> {
+        self.node.as_ref()
     }
 
     /// Takes `bytes`.
@@ -54,6 +101,11 @@ impl Budget {
         self.used.load(Ordering::Relaxed)
     }
 
+    /// Bytes that it has drawn from its node.
+    pub fn drawn(&self) -> u64 {
+        self.drawn.load(Ordering::Relaxed)
+    }
+
     /// The most that may be in use; `None` if there is no limit.
     pub fn limit(&self) -> Option<u64> {
         Some(self.limit.load(Ordering::Relaxed)).filter(|limit| *limit != u64::MAX)
@@ -66,17 +118,81 @@ impl Budget {
 
     fn take(&self, bytes: u64) -> Result<(), Exceeded> {
         let limit = self.limit.load(Ordering::Relaxed);
-        self.used
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {
+        let before = self
+            .used
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |used| {
                 used.checked_add(bytes).filter(|sum| *sum <= limit || bytes == 0)
             })
-            .map(|_| ())
-            .map_err(|used| Exceeded { asked: bytes, used, limit })
+            .map_err(|used| Exceeded::Pod { asked: bytes, used, limit })?;
+        let Some(node) = &self.node else { return Ok(()) };
+        let wanted = wanted(before + bytes);
+        if bytes == 0 || self.draw(node, wanted) {
+            return Ok(());
+        }
+        self.used.fetch_sub(bytes, Ordering::SeqCst);
+        Err(Exceeded::Node { asked: bytes, used: node.used(), limit: node.limit() })
+    }
+
+    /// Has at least this much drawn from the node; false if it has not so much.
+    fn draw(&self, node: &NodeBudget, wanted: u64) -> bool {
+        let mut drawn = self.drawn.load(Ordering::SeqCst);
+        while drawn < wanted {
+            let more = wanted - drawn;
+            if !node.take(more) {
+                return false;
+            }
+            match self.drawn.compare_exchange(drawn, wanted, Ordering::SeqCst, Ordering::SeqCst) {
+                Ok(_) => return true,
+                Err(now) => {
+                    node.give(more);
+                    drawn = now;
+                }
+            }
+        }
+        true
     }
 
     fn give(&self, bytes: u64) {
-        self.used.fetch_sub(bytes, Ordering::AcqRel);
+        let before = self.used.fetch_sub(bytes, Ordering::SeqCst);
+        let Some(node) = &self.node else { return };
+        let drawn = self.drawn.load(Ordering::SeqCst);
+        let wanted = wanted(before - bytes);
+        // A chunk more stays, so that who takes and gives at the edge of one does not ask the node each time.
+        if drawn <= wanted.saturating_add(CHUNK) && (wanted > 0 || drawn == 0) {
+            return;
+        }
+        if self.drawn.compare_exchange(drawn, wanted, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            node.give(drawn - wanted);
+            self.mind(node);
+        }
     }
+
+    /// Draws what is used by now: somebody may have taken what was just given back, without asking the node.
+    fn mind(&self, node: &NodeBudget) {
+        loop {
+            let (drawn, wanted) = (self.drawn.load(Ordering::SeqCst), wanted(self.used()));
+            if drawn >= wanted {
+                return;
+            }
+            if self.drawn.compare_exchange(drawn, wanted, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+                node.owe(wanted - drawn);
+            }
+        }
+    }
+}
+
+impl Drop for Budget {
+    fn drop(&mut self) {
+        if let Some(node) = &self.node {
+            node.give(*self.drawn.get_mut());
+        }
+    }
+}
+
+/// What a pod that uses so much draws from its node.
+fn wanted(used: u64) -> u64 {
+    let counted = used.saturating_sub(FREE);
+    counted.checked_next_multiple_of(CHUNK).unwrap_or(counted)
 }
 
 /// Bytes taken from a budget, given back when this is dropped.
@@ -125,7 +241,7 @@ mod tests {
         let budget = Budget::new(Some(100));
         let mut first = budget.charge(60).expect("there is enough");
         let refused = budget.charge(41).map(|_| ());
-        assert_eq!(refused, Err(Exceeded { asked: 41, used: 60, limit: 100 }));
+        assert_eq!(refused, Err(Exceeded::Pod { asked: 41, used: 60, limit: 100 }));
         first.grow(40).expect("there is just enough");
         assert!(first.grow(1).is_err());
         first.shrink(30);

@@ -40,6 +40,7 @@ use crate::{
     kubelet_api,
     local_volumes::LocalVolumes,
     logs::{LogBook, LogLimits, Runs},
+    memory::Memory,
     network_feed,
     probes::{Commands, Prober},
     registration::{Identity, Registration},
@@ -140,6 +141,7 @@ impl Node {
         let local_volumes = Arc::new(LocalVolumes::new(folder("volumes")?));
         let tokens = Arc::new(Tokens::new(deps.client.clone()));
         let capacity = Capacity::measure(&config.data_dir);
+        let memory = Arc::new(Memory::new(&capacity));
         let recorder = Recorder::new(deps.client.clone(), "kubelet", &config.name);
         let context = Arc::new(Context {
             node_name: config.name.clone(),
@@ -165,7 +167,8 @@ impl Node {
             recorder,
             statuses: StatusWriter::new(deps.client.clone()),
             logs: LogBook::new(logs_dir, config.log_limits),
-            table: PodTable::default(),
+            table: PodTable::new(memory.budget().clone()),
+            memory: memory.clone(),
             fabric: OnceLock::new(),
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
@@ -187,6 +190,7 @@ impl Node {
             deps.informers.get::<NodeObject>(),
             deps.images,
             context.runtime.clone(),
+            memory,
             context.stop.clone(),
         ));
         let (tell_ready, ready) = watch::channel(false);
@@ -340,6 +344,8 @@ impl Agent {
         task(Box::pin(async move { measured.stats.run(&measured).await }));
         let (watched, own) = (context.clone(), registration.reference());
         task(Box::pin(async move { watched.evictor.run(&watched, &watched.stats, &own).await }));
+        let (watched, own) = (context.clone(), registration.reference());
+        task(Box::pin(async move { watched.memory.run(&watched, &own).await }));
         if let Some(dir) = config.static_pods {
             task(Box::pin(static_pods::run(context.clone(), client, informers.get(), dir)));
         }

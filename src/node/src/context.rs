@@ -23,6 +23,7 @@ use crate::{
     handle::PodHandle,
     images::{Puller, Tell},
     logs::{LogBook, Runs},
+    memory::Memory,
     probes::Prober,
     sources::Sources,
     state::{self, Now, Role},
@@ -51,6 +52,7 @@ pub(crate) struct Context {
     pub(crate) prober: Prober,
     pub(crate) stats: Stats,
     pub(crate) evictor: Evictor,
+    pub(crate) memory: Arc<Memory>,
     pub(crate) logs: LogBook,
     pub(crate) table: PodTable,
     /// Set once the node knows its pod addresses; no worker runs before.

@@ -242,6 +242,18 @@ impl Evictor {
         LOOK
     }
 
+    /// Ends a pod for its memory, of which the node has so much left; whether it is ended.
+    pub(crate) fn evict_for_memory(&self, context: &Context, key: &Key, uid: &str, available: u64) -> bool {
+        let shortage = Shortage {
+            signal: Signal::Memory,
+            resource: "memory",
+            available,
+            threshold: format!("{}Mi", MEMORY_RESERVE >> 20),
+        };
+        let candidate = Candidate { key: key.clone(), uid: uid.into(), ..Candidate::default() };
+        self.evict_first(context, &shortage, vec![candidate]) == SETTLE
+    }
+
     /// As if the machine were short of disk, and this pod ranked first; whether it is ended.
     #[cfg(test)]
     pub(crate) fn evict_for_disk(&self, context: &Context, key: &Key, uid: &str) -> bool {
@@ -342,7 +354,7 @@ fn evictable(context: &Context, key: &Key, uid: &str) -> Option<Arc<Pod>> {
 }
 
 /// Critical and static pods stay, whatever happens.
-fn may_be_evicted(context: &Context, pod: &Pod) -> bool {
+pub(crate) fn may_be_evicted(context: &Context, pod: &Pod) -> bool {
     let priority = pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0);
     priority < CRITICAL && !static_pods::is_mirror(pod, &context.node_name)
 }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use coracle_budget::Budget;
+use coracle_budget::{Budget, NodeBudget};
 use coracle_client::Key;
 use coracle_vfs::PodShare;
 use k8s_openapi::api::core::v1::Pod;
@@ -100,7 +100,13 @@ pub(crate) struct PodHandle {
 }
 
 impl PodHandle {
+    /// For a pod of a node that has memory without end.
+    #[cfg(test)]
     pub(crate) fn new(pod: &Pod) -> PodHandle {
+        PodHandle::of_node(pod, &NodeBudget::new(u64::MAX))
+    }
+
+    pub(crate) fn of_node(pod: &Pod, memory: &Arc<NodeBudget>) -> PodHandle {
         let storage_limits = StorageLimits::of(pod).map(Box::new);
         PodHandle {
             uid: pod.metadata.uid.as_deref().unwrap_or_default().into(),
@@ -109,7 +115,7 @@ impl PodHandle {
             arrived: Notify::new(),
             logs: Mutex::default(),
             guests: Guests::default(),
-            budget: Budget::new(None),
+            budget: Budget::of_node(None, memory),
             share: PodShare::new(storage_limits.as_ref().and_then(|limits| limits.of_pod())),
             evicted: AtomicBool::new(false),
             images: Mutex::default(),

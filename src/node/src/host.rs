@@ -70,6 +70,24 @@ pub(crate) fn memory_use() -> MemoryUse {
     }
 }
 
+/// Memory that the kernel has given this process for itself: what no file stands behind.
+pub(crate) fn resident() -> u64 {
+    let text = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    pages_of_its_own(&text) * rustix::param::page_size() as u64
+}
+
+/// The resident pages of a line of `/proc/PID/statm` that are not shared.
+fn pages_of_its_own(text: &str) -> u64 {
+    let mut columns = text.split_whitespace().skip(1).map(|column| column.parse().unwrap_or(0));
+    let (resident, shared): (u64, u64) = (columns.next().unwrap_or(0), columns.next().unwrap_or(0));
+    resident.saturating_sub(shared)
+}
+
+/// What the machine has left, whatever limit this process lives under.
+pub(crate) fn machine_available() -> u64 {
+    meminfo("MemAvailable").unwrap_or(u64::MAX)
+}
+
 /// The disk of the machine in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct DiskUse {
@@ -210,6 +228,8 @@ mod tests {
         assert_eq!(memory_field(text, "MemTotal"), Some(16 << 20));
         assert_eq!(memory_field(text, "Mem"), None);
         assert_eq!(memory_field("MemTotal: many kB", "MemTotal"), None);
+        assert_eq!(pages_of_its_own("1000 300 120 9 0 400 0"), 180);
+        assert_eq!(pages_of_its_own(""), 0);
     }
 
     #[test]
@@ -244,6 +264,7 @@ mod tests {
     #[test]
     fn this_machine_can_be_measured() {
         let capacity = Capacity::measure(Path::new("/"));
+        assert!(resident() > 0 && machine_available() < u64::MAX);
         assert!(capacity.cpus > 0 && capacity.memory > 0 && capacity.disk > 0, "{capacity:?}");
         assert_eq!(os_name("NAME=x\nPRETTY_NAME=\"Debian 12\"\n"), "Debian 12");
     }

@@ -16,6 +16,7 @@
 //!                              ├─ logs  <── guests             kubelet_api <── API server
 //!                              ├─ hooks, probes (one task for all) ── command ──> exec
 //!                              ├─ streams (exec, attach, port-forward, proxy) ──> exec, network
+//!                              ├─ memory, eviction: who ends when the machine runs short
 //!                              └─ termination: how a run ended, and its last words
 //! ```
 
@@ -38,6 +39,7 @@ mod kubelet_api;
 mod launch;
 mod local_volumes;
 mod logs;
+mod memory;
 mod network_feed;
 mod platform;
 mod pod_network;

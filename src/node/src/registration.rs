@@ -35,7 +35,10 @@ use kube::{
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::host::{self, Capacity, Pressure};
+use crate::{
+    host::{self, Capacity, Pressure},
+    memory::Memory,
+};
 
 /// The namespace of the nodes' leases.
 const LEASES: &str = "kube-node-lease";
@@ -83,6 +86,7 @@ pub(crate) struct Registration {
     informer: Informer<Node>,
     images: Arc<coracle_image::Images>,
     runtime: Arc<Runtime>,
+    memory: Arc<Memory>,
     shutting_down: AtomicBool,
     stop: CancellationToken,
 }
@@ -94,12 +98,13 @@ impl Registration {
         informer: Informer<Node>,
         images: Arc<coracle_image::Images>,
         runtime: Arc<Runtime>,
+        memory: Arc<Memory>,
         stop: CancellationToken,
     ) -> Registration {
         let nodes = Api::all(client.clone());
         let leases = Api::namespaced(client, LEASES);
         let shutting_down = AtomicBool::new(false);
-        Registration { identity, nodes, leases, informer, images, runtime, shutting_down, stop }
+        Registration { identity, nodes, leases, informer, images, runtime, memory, shutting_down, stop }
     }
 
     /// The name of the node.
@@ -198,7 +203,8 @@ impl Registration {
 
     fn pressure(&self) -> Pressure {
         let instances = (self.runtime.running(), self.runtime.capacity());
-        Pressure::measure(&self.identity.data_dir, instances)
+        let measured = Pressure::measure(&self.identity.data_dir, instances);
+        Pressure { memory: measured.memory || self.memory.is_short(), ..measured }
     }
 
     fn image_list(&self) -> Vec<ContainerImage> {

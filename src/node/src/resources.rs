@@ -22,6 +22,13 @@ pub(crate) fn memory_limit(container: &Container) -> Option<u64> {
     bytes(container.resources.as_ref())
 }
 
+/// The memory in bytes that a container asks for; 0 if it asks for none.
+pub(crate) fn memory_request(container: &Container) -> u64 {
+    let requests = container.resources.as_ref().and_then(|resources| resources.requests.as_ref());
+    let memory = requests.and_then(|requests| Quantity::parse(&requests.get("memory")?.0).ok());
+    memory.and_then(|memory| u64::try_from(memory.value()).ok()).unwrap_or(0)
+}
+
 /// What a pod may hold in memory, where a container without a limit has `default`: what its containers may use
 /// together, or what an init container may use beside the sidecars that were started before it, if that is more.
 pub(crate) fn pod_memory(pod: &Pod, default: u64) -> u64 {

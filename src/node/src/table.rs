@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use coracle_budget::NodeBudget;
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -9,13 +10,20 @@ use tokio::sync::Notify;
 use crate::handle::PodHandle;
 
 /// The workers of a node's pods, by uid.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct PodTable {
     workers: Mutex<HashMap<Box<str>, Arc<PodHandle>>>,
     retired: Notify,
+    /// What all of them may hold.
+    memory: Arc<NodeBudget>,
 }
 
 impl PodTable {
+    /// For pods that may hold so much together.
+    pub(crate) fn new(memory: Arc<NodeBudget>) -> PodTable {
+        PodTable { workers: Mutex::default(), retired: Notify::new(), memory }
+    }
+
     /// Passes a pod's newest state to its worker; the handle to give to a new worker if there is none and
     /// `wanted` says that the pod needs one.
     pub(crate) fn apply(&self, pod: &Arc<Pod>, wanted: impl FnOnce(&Pod) -> bool) -> Option<Arc<PodHandle>> {
@@ -28,7 +36,7 @@ impl PodTable {
         if !wanted(pod) {
             return None;
         }
-        let handle = Arc::new(PodHandle::new(pod));
+        let handle = Arc::new(PodHandle::of_node(pod, &self.memory));
         table.insert(uid.into(), handle.clone());
         Some(handle)
     }

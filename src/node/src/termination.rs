@@ -19,6 +19,8 @@ const TRAPPED: i32 = 134;
 const NOT_STARTED: i32 = 128;
 /// Exit code of a guest that was ended from outside.
 const KILLED: i32 = 137;
+/// What is said of a container that ended for want of the node's memory rather than its own.
+const NODE_OUT_OF_MEMORY: &str = "the node is out of memory";
 /// The longest termination message. Kubernetes' number.
 pub(crate) const MAX_MESSAGE: usize = 4096;
 /// How much of a log stands in for a message. Kubernetes' numbers.
@@ -32,15 +34,24 @@ const DEFAULT_PATH: &str = "/dev/termination-log";
 /// The end of a run in Kubernetes' terms.
 pub(crate) fn exit_of(exit: RuntimeExit) -> Exit {
     let (code, reason, message) = match exit {
-        RuntimeExit::Code(0) => (0, "Completed", None),
-        RuntimeExit::Code(code) => (code, "Error", None),
+        RuntimeExit::Code(code) => match status(code) {
+            0 => (0, "Completed", None),
+            code => (code, "Error", None),
+        },
         RuntimeExit::Trap { message } => (TRAPPED, "Error", Some(shorten(&message, MAX_MESSAGE).into())),
         RuntimeExit::OutOfMemory => (KILLED, "OOMKilled", None),
         RuntimeExit::PodOutOfMemory { message } => (KILLED, "OOMKilled", Some(message.into())),
         RuntimeExit::Exhausted { message } => (NOT_STARTED, "StartError", Some(message.into())),
+        RuntimeExit::NodeOutOfMemory => (KILLED, "OOMKilled", Some(NODE_OUT_OF_MEMORY.into())),
         RuntimeExit::Killed => (KILLED, "Error", None),
     };
     Exit { code, reason, message }
+}
+
+/// What of a program's exit code whoever waits for it sees: eight bits, as everywhere under POSIX. So `exit(-1)` is 255,
+/// and `exit(256)` is success.
+fn status(code: i32) -> i32 {
+    code & 0xff
 }
 
 /// At most `max` bytes of a text, cut between characters.
@@ -175,6 +186,7 @@ mod tests {
             RuntimeExit::Trap { message: "unreachable".into() },
             RuntimeExit::OutOfMemory,
             RuntimeExit::Exhausted { message: "no room".into() },
+            RuntimeExit::NodeOutOfMemory,
             RuntimeExit::Killed,
         ]
         .map(exit_of)
@@ -187,9 +199,20 @@ mod tests {
                 (134, "Error", Some("unreachable".into())),
                 (137, "OOMKilled", None),
                 (128, "StartError", Some("no room".into())),
+                (137, "OOMKilled", Some("the node is out of memory".into())),
                 (137, "Error", None),
             ]
         );
+    }
+
+    #[test]
+    fn exit_codes_are_those_of_posix() {
+        for (code, shown, reason) in
+            [(256, 0, "Completed"), (-1, 255, "Error"), (0x1234, 0x34, "Error"), (i32::MIN, 0, "Completed")]
+        {
+            let exit = exit_of(RuntimeExit::Code(code));
+            assert_eq!((exit.code, exit.reason), (shown, reason), "{code}");
+        }
     }
 
     #[test]

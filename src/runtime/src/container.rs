@@ -86,6 +86,8 @@ pub enum Exit {
         /// What there was no room for.
         message: String,
     },
+    /// Its node had no memory left, and it was the one to end: [`Container::end_for_memory`], or nobody else was.
+    NodeOutOfMemory,
     /// [`Container::kill`] ended it.
     Killed,
 }
@@ -93,7 +95,7 @@ pub enum Exit {
 /// What a container uses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// CPU time so far, of the guest and of host functions on its behalf.
+    /// CPU time so far, of the guest, of host functions on its behalf, and of what was started beside it.
     pub cpu: Duration,
     /// Bytes of linear memory now.
     pub memory: u64,
@@ -123,6 +125,22 @@ impl Container {
     /// ended.
     pub fn kill(&self) {
         self.control.kill();
+    }
+
+    /// Ends the container as one that its node has no memory for, wherever it is: [`Exit::NodeOutOfMemory`]. Does
+    /// nothing if it has ended, or is about to.
+    pub fn end_for_memory(&self) {
+        self.control.end_for_memory();
+    }
+
+    /// Whether somebody has ended it; it may still hold what it held.
+    pub fn is_ending(&self) -> bool {
+        self.control.ended_from_outside().is_some()
+    }
+
+    /// Whether it has ended, and all it held is given back.
+    pub fn has_ended(&self) -> bool {
+        self.control.has_ended()
     }
 
     /// Asks the guest to end: its stdin comes to its end; its listeners take no new connections, `accept` hands

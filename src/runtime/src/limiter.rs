@@ -2,16 +2,25 @@
 //! host keeps for them; and its part of what its pod may hold.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use coracle_budget::{Budget, Charge, Exceeded};
 use wasmtime::ResourceLimiter;
 
 use crate::container::Exit;
+use crate::executor::blocking;
 use crate::limits::{CORE_INSTANCES, MEMORIES, TABLE_ELEMENTS, TABLES};
 use crate::run::Control;
 
 /// What the engine keeps per table element.
 const ELEMENT_BYTES: u64 = 8;
+
+/// How long a guest waits for its node to end somebody who holds more than was asked for. What is held is given back
+/// within some hundredths of a second, if nothing like a copy of gigabytes is going on.
+const ROOM: Duration = Duration::from_secs(3);
+
+/// How often a guest that waits looks whether it is the one to end.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Asked by the engine before any memory or table grows.
 pub(crate) struct Limiter {
@@ -32,6 +41,8 @@ pub(crate) enum OutOfMemory {
     Container { limit: u64 },
     #[error(transparent)]
     Pod(Exceeded),
+    #[error("the node is out of memory")]
+    Node,
 }
 
 impl Limiter {
@@ -45,9 +56,15 @@ impl Limiter {
     }
 
     /// Books a growth. One beyond the limit ends the guest: a guest told "no" would abort anyway, and then
-    /// nobody could tell an `OOMKilled` from a bug.
+    /// nobody could tell an `OOMKilled` from a bug. One that the node has no room for waits until it has.
     fn grow(&mut self, bytes: u64) -> wasmtime::Result<bool> {
-        take(&self.control, &mut self.held, bytes).map_err(|why| self.end(why))?;
+        let taken = match take(&self.control, &mut self.held, bytes) {
+            Err(OutOfMemory::Pod(Exceeded::Node { .. })) => {
+                blocking(|| wait_for_room(&self.pod, &self.control, &mut self.held, bytes))
+            }
+            taken => taken,
+        };
+        taken.map_err(|why| self.end(why))?;
         self.last = bytes;
         Ok(true)
     }
@@ -86,7 +103,10 @@ impl Limiter {
         if !self.shared {
             self.control.set_out_of_memory(match why {
                 OutOfMemory::Container { .. } => Exit::OutOfMemory,
-                OutOfMemory::Pod(full) => Exit::PodOutOfMemory { message: full.to_string() },
+                OutOfMemory::Pod(full @ Exceeded::Pod { .. }) => {
+                    Exit::PodOutOfMemory { message: full.to_string() }
+                }
+                OutOfMemory::Pod(Exceeded::Node { .. }) | OutOfMemory::Node => Exit::NodeOutOfMemory,
             });
         }
         wasmtime::Error::new(why)
@@ -173,6 +193,35 @@ fn take(control: &Control, charge: &mut Charge, bytes: u64) -> Result<(), OutOfM
         control.give_memory(bytes);
         OutOfMemory::Pod(full)
     })
+}
+
+/// Waits until the node has room, which it makes by ending somebody: perhaps this one, which counts with what it asks
+/// for. Blocks the thread.
+fn wait_for_room(
+    pod: &Budget,
+    control: &Control,
+    charge: &mut Charge,
+    bytes: u64,
+) -> Result<(), OutOfMemory> {
+    if !control.take_memory(bytes) {
+        return Err(OutOfMemory::Container { limit: control.memory_limit() });
+    }
+    let (mut waited, mut taken) = (Duration::ZERO, Err(OutOfMemory::Node));
+    while let Some(node) = pod.node()
+        && waited < ROOM
+        && control.ended_from_outside().is_none()
+    {
+        if !node.wait_for(bytes, LOOK) {
+            waited += LOOK;
+            continue;
+        }
+        taken = charge.grow(bytes).map_err(OutOfMemory::Pod);
+        match taken {
+            Err(OutOfMemory::Pod(Exceeded::Node { .. })) => waited += LOOK,
+            _ => break,
+        }
+    }
+    taken.inspect_err(|_| control.give_memory(bytes))
 }
 
 impl Drop for Limiter {

@@ -43,6 +43,7 @@ pub(crate) struct Control {
 const RUNNING: u8 = 0;
 const STOPPED: u8 = 1;
 const KILLED: u8 = 2;
+const OUT_OF_MEMORY: u8 = 3;
 
 /// What a container's connections amount to.
 #[derive(Debug, Default)]
@@ -88,6 +89,15 @@ impl Control {
         self.end_from_outside(KILLED);
     }
 
+    /// Its node has no memory for it.
+    pub(crate) fn end_for_memory(&self) {
+        self.end_from_outside(OUT_OF_MEMORY);
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.exit.borrow().is_some()
+    }
+
     pub(crate) fn stop(&self) {
         if !self.stop.ask() {
             self.end_from_outside(STOPPED);
@@ -106,6 +116,7 @@ impl Control {
         match self.ending.load(Ordering::Acquire) {
             RUNNING => None,
             STOPPED => Some(Exit::Code(TERMINATED)),
+            OUT_OF_MEMORY => Some(Exit::NodeOutOfMemory),
             _ => Some(Exit::Killed),
         }
     }

@@ -347,6 +347,17 @@ impl Bench {
         context.evictor.evict_for_disk(context, &Key::new("default", name), uid)
     }
 
+    /// What all pods of the node hold together.
+    pub(super) fn memory(&self) -> &crate::memory::Memory {
+        &self.node.as_ref().unwrap().context().memory
+    }
+
+    /// Waits until pods have drawn so many bytes of the node's.
+    pub(super) async fn drawn(&self, bytes: u64) {
+        let budget = self.memory().budget();
+        self.state("memory", async || (budget.used() == bytes).then_some(())).await;
+    }
+
     /// The digests of the images that must stay.
     pub(super) fn images_in_use(&self) -> BTreeSet<String> {
         let context = self.node.as_ref().unwrap().context();

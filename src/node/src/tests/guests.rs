@@ -43,6 +43,21 @@ pub(super) fn sleeps(text: &str) -> Vec<u8> {
     ))
 }
 
+/// Has a memory of so many pages, and is ready at once; sleeps for an hour.
+pub(super) fn holds(pages: u32) -> Vec<u8> {
+    compile(&format!(
+        r#"(module
+            (import "wasi_snapshot_preview1" "poll_oneoff"
+                (func $poll (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") {pages})
+            (func (export "_start")
+                ;; One subscription: the monotonic clock, an hour from now.
+                (i32.store (i32.const 1040) (i32.const 1))
+                (i64.store (i32.const 1048) (i64.const 3600000000000))
+                (drop (call $poll (i32.const 1024) (i32.const 2048) (i32.const 1) (i32.const 3000)))))"#
+    ))
+}
+
 /// Writes `text` into a file below the root, then ends well.
 pub(super) fn writes(path: &str, text: &str) -> Vec<u8> {
     compile(&format!(

@@ -470,6 +470,43 @@ async fn who_keeps_more_on_disk_than_it_may_is_evicted() {
     }
 }
 
+/// Pods within their own limits end for want of the node's memory, and not the process.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_exceeds_its_request_ends_when_the_node_is_out_of_memory() {
+    let bench = Bench::new().await;
+    let pages_of_mib = 16;
+    bench.push("registry.local/six:1", guests::holds(6 * pages_of_mib)).await;
+    bench.push("registry.local/eight:1", guests::holds(8 * pages_of_mib)).await;
+    let spec = |image: &str, request: &str| {
+        let resources = json!({"requests": {"memory": request}});
+        let container = json!({"name": "c", "image": image, "resources": resources});
+        json!({"restartPolicy": "Never", "containers": [container]})
+    };
+    let mib = 1 << 20;
+    let budget = bench.memory().budget();
+    assert!(budget.limit() > 64 * mib && !bench.memory().is_short());
+    // Two of each pod's do not count; its few files are drawn as one.
+    budget.set_limit(14 * mib);
+    bench.create("modest", spec("registry.local/six:1", "8Mi")).await;
+    bench.create("greedy", spec("registry.local/eight:1", "1Mi")).await;
+    for pod in ["modest", "greedy"] {
+        bench.pod(pod, is_ready).await;
+    }
+    bench.drawn(12 * mib).await;
+    bench.create("late", spec("registry.local/six:1", "8Mi")).await;
+    let pod = bench.pod("greedy", |pod| phase(pod) == "Failed").await;
+    let end = container(&pod).state.unwrap().terminated.unwrap();
+    assert_eq!((end.exit_code, end.reason.as_deref()), (137, Some("OOMKilled")));
+    assert_eq!(end.message.as_deref(), Some("the node is out of memory"));
+    let events = bench.events("n", "SystemOOM").await;
+    assert_eq!(events, ["System OOM encountered, victim process: default/greedy/c"]);
+    assert!(bench.memory().is_short());
+    bench.drawn(10 * mib).await;
+    for pod in ["modest", "late"] {
+        assert!(is_ready(&bench.pod(pod, is_ready).await));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_image_stays_in_use_when_its_tag_moves() {
     let bench = Bench::new().await;

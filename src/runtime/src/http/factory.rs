@@ -3,6 +3,7 @@
 use std::future::{pending, poll_fn};
 use std::sync::Arc;
 
+use coracle_budget::Exceeded;
 use futures::channel;
 use http::header::HOST;
 use http::uri::{self, Authority};
@@ -57,7 +58,7 @@ pub(super) enum MakeError {
 /// What is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Full {
-    /// The node's places for instances.
+    /// The node's places for instances, or its memory.
     Node,
     /// The container's memory limit.
     Container,
@@ -77,7 +78,8 @@ impl From<&OutOfMemory> for Full {
     fn from(error: &OutOfMemory) -> Full {
         match error {
             OutOfMemory::Container { .. } => Full::Container,
-            OutOfMemory::Pod(_) => Full::Pod,
+            OutOfMemory::Pod(Exceeded::Pod { .. }) => Full::Pod,
+            OutOfMemory::Pod(Exceeded::Node { .. }) | OutOfMemory::Node => Full::Node,
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use coracle_budget::NodeBudget;
+
 use super::*;
 
 #[tokio::test]
@@ -16,6 +18,29 @@ async fn exit_codes_are_kept() {
     for code in [0, 1, 7, 255] {
         let (exit, _) = bench.run(&guests::exit(code), |_| {}).await;
         assert_eq!(exit, Exit::Code(i32::try_from(code).unwrap()));
+    }
+}
+
+/// As many memories and tables as a program may have, in one core module.
+#[tokio::test]
+async fn a_module_may_have_several_memories() {
+    let text = format!(
+        r#"(module
+            (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+            (memory (export "memory") 1) {} (memory $last 1) {}
+            (func (export "_start")
+                (drop (memory.grow $last (i32.const 1)))
+                (i32.store $last (i32.const 65536) (i32.const 42))
+                (memory.copy 0 $last (i32.const 16) (i32.const 65536) (i32.const 4))
+                (call $exit (i32.add (i32.load (i32.const 16)) (i32.load 1 (i32.const 16))))))"#,
+        "(memory 1)".repeat(crate::limits::MEMORIES as usize - 2),
+        "(table 1 funcref)".repeat(crate::limits::TABLES as usize),
+    );
+    for density in [crate::Density::Fast, crate::Density::Dense] {
+        let bench = Bench::of(|config| config.density = density);
+        assert_eq!(bench.run(&text, |_| {}).await.0, Exit::Code(42), "{density:?}");
+        let little = |spec: &mut ContainerSpec| spec.memory_limit = Some(8 * 65_536);
+        assert_eq!(bench.run(&text, little).await.0, Exit::OutOfMemory, "all of them count");
     }
 }
 
@@ -117,6 +142,48 @@ async fn the_memory_of_a_pod_has_a_limit() {
     container.kill();
     ended(&container).await;
     assert_eq!(pod.used(), 0);
+}
+
+/// What all pods of a node hold is bounded. Who wants more than is left waits until somebody is ended for it; if nobody
+/// is, it ends itself.
+#[tokio::test]
+async fn the_memory_of_a_node_has_a_limit() {
+    let bench = Bench::new();
+    let node = NodeBudget::new(8 * MIB);
+    let pods = [(); 2].map(|()| Budget::of_node(Some(64 * MIB), &node));
+    let in_pod = |pod: usize| {
+        let budget = Arc::clone(&pods[pod]);
+        move |spec: &mut ContainerSpec| spec.budget = budget
+    };
+    // Holds 6 MiB and sleeps.
+    let holds =
+        guests::SLEEP.replacen("(memory (export \"memory\") 1)", "(memory (export \"memory\") 96)", 1);
+    let (held, output) = bench.start(&holds, in_pod(0)).await;
+    output.shows("sleep").await;
+    assert_eq!(node.used(), 4 * MIB, "two of them come with the pod");
+    // Wants 7 MiB: nobody is ended.
+    let wants =
+        guests::SLEEP.replacen("(memory (export \"memory\") 1)", "(memory (export \"memory\") 112)", 1);
+    assert_eq!(bench.run(&wants, in_pod(1)).await.0, Exit::NodeOutOfMemory);
+    assert_eq!((pods[1].used(), node.used()), (0, 4 * MIB));
+    let ends = held.clone();
+    node.on_shortage(move || ends.end_for_memory());
+    let (waits, output) = bench.start(&wants, in_pod(1)).await;
+    output.shows("sleep").await;
+    assert_eq!(ended(&held).await, Exit::NodeOutOfMemory);
+    assert_eq!(node.used(), 5 * MIB);
+    // One that waits can be the one that ends.
+    let (next, _) = bench.start(&holds, in_pod(0)).await;
+    while node.missing() == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(!next.has_ended());
+    next.end_for_memory();
+    assert_eq!(ended(&next).await, Exit::NodeOutOfMemory);
+    waits.kill();
+    assert_eq!(ended(&waits).await, Exit::Killed);
+    assert!(waits.has_ended());
+    assert_eq!(node.used(), 0);
 }
 
 /// A memory limit may change while a guest runs, but not to less than it holds.

@@ -1,0 +1,205 @@
+//! What all pods of a node may hold together.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+/// Called when the pods of a node want more than it has: whoever set it ends some of them.
+type Shortage = Box<dyn Fn() + Send + Sync>;
+
+/// The bytes that all pods of a node may hold, and have drawn.
+///
+/// Pods draw from it by [`crate::CHUNK`]s. What does not fit is refused, and [`NodeBudget::on_shortage`] is called:
+/// who can wait does so with [`NodeBudget::wait_for`], and finds room when somebody was ended.
+pub struct NodeBudget {
+    limit: AtomicU64,
+    used: AtomicU64,
+    /// Bytes that are waited for.
+    missed: AtomicU64,
+    waiting: Mutex<()>,
+    given: Condvar,
+    shortage: OnceLock<Shortage>,
+}
+
+impl NodeBudget {
+    /// A budget of `limit` bytes.
+    #[must_use]
+    pub fn new(limit: u64) -> Arc<NodeBudget> {
+        Arc::new(NodeBudget {
+            limit: AtomicU64::new(limit),
+            used: AtomicU64::new(0),
+            missed: AtomicU64::new(0),
+            waiting: Mutex::new(()),
+            given: Condvar::new(),
+            shortage: OnceLock::new(),
+        })
+    }
+
+    /// Bytes that pods have drawn.
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that they may draw.
+    pub fn limit(&self) -> u64 {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Changes the limit. What is drawn beyond a lower one stays until it is given back.
+    pub fn set_limit(&self, limit: u64) {
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    /// Bytes by which what is drawn and waited for is more than there is.
+    pub fn missing(&self) -> u64 {
+        self.used().saturating_add(self.missed.load(Ordering::Relaxed)).saturating_sub(self.limit())
+    }
+
+    /// Calls this whenever something is refused. It must be short. Only the first call counts.
+    pub fn on_shortage(&self, tell: impl Fn() + Send + Sync + 'static) {
+        // There is one who ends pods.
+        let _ = self.shortage.set(Box::new(tell));
+    }
+
+    /// Waits until `bytes` more may fit, and at most so long; false if they do not by then. What fits may be gone when
+    /// it is asked for. Blocks the thread.
+    pub fn wait_for(&self, bytes: u64, most: Duration) -> bool {
+        let fits = || self.used.load(Ordering::SeqCst).saturating_add(bytes) <= self.limit();
+        self.missed.fetch_add(bytes, Ordering::SeqCst);
+        self.tell();
+        let mut waiting = self.waiting.lock();
+        if !fits() {
+            self.given.wait_for(&mut waiting, most);
+        }
+        drop(waiting);
+        self.missed.fetch_sub(bytes, Ordering::SeqCst);
+        fits()
+    }
+
+    pub(crate) fn take(&self, bytes: u64) -> bool {
+        let taken = self.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |used| {
+            used.checked_add(bytes).filter(|sum| *sum <= self.limit())
+        });
+        if taken.is_err() {
+            self.tell();
+        }
+        taken.is_ok()
+    }
+
+    /// Takes what is used already, even beyond the limit.
+    pub(crate) fn owe(&self, bytes: u64) {
+        self.used.fetch_add(bytes, Ordering::SeqCst);
+    }
+
+    pub(crate) fn give(&self, bytes: u64) {
+        if bytes == 0 {
+            return;
+        }
+        self.used.fetch_sub(bytes, Ordering::SeqCst);
+        if self.missed.load(Ordering::SeqCst) > 0 {
+            // Whoever has looked and does not wait yet holds this.
+            drop(self.waiting.lock());
+            self.given.notify_all();
+        }
+    }
+
+    fn tell(&self) {
+        if let Some(shortage) = self.shortage.get() {
+            shortage();
+        }
+    }
+}
+
+impl fmt::Debug for NodeBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeBudget")
+            .field("limit", &self.limit())
+            .field("used", &self.used())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use super::*;
+    use crate::{Budget, CHUNK, Exceeded, FREE};
+
+    #[test]
+    fn pods_draw_by_chunks_and_small_ones_nothing() {
+        let node = NodeBudget::new(10 * CHUNK);
+        let small: Vec<_> = (0..1_000).map(|_| Budget::of_node(None, &node)).collect();
+        let charges: Vec<_> = small.iter().map(|pod| pod.charge(FREE).unwrap()).collect();
+        assert_eq!(node.used(), 0);
+        let pod = Budget::of_node(Some(100 * CHUNK), &node);
+        let mut charge = pod.charge(FREE + 1).unwrap();
+        assert_eq!(node.used(), CHUNK);
+        charge.grow(CHUNK - 1).unwrap();
+        assert_eq!(node.used(), CHUNK, "what is drawn is used first");
+        charge.grow(3 * CHUNK).unwrap();
+        assert_eq!(node.used(), 4 * CHUNK);
+        charge.shrink(CHUNK);
+        assert_eq!(node.used(), 4 * CHUNK, "a chunk stays");
+        charge.shrink(CHUNK);
+        assert_eq!(node.used(), 2 * CHUNK);
+        drop(charge);
+        assert_eq!((node.used(), pod.used()), (0, 0));
+        drop(charges);
+    }
+
+    #[test]
+    fn pods_within_their_limits_do_not_exceed_their_node() {
+        let (node, told) = (NodeBudget::new(3 * CHUNK), Arc::new(AtomicU32::new(0)));
+        let count = Arc::clone(&told);
+        node.on_shortage(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        let [one, two] = [(); 2].map(|()| Budget::of_node(Some(100 * CHUNK), &node));
+        let first = one.charge(FREE + 2 * CHUNK).unwrap();
+        let refused = two.charge(FREE + 2 * CHUNK).map(|_| ());
+        let expected = Exceeded::Node { asked: FREE + 2 * CHUNK, used: 2 * CHUNK, limit: 3 * CHUNK };
+        assert_eq!(refused, Err(expected));
+        assert_eq!((two.used(), node.used(), told.load(Ordering::Relaxed)), (0, 2 * CHUNK, 1));
+        assert!(!node.wait_for(2 * CHUNK, Duration::ZERO));
+        assert_eq!(told.load(Ordering::Relaxed), 2);
+        let waits = Arc::clone(&node);
+        let waiting = std::thread::spawn(move || waits.wait_for(2 * CHUNK, Duration::from_secs(60)));
+        while node.missing() == 0 {
+            std::thread::yield_now();
+        }
+        assert_eq!(node.missing(), CHUNK);
+        drop(first);
+        assert!(waiting.join().unwrap());
+        assert_eq!((node.used(), node.missing()), (0, 0));
+        drop(two.charge(FREE + 3 * CHUNK).unwrap());
+    }
+
+    /// However takes and gives of several threads meet, a pod has drawn what it uses.
+    #[test]
+    fn nothing_is_used_that_was_not_drawn() {
+        let node = NodeBudget::new(u64::MAX);
+        let pod = Budget::of_node(None, &node);
+        std::thread::scope(|scope| {
+            for thread in 1..=4_u64 {
+                let pod = Arc::clone(&pod);
+                scope.spawn(move || {
+                    let mut charge = pod.charge(FREE).unwrap();
+                    for round in 0..20_000 {
+                        let bytes = (thread * 7_919 + round * 104_729) % (3 * CHUNK);
+                        charge.grow(bytes).unwrap();
+                        charge.shrink(bytes + round % 2);
+                    }
+                    std::mem::forget(charge);
+                });
+            }
+        });
+        let used = pod.used();
+        assert!(node.used() >= used - FREE && node.used() <= used + CHUNK, "{} of {used}", node.used());
+        pod.give(used);
+        assert_eq!(node.used(), 0);
+    }
+}

@@ -1,0 +1,335 @@
+//! Keeps all pods together within the node's memory, so that what runs out is theirs and not the process'.
+//!
+//! ```text
+//!   a pod's growth ─▶ its budget ─▶ the node's: no room ─▶ wait ─▶ room, or ended
+//!                                        │                          ▲
+//!                                        ▼ told                     │
+//!   now and then: what the kernel counts ─▶ look ─▶ rank, end containers (OOMKilled)
+//! ```
+//!
+//! The budget counts what guests reserve, before they touch it. What small pods reserve it leaves out, because they
+//! touch little of it ([`coracle_budget::FREE`]); so the process' real size is looked at, too: the nearer it is to the
+//! end, the more often.
+//!
+//! Who ends is who uses most beyond its request, of the least important: first whoever exceeds it at all, and critical
+//! pods last, as with evictions. Whose end would give nothing back is left alone. A container's exec sessions count as its own. What a pod holds in its volumes goes with
+//! the pod alone, so a pod that holds most there is evicted.
+
+use std::{cmp::Reverse, sync::Arc, time::Duration};
+
+use coracle_budget::NodeBudget;
+use coracle_client::{EventType, Key};
+use coracle_runtime::Container;
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use parking_lot::Mutex;
+use tokio::{sync::Notify, time::Instant};
+
+use crate::{
+    context::Context,
+    eviction::may_be_evicted,
+    handle::PodHandle,
+    host::{self, Capacity, MEMORY_RESERVE},
+    resources, state,
+};
+
+/// What the control plane, the network's buffers and compiled code may take, and what guests still touch while one of
+/// them is being ended: more than a control plane with thousands of objects holds.
+const SYSTEM_RESERVE: u64 = 256 << 20;
+/// Small machines keep this part of their memory for that, if it is less.
+const SYSTEM_PART: u64 = 8;
+/// Below so much available memory of the whole machine the kernel may end the process, if that has most of it.
+const LAST: u64 = 64 << 20;
+/// How fast guests touch memory, at most: a few threads that fill as fast as the kernel gives.
+const BYTES_PER_SECOND: u64 = 4 << 30;
+/// How often the process' size is looked at: so often that guests cannot touch half of what is left meanwhile.
+const SELDOM: Duration = Duration::from_secs(2);
+const OFTEN: Duration = Duration::from_millis(10);
+/// Between two looks, whoever asks for them.
+const PAUSE: Duration = Duration::from_millis(2);
+/// The node says so long that it is short of memory. Kubernetes' `evictionPressureTransitionPeriod`.
+const PRESSURE: Duration = Duration::from_secs(300);
+/// The event of a node that has ended a container for want of memory. Kubernetes' reason.
+const REASON: &str = "SystemOOM";
+
+/// The memory of a node's pods, and who is ended for want of it.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    budget: Arc<NodeBudget>,
+    /// What the machine, or the limit that the process lives under, has in all.
+    total: u64,
+    short: Arc<Notify>,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// Those that were ended and still hold something.
+    leaving: Vec<Leaving>,
+    /// When somebody was ended last.
+    last: Option<Instant>,
+}
+
+/// One that was ended.
+#[derive(Debug)]
+enum Leaving {
+    Container(Container),
+    Pod(Arc<PodHandle>),
+}
+
+impl Leaving {
+    /// What it still holds.
+    fn bytes(&self) -> u64 {
+        match self {
+            Leaving::Container(container) if container.has_ended() => 0,
+            Leaving::Container(container) => container.usage().memory,
+            Leaving::Pod(handle) => handle.budget.used(),
+        }
+    }
+}
+
+impl Memory {
+    pub(crate) fn new(capacity: &Capacity) -> Memory {
+        Memory {
+            budget: NodeBudget::new(for_pods(capacity.memory)),
+            total: capacity.memory,
+            short: Arc::default(),
+            seen: Mutex::default(),
+        }
+    }
+
+    /// What all pods may hold together.
+    pub(crate) fn budget(&self) -> &Arc<NodeBudget> {
+        &self.budget
+    }
+
+    /// Whether no more pods should come: hardly anything is left, or somebody was ended not long ago.
+    pub(crate) fn is_short(&self) -> bool {
+        let ended = self.seen.lock().last.is_some_and(|last| last.elapsed() < PRESSURE);
+        ended || self.budget.limit().saturating_sub(self.budget.used()) < MEMORY_RESERVE
+    }
+
+    /// Looks again and again, for ever, and at once when a pod finds no room.
+    pub(crate) async fn run(&self, context: &Arc<Context>, node: &ObjectReference) {
+        let short = self.short.clone();
+        self.budget.on_shortage(move || short.notify_one());
+        loop {
+            let wait = self.look(context, node);
+            tokio::time::sleep(PAUSE).await;
+            // Until then, or until it is told of a shortage.
+            let _ = tokio::time::timeout(wait, self.short.notified()).await;
+        }
+    }
+
+    /// Ends whom it must; when to look again.
+    fn look(&self, context: &Context, node: &ObjectReference) -> Duration {
+        let (lacking, left) = lack(self.total, host::resident(), host::machine_available());
+        let mut seen = self.seen.lock();
+        seen.leaving.retain(|one| one.bytes() > 0);
+        let leaving: u64 = seen.leaving.iter().map(Leaving::bytes).sum();
+        let (lacking, missing) =
+            (lacking.saturating_sub(leaving), self.budget.missing().saturating_sub(leaving));
+        if lacking.max(missing) > 0 {
+            self.end_some(context, node, (lacking, missing), &mut seen);
+        }
+        wait(left)
+    }
+
+    /// Ends the containers that are ranked first, until what they hold is as much as the process lacks, and what they
+    /// have drawn as much as the budget misses.
+    fn end_some(
+        &self,
+        context: &Context,
+        node: &ObjectReference,
+        (mut lacking, mut missing): (u64, u64),
+        seen: &mut Seen,
+    ) {
+        let mut candidates: Vec<Candidate> =
+            context.table.all().iter().flat_map(|handle| candidates(context, handle)).collect();
+        rank(&mut candidates);
+        for candidate in candidates {
+            if lacking == 0 && (missing == 0 || candidate.drawn == 0) {
+                continue;
+            }
+            if let Some(leaving) = self.end(context, &candidate) {
+                let Candidate { key, name, used, requested, .. } = &candidate;
+                tracing::warn!(pod = %key, container = %name, used, requested, "ended: the node is out of memory");
+                let message =
+                    format!("System OOM encountered, victim process: {}/{}/{name}", key.namespace, key.name);
+                context.recorder.event(node, EventType::Warning, REASON, &message);
+                seen.leaving.push(leaving);
+                seen.last = Some(Instant::now());
+                lacking = lacking.saturating_sub(*used);
+                missing = missing.saturating_sub(candidate.drawn);
+            }
+        }
+    }
+
+    fn end(&self, context: &Context, candidate: &Candidate) -> Option<Leaving> {
+        let Candidate { key, handle, heaviest, evict, .. } = candidate;
+        let left = self.budget.limit().saturating_sub(self.budget.used());
+        if *evict && context.evictor.evict_for_memory(context, key, handle.as_ref()?.uid(), left) {
+            return handle.clone().map(Leaving::Pod);
+        }
+        let container = heaviest.as_ref().filter(|container| !container.is_ending())?;
+        container.end_for_memory();
+        Some(Leaving::Container(container.clone()))
+    }
+}
+
+/// What pods may hold together on a machine of so much memory.
+fn for_pods(total: u64) -> u64 {
+    total.saturating_sub(MEMORY_RESERVE).saturating_sub(reserve(total))
+}
+
+fn reserve(total: u64) -> u64 {
+    SYSTEM_RESERVE.min(total / SYSTEM_PART)
+}
+
+/// How much a process of this real size holds too much, and how much more it may.
+fn lack(total: u64, resident: u64, available: u64) -> (u64, u64) {
+    let most = total.saturating_sub(MEMORY_RESERVE).saturating_sub(reserve(total) / 4);
+    // Where others have most of the machine, the kernel ends those.
+    let last = if resident > total / 2 { LAST } else { 0 };
+    let lacking = resident.saturating_sub(most).max(last.saturating_sub(available));
+    (lacking, most.saturating_sub(resident).min(available.saturating_sub(last)))
+}
+
+/// When to look again, with so much left.
+fn wait(left: u64) -> Duration {
+    let nanos = u128::from(left) * 500_000_000 / u128::from(BYTES_PER_SECOND);
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)).clamp(OFTEN, SELDOM)
+}
+
+/// A container that could be ended.
+#[derive(Debug, Default)]
+struct Candidate {
+    key: Key,
+    name: Box<str>,
+    critical: bool,
+    priority: i32,
+    /// Bytes used, and asked for.
+    used: u64,
+    requested: u64,
+    /// What of it was drawn from the node's budget.
+    drawn: u64,
+    /// The instance of it that uses most: its own, or an exec session's.
+    heaviest: Option<Container>,
+    handle: Option<Arc<PodHandle>>,
+    /// Most of what it uses goes with the pod alone.
+    evict: bool,
+}
+
+/// The order in which containers are ended.
+fn rank(candidates: &mut [Candidate]) {
+    candidates.sort_by_key(|one| {
+        let exceeds = one.used > one.requested;
+        let excess = i128::from(one.used) - i128::from(one.requested);
+        (
+            one.critical,
+            one.drawn == 0,
+            !exceeds,
+            one.priority,
+            Reverse(excess),
+            one.key.clone(),
+            one.name.clone(),
+        )
+    });
+}
+
+/// A pod's containers, with what they use. What the pod uses besides counts as that of the one that uses most.
+fn candidates(context: &Context, handle: &Arc<PodHandle>) -> Vec<Candidate> {
+    let pod = context.pods.get(handle.key());
+    let Some(pod) = pod.filter(|pod| pod.metadata.uid.as_deref() == Some(handle.uid())) else {
+        return Vec::new();
+    };
+    let critical = !may_be_evicted(context, &pod);
+    let priority = pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0);
+    let candidate = |name: Box<str>, requested: u64| {
+        let (key, handle) = (handle.key().clone(), Some(handle.clone()));
+        Candidate { key, name, critical, priority, requested, handle, ..Candidate::default() }
+    };
+    let mut all = Vec::new();
+    for (name, running, beside) in handle.guests.all() {
+        let instances = || beside.iter().chain([&running.container]);
+        all.push(Candidate {
+            used: instances().map(|one| one.usage().memory).sum(),
+            heaviest: instances().max_by_key(|one| one.usage().memory).cloned(),
+            ..candidate(name.clone(), requested(&pod, &name))
+        });
+    }
+    let others = handle.budget.used().saturating_sub(all.iter().map(|one| one.used).sum());
+    match all.iter_mut().max_by_key(|one| one.used) {
+        Some(first) => {
+            first.evict = !critical && others > first.used;
+            first.used += others;
+        }
+        None if others > 0 && !critical => {
+            all.push(Candidate { used: others, evict: true, ..candidate(Box::default(), 0) });
+        }
+        None => {}
+    }
+    let drawn = handle.budget.drawn();
+    all.iter_mut().for_each(|one| one.drawn = drawn.min(one.used));
+    all
+}
+
+/// The memory that a pod's container of this name asks for.
+fn requested(pod: &Pod, name: &str) -> u64 {
+    let container = state::containers(pod).map(|(container, _)| container).find(|one| one.name == name);
+    container.map_or(0, |container| resources::memory_request(&container))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_exceeds_its_request_most_ends_first() {
+        let candidate = |name: &str, priority: i32, used: u64, requested: u64| Candidate {
+            name: name.into(),
+            priority,
+            used,
+            requested,
+            drawn: used,
+            ..Candidate::default()
+        };
+        let mut all = [
+            Candidate { drawn: 0, ..candidate("small", -5, 3, 0) },
+            candidate("modest", 0, 10, 100),
+            candidate("important", 1_000, 900, 0),
+            candidate("best-effort", 0, 301, 0),
+            candidate("greedy", 0, 400, 100),
+            Candidate { critical: true, ..candidate("critical", 0, 5_000, 0) },
+            candidate("modest-and-unimportant", -5, 50, 100),
+        ];
+        rank(&mut all);
+        let order: Vec<_> = all.iter().map(|one| &*one.name).collect();
+        let expected =
+            ["best-effort", "greedy", "important", "modest-and-unimportant", "modest", "small", "critical"];
+        assert_eq!(order, expected);
+    }
+
+    #[test]
+    fn small_machines_keep_a_part_and_large_ones_a_fixed_amount() {
+        let mib = |bytes: u64| bytes >> 20;
+        let seen = [512, 1_536, 24_000, 0].map(|total| mib(for_pods(total << 20)));
+        assert_eq!(seen, [512 - 100 - 64, 1_536 - 100 - 192, 24_000 - 100 - 256, 0]);
+    }
+
+    #[test]
+    fn the_less_is_left_the_sooner_it_looks() {
+        #[track_caller]
+        fn check(resident: u64, available: u64, expected: (u64, u64)) {
+            let (lacking, left) = lack(1_600 << 20, resident << 20, available << 20);
+            assert_eq!((lacking >> 20, left >> 20), expected);
+        }
+        check(0, 10_000, (0, 1_450));
+        check(1_449, 10_000, (0, 1));
+        check(1_500, 10_000, (50, 0));
+        check(1_000, 100, (0, 36));
+        check(1_000, 14, (50, 0));
+        check(500, 14, (0, 14));
+        let waits = [0, 1 << 20, 1 << 30, 8 << 30, u64::MAX].map(wait);
+        assert_eq!(waits, [OFTEN, OFTEN, Duration::from_millis(125), Duration::from_secs(1), SELDOM]);
+    }
+}
