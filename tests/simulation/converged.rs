@@ -10,13 +10,14 @@ use serde_json::Value;
 
 use crate::{
     cluster::Cluster,
+    garbage,
     objects::{self, NAMESPACE},
     scenario::api,
 };
 
 /// What is not yet as the objects ask for, in words; empty when all is well.
 pub(crate) async fn open(cluster: &Cluster) -> Vec<String> {
-    let mut open = Vec::new();
+    let mut open = garbage::open(&cluster.user).await;
     let list = async |kind: &str| api(&cluster.user, kind).list(&ListParams::default()).await.unwrap().items;
     let pods = list("Pod").await;
     for (kind, check) in CHECKS {

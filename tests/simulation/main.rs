@@ -23,9 +23,11 @@
 mod chaos;
 mod cluster;
 mod converged;
+mod garbage;
 mod node;
 mod objects;
 mod observer;
+mod resumed;
 mod scenario;
 
 use std::{env, panic, thread};
@@ -66,9 +68,18 @@ fn every_seed_keeps_the_invariants_and_converges() {
     assert!(failed.is_empty(), "seeds that failed: {failed:?}");
 }
 
+#[test]
+fn a_job_starts_anew_whenever_it_is_resumed() {
+    on_a_paused_clock(0, resumed::run());
+}
+
 fn run(seed: u64) {
+    on_a_paused_clock(seed, scenario::run(seed));
+}
+
+fn on_a_paused_clock(seed: u64, scenario: impl Future<Output = ()>) {
     coracle_client::random::seed(seed);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-    runtime.block_on(scenario::run(seed));
+    runtime.block_on(scenario);
 }

@@ -163,6 +163,25 @@ pub(crate) fn job(app: &str, completions: i32, parallelism: i32, indexed: bool) 
     })
 }
 
+pub(crate) fn config_map(name: &str) -> Value {
+    json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name, "namespace": NAMESPACE } })
+}
+
+/// A secret that a config map owns, and that blocks it; `held` by a finalizer of the user's.
+pub(crate) fn secret(name: &str, owner: &ObjectMeta, held: bool) -> Value {
+    let finalizers: &[&str] = if held { &["example.com/hold"] } else { &[] };
+    json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": {
+            "name": name, "namespace": NAMESPACE, "finalizers": finalizers,
+            "ownerReferences": [{
+                "apiVersion": "v1", "kind": "ConfigMap", "name": owner.name, "uid": owner.uid,
+                "blockOwnerDeletion": true,
+            }],
+        },
+    })
+}
+
 pub(crate) fn service(app: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service", "metadata": { "name": app, "namespace": NAMESPACE },

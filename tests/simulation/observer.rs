@@ -2,7 +2,7 @@
 //! that the cluster ever was in; the nodes tell it what really runs.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -139,6 +139,17 @@ pub(crate) struct Observer {
     volumes: BTreeMap<String, String>,
     claims: BTreeMap<String, String>,
     guarded: bool,
+    /// Owners that were deleted so that their dependents stay, and those that have to go last.
+    orphaning: BTreeSet<String>,
+    foreground: BTreeSet<String>,
+    secrets: BTreeMap<String, Secret>,
+}
+
+struct Secret {
+    /// The owner that it had at first.
+    owner: String,
+    /// It has it still.
+    owned: bool,
 }
 
 impl Observer {
@@ -151,6 +162,8 @@ impl Observer {
             "persistentvolumes",
             "persistentvolumeclaims",
             "pods",
+            "configmaps",
+            "secrets",
         ];
         Observer {
             watchers: kinds.map(|kind| store.watch(kind, from).unwrap()).into(),
@@ -163,6 +176,9 @@ impl Observer {
             volumes: BTreeMap::new(),
             claims: BTreeMap::new(),
             guarded: false,
+            orphaning: BTreeSet::new(),
+            foreground: BTreeSet::new(),
+            secrets: BTreeMap::new(),
         }
     }
 
@@ -193,6 +209,8 @@ impl Observer {
             "replicasets.apps" => self.replica_set(uid, &object, deleted),
             "deployments.apps" => self.deployment(uid, &object),
             "jobs.batch" => self.job(uid, &object),
+            "configmaps" => self.owner(uid, &object, deleted),
+            "secrets" => self.secret(key, &object, deleted),
             "persistentvolumes" if !deleted => {
                 bound_once(&mut self.volumes, key, text(&object, "/spec/claimRef/uid"));
             }
@@ -240,6 +258,37 @@ impl Observer {
             "a job counts {succeeded} pods, of which {truth} succeeded"
         );
         self.jobs.entry(uid).or_default().add(number("/spec/parallelism"));
+    }
+
+    /// An owner that is deleted in the foreground goes after those that block it.
+    fn owner(&mut self, uid: String, object: &Value, deleted: bool) {
+        if deleted && self.foreground.contains(&uid) {
+            let left = self.secrets.iter().find(|(_, secret)| secret.owned && secret.owner == uid);
+            let left = left.map(|(key, _)| key);
+            assert!(left.is_none(), "{} went before {left:?}", text(object, "/metadata/name"));
+        }
+        if object.pointer("/metadata/deletionTimestamp").is_some() {
+            let finalizers = object.pointer("/metadata/finalizers").and_then(Value::as_array);
+            for finalizer in finalizers.into_iter().flatten() {
+                match finalizer.as_str() {
+                    Some("orphan") => drop(self.orphaning.insert(uid.clone())),
+                    Some("foregroundDeletion") => drop(self.foreground.insert(uid.clone())),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Nobody but the garbage collector deletes these, and those that are orphaned nobody at all.
+    fn secret(&mut self, key: &str, object: &Value, deleted: bool) {
+        let owner = text(object, "/metadata/ownerReferences/0/uid");
+        if let Some(secret) = self.secrets.get_mut(key) {
+            let going = deleted || object.pointer("/metadata/deletionTimestamp").is_some();
+            assert!(!going || !self.orphaning.contains(&secret.owner), "{key} is an orphan, and deleted");
+            secret.owned = !deleted && secret.owner == owner;
+        } else {
+            self.secrets.insert(key.to_owned(), Secret { owner: owner.to_owned(), owned: true });
+        }
     }
 
     fn pod(&mut self, key: &str, object: &Value, deleted: bool) {

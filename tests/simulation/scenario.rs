@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use crate::{
     cluster::Cluster,
     converged,
+    garbage::{self, Families},
     objects::{self, NAMESPACE},
     observer::{Observer, Promises},
 };
@@ -40,19 +41,28 @@ pub(crate) async fn run(seed: u64) {
     let promises = Promises { availability: calm, guarded: GUARDED };
     let mut cluster = Cluster::start(3).await;
     let mut observer = Observer::new(&cluster.store, promises, cluster.truth.clone());
-    let namespace: Namespace = objects::from(json!({ "metadata": { "name": NAMESPACE } }));
-    let namespaces: Api<Namespace> = Api::all(cluster.user.clone());
-    namespaces.create(&PostParams::default(), &namespace).await.unwrap();
+    namespace(&cluster.user).await;
 
     let workloads = begin(&cluster.user, calm).await;
     cluster.set_rarity(4 + random::below(30));
+    let mut families = Families::default();
     for _ in 0..30 + random::below(20) {
-        match random::below(10) {
+        match random::below(13) {
             0..=3 => user_acts(&cluster.user, &workloads).await,
             4 if calm => evict(&cluster.user, Some("guarded")).await,
             4 => evict(&cluster.user, None).await,
             5 => trouble(&mut cluster),
             6 if !calm => node_trouble(&mut cluster),
+            10 | 11 => families.found(&cluster.user).await,
+            12 => {
+                families.leave(&cluster.user).await;
+                if random::below(2) == 0 {
+                    // Soon enough that the collector has just begun.
+                    tokio::time::sleep(Duration::from_millis(random::below(100))).await;
+                    cluster.kill_controllers();
+                    cluster.start_controllers();
+                }
+            }
             _ => {}
         }
         let until = Instant::now() + Duration::from_millis(random::below(8_000));
@@ -177,6 +187,7 @@ async fn settle(cluster: &Cluster, observer: &mut Observer) {
             }
         }
     }
+    garbage::let_go(&cluster.user).await;
     let deadline = Instant::now() + PATIENCE;
     loop {
         tokio::time::sleep(Duration::from_secs(2)).await;
@@ -209,6 +220,8 @@ async fn quiet(cluster: &Cluster, observer: &mut Observer, seed: u64) {
             "poddisruptionbudgets.policy",
             "controllerrevisions.apps",
             "nodes",
+            "configmaps",
+            "secrets",
         ];
         let mut watchers = kinds.map(|kind| cluster.store.watch(kind, from).unwrap());
         let end = Instant::now() + QUIET;
@@ -230,7 +243,14 @@ async fn quiet(cluster: &Cluster, observer: &mut Observer, seed: u64) {
     assert!(open.is_empty(), "it did not stay settled: {open:#?}");
 }
 
-async fn create(user: &Client, object: Value) {
+/// Makes the namespace of the simulation.
+pub(crate) async fn namespace(user: &Client) {
+    let namespace: Namespace = objects::from(json!({ "metadata": { "name": NAMESPACE } }));
+    let namespaces: Api<Namespace> = Api::all(user.clone());
+    namespaces.create(&PostParams::default(), &namespace).await.unwrap();
+}
+
+pub(crate) async fn create(user: &Client, object: Value) {
     let object: DynamicObject = serde_json::from_value(object).unwrap();
     let types = object.types.clone().unwrap();
     api(user, &types.kind).create(&PostParams::default(), &object).await.unwrap();
@@ -248,6 +268,8 @@ pub(crate) fn api(user: &Client, kind: &str) -> Api<DynamicObject> {
         "PersistentVolumeClaim" => ("", "persistentvolumeclaims"),
         "Service" => ("", "services"),
         "Pod" => ("", "pods"),
+        "ConfigMap" => ("", "configmaps"),
+        "Secret" => ("", "secrets"),
         other => panic!("no {other} in the simulation"),
     };
     let kind = GroupVersionKind::gvk(group, "v1", kind);
