@@ -209,7 +209,7 @@ impl Observer {
             "replicasets.apps" => self.replica_set(uid, &object, deleted),
             "deployments.apps" => self.deployment(uid, &object),
             "jobs.batch" => self.job(uid, &object),
-            "configmaps" => self.owner(uid, &object, deleted),
+            "configmaps" => self.owner(&uid, &object, deleted),
             "secrets" => self.secret(key, &object, deleted),
             "persistentvolumes" if !deleted => {
                 bound_once(&mut self.volumes, key, text(&object, "/spec/claimRef/uid"));
@@ -261,8 +261,8 @@ impl Observer {
     }
 
     /// An owner that is deleted in the foreground goes after those that block it.
-    fn owner(&mut self, uid: String, object: &Value, deleted: bool) {
-        if deleted && self.foreground.contains(&uid) {
+    fn owner(&mut self, uid: &str, object: &Value, deleted: bool) {
+        if deleted && self.foreground.contains(uid) {
             let left = self.secrets.iter().find(|(_, secret)| secret.owned && secret.owner == uid);
             let left = left.map(|(key, _)| key);
             assert!(left.is_none(), "{} went before {left:?}", text(object, "/metadata/name"));
@@ -271,8 +271,8 @@ impl Observer {
             let finalizers = object.pointer("/metadata/finalizers").and_then(Value::as_array);
             for finalizer in finalizers.into_iter().flatten() {
                 match finalizer.as_str() {
-                    Some("orphan") => drop(self.orphaning.insert(uid.clone())),
-                    Some("foregroundDeletion") => drop(self.foreground.insert(uid.clone())),
+                    Some("orphan") => drop(self.orphaning.insert(uid.to_owned())),
+                    Some("foregroundDeletion") => drop(self.foreground.insert(uid.to_owned())),
                     _ => {}
                 }
             }
