@@ -122,7 +122,7 @@ impl Settings {
                 }
                 Some("search" | "domain") => settings.search = words.map(str::to_owned).collect(),
                 Some("options") => {
-                    let dots = words.filter_map(|word| word.strip_prefix("ndots:")?.parse().ok()).last();
+                    let dots = words.filter_map(|word| word.strip_prefix("ndots:")?.parse().ok()).next_back();
                     settings.dots = dots.unwrap_or(settings.dots);
                 }
                 _ => {}
