@@ -158,7 +158,8 @@ async fn who_is_due_more_has_more() {
     let executor = executor(2);
     let stop = Arc::new(AtomicBool::new(false));
     let mut ends = Vec::new();
-    let pods = [(250, 1), (250, 1), (250, 1), (250, 1), (250, 1), (250, 6), (1_000, 1), (1_000, 2)];
+    // At least two each: the kernel may keep a thread of ours waiting, with the task that it has.
+    let pods = [(250, 2), (250, 2), (250, 2), (250, 2), (250, 2), (250, 6), (1_000, 2), (1_000, 4)];
     let shares = pods.map(|(request_millis, tasks)| {
         let share = executor.share(Cpu { request_millis, limit_millis: None });
         ends.extend((0..tasks).map(|_| spawn(&executor, &share, spin(Arc::clone(&stop)))));
@@ -184,7 +185,7 @@ async fn who_is_due_more_has_more() {
     for ((request, _), used) in pods.into_iter().zip(since) {
         let expected = all * f64::from(request) / f64::from(due);
         // A few turns of 57 and of 228.
-        assert!((used / expected - 1.0).abs() < 0.15, "{used} s instead of {expected} s: {since:?}");
+        assert!((used / expected - 1.0).abs() < 0.2, "{used} s instead of {expected} s: {since:?}");
     }
     for end in ends {
         assert_eq!(within(end).await.unwrap(), Ok(()));
