@@ -1,10 +1,13 @@
-//! Which nodes a pod or a volume may be on: node selector terms, taints and tolerations. Pure, shared by the
-//! scheduler, which decides, and by controllers, which must come to the same answer without asking it.
+//! Which nodes a pod or a volume may be on: node selector terms, taints and tolerations, ports of the node. Pure,
+//! shared by the scheduler, which decides, and by controllers and nodes, which must come to the same answer without
+//! asking it.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration};
+use k8s_openapi::api::core::v1::{
+    Container, NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Taint, Toleration,
+};
 
 /// Whether a term matches the node of these labels and this name. A term without requirements matches none, and
 /// the only field of a node is `metadata.name`.
@@ -38,6 +41,56 @@ pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
         }
         Some(_) => false,
     }
+}
+
+/// Whether the node of these labels and this name is what a pod asks for by `nodeSelector` and required node affinity.
+#[must_use]
+pub fn is_asked_for(spec: &PodSpec, labels: &BTreeMap<String, String>, name: &str) -> bool {
+    let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
+    let required =
+        affinity.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
+    spec.node_selector.iter().flatten().all(|(key, value)| labels.get(key) == Some(value))
+        && required.is_none_or(|required| {
+            required.node_selector_terms.iter().any(|term| matches(term, labels, name))
+        })
+}
+
+/// A port of the node that a pod wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// The address; `0.0.0.0` is every one.
+    pub ip: String,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: String,
+    /// The number.
+    pub port: i32,
+}
+
+impl Port {
+    /// Two ports conflict if they are the same for one address, or if one of them is for all.
+    #[must_use]
+    pub fn conflicts_with(&self, other: &Port) -> bool {
+        let any = |port: &Port| port.ip == "0.0.0.0";
+        let one_address = self.ip == other.ip || any(self) || any(other);
+        self.port == other.port && self.protocol == other.protocol && one_address
+    }
+}
+
+/// The ports of the node that a pod's containers and sidecars want.
+#[must_use]
+pub fn host_ports(spec: &PodSpec) -> Vec<Port> {
+    let stays = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
+    let inits = spec.init_containers.iter().flatten().filter(stays);
+    let ports = spec.containers.iter().chain(inits).flat_map(|container| container.ports.iter().flatten());
+    ports
+        .filter_map(|port| {
+            let number = port.host_port.filter(|port| *port > 0)?;
+            let or = |text: &Option<String>, default: &str| {
+                text.clone().filter(|text| !text.is_empty()).unwrap_or_else(|| default.to_owned())
+            };
+            Some(Port { ip: or(&port.host_ip, "0.0.0.0"), protocol: or(&port.protocol, "TCP"), port: number })
+        })
+        .collect()
 }
 
 /// What a requirement makes of a label's value.

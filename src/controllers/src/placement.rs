@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use coracle_api::placement::{matches, tolerates};
+use coracle_api::placement::{is_asked_for, tolerates};
 use k8s_openapi::api::core::v1::{Node, PodSpec};
 
 use crate::pods;
@@ -25,12 +25,5 @@ pub(crate) fn is_wanted(spec: &PodSpec, node: &Node) -> bool {
     if spec.node_name.as_deref().is_some_and(|wanted| !wanted.is_empty() && wanted != name) {
         return false;
     }
-    if !spec.node_selector.iter().flatten().all(|(key, value)| labels.get(key) == Some(value)) {
-        return false;
-    }
-    let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
-    let required =
-        affinity.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
-    required
-        .is_none_or(|required| required.node_selector_terms.iter().any(|term| matches(term, labels, name)))
+    is_asked_for(spec, labels, name)
 }

@@ -15,7 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use coracle_api::addresses::services_v6;
-use coracle_client::{Delta, EventType, Informers, Recorder};
+use coracle_client::{Delta, EventType, Informers, Key, Recorder};
 use coracle_image::Images;
 use coracle_network::{Egress, Fabric};
 use coracle_runtime::Runtime;
@@ -29,6 +29,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    admission::Admissions,
     command,
     context::Context,
     dirs,
@@ -44,7 +45,7 @@ use crate::{
     network_feed,
     probes::{Commands, Prober},
     registration::{Identity, Registration},
-    shutdown,
+    resize, shutdown,
     sources::Sources,
     static_pods,
     stats::Stats,
@@ -118,8 +119,8 @@ pub enum NodeError {
 
 /// A running node agent.
 ///
-/// Guarantees: a pod's containers run at most once at a time; nothing of a pod is left on disk after its
-/// object is gone; a pod that is bound to this node when it starts is run (again) in the same object.
+/// Guarantees: a pod's containers run at most once at a time; nothing of a pod but its logs is left on disk after it
+/// is over, and nothing at all after its object is gone; a pod that is bound to this node when it starts is run (again) in the same object.
 pub struct Node {
     context: Arc<Context>,
     registration: Arc<Registration>,
@@ -142,12 +143,17 @@ impl Node {
         let tokens = Arc::new(Tokens::new(deps.client.clone()));
         let capacity = Capacity::measure(&config.data_dir);
         let memory = Arc::new(Memory::new(&capacity));
+        // A pod has one container at least.
+        let max_pods = config.max_pods.min(deps.runtime.capacity());
         let recorder = Recorder::new(deps.client.clone(), "kubelet", &config.name);
         let context = Arc::new(Context {
             node_name: config.name.clone(),
             host_ip: config.address,
             pods_dir,
             allocatable: capacity.allocatable(),
+            max_pods,
+            admissions: Admissions::default(),
+            nodes: deps.informers.get::<NodeObject>(),
             pods: deps.informers.get::<Pod>(),
             services: deps.informers.get::<Service>(),
             sources: Arc::new(Sources::new(
@@ -177,7 +183,7 @@ impl Node {
         let identity = Identity {
             name: config.name.clone(),
             address: config.address,
-            max_pods: config.max_pods,
+            max_pods,
             version: config.version.clone(),
             data_dir: config.data_dir.clone(),
             capacity,
@@ -272,6 +278,7 @@ impl Agent {
     async fn run(self) {
         let Agent { context, config, client, informers, registration, local_volumes, ready } = self;
         let node = registration.register().await;
+        context.recorder.event(&registration.reference(), EventType::Normal, "Starting", "Starting kubelet.");
         let lease = registration.clone();
         let registered = node.clone();
         context.tasks.spawn(async move { lease.keep_lease(&registered).await });
@@ -328,8 +335,7 @@ impl Agent {
         registration.report().await;
         let (status, recorder) = (registration.clone(), context.recorder.clone());
         context.tasks.spawn(async move { status.keep_status(&recorder).await });
-        let message = format!("Node {} status is now: NodeReady", config.name);
-        context.recorder.event(&registration.reference(), EventType::Normal, "NodeReady", &message);
+        registration.tell_turn("NodeReady", &context.recorder);
         tracing::info!(node = config.name, %pod_cidr, "the node is ready");
         // Nobody may be waiting.
         let _ = ready.send(true);
@@ -358,26 +364,54 @@ fn cluster_of(range: Ipv6Net) -> Option<Ipv6Net> {
     Ipv6Net::new(range.network(), 48.min(range.prefix_len())).ok().map(|range| range.trunc())
 }
 
-/// Gives every change of this node's pods to the pod's worker, until the informer ends.
+/// Gives every change of this node's pods to the pod's worker, until the informer ends. Pods that the node ran before
+/// come first, the oldest before the others: what they have is theirs.
 async fn dispatch(context: &Arc<Context>) {
     let mut deltas = context.pods.subscribe();
+    for pod in &began(context) {
+        apply(context, pod);
+    }
     while let Some(delta) = deltas.next().await {
         let pod = delta.object();
         if !context.is_own(pod) {
             continue;
         }
         if let Delta::Deleted(pod) = &delta {
+            // Its worker may take a while to hear of it, and what it had may be another's already.
+            context.admissions.release(pod.metadata.uid.as_deref().unwrap_or_default());
             // A pod that was over has no worker, but may have left logs and volumes.
             if !context.table.gone(pod.metadata.uid.as_deref().unwrap_or_default()) {
                 context.tasks.spawn(context.clean_up(pod, runs_of(pod)));
             }
             continue;
         }
-        let wanted = |pod: &Pod| needs_worker(pod) && !context.draining.is_cancelled();
-        if let Some(handle) = context.table.apply(pod, wanted) {
-            context.tasks.spawn(worker::run(context.clone(), handle, pod.clone()));
-        }
+        apply(context, pod);
     }
+}
+
+fn apply(context: &Arc<Context>, pod: &Arc<Pod>) {
+    let wanted = |pod: &Pod| needs_worker(pod) && !context.draining.is_cancelled();
+    if let Some(handle) = context.table.apply(pod, wanted) {
+        context.tasks.spawn(worker::run(context.clone(), handle, pod.clone()));
+    }
+}
+
+/// The pods that the node has begun with before, the oldest first; all of them keep what they have before any other
+/// pod is looked at.
+fn began(context: &Context) -> Vec<Arc<Pod>> {
+    let start = |pod: &Pod| pod.status.as_ref()?.start_time.as_ref().map(|time| time.0);
+    let mut began = context.pods.list();
+    began.retain(|pod| {
+        let deleted = pod.metadata.deletion_timestamp.is_some();
+        context.is_own(pod) && start(pod).is_some() && needs_worker(pod) && !deleted
+    });
+    began.sort_by_key(|pod| (start(pod), Key::of(&pod.metadata)));
+    for pod in &began {
+        let granted = resize::recalled(pod);
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        context.admissions.keep(uid, granted.as_ref().unwrap_or(pod));
+    }
+    began
 }
 
 /// How probes run commands. The prober is a part of the context, so it must not keep it.
@@ -398,16 +432,18 @@ fn needs_worker(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_some() || !pod.status.as_ref().is_some_and(status::is_over)
 }
 
-/// Removes what pods that are gone have left on disk.
+/// Removes what pods that are gone have left on disk, and the folders of those that are over.
 async fn sweep(context: &Arc<Context>) {
     let context = context.clone();
     let swept = tokio::task::spawn_blocking(move || {
         let pods = context.pods.list();
         let uids: HashSet<&str> = pods.iter().filter_map(|pod| pod.metadata.uid.as_deref()).collect();
+        let over = pods.iter().filter(|pod| pod.status.as_ref().is_some_and(status::is_over));
+        let over: HashSet<&str> = over.filter_map(|pod| pod.metadata.uid.as_deref()).collect();
         // A pod that came after the list has a worker, or no folder yet.
-        let keep = |uid: &str| uids.contains(uid) || context.table.get(uid).is_some();
-        dirs::sweep(&context.pods_dir, &keep)?;
-        context.logs.sweep(&keep)
+        let works = |uid: &str| context.table.get(uid).is_some();
+        dirs::sweep(&context.pods_dir, &|uid| works(uid) || uids.contains(uid) && !over.contains(uid))?;
+        context.logs.sweep(&|uid| works(uid) || uids.contains(uid))
     });
     if let Ok(Err(error)) = swept.await {
         tracing::warn!(%error, "folders of pods that are gone were not removed");

@@ -11,11 +11,12 @@ use std::{
 use coracle_client::{EventType, Informer, Key, Recorder, clock};
 use coracle_network::Fabric;
 use coracle_runtime::Runtime;
-use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{Container, Node, ObjectReference, Pod, Secret, Service};
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    admission::{Admissions, Denial, NodeFacts, Refusal},
     dirs,
     env::{self, Allocatable, PodFacts, Sources as _},
     eviction::Evictor,
@@ -40,6 +41,10 @@ pub(crate) struct Context {
     pub(crate) host_ip: IpAddr,
     pub(crate) pods_dir: PathBuf,
     pub(crate) allocatable: Allocatable,
+    pub(crate) max_pods: u32,
+    /// What the node has given to its pods.
+    pub(crate) admissions: Admissions,
+    pub(crate) nodes: Informer<Node>,
     pub(crate) pods: Informer<Pod>,
     pub(crate) services: Informer<Service>,
     pub(crate) sources: Arc<Sources>,
@@ -68,6 +73,21 @@ impl Context {
     pub(crate) fn facts<'a>(&self, pod: &'a Pod, pod_ip: Option<IpAddr>) -> PodFacts<'a> {
         let pod_ip6 = pod_ip.and_then(|ip| self.ipv6_of(ip));
         PodFacts { pod, pod_ip, pod_ip6, host_ip: self.host_ip, allocatable: self.allocatable }
+    }
+
+    /// Takes a new pod, or says why not.
+    pub(crate) fn admit(&self, uid: &str, pod: &Pod) -> Result<(), Refusal> {
+        self.with_node(|node| self.admissions.admit(uid, pod, node))
+    }
+
+    /// Gives a pod that runs the resources of this spec, or says why not.
+    pub(crate) fn resize(&self, uid: &str, pod: &Pod) -> Result<(), Denial> {
+        self.with_node(|node| self.admissions.resize(uid, pod, node))
+    }
+
+    fn with_node<T>(&self, decide: impl FnOnce(&NodeFacts<'_>) -> T) -> T {
+        let node = self.nodes.get(&Key::cluster(self.node_name.clone()));
+        decide(&NodeFacts::new(&self.node_name, node.as_deref(), &self.allocatable, self.max_pods))
     }
 
     /// The second address of the pod with this address.
@@ -129,6 +149,15 @@ impl Context {
     /// True for a pod that is bound to this node.
     pub(crate) fn is_own(&self, pod: &Pod) -> bool {
         pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(&self.node_name)
+    }
+
+    /// Removes a pod's folder, which nobody needs any more when its last container has ended; `None` if it has none.
+    pub(crate) fn free_disk(&self, pod: &Pod) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let folder = folder(&self.pods_dir, pod)?;
+        Some(async move {
+            // It only fails when the runtime ends; the next start removes what is left.
+            let _ = tokio::task::spawn_blocking(move || dirs::remove_reporting(&folder)).await;
+        })
     }
 
     /// Removes what a pod has left on disk: its folder, and the logs of containers, whose newest runs these are.

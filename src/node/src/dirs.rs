@@ -31,7 +31,7 @@ pub(crate) fn sweep(dir: &Path, keep: &dyn Fn(&str) -> bool) -> io::Result<()> {
 pub(crate) fn remove_reporting(dir: &Path) {
     match remove(dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!(dir = %dir.display(), %error, "folder of a pod that is gone was not removed");
+            tracing::warn!(dir = %dir.display(), %error, "folder of a pod that is over was not removed");
         }
         _ => {}
     }

@@ -3,9 +3,9 @@
 //!
 //! ```text
 //!  look ── enough ──────────────────────────────────────────▶ look later
-//!   └─ pods beyond their limits: end them ─────────────────────────────────▶ look soon
-//!   └─ short of disk: remove images ─ still short ─┐
-//!   └─ short of memory ────────────────────────────┴▶ rank pods, end the first ─▶ look soon
+//!   └─ pods beyond their limits: end them ──────────────────────────────────┐
+//!   └─ short of disk: remove images ─ still short ─┐                        │
+//!   └─ short of memory ────────────────────────────┴▶ rank pods, end the first ─▶ wait for what they free, look
 //! ```
 
 use std::{
@@ -27,18 +27,21 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::{
+    admission::is_critical,
     context::Context,
-    handle::Eviction,
+    handle::{Eviction, PodHandle},
     host::{self, MEMORY_RESERVE},
-    static_pods,
     stats::{PodUsage, Stats},
     storage::StorageUsage,
 };
 
 /// How often the machine is looked at. Kubernetes' number.
 const LOOK: Duration = Duration::from_secs(10);
-/// How long an evicted pod may take to end before the next one is looked for.
-const SETTLE: Duration = Duration::from_secs(5);
+/// How long evicted pods may take to end and to give back what they have, before the next one is looked for.
+/// Kubernetes' number.
+const CLEANUP: Duration = Duration::from_secs(30);
+/// How long after that the machine may take to say what it has now: memory comes back a little late.
+const SETTLE: Duration = Duration::from_secs(1);
 /// Unused images are removed when the disk is fuller than the first (in percent), until it is less full than the
 /// second. Kubernetes' numbers.
 const IMAGES_HIGH: u64 = 85;
@@ -49,8 +52,6 @@ const IMAGE_AGE: Duration = Duration::from_secs(120);
 const REASON: &str = "Evicted";
 /// What an evicted pod's containers have to end. Kubernetes' number.
 const GRACE: Duration = Duration::from_secs(1);
-/// Pods from this priority on are never evicted. Kubernetes' number.
-const CRITICAL: i32 = 2_000_000_000;
 
 /// Why pods are evicted: the machine is short of something, or they keep more on disk than they may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,15 +159,25 @@ impl Evictor {
     /// Looks again and again, for ever.
     pub(crate) async fn run(&self, context: &Arc<Context>, stats: &Stats, node: &ObjectReference) {
         loop {
-            let wait = self.look(context, stats, node).await;
+            let evicted = self.look(context, stats, node).await;
+            let wait = if evicted.is_empty() { LOOK } else { SETTLE };
+            // Otherwise it would look as if they had freed nothing, and others would go in vain.
+            let _ = tokio::time::timeout(CLEANUP, context.table.all_retired(&evicted)).await;
             tokio::time::sleep(wait).await;
         }
     }
 
-    async fn look(&self, context: &Arc<Context>, stats: &Stats, node: &ObjectReference) -> Duration {
+    /// The pods that it ended.
+    async fn look(
+        &self,
+        context: &Arc<Context>,
+        stats: &Stats,
+        node: &ObjectReference,
+    ) -> Vec<Arc<PodHandle>> {
         self.note_images(context);
-        if self.evict_beyond_limits(context) {
-            return SETTLE;
+        let evicted = self.evict_beyond_limits(context);
+        if !evicted.is_empty() {
+            return evicted;
         }
         let memory = host::memory_use();
         if memory.total > 0 && memory.available < MEMORY_RESERVE {
@@ -205,7 +216,7 @@ impl Evictor {
             let candidates = candidates(context, &stats.measure(context).pods, &shortage, usage);
             return self.evict_first(context, &shortage, candidates);
         }
-        LOOK
+        Vec::new()
     }
 
     fn announce(&self, context: &Context, node: &ObjectReference, shortage: &Shortage) {
@@ -213,16 +224,16 @@ impl Evictor {
         context.recorder.event(node, EventType::Warning, "EvictionThresholdMet", &message);
     }
 
-    /// Ends the pods that keep more on disk than they may; true if there were any.
-    pub(crate) fn evict_beyond_limits(&self, context: &Context) -> bool {
-        let mut any = false;
+    /// Ends the pods that keep more on disk than they may.
+    pub(crate) fn evict_beyond_limits(&self, context: &Context) -> Vec<Arc<PodHandle>> {
+        let mut evicted = Vec::new();
         for handle in context.table.all() {
             let Some(limits) = &handle.storage_limits else { continue };
             let Some((signal, message)) = limits.exceeded(&StorageUsage::of(&handle)) else { continue };
             let Some(pod) = evictable(context, handle.key(), handle.uid()) else { continue };
-            any |= self.evict(context, &pod, signal, message);
+            evicted.extend(self.evict(context, &pod, signal, message));
         }
-        any
+        evicted
     }
 
     /// Ends the pod that is ranked first.
@@ -231,15 +242,16 @@ impl Evictor {
         context: &Context,
         shortage: &Shortage,
         mut candidates: Vec<Candidate>,
-    ) -> Duration {
+    ) -> Vec<Arc<PodHandle>> {
         rank(&mut candidates);
         for candidate in candidates {
             let Some(pod) = evictable(context, &candidate.key, &candidate.uid) else { continue };
-            if self.evict(context, &pod, shortage.signal, message(shortage, &candidate)) {
-                return SETTLE;
+            let evicted = self.evict(context, &pod, shortage.signal, message(shortage, &candidate));
+            if evicted.is_some() {
+                return evicted.into_iter().collect();
             }
         }
-        LOOK
+        Vec::new()
     }
 
     /// Ends a pod for its memory, of which the node has so much left; whether it is ended.
@@ -251,7 +263,7 @@ impl Evictor {
             threshold: format!("{}Mi", MEMORY_RESERVE >> 20),
         };
         let candidate = Candidate { key: key.clone(), uid: uid.into(), ..Candidate::default() };
-        self.evict_first(context, &shortage, vec![candidate]) == SETTLE
+        !self.evict_first(context, &shortage, vec![candidate]).is_empty()
     }
 
     /// As if the machine were short of disk, and this pod ranked first; whether it is ended.
@@ -261,18 +273,18 @@ impl Evictor {
         let shortage =
             Shortage { signal: Signal::Disk, resource: "ephemeral-storage", available: 0, threshold };
         let candidate = Candidate { key: key.clone(), uid: uid.into(), ..Candidate::default() };
-        self.evict_first(context, &shortage, vec![candidate]) == SETTLE
+        !self.evict_first(context, &shortage, vec![candidate]).is_empty()
     }
 
-    /// Ends a pod; false if it is ending or over already.
-    fn evict(&self, context: &Context, pod: &Pod, signal: Signal, message: String) -> bool {
+    /// Ends a pod; `None` if it is ending or over already.
+    fn evict(&self, context: &Context, pod: &Pod, signal: Signal, message: String) -> Option<Arc<PodHandle>> {
         let handle = context.table.get(pod.metadata.uid.as_deref().unwrap_or_default());
-        let Some(handle) = handle.filter(|handle| handle.evict_once()) else { return false };
+        let handle = handle.filter(|handle| handle.evict_once())?;
         tracing::warn!(pod = %handle.key(), message, "a pod is evicted");
         context.tell(pod, None, true, REASON, &message);
         handle.evict(Eviction { reason: REASON, message, grace: Some(GRACE), disruption: signal.of_node() });
         self.counts[signal as usize].fetch_add(1, Ordering::Relaxed);
-        true
+        Some(handle)
     }
 
     /// Remembers when images came, and which of them pods of this node use.
@@ -350,13 +362,8 @@ fn images_of(pod: &Pod) -> Vec<String> {
 /// The pod of this name if it may be evicted, and if it is this one: another may have the name by now.
 fn evictable(context: &Context, key: &Key, uid: &str) -> Option<Arc<Pod>> {
     let known = context.pods.get(key).filter(|pod| pod.metadata.uid.as_deref() == Some(uid));
-    known.filter(|pod| may_be_evicted(context, pod))
-}
-
-/// Critical and static pods stay, whatever happens.
-pub(crate) fn may_be_evicted(context: &Context, pod: &Pod) -> bool {
-    let priority = pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0);
-    priority < CRITICAL && !static_pods::is_mirror(pod, &context.node_name)
+    // Critical and static pods stay, whatever happens.
+    known.filter(|pod| !is_critical(pod, &context.node_name))
 }
 
 /// The pods that may be evicted, with what they use: all of it, and by container.

@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
 };
 
@@ -18,9 +18,12 @@ use coracle_runtime::{
     Container, ContainerSpec, Cpu, Output, PrepareError, Program, Stdin, StdinWriter, digest,
 };
 use coracle_vfs::{Mounts, OpenOptions, VfsError};
+use k8s_openapi::{api::core::v1::Container as Spec, apimachinery::pkg::api::resource::Quantity};
 use parking_lot::Mutex;
 
-use crate::{context::Context, handle::PodHandle, images::chain, logs::ContainerLog, volumes::PodVolumes};
+use crate::{
+    context::Context, handle::PodHandle, images::chain, logs::ContainerLog, resources, volumes::PodVolumes,
+};
 
 /// Instances beside a pod's containers at one time: probes, hooks and a few people. Each holds a place of the
 /// node, and memory of the pod.
@@ -67,8 +70,8 @@ pub(crate) struct Running {
     pub(crate) stack: PodStack,
     /// The pod's.
     pub(crate) volumes: Arc<PodVolumes>,
-    /// Its memory limit now, or 0 if its spec has none.
-    pub(crate) memory_limit: AtomicU64,
+    /// Its memory limit now, as its spec has or had it.
+    pub(crate) memory: Mutex<Option<Quantity>>,
     pub(crate) working_dir: Option<String>,
     /// The container's stdin, if its spec asks for one.
     pub(crate) stdin: Option<StdinWriter>,
@@ -80,14 +83,14 @@ pub(crate) struct Running {
 impl Running {
     /// The memory limit that it has now, if its spec has one.
     pub(crate) fn memory_limit(&self) -> Option<u64> {
-        Some(self.memory_limit.load(Ordering::Relaxed)).filter(|limit| *limit > 0)
+        resources::bytes(self.memory.lock().as_ref())
     }
 
-    /// Gives it another memory limit while it runs; false if that cannot be.
-    pub(crate) fn resize_memory(&self, context: &Context, limit: Option<u64>) -> bool {
-        let resized = context.runtime.resize_memory(&self.container, limit);
+    /// Gives it the memory limit of a spec while it runs; false if that cannot be.
+    pub(crate) fn resize_memory(&self, context: &Context, spec: &Spec) -> bool {
+        let resized = context.runtime.resize_memory(&self.container, resources::memory_limit(spec));
         if resized {
-            self.memory_limit.store(limit.unwrap_or(0), Ordering::Relaxed);
+            *self.memory.lock() = resources::spelled_memory(spec);
         }
         resized
     }

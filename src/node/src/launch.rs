@@ -112,7 +112,6 @@ impl Launch {
             _ => (Stdin::Closed, None),
         };
         let (env, tty) = (env.into_vec(), spec.tty.unwrap_or(false));
-        let memory_limit = resources::memory_limit(spec);
         let start = ContainerSpec {
             budget: handle.budget.clone(),
             cpu: resources::cpu(spec),
@@ -122,7 +121,7 @@ impl Launch {
             env: env.clone(),
             mounts: mounts.clone(),
             network: stack.clone(),
-            memory_limit,
+            memory_limit: resources::memory_limit(spec),
             working_dir: working_dir.clone(),
             stdin,
             tty,
@@ -140,7 +139,7 @@ impl Launch {
             mounts,
             stack,
             volumes,
-            memory_limit: memory_limit.unwrap_or(0).into(),
+            memory: resources::spelled_memory(spec).into(),
             working_dir,
             stdin: writer,
             tty,

@@ -6,8 +6,8 @@
 //! from `coracle-image`. It must never decide where a pod runs, change a pod's spec, or poll the API.
 //!
 //! Read first: [`Node`] (build, router, ready, shutdown), then `state` (a pod's life as a pure machine),
-//! `worker` (the task that lives it) and `status` (what is said of it). `platform` is the table of what only
-//! Linux could do.
+//! `worker` (the task that lives it) and `status` (what is said of it). `admission` is what the node takes,
+//! `platform` the table of what only Linux could do.
 //!
 //! ```text
 //!  informers ── dispatch ──> worker (one task per pod) ── status_writer ──> API
@@ -20,6 +20,7 @@
 //!                              └─ termination: how a run ended, and its last words
 //! ```
 
+mod admission;
 mod agent;
 mod backoff;
 mod bandwidth;
@@ -46,6 +47,7 @@ mod pod_network;
 mod probes;
 mod pull_secrets;
 mod registration;
+mod resize;
 mod resources;
 mod shutdown;
 mod sources;

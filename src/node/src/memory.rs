@@ -25,8 +25,8 @@ use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
+    admission::is_critical,
     context::Context,
-    eviction::may_be_evicted,
     handle::PodHandle,
     host::{self, Capacity, MEMORY_RESERVE},
     resources, state,
@@ -242,7 +242,7 @@ fn candidates(context: &Context, handle: &Arc<PodHandle>) -> Vec<Candidate> {
     let Some(pod) = pod.filter(|pod| pod.metadata.uid.as_deref() == Some(handle.uid())) else {
         return Vec::new();
     };
-    let critical = !may_be_evicted(context, &pod);
+    let critical = is_critical(&pod, &context.node_name);
     let priority = pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0);
     let candidate = |name: Box<str>, requested: u64| {
         let (key, handle) = (handle.key().clone(), Some(handle.clone()));

@@ -7,7 +7,7 @@
 //! | `runAsUser`, `runAsGroup`, `fsGroup`, `supplementalGroups`, `hostUsers` | accepted: files have no owners, a module is no user of the host |
 //! | `runAsNonRoot` | accepted; refused with `runAsUser: 0`, as the kubelet does |
 //! | `seccompProfile`, `appArmorProfile`, `seLinuxOptions`, `procMount`, `allowPrivilegeEscalation` | accepted: a module makes no system call that could be filtered |
-//! | `capabilities.drop`, and `add` of what ordinary containers have | accepted: there is nothing to take away, and any port may be bound |
+//! | `capabilities.drop`, and `add` of what ordinary containers have and `kubectl debug` adds | accepted: there is nothing to take away, and any port may be bound |
 //! | `capabilities.add` of more | refused: `NET_ADMIN` and its like give nothing here |
 //! | `privileged`, `volumeDevices` | refused: no device of the host can be reached |
 //! | `readOnlyRootFilesystem` | enforced |
@@ -25,14 +25,10 @@ use std::collections::BTreeMap;
 use coracle_network::{HostPort, Protocol};
 use k8s_openapi::api::core::v1::{Container, Pod};
 
-use crate::state::{self, Role};
-
-/// Why a pod is refused for good, in the kubelet's words: `status.reason` and the message.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Refusal {
-    pub(crate) reason: &'static str,
-    pub(crate) message: String,
-}
+use crate::{
+    admission::Refusal,
+    state::{self, Role},
+};
 
 /// Kernel settings that concern the pod alone. Kubernetes' list; they tune what the virtual network does
 /// without them.
@@ -72,15 +68,15 @@ const ORDINARY_CAPABILITIES: &[&str] = &[
 pub(crate) fn admit(pod: &Pod) -> Result<(), Refusal> {
     let Some(spec) = &pod.spec else { return Ok(()) };
     if spec.os.as_ref().is_some_and(|os| os.name == "windows") {
-        let message = "Failed to admit pod as the OS field doesn't match node OS".into();
-        return Err(Refusal { reason: "PodOSNotSupported", message });
+        let message = "Failed to admit pod as the OS field doesn't match node OS";
+        return Err(Refusal::new("PodOSNotSupported", message));
     }
     let sysctls = spec.security_context.as_ref().and_then(|context| context.sysctls.as_deref());
     for sysctl in sysctls.unwrap_or_default() {
         let name = sysctl.name.replace('/', ".");
         if !SAFE_SYSCTLS.contains(&name.as_str()) {
             let message = format!("forbidden sysctl: {:?} not allowlisted", sysctl.name);
-            return Err(Refusal { reason: "SysctlForbidden", message });
+            return Err(Refusal::new("SysctlForbidden", message));
         }
     }
     Ok(())
@@ -218,6 +214,7 @@ mod tests {
 
         check_container(&json!({"runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}}), "runs");
         check_container(&json!({"capabilities": {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]}}), "runs");
+        check_container(&json!({"capabilities": {"add": ["SYS_PTRACE"]}}), "runs");
         check_container(
             &json!({"capabilities": {"add": ["CAP_NET_ADMIN"]}}),
             "capability NET_ADMIN is not supported: a module has no kernel to use it on",

@@ -185,8 +185,9 @@ impl Registration {
     }
 
     /// Says that the node shuts down. It is tried once: nobody waits for a node that goes.
-    pub(crate) async fn report_shutdown(&self) {
+    pub(crate) async fn report_shutdown(&self, recorder: &Recorder) {
         self.shutting_down.store(true, Ordering::Relaxed);
+        self.tell_turn("NodeNotReady", recorder);
         if let Err(error) = self.try_report(self.pressure()).await {
             tracing::warn!(error = api_message(&error), "the node could not say that it shuts down");
         }
@@ -219,6 +220,7 @@ impl Registration {
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut written = self.pressure();
+        turns(None, written).into_iter().for_each(|turn| self.tell_turn(turn, recorder));
         let mut reported = tokio::time::Instant::now();
         loop {
             tokio::select! {
@@ -241,7 +243,10 @@ impl Registration {
                     let seen = self.pressure();
                     if seen != written || reported.elapsed() >= REPORT {
                         match self.try_report(seen).await {
-                            Ok(()) => (written, reported) = (seen, tokio::time::Instant::now()),
+                            Ok(()) => {
+                                turns(Some(written), seen).into_iter().for_each(|turn| self.tell_turn(turn, recorder));
+                                (written, reported) = (seen, tokio::time::Instant::now());
+                            }
                             Err(error) => tracing::warn!(error = api_message(&error), "the node's status was not written"),
                         }
                     }
@@ -257,10 +262,14 @@ impl Registration {
         }
         let now = node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false);
         if known.replace(now).is_some_and(|before| before != now) {
-            let reason = if now { "NodeNotSchedulable" } else { "NodeSchedulable" };
-            let message = format!("Node {} status is now: {reason}", self.identity.name);
-            recorder.event(&self.reference(), EventType::Normal, reason, &message);
+            self.tell_turn(if now { "NodeNotSchedulable" } else { "NodeSchedulable" }, recorder);
         }
+    }
+
+    /// Tells of a change of the node's state.
+    pub(crate) fn tell_turn(&self, reason: &str, recorder: &Recorder) {
+        let message = format!("Node {} status is now: {reason}", self.identity.name);
+        recorder.event(&self.reference(), EventType::Normal, reason, &message);
     }
 
     /// Renews the lease until stopped.
@@ -384,6 +393,20 @@ fn node_status(
     }
 }
 
+/// The reasons of the events for what has changed; for everything at the beginning.
+fn turns(before: Option<Pressure>, now: Pressure) -> Vec<&'static str> {
+    let pick = |is: bool, short: &'static str, fine: &'static str| if is { short } else { fine };
+    let all = |it: Pressure| {
+        [
+            pick(it.memory, "NodeHasInsufficientMemory", "NodeHasSufficientMemory"),
+            pick(it.disk, "NodeHasDiskPressure", "NodeHasNoDiskPressure"),
+            pick(it.instances, "NodeHasInsufficientPID", "NodeHasSufficientPID"),
+        ]
+    };
+    let known = before.map(all);
+    all(now).into_iter().filter(|turn| known.is_none_or(|known| !known.contains(turn))).collect()
+}
+
 fn conditions(
     known: Option<&NodeStatus>,
     (ready, pressure): (bool, Pressure),
@@ -475,6 +498,20 @@ mod tests {
         let info = status.node_info.unwrap();
         assert!(info.container_runtime_version.starts_with("wasmtime://48"));
         assert_eq!(info.kubelet_version, "v1.33.0");
+    }
+
+    #[test]
+    fn turns_of_the_node_are_told_once() {
+        let none = Pressure { memory: false, disk: false, instances: false };
+        let disk = Pressure { disk: true, ..none };
+        let memory = Pressure { memory: true, ..none };
+        assert_eq!(turns(Some(none), disk), ["NodeHasDiskPressure"]);
+        assert_eq!(turns(Some(disk), memory), ["NodeHasInsufficientMemory", "NodeHasNoDiskPressure"]);
+        assert_eq!(turns(Some(disk), disk), [""; 0]);
+        assert_eq!(
+            turns(None, none),
+            ["NodeHasSufficientMemory", "NodeHasNoDiskPressure", "NodeHasSufficientPID"]
+        );
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 use coracle_api::quantity::Quantity;
 use coracle_runtime::Cpu;
-use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
+use k8s_openapi::{
+    api::core::v1::{Container, Pod, ResourceRequirements},
+    apimachinery::pkg::api::resource::Quantity as Spelled,
+};
 
 use crate::state::{self, Role};
 
@@ -19,7 +22,17 @@ pub(crate) fn cpu(container: &Container) -> Cpu {
 
 /// The memory limit of a container in bytes, if it has one.
 pub(crate) fn memory_limit(container: &Container) -> Option<u64> {
-    bytes(container.resources.as_ref())
+    bytes(spelled(container.resources.as_ref(), "memory"))
+}
+
+/// The memory limit of a container in the words of its spec.
+pub(crate) fn spelled_memory(container: &Container) -> Option<Spelled> {
+    spelled(container.resources.as_ref(), "memory").cloned()
+}
+
+/// A memory limit in bytes; one of nothing is none.
+pub(crate) fn bytes(limit: Option<&Spelled>) -> Option<u64> {
+    u64::try_from(Quantity::parse(&limit?.0).ok()?.value()).ok().filter(|bytes| *bytes > 0)
 }
 
 /// The memory in bytes that a container asks for; 0 if it asks for none.
@@ -32,7 +45,8 @@ pub(crate) fn memory_request(container: &Container) -> u64 {
 /// What a pod may hold in memory, where a container without a limit has `default`: what its containers may use
 /// together, or what an init container may use beside the sidecars that were started before it, if that is more.
 pub(crate) fn pod_memory(pod: &Pod, default: u64) -> u64 {
-    if let Some(limit) = bytes(pod.spec.as_ref().and_then(|spec| spec.resources.as_ref())) {
+    if let Some(limit) = bytes(spelled(pod.spec.as_ref().and_then(|spec| spec.resources.as_ref()), "memory"))
+    {
         return limit;
     }
     let (mut sidecars, mut containers, mut most) = (0_u64, 0_u64, 0_u64);
@@ -51,13 +65,13 @@ pub(crate) fn pod_memory(pod: &Pod, default: u64) -> u64 {
     most.max(sidecars.saturating_add(containers))
 }
 
-fn bytes(resources: Option<&ResourceRequirements>) -> Option<u64> {
-    u64::try_from(limit(resources, "memory")?.value()).ok().filter(|bytes| *bytes > 0)
-}
-
 /// One of a container's limits.
 pub(crate) fn limit(resources: Option<&ResourceRequirements>, name: &str) -> Option<Quantity> {
-    Quantity::parse(&resources?.limits.as_ref()?.get(name)?.0).ok()
+    Quantity::parse(&spelled(resources, name)?.0).ok()
+}
+
+fn spelled<'a>(resources: Option<&'a ResourceRequirements>, name: &str) -> Option<&'a Spelled> {
+    resources?.limits.as_ref()?.get(name)
 }
 
 fn millis(cpu: &Quantity) -> u32 {

@@ -5,11 +5,8 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{context::Context, handle::PodHandle, registration::Registration};
+use crate::{admission::CRITICAL, context::Context, handle::PodHandle, registration::Registration};
 
-/// From this priority on a pod is critical: it ends after the others. Kubernetes' number, that of
-/// `system-cluster-critical`.
-const CRITICAL: i32 = 2_000_000_000;
 /// What part of the time is kept for critical pods, if there are any.
 const CRITICAL_SHARE: u32 = 4;
 
@@ -17,7 +14,7 @@ const CRITICAL_SHARE: u32 = 4;
 /// written when this returns.
 pub(crate) async fn drain(context: &Arc<Context>, registration: &Registration, grace: Duration) {
     let end = Instant::now() + grace;
-    registration.report_shutdown().await;
+    registration.report_shutdown(&context.recorder).await;
     let is_critical = |handle: &Arc<PodHandle>| {
         let pod = context.pods.get(handle.key());
         let priority = pod.and_then(|pod| pod.spec.as_ref().and_then(|spec| spec.priority));

@@ -7,26 +7,27 @@ use std::{
     net::{IpAddr, Ipv6Addr},
 };
 
+use coracle_api::resources::RESIZE_PENDING;
 use k8s_openapi::{
     api::core::v1::{
-        Container, ContainerState, ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus,
+        Container, ContainerState, ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus, VolumeMount,
+        VolumeMountStatus,
     },
-    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::Time},
+    apimachinery::pkg::apis::meta::v1::Time,
     jiff::Timestamp,
 };
 use serde_json::{Value, json};
 
 use crate::{
+    resize::{Denied, Resize},
     state::{self, RestartPolicy, Role, Stop, UnitView},
     termination::shorten,
 };
 
-/// A container, and the memory limit with which it runs although its spec has another.
-pub(crate) type PendingResize = (usize, Option<u64>);
-pub(crate) type PendingResizes = Vec<PendingResize>;
-
-/// The condition of a pod whose new resources it does not have yet.
-const RESIZE_PENDING: &str = "PodResizePending";
+/// The condition of a pod whose new resources are granted, but not there yet.
+const RESIZE_IN_PROGRESS: &str = "PodResizeInProgress";
+/// What is said of a pod that restarts no container and was ended by the shutdown of its node. Kubernetes' words.
+const SHUT_DOWN: (&str, &str) = ("Terminated", "Pod was terminated in response to imminent node shutdown.");
 
 /// Where the status is computed from.
 pub(crate) struct Facts<'a> {
@@ -35,7 +36,7 @@ pub(crate) struct Facts<'a> {
     /// In the order of the spec: init containers, then the main ones, then the ephemeral ones.
     pub(crate) views: Vec<UnitView>,
     pub(crate) stop: Option<&'a Stop>,
-    pub(crate) pending: &'a [PendingResize],
+    pub(crate) resize: Option<&'a Resize>,
     /// No container runs and none will.
     pub(crate) over: bool,
     /// Network and volumes stand.
@@ -84,11 +85,22 @@ pub(crate) fn is_over(status: &PodStatus) -> bool {
 
 /// The status as it should be written.
 pub(crate) fn pod_status(facts: &Facts<'_>, transitions: &mut Transitions) -> PodStatus {
+    if let Some(Stop::Refused { reason, message }) = facts.stop {
+        // Nothing else was ever true of it.
+        return PodStatus {
+            phase: Some("Failed".into()),
+            reason: Some(reason.to_string()),
+            message: Some(message.to_string()),
+            start_time: Some(Time(facts.start)),
+            observed_generation: facts.pod.metadata.generation,
+            ..PodStatus::default()
+        };
+    }
     let statuses = container_statuses(facts);
     let phase = phase(facts, &statuses);
     let mut conditions = conditions(facts, &statuses, phase, transitions);
-    conditions.extend(resize_pending(facts));
-    conditions.extend(disruption(facts));
+    conditions.extend(resize_conditions(facts));
+    conditions.extend(disruption(facts, phase));
     let [mut init, mut main, mut ephemeral] = [const { Vec::new() }; 3];
     for (role, status) in statuses {
         match role {
@@ -100,6 +112,7 @@ pub(crate) fn pod_status(facts: &Facts<'_>, transitions: &mut Transitions) -> Po
     main.sort_by(|a, b| a.name.cmp(&b.name));
     let failed = match facts.stop {
         Some(Stop::Failed { reason, message, .. }) if phase == "Failed" => Some((*reason, &**message)),
+        Some(Stop::Shutdown) if phase == "Failed" => Some(SHUT_DOWN),
         _ => None,
     };
     // After a restart of the agent a pod that is over gets no network again, but keeps showing its past.
@@ -143,8 +156,8 @@ pub(crate) fn status_patch(pod: &Pod, uid: &str, status: &PodStatus) -> Value {
                 condition.entry(field).or_insert(Value::Null);
             }
         }
-        if resize_is_over(pod, status) {
-            conditions.push(json!({ "type": RESIZE_PENDING, "$patch": "delete" }));
+        for name in resizes_over(pod, status) {
+            conditions.push(json!({ "type": name, "$patch": "delete" }));
         }
     }
     for field in ["hostIPs", "podIPs"] {
@@ -158,7 +171,7 @@ pub(crate) fn status_patch(pod: &Pod, uid: &str, status: &PodStatus) -> Value {
 /// Tells patches of one pod apart without making them: most looks at a pod find its status unchanged.
 pub(crate) fn fingerprint(pod: &Pod, status: &PodStatus) -> u64 {
     let mut hasher = DefaultHasher::new();
-    resize_is_over(pod, status).hash(&mut hasher);
+    resizes_over(pod, status).for_each(|name| name.hash(&mut hasher));
     let mut into = BufWriter::with_capacity(1024, Hashing(&mut hasher));
     // Neither a status nor a hasher can fail.
     let _ = serde_json::to_writer(&mut into, status).map(|()| into.flush());
@@ -180,13 +193,15 @@ impl Write for Hashing<'_> {
     }
 }
 
-/// True if the API knows of a resize that waits, and none does.
-fn resize_is_over(pod: &Pod, status: &PodStatus) -> bool {
-    let has = |list: Option<&[PodCondition]>| {
-        list.unwrap_or_default().iter().any(|condition| condition.type_ == RESIZE_PENDING)
+/// The conditions of a resize that the API knows of and that are true no more.
+fn resizes_over(pod: &Pod, status: &PodStatus) -> impl Iterator<Item = &'static str> {
+    let has = |status: Option<&PodStatus>, name: &str| {
+        let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+        conditions.iter().any(|condition| condition.type_ == name)
     };
-    has(pod.status.as_ref().and_then(|status| status.conditions.as_deref()))
-        && !has(status.conditions.as_deref())
+    [RESIZE_PENDING, RESIZE_IN_PROGRESS]
+        .into_iter()
+        .filter(move |name| has(pod.status.as_ref(), name) && !has(Some(status), name))
 }
 
 /// What the last words of all containers of a pod may come to, in bytes. Kubernetes' number.
@@ -205,11 +220,11 @@ fn container_statuses(facts: &Facts<'_>) -> Vec<(Role, ContainerStatus)> {
             }
         }
     }
-    for (index, limit) in facts.pending {
-        if let Some((_, status)) = statuses.get_mut(*index) {
+    for behind in facts.resize.iter().flat_map(|resize| &resize.behind) {
+        if let Some((_, status)) = statuses.get_mut(behind.index) {
             let limits = status.resources.get_or_insert_default().limits.get_or_insert_default();
-            match limit {
-                Some(bytes) => limits.insert("memory".into(), Quantity(bytes.to_string())),
+            match &behind.memory {
+                Some(limit) => limits.insert("memory".into(), limit.clone()),
                 None => limits.remove("memory"),
             };
         }
@@ -220,7 +235,7 @@ fn container_statuses(facts: &Facts<'_>) -> Vec<(Role, ContainerStatus)> {
 fn container_status(container: &Container, view: &UnitView) -> ContainerStatus {
     ContainerStatus {
         name: container.name.clone(),
-        image: container.image.clone().unwrap_or_default(),
+        image: view.image.as_deref().or(container.image.as_deref()).unwrap_or_default().into(),
         image_id: view.image_id.as_deref().unwrap_or_default().into(),
         container_id: view.container_id.as_deref().filter(|id| !id.is_empty()).map(Into::into),
         state: Some(view.state.clone()),
@@ -230,7 +245,23 @@ fn container_status(container: &Container, view: &UnitView) -> ContainerStatus {
         restart_count: view.restart_count,
         resources: container.resources.clone().filter(|resources| *resources != Default::default()),
         allocated_resources: container.resources.as_ref().and_then(|resources| resources.requests.clone()),
+        volume_mounts: container.volume_mounts.as_ref().map(|mounts| mounts.iter().map(mounted).collect()),
         ..ContainerStatus::default()
+    }
+}
+
+/// What is read-only here is so all the way down; it is said so to who asks for that.
+fn mounted(mount: &VolumeMount) -> VolumeMountStatus {
+    let recursive = match mount.recursive_read_only.as_deref() {
+        Some("Enabled" | "IfPossible") => "Enabled",
+        _ => "Disabled",
+    };
+    let read_only = mount.read_only.filter(|is| *is);
+    VolumeMountStatus {
+        mount_path: mount.mount_path.clone(),
+        name: mount.name.clone(),
+        read_only,
+        recursive_read_only: read_only.map(|_| recursive.into()),
     }
 }
 
@@ -253,7 +284,7 @@ fn phase(facts: &Facts<'_>, statuses: &[(Role, ContainerStatus)]) -> &'static st
 
 /// Init containers first, then what the main containers do together.
 fn phase_in_the_end(facts: &Facts<'_>, statuses: &[(Role, ContainerStatus)]) -> &'static str {
-    if let Some(Stop::Failed { .. }) = facts.stop {
+    if let Some(Stop::Failed { .. } | Stop::Refused { .. }) = facts.stop {
         return "Failed";
     }
     let mut initializing = false;
@@ -269,8 +300,9 @@ fn phase_in_the_end(facts: &Facts<'_>, statuses: &[(Role, ContainerStatus)]) -> 
             (Role::Sidecar, None) => initializing |= status.started != Some(true) && !facts.over,
         }
     }
-    // What a node that shuts down has ended runs again when it comes back.
-    let terminal = facts.over && facts.stop != Some(&Stop::Shutdown);
+    // What a node that shuts down has ended runs again when it comes back, if it may.
+    let shut_down = facts.stop == Some(&Stop::Shutdown);
+    let terminal = facts.over && !shut_down;
     if initializing && !terminal {
         return "Pending";
     }
@@ -294,6 +326,8 @@ fn phase_in_the_end(facts: &Facts<'_>, statuses: &[(Role, ContainerStatus)]) -> 
     match (waiting, running, stopped) {
         (1.., _, _) => "Pending",
         (_, 1.., _) => "Running",
+        // It was not through, whatever it says at the end.
+        (_, _, 1..) if shut_down && facts.policy == RestartPolicy::Never => "Failed",
         (_, _, 1..) if stopped == succeeded && (terminal || facts.policy != RestartPolicy::Always) => {
             "Succeeded"
         }
@@ -361,24 +395,31 @@ fn conditions(
         .collect()
 }
 
-/// The condition that says so while a resize is not done.
-fn resize_pending(facts: &Facts<'_>) -> Option<PodCondition> {
-    if facts.pending.is_empty() {
-        return None;
+/// The conditions that say so while a resize is not done.
+fn resize_conditions(facts: &Facts<'_>) -> Vec<PodCondition> {
+    const CANNOT_SHRINK: &str = "the memory of a module that runs cannot shrink below what it holds; resizePolicy \
+                                 RestartContainer lets it restart";
+    let Some(resize) = facts.resize else { return Vec::new() };
+    let (mut pending, mut in_progress) = (None, None);
+    if let Some(Denied { denial, .. }) = &resize.denied {
+        pending = Some(holds(facts, RESIZE_PENDING, denial.reason, &denial.message));
+    } else if resize.behind.iter().any(|behind| !behind.restarts) {
+        pending = Some(holds(facts, RESIZE_PENDING, "Infeasible", CANNOT_SHRINK));
     }
-    let message = "the memory of a module that runs cannot shrink below what it holds; resizePolicy RestartContainer lets \
-                   it restart";
-    Some(holds(facts, RESIZE_PENDING, "Infeasible", message))
+    if resize.behind.iter().any(|behind| behind.restarts) {
+        in_progress = Some(holds(facts, RESIZE_IN_PROGRESS, "", ""));
+    }
+    pending.into_iter().chain(in_progress).collect()
 }
 
 /// The condition of a pod that the node ends for its own sake: job controllers count such an end otherwise.
-fn disruption(facts: &Facts<'_>) -> Option<PodCondition> {
-    match facts.stop {
-        Some(Stop::Failed { message, disruption: true, .. }) => {
-            Some(holds(facts, "DisruptionTarget", "TerminationByKubelet", message))
-        }
-        _ => None,
-    }
+fn disruption(facts: &Facts<'_>, phase: &str) -> Option<PodCondition> {
+    let message = match facts.stop {
+        Some(Stop::Failed { message, disruption: true, .. }) => message,
+        Some(Stop::Shutdown) if phase == "Failed" => SHUT_DOWN.1,
+        _ => return None,
+    };
+    Some(holds(facts, "DisruptionTarget", "TerminationByKubelet", message))
 }
 
 /// A condition that is true since the API knows of it, or since now.
@@ -389,8 +430,8 @@ fn holds(facts: &Facts<'_>, name: &str, reason: &str, message: &str) -> PodCondi
     PodCondition {
         type_: name.into(),
         status: "True".into(),
-        reason: Some(reason.into()),
-        message: Some(message.into()),
+        reason: Some(reason.to_owned()).filter(|reason| !reason.is_empty()),
+        message: Some(message.to_owned()).filter(|message| !message.is_empty()),
         last_transition_time: Some(since.unwrap_or(Time(facts.now))),
         ..PodCondition::default()
     }

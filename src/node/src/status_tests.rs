@@ -1,15 +1,17 @@
 //! Tables of phase and conditions.
 
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::{admission::Denial, resize::Behind};
 
 struct Case {
     spec: Value,
     statuses: Vec<(Role, Value)>,
     over: bool,
     stop: Option<Stop>,
-    pending: PendingResizes,
+    resize: Option<Resize>,
 }
 
 fn running(ready: bool) -> (Role, Value) {
@@ -40,7 +42,7 @@ fn case(policy: &str, statuses: Vec<(Role, Value)>) -> Case {
     let spec = json!({
         "restartPolicy": policy, "initContainers": containers(true), "containers": containers(false),
     });
-    Case { spec, statuses, over: false, stop: None, pending: Vec::new() }
+    Case { spec, statuses, over: false, stop: None, resize: None }
 }
 
 impl Case {
@@ -58,6 +60,7 @@ impl Case {
             started: value["started"] == true,
             container_id: value["started"].as_bool().map(|_| "coracle://x".into()),
             image_id: None,
+            image: value["ran"].as_str().map(Into::into),
         });
         let policy = match self.spec["restartPolicy"].as_str().unwrap() {
             "Never" => RestartPolicy::Never,
@@ -70,7 +73,7 @@ impl Case {
             policy,
             views: views.collect(),
             stop: self.stop.as_ref(),
-            pending: &self.pending,
+            resize: self.resize.as_ref(),
             over: self.over,
             set_up: true,
             pod_ip: Some("10.128.0.2".parse().unwrap()),
@@ -213,7 +216,9 @@ fn a_memory_limit_that_cannot_change_is_named() {
     let mut case = case("Always", vec![running(true)]);
     let resources = json!({"limits": {"memory": "2Mi", "cpu": "1"}, "requests": {"memory": "1Mi"}});
     case.spec["containers"][0]["resources"] = resources;
-    case.pending = vec![(0, Some(1 << 20))];
+    let behind =
+        |memory: &str, restarts| Behind { index: 0, memory: Some(Quantity(memory.into())), restarts };
+    case.resize = Some(Resize { denied: None, behind: vec![behind("1048576", false)] });
     let status = case.status();
     let limits = status.container_statuses.as_ref().unwrap()[0].resources.clone().unwrap().limits.unwrap();
     assert_eq!((limits["memory"].0.as_str(), limits["cpu"].0.as_str()), ("1048576", "1"));
@@ -223,11 +228,80 @@ fn a_memory_limit_that_cannot_change_is_named() {
         ("PodResizePending", Some("Infeasible"))
     );
 
-    case.pending.clear();
+    case.resize = Some(Resize { denied: None, behind: vec![behind("1Mi", true)] });
+    let restarting = case.status();
+    let resources = restarting.container_statuses.as_ref().unwrap()[0].resources.clone().unwrap();
+    assert_eq!(resources.limits.unwrap()["memory"].0, "1Mi", "in the words of its spec");
+    let condition = restarting.conditions.as_ref().unwrap().last().unwrap();
+    assert_eq!((condition.type_.as_str(), condition.reason.as_deref()), ("PodResizeInProgress", None));
+
+    case.resize = None;
     let pod = Pod { status: Some(status), ..Pod::default() };
     let patch = status_patch(&pod, "u", &case.status());
     let last = patch["status"]["conditions"].as_array().unwrap().last().unwrap().clone();
     assert_eq!(last, json!({"type": "PodResizePending", "$patch": "delete"}));
+}
+
+#[test]
+fn a_resize_that_the_node_denies_is_named() {
+    let mut case = case("Always", vec![running(true)]);
+    let denial = Denial { reason: "Deferred", message: "later".into() };
+    let (wanted, freed) = (Pod::default().into(), tokio::sync::watch::channel(()).1);
+    case.resize = Some(Resize { denied: Some(Denied { wanted, denial, freed }), behind: Vec::new() });
+    case.conditions(&["PodResizePending=True Deferred later"]);
+}
+
+#[test]
+fn a_shutdown_of_the_node_fails_what_never_restarts() {
+    let main = Role::Main;
+    let shut_down =
+        |policy: &str, statuses| Case { stop: Some(Stop::Shutdown), over: true, ..case(policy, statuses) };
+    for code in [0, 143] {
+        let status = shut_down("Never", vec![ended(main, code)]).status();
+        assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("Terminated")));
+        let words = "Pod was terminated in response to imminent node shutdown.";
+        assert_eq!(status.message.as_deref(), Some(words));
+        shut_down("Never", vec![ended(main, code)]).conditions(&[
+            "Ready=False PodFailed",
+            "ContainersReady=False PodFailed",
+            &format!("DisruptionTarget=True TerminationByKubelet {words}"),
+        ]);
+    }
+    shut_down("Never", vec![ended(main, 143), waiting(main)]).phase("Pending");
+    let interrupted = (main, json!({"state": {"waiting": {}}, "last": {"terminated": {"exitCode": 0}}}));
+    shut_down("OnFailure", vec![interrupted]).phase("Running");
+    let status = shut_down("OnFailure", vec![ended(main, 143)]).status();
+    assert_eq!((status.phase.as_deref(), status.reason), (Some("Running"), None));
+}
+
+#[test]
+fn of_a_refused_pod_nothing_is_said_but_why() {
+    let stop = Stop::Refused { reason: "OutOfcpu".into(), message: "too much".into() };
+    let status = Case { stop: Some(stop), over: true, ..case("Always", vec![waiting(Role::Main)]) }.status();
+    assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("OutOfcpu")));
+    assert!(status.container_statuses.is_none() && status.conditions.is_none(), "{status:?}");
+}
+
+#[test]
+fn a_container_shows_what_ran_and_what_is_mounted() {
+    let mut case = case("Always", vec![running(true)]);
+    case.statuses[0].1["ran"] = "old:1".into();
+    case.spec["containers"][0]["image"] = "new:1".into();
+    case.spec["containers"][0]["volumeMounts"] = json!([
+        {"name": "a", "mountPath": "/a"},
+        {"name": "b", "mountPath": "/b", "readOnly": true},
+        {"name": "c", "mountPath": "/c", "readOnly": true, "recursiveReadOnly": "IfPossible"},
+    ]);
+    let status = case.status().container_statuses.unwrap().remove(0);
+    assert_eq!(status.image, "old:1");
+    assert_eq!(
+        serde_json::to_value(status.volume_mounts).unwrap(),
+        json!([
+            {"name": "a", "mountPath": "/a"},
+            {"name": "b", "mountPath": "/b", "readOnly": true, "recursiveReadOnly": "Disabled"},
+            {"name": "c", "mountPath": "/c", "readOnly": true, "recursiveReadOnly": "Enabled"},
+        ])
+    );
 }
 
 #[test]

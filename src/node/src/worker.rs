@@ -41,6 +41,7 @@ use crate::{
     logs::{ContainerLog, Runs},
     platform, pod_network,
     probes::{ProbeGuard, Target},
+    resize::{self, Behind, Denied, Resize},
     resources, sources,
     state::{
         self, Effect, Exit, Hook, Input, MAX_GRACE, Machine, Plan, ProbeKind, RestartPolicy, Role, Stop,
@@ -56,8 +57,12 @@ use crate::{
 pub(crate) async fn run(context: Arc<Context>, handle: Arc<PodHandle>, pod: Arc<Pod>) {
     let references = sources::references(&pod);
     context.sources.watch(&handle, &references);
-    let mut worker = Box::new(Worker::new(context, handle, pod));
+    // It goes on with what it had before this process, until the node has looked at what it asks for now.
+    let granted = resize::recalled(&pod).map(Arc::new);
+    let asks = granted.is_some().then(|| pod.clone());
+    let mut worker = Box::new(Worker::new(context, handle, granted.unwrap_or(pod)));
     worker.admit();
+    asks.into_iter().for_each(|pod| worker.take_in(pod));
     // First, since a pod that is to go needs no set-up.
     worker.look_at_object();
     worker.feed(Input::Tick);
@@ -76,6 +81,7 @@ enum Done {
     SetUp(Result<PodVolumes, String>),
     Launched { index: usize, result: Result<Launched, Waiting> },
     Abandoned,
+    DiskFreed,
     CleanedUp,
 }
 
@@ -130,8 +136,8 @@ struct Worker {
     runs: FuturesUnordered<BoxFuture<'static, News>>,
     /// How many containers run.
     up: usize,
-    /// Containers that keep the memory limit they began with, against their spec.
-    pending: Option<Box<status::PendingResizes>>,
+    /// What a resize has not come to yet.
+    resize: Option<Box<Resize>>,
     /// The pod was over before this worker began, so that its status says all.
     was_over: bool,
     /// Fingerprint of the status that was handed to the writer last.
@@ -139,6 +145,8 @@ struct Worker {
     /// What a deleted pod's containers were last given to end.
     deleted: Option<Duration>,
     gone: bool,
+    /// Its folder is being removed, as it is over.
+    freeing: bool,
     shutdown: Option<Duration>,
     closing: Closing,
 }
@@ -175,11 +183,12 @@ impl Worker {
             jobs: FuturesUnordered::new(),
             runs: FuturesUnordered::new(),
             up: 0,
-            pending: None,
+            resize: None,
             was_over,
             published: 0,
             deleted: None,
             gone: false,
+            freeing: false,
             shutdown: None,
             closing: Closing::No,
         }
@@ -202,6 +211,7 @@ impl Worker {
                 News::Hooked { index, hook, success } => self.feed(Input::Hooked { index, hook, success }),
                 News::Nothing => {}
             },
+            pod = Resize::chance(&mut self.resize) => self.take_in(pod),
             () = sleep => self.feed(Input::Tick),
         }
         self.look_at_object();
@@ -227,22 +237,17 @@ impl Worker {
             self.feed(Input::Stop { stop, grace });
         }
         if let Some(pod) = mail.pod {
-            let (new, known) = (&pod.metadata, &self.pod.metadata);
-            let changed = new.labels != known.labels || new.annotations != known.annotations;
-            self.pod = pod;
-            if changed {
-                if let Some(stack) = &self.stack {
-                    pod_network::update(stack, &self.pod);
-                }
-                self.refresh_volumes();
-            }
-            self.look_at_spec();
+            self.take_in(pod);
         }
         if mail.sources_changed {
             self.refresh_volumes();
             self.feed(Input::SourcesChanged);
         }
-        self.gone |= mail.gone;
+        if mail.gone {
+            self.gone = true;
+            // To all others it has gone already, and what it had with it.
+            self.context.admissions.release(self.handle.uid());
+        }
         for word in mail.probes {
             self.feed(Input::Probed {
                 index: word.index,
@@ -254,6 +259,47 @@ impl Worker {
             {
                 self.probe_fully(word.index);
             }
+        }
+    }
+
+    /// Takes in the newest state of the object.
+    fn take_in(&mut self, pod: Arc<Pod>) {
+        let (new, known) = (&pod.metadata, &self.pod.metadata);
+        let relabelled = new.labels != known.labels || new.annotations != known.annotations;
+        let before = self.pod.clone();
+        let resized = self.grant(pod);
+        if let Some(stack) = self.stack.as_ref().filter(|_| relabelled) {
+            pod_network::update(stack, &self.pod);
+        }
+        if relabelled || resized {
+            self.refresh_volumes();
+        }
+        self.look_at_spec();
+        if resized {
+            let restart = resize::restarts_for_cpu(&self.pod, &before);
+            restart.into_iter().for_each(|index| self.feed(Input::Resized { index }));
+        }
+    }
+
+    /// From now on the pod is as this object has it, with other resources only if the node grants them: true then.
+    fn grant(&mut self, pod: Arc<Pod>) -> bool {
+        let Some(kept) = resize::keeping(&pod, &self.pod) else {
+            self.pod = pod;
+            self.deny(None);
+            return false;
+        };
+        let freed = self.context.admissions.freed();
+        let denied = self.context.resize(self.handle.uid(), &pod).err();
+        let granted = denied.is_none();
+        self.pod = if granted { pod.clone() } else { Arc::new(kept) };
+        self.deny(denied.map(|denial| Denied { wanted: pod, denial, freed }));
+        granted
+    }
+
+    fn deny(&mut self, denied: Option<Denied>) {
+        if denied.is_some() || self.resize.is_some() {
+            self.resize.get_or_insert_default().denied = denied;
+            self.resize.take_if(|resize| resize.is_done());
         }
     }
 
@@ -270,6 +316,7 @@ impl Worker {
             },
             // Nobody waits for that launch any more.
             Done::Abandoned => {}
+            Done::DiskFreed => self.freeing = false,
             Done::CleanedUp => {
                 self.closing = Closing::Deleting;
                 if !self.gone {
@@ -312,7 +359,7 @@ impl Worker {
             ended.job.iter().for_each(AbortHandle::abort);
         }
         self.feed(Input::Exited { index, exit });
-        if self.pending.is_some() {
+        if self.resize.is_some() {
             self.look_at_resources();
         }
     }
@@ -322,16 +369,18 @@ impl Worker {
         self.slots.iter().filter_map(|slot| slot.running.as_ref()).map(|running| &running.container)
     }
 
-    /// Refuses a pod that this node could only pretend to run.
+    /// Takes the pod, or refuses one that this node has no room for or could only pretend to run.
     fn admit(&mut self) {
-        let fresh = self.pod.status.as_ref().is_none_or(|status| status.start_time.is_none());
-        if !fresh || self.pod.metadata.deletion_timestamp.is_some() {
+        if self.was_over || self.pod.metadata.deletion_timestamp.is_some() {
             return;
         }
-        if let Err(refusal) = platform::admit(&self.pod) {
-            self.context.tell(&self.pod, None, true, refusal.reason, &refusal.message);
+        let fresh = self.pod.status.as_ref().is_none_or(|status| status.start_time.is_none());
+        if !fresh {
+            self.context.admissions.keep(self.handle.uid(), &self.pod);
+        } else if let Err(refusal) = self.context.admit(self.handle.uid(), &self.pod) {
+            self.context.tell(&self.pod, None, true, &refusal.reason, &refusal.message);
             let message = format!("Pod was rejected: {}", refusal.message).into();
-            let stop = Stop::Failed { reason: refusal.reason, message, disruption: false };
+            let stop = Stop::Refused { reason: refusal.reason, message };
             self.feed(Input::Stop { stop, grace: Duration::ZERO });
         }
     }
@@ -348,7 +397,7 @@ impl Worker {
                 self.feed(Input::Stop { stop: Stop::Deleted, grace });
             }
         }
-        let idle = self.machine.over() && self.up == 0;
+        let idle = self.machine.over() && self.up == 0 && !self.freeing;
         if self.deleted.is_some() && self.closing == Closing::No && idle {
             self.closing = Closing::CleaningUp;
             self.abandoned.store(true, Ordering::SeqCst);
@@ -413,25 +462,25 @@ impl Worker {
     /// old one.
     fn look_at_resources(&mut self) {
         self.set_memory_of_pod();
-        let mut restart = Vec::new();
-        let mut pending = Vec::new();
+        let (mut restart, mut behind) = (Vec::new(), Vec::new());
         for (index, running) in self.slots.iter().map(|slot| slot.running.as_ref()).enumerate() {
             let (Some(running), Some(spec)) = (running, container_at(&self.pod, index)) else { continue };
             running.container.set_cpu(resources::cpu(&spec));
             if resources::memory_limit(&spec) == running.memory_limit() {
                 continue;
             }
-            let mut policies = spec.resize_policy.iter().flatten();
-            let restarts = policies.any(|policy| {
-                policy.resource_name == "memory" && policy.restart_policy == "RestartContainer"
-            });
+            let restarts = resize::restarts(&spec, "memory");
             if restarts {
                 restart.push(index);
-            } else if !running.resize_memory(&self.context, resources::memory_limit(&spec)) {
-                pending.push((index, running.memory_limit()));
+            } else if running.resize_memory(&self.context, &spec) {
+                continue;
             }
+            behind.push(Behind { index, memory: running.memory.lock().clone(), restarts });
         }
-        self.pending = (!pending.is_empty()).then(|| Box::new(pending));
+        if !behind.is_empty() || self.resize.is_some() {
+            self.resize.get_or_insert_default().behind = behind;
+            self.resize.take_if(|resize| resize.is_done());
+        }
         restart.into_iter().for_each(|index| self.feed(Input::Resized { index }));
     }
 
@@ -447,7 +496,7 @@ impl Worker {
             Some(Duration::ZERO) => return self.up == 0,
             Some(_) => return self.up == 0 && self.context.table.retire(&self.handle),
         }
-        let idle = self.machine.over() && self.up == 0;
+        let idle = self.machine.over() && self.up == 0 && !self.freeing;
         let told = self.pod.status.as_ref().is_some_and(status::is_over);
         let ended = match self.closing {
             Closing::No => self.deleted.is_none() && idle && told,
@@ -523,6 +572,14 @@ impl Worker {
                     stack.close();
                 }
                 self.volumes = Arc::default();
+                self.context.admissions.release(self.handle.uid());
+                // What is to be deleted leaves the disk with its logs.
+                let over = self.machine.stopped() != Some(&Stop::Shutdown) && self.deleted.is_none();
+                if let Some(job) = self.context.free_disk(&self.pod).filter(|_| over) {
+                    self.abandoned.store(true, Ordering::SeqCst);
+                    self.freeing = true;
+                    self.jobs.push(job.map(|()| Done::DiskFreed).boxed());
+                }
             }
         }
     }
@@ -687,7 +744,7 @@ impl Worker {
             policy: self.policy,
             views: self.machine.views().collect(),
             stop: self.machine.stopped(),
-            pending: self.pending.as_ref().map(|pending| pending.as_slice()).unwrap_or_default(),
+            resize: self.resize.as_deref(),
             over: self.machine.over(),
             set_up: self.machine.is_set_up(),
             pod_ip: self.ip,
@@ -724,6 +781,7 @@ impl Drop for Worker {
         if let Some(stack) = self.stack.take() {
             stack.close();
         }
+        self.context.admissions.release(self.handle.uid());
     }
 }
 

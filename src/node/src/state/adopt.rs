@@ -54,6 +54,9 @@ impl Unit {
     fn recall(&mut self, status: &ContainerStatus, now: Now) -> bool {
         self.restarts = status.restart_count;
         self.image_id = Some(status.image_id.as_str()).filter(|id| !id.is_empty()).map(Into::into);
+        self.ran_image = Some(status.image.as_str())
+            .filter(|image| self.image_id.is_some() && !image.is_empty() && **image != *self.plan.image)
+            .map(Into::into);
         let last = status.last_state.as_ref().and_then(|state| state.terminated.as_ref()).map(ended);
         let state = status.state.clone().unwrap_or_default();
         match state {

@@ -229,7 +229,10 @@ pub(crate) enum Stop {
     /// The node will not run it (any longer): `status.reason` and `status.message` of the failed pod, and whether that
     /// is a disruption: for the node's sake, and not by the pod's own fault.
     Failed { reason: &'static str, message: Box<str>, disruption: bool },
-    /// The node shuts down. The object stays as it is, and runs again when the node comes back.
+    /// The node has never begun with it, and will not: `status.reason` and `status.message`.
+    Refused { reason: Cow<'static, str>, message: Box<str> },
+    /// The node shuts down. The object stays as it is, and runs again when the node comes back, unless it restarts
+    /// no container: then it has failed.
     Shutdown,
 }
 
@@ -304,6 +307,8 @@ pub(crate) struct UnitView {
     pub(crate) started: bool,
     pub(crate) container_id: Option<Box<str>>,
     pub(crate) image_id: Option<Box<str>>,
+    /// The image of its newest run, if that is not the one of its spec.
+    pub(crate) image: Option<Box<str>>,
 }
 
 /// The network and volumes of the pod.
@@ -472,13 +477,16 @@ impl Machine {
     }
 
     fn begin_stop(&mut self, stop: Stop, grace: Duration, now: Now, effects: &mut Vec<Effect>) {
-        if self.stop.is_none() {
-            self.stop = Some(stop);
-            effects.push(Effect::Abort);
-        } else if self.torn_down {
+        if self.torn_down {
             return;
         }
-        self.each(&UnitInput::Stop { grace }, now, effects);
+        let shutdown = stop == Stop::Shutdown;
+        // What is at its own end comes to that.
+        if self.stop.is_none() && !(shutdown && self.finished()) {
+            self.stop = Some(stop);
+            effects.push(Effect::Abort);
+        }
+        self.each(&UnitInput::Stop { grace, shutdown }, now, effects);
     }
 
     fn exceed_deadline(&mut self, now: Now, effects: &mut Vec<Effect>) {
@@ -541,7 +549,7 @@ impl Machine {
                 if self.units[index].is_launching() {
                     effects.push(Effect::Abandon { index });
                 }
-                self.one(index, UnitInput::Stop { grace }, now, effects);
+                self.one(index, UnitInput::Stop { grace, shutdown: false }, now, effects);
             }
         }
         self.take_turns(now, effects);

@@ -62,6 +62,8 @@ pub(super) struct Run {
     /// What is shown while the hook of its start is under way: the container counts as up after it.
     starting: Option<Shown>,
     killed: Killed,
+    /// It was told to end with its node.
+    shut_down: bool,
     end: Option<End>,
 }
 
@@ -104,10 +106,15 @@ pub(super) struct Unit {
     pub(super) restarts: i32,
     /// True once some run has begun: the next one is a restart.
     pub(super) has_run: bool,
+    /// True once some run was up (its startup probe and the hook of its start had succeeded), since this process has
+    /// the pod: those behind it need not wait any more.
+    has_started: bool,
     /// The newest run that ended, and the one before it.
     pub(super) ended: Option<Box<Ended>>,
     pub(super) before: Option<Box<Ended>>,
     pub(super) image_id: Option<Box<str>>,
+    /// The image of the newest run, if the spec has another by now.
+    pub(super) ran_image: Option<Box<str>>,
     /// Seen from outside it stays at the end of its newest run, although it may run again.
     pub(super) looks_ended: bool,
     crashes: Backoff,
@@ -140,6 +147,8 @@ pub(super) enum UnitInput {
     SourcesChanged,
     Stop {
         grace: Duration,
+        /// With its node, which may come back.
+        shutdown: bool,
     },
     /// Nobody needs this sidecar any more.
     Turn,
@@ -172,9 +181,11 @@ impl Unit {
             life: Life::Idle,
             restarts: 0,
             has_run: false,
+            has_started: false,
             ended: None,
             before: None,
             image_id: None,
+            ran_image: None,
             looks_ended: false,
             crashes: Backoff::default(),
             failures: Backoff::default(),
@@ -185,6 +196,9 @@ impl Unit {
     pub(super) fn step(&mut self, input: UnitInput, context: &Context<'_>, effects: &mut Vec<Effect>) {
         let life = std::mem::replace(&mut self.life, Life::Ended);
         self.life = self.next(life, input, context, effects);
+        if let Life::Running(run) = &self.life {
+            self.has_started |= run.started && run.starting.is_none() && run.end.is_none();
+        }
     }
 
     fn next(
@@ -204,6 +218,7 @@ impl Unit {
                 }
                 self.has_run = true;
                 self.image_id = Some(image_id);
+                self.ran_image = None;
                 self.failures.reset();
                 let index = context.index;
                 effects.push(if self.plan.post_start {
@@ -218,6 +233,7 @@ impl Unit {
                     ready: !self.plan.readiness_probe,
                     starting: self.plan.post_start.then_some(shown),
                     killed: Killed::No,
+                    shut_down: false,
                     end: None,
                 }))
             }
@@ -253,7 +269,8 @@ impl Unit {
                     Life::Running(run)
                 }
             }
-            (Life::Running(mut run), UnitInput::Stop { grace }) => {
+            (Life::Running(mut run), UnitInput::Stop { grace, shutdown }) => {
+                run.shut_down |= shutdown && run.end.is_none();
                 let text = format!("Stopping container {}", self.plan.name);
                 self.end(&mut run, Killed::ForGood, grace, text, context, effects);
                 Life::Running(run)
@@ -321,7 +338,10 @@ impl Unit {
         context: &Context<'_>,
         effects: &mut Vec<Effect>,
     ) -> Life {
-        self.plan.image = image;
+        let before = std::mem::replace(&mut self.plan.image, image);
+        if self.image_id.is_some() {
+            self.ran_image.get_or_insert(before);
+        }
         self.crashes.reset();
         self.failures.reset();
         match life {
@@ -406,6 +426,14 @@ impl Unit {
             // A pod whose only container is shown as terminated looks finished if it never restarts any.
             let shown = Waiting { reason: "ContainerCreating", message: None };
             return self.launch(Shown::Waiting(shown), context, effects);
+        }
+        // It has not done its work, whatever it says at the end: it does so when the node is back.
+        if run.shut_down
+            && code == 0
+            && self.plan.role == Role::Main
+            && context.policy != RestartPolicy::Never
+        {
+            return Life::Idle;
         }
         if run.killed == Killed::ForGood || !restarts_after(context.policy, self.plan.role, code) {
             return Life::Ended;
@@ -583,16 +611,13 @@ impl Unit {
             // Containers behind a hook of a start wait for its end, as they do in Kubernetes.
             Role::Main => match &self.life {
                 Life::Running(run) => run.starting.is_some(),
-                Life::Launching(_) => self.plan.post_start && !self.has_run,
+                Life::Launching(_) => self.plan.post_start && !self.has_started,
                 _ => false,
             },
             Role::Ephemeral => false,
             Role::Init => !(self.is_over() && self.succeeded()),
             // Once it has started it never blocks again, even while it is being restarted.
-            Role::Sidecar => match &self.life {
-                Life::Running(run) => !run.started || run.starting.is_some(),
-                _ => !self.has_run,
-            },
+            Role::Sidecar => !self.has_started,
         }
     }
 
@@ -671,6 +696,7 @@ impl Unit {
             started,
             container_id,
             image_id: self.image_id.clone(),
+            image: self.ran_image.clone(),
         }
     }
 }

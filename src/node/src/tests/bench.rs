@@ -154,6 +154,22 @@ impl Bench {
         self.pods().patch(name, &PatchParams::default(), &Patch::Strategic(patch)).await.unwrap();
     }
 
+    /// `kubectl patch --subresource resize`, for the container of all tests.
+    pub(super) async fn resize(&self, name: &str, requests: Value) {
+        let patch = json!({"spec": {"containers": [{"name": "c", "resources": {"requests": requests}}]}});
+        let (params, patch) = (PatchParams::default(), Patch::Strategic(patch));
+        self.pods().patch_subresource("resize", name, &params, &patch).await.unwrap();
+    }
+
+    /// Waits until a file of the container of all tests says this.
+    pub(super) async fn file(&self, pod: &str, path: &str, text: &str) {
+        let uid = self.pod(pod, |_| true).await.metadata.uid.unwrap();
+        let table = &self.node.as_ref().unwrap().context().table;
+        let root = table.get(&uid).unwrap().running("c").unwrap().mounts.root();
+        let says = async || root.read(path, 1024).is_ok_and(|is| is == text.as_bytes()).then_some(());
+        self.state("a file", says).await;
+    }
+
     pub(super) async fn create_config_map(&self, name: &str, data: Value) {
         let map: ConfigMap =
             serde_json::from_value(json!({"metadata": {"name": name}, "data": data})).unwrap();
@@ -364,6 +380,11 @@ impl Bench {
         context.evictor.images_in_use(context)
     }
 
+    /// The folders that pods have on disk.
+    pub(super) fn pod_folders(&self) -> usize {
+        std::fs::read_dir(self.dir.path().join("pods")).unwrap().count()
+    }
+
     /// What pods have on disk: folders and logs.
     pub(super) fn folders(&self) -> Vec<String> {
         ["pods", "logs"]
@@ -405,6 +426,15 @@ pub(super) fn container(pod: &Pod) -> ContainerStatus {
 pub(super) fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+/// Reason and message of a condition that holds; empty if it does not.
+pub(super) fn condition(pod: &Pod, name: &str) -> (String, String) {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let holding = conditions.iter().find(|condition| condition.type_ == name && condition.status == "True");
+    holding
+        .map(|it| (it.reason.clone().unwrap_or_default(), it.message.clone().unwrap_or_default()))
+        .unwrap_or_default()
 }
 
 /// Why a container waits, `""` if it does not.

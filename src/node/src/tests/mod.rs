@@ -7,7 +7,7 @@ mod streams;
 
 use std::time::Duration;
 
-use bench::{Bench, container, is_ready, phase, waiting};
+use bench::{Bench, condition, container, is_ready, phase, waiting};
 use k8s_openapi::api::core::v1::ContainerState;
 use serde_json::json;
 
@@ -340,11 +340,24 @@ async fn a_node_that_shuts_down_lets_pods_end_and_runs_them_again() {
     bench.shutdown_grace = Duration::from_secs(20);
     bench.start_node().await;
     bench.pod("p", |pod| is_ready(pod) && container(pod).restart_count == 1).await;
+    let once = json!({
+        "restartPolicy": "Never", "volumes": [{"name": "v", "emptyDir": {}}],
+        "containers": [{"name": "c", "image": "registry.local/sleeps:1"}],
+    });
+    bench.create("once", once).await;
+    bench.pod("once", is_ready).await;
     bench.stop_node().await;
+    let once = bench.pod("once", |pod| phase(pod) == "Failed").await;
+    let words = "Pod was terminated in response to imminent node shutdown.";
+    assert_eq!(condition(&once, "DisruptionTarget"), ("TerminationByKubelet".into(), words.into()));
+    let status = once.status.unwrap();
+    assert_eq!((status.reason.as_deref(), status.message.as_deref()), (Some("Terminated"), Some(words)));
+    assert_eq!(bench.pod_folders(), 1);
     assert_eq!(bench.node_condition("Ready").await, ("False".into(), "node is shutting down".into()));
     let pod = bench.pod("p", |pod| !is_ready(pod)).await;
     assert_eq!((phase(&pod), container_end(&pod)), ("Running", (143, "Error".into())));
     bench.start_node().await;
+    assert_eq!(bench.pod_folders(), 0, "what was over at the start needs no folder");
     let pod = bench.pod("p", |pod| is_ready(pod) && container(pod).restart_count == 2).await;
     let last = container(&pod).last_state.unwrap().terminated.unwrap();
     assert_eq!(last.exit_code, 143);
@@ -566,4 +579,142 @@ async fn an_ephemeral_container_joins_a_running_pod() {
         })
         .await;
     assert!(is_ready(&pod), "the others do not care");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_is_over_keeps_its_logs_and_nothing_else() {
+    let bench = Bench::new().await;
+    bench.push("registry.local/hello:1", guests::prints("hello\n", 0)).await;
+    bench.push("registry.local/sleeps:1", guests::sleeps("up\n")).await;
+    let spec = |image: &str| {
+        json!({
+            "restartPolicy": "Never", "volumes": [{"name": "v", "emptyDir": {}}],
+            "containers": [{"name": "c", "image": image, "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
+        })
+    };
+    bench.create("done", spec("registry.local/hello:1")).await;
+    bench.create("evicted", spec("registry.local/sleeps:1")).await;
+    bench.pod("done", |pod| phase(pod) == "Succeeded").await;
+    bench.retired("done").await;
+    let uid = bench.pod("evicted", is_ready).await.metadata.uid.unwrap();
+    assert_eq!(bench.pod_folders(), 1, "that of the one that runs");
+    assert!(bench.evict_for_disk("evicted", &uid));
+    bench.retired("evicted").await;
+    assert_eq!(bench.pod_folders(), 0);
+    bench.log("done", "hello\n").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_refuses_what_it_cannot_have_and_keeps_what_it_has() {
+    let mut bench = Bench::new().await;
+    assert_eq!(bench.events("n", "Starting").await, ["Starting kubelet."]);
+    let words = "Node n status is now: NodeHasSufficientPID";
+    assert_eq!(bench.events("n", "NodeHasSufficientPID").await, [words]);
+    bench.push("registry.local/sleeps:1", guests::sleeps("")).await;
+    let spec = |cpu: &str, port: u16| {
+        let resources = json!({"requests": {"cpu": cpu}});
+        let ports = json!([{"containerPort": 80, "hostPort": port, "hostIP": "127.0.0.1"}]);
+        json!({"containers": [{"name": "c", "image": "registry.local/sleeps:1", "resources": resources, "ports": ports}]})
+    };
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    bench.create("first", spec("100m", port)).await;
+    bench.pod("first", is_ready).await;
+    bench.create("greedy", spec("1000", 0)).await;
+    bench.create("second", spec("100m", port)).await;
+    let mut elsewhere = spec("100m", 0);
+    elsewhere["nodeSelector"] = json!({"disk": "ssd"});
+    bench.create("elsewhere", elsewhere).await;
+    for (pod, reason, words) in [
+        (
+            "greedy",
+            "OutOfcpu",
+            "Node didn't have enough resource: cpu, requested: 1000000, used: 100, capacity: ",
+        ),
+        (
+            "second",
+            "NodePorts",
+            "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports",
+        ),
+        (
+            "elsewhere",
+            "NodeAffinity",
+            "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector",
+        ),
+    ] {
+        let status = bench.pod(pod, |pod| phase(pod) == "Failed").await.status.unwrap();
+        assert_eq!(status.reason.as_deref(), Some(reason));
+        let message = status.message.unwrap();
+        assert!(message.starts_with(&format!("Pod was rejected: {words}")), "{message}");
+        assert!(status.container_statuses.is_none(), "it never had any");
+        assert!(bench.events(pod, reason).await[0].starts_with(words));
+    }
+    bench.stop_node().await;
+    bench.create("a-third", spec("100m", port)).await;
+    bench.start_node().await;
+    bench.pod("a-third", |pod| phase(pod) == "Failed").await;
+    bench.pod("first", |pod| is_ready(pod) && container(pod).restart_count == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_resize_gives_what_the_node_has() {
+    let mut bench = Bench::new().await;
+    bench.push("registry.local/sleeps:1", guests::sleeps("")).await;
+    let cpus = std::thread::available_parallelism().unwrap().get() as u64 * 1000;
+    let spec = |cpu: u64| {
+        let field = json!({"containerName": "c", "resource": "requests.cpu", "divisor": "1m"});
+        let items = json!([{"path": "cpu", "resourceFieldRef": field}]);
+        json!({
+            "volumes": [{"name": "d", "downwardAPI": {"items": items}}],
+            "containers": [{
+                "name": "c", "image": "registry.local/sleeps:1",
+                "resources": {"requests": {"cpu": format!("{cpu}m")}},
+                "volumeMounts": [{"name": "d", "mountPath": "/d"}],
+            }],
+        })
+    };
+    let allocated = |pod: &k8s_openapi::api::core::v1::Pod| {
+        let status = container(pod);
+        let requests = status.resources.and_then(|resources| resources.requests).unwrap_or_default();
+        let allocated = status.allocated_resources.unwrap_or_default();
+        assert_eq!(allocated, requests);
+        allocated.get("cpu").map(|cpu| cpu.0.clone()).unwrap_or_default()
+    };
+    bench.create("large", spec(cpus - 300)).await;
+    bench.create("p", spec(100)).await;
+    bench.pod("large", is_ready).await;
+    bench.pod("p", is_ready).await;
+    bench.file("p", "d/cpu", "100").await;
+
+    bench.resize("p", json!({"cpu": "150m"})).await;
+    bench.pod("p", |pod| allocated(pod) == "150m").await;
+    bench.file("p", "d/cpu", "150").await;
+
+    bench.resize("p", json!({"cpu": "1000"})).await;
+    let pending = |reason: &'static str| {
+        move |pod: &k8s_openapi::api::core::v1::Pod| condition(pod, "PodResizePending").0 == reason
+    };
+    let pod = bench.pod("p", pending("Infeasible")).await;
+    let words = format!("Node didn't have enough capacity: cpu, requested: 1000000, capacity: {cpus}");
+    assert_eq!((condition(&pod, "PodResizePending").1, allocated(&pod)), (words, "150m".into()));
+    bench.file("p", "d/cpu", "150").await;
+
+    bench.resize("p", json!({"cpu": "500m"})).await;
+    let pod = bench.pod("p", pending("Deferred")).await;
+    let words = format!(
+        "Node didn't have enough resource: cpu, requested: 500, used: {}, capacity: {cpus}",
+        cpus - 300
+    );
+    assert_eq!((condition(&pod, "PodResizePending").1, allocated(&pod)), (words, "150m".into()));
+
+    // What it was granted is its own over a restart of the agent, and it gets the rest when there is room.
+    bench.stop_node().await;
+    bench.start_node().await;
+    let pod = bench.pod("p", |pod| is_ready(pod) && container(pod).restart_count == 1).await;
+    assert_eq!(
+        (condition(&pod, "PodResizePending").0.as_str(), allocated(&pod)),
+        ("Deferred", "150m".into())
+    );
+    bench.delete("large").await;
+    bench.pod("p", |pod| pending("")(pod) && allocated(pod) == "500m").await;
+    bench.file("p", "d/cpu", "500").await;
 }

@@ -2,13 +2,17 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use coracle_api::{
+    Resources,
+    placement::{Port, host_ports},
+    resources::is_being_resized,
+};
 use coracle_client::Key;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Toleration};
 use serde::Serialize;
 
 use super::{
     affinity::{Labels, NodeAffinity},
-    resources::Resources,
     terms::{Constraint, Terms},
 };
 
@@ -47,14 +51,6 @@ pub(super) struct Class {
     /// Whether the pod has constraints of its own, so that those of the profile are not for it.
     pub(super) constrained: bool,
     pub(super) claims: Vec<Claim>,
-}
-
-/// A port of the node that a pod wants.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Port {
-    pub(super) ip: String,
-    pub(super) protocol: String,
-    pub(super) port: i32,
 }
 
 /// A claim that a pod mounts.
@@ -150,12 +146,12 @@ impl Class {
             owner: owner(pod).map(|(_, uid)| uid.to_owned()),
             priority: spec.priority.unwrap_or(0),
             never_preempts: spec.preemption_policy.as_deref() == Some("Never"),
-            requests: Resources::requested_by(pod),
+            requests: Resources::taken_by(pod),
             weight: Resources::weight_of(pod),
             affinity: NodeAffinity::of(spec),
             tolerations: spec.tolerations.clone().unwrap_or_default(),
             images: spec.init_containers.iter().flatten().chain(&spec.containers).map(image).collect(),
-            ports: ports(spec),
+            ports: host_ports(spec),
             terms: Terms::of(spec, &namespace, &labels),
             hard: constraints("DoNotSchedule"),
             soft: constraints("ScheduleAnyway"),
@@ -183,21 +179,6 @@ fn image(container: &Container) -> String {
 pub(super) fn normalized(image: &str) -> String {
     let tagged = image.rfind(':').is_some_and(|colon| image.rfind('/').is_none_or(|slash| colon > slash));
     if tagged { image.to_owned() } else { format!("{image}:latest") }
-}
-
-fn ports(spec: &PodSpec) -> Vec<Port> {
-    let stays = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
-    let inits = spec.init_containers.iter().flatten().filter(stays);
-    let ports = spec.containers.iter().chain(inits).flat_map(|container| container.ports.iter().flatten());
-    ports
-        .filter_map(|port| {
-            let number = port.host_port.filter(|port| *port > 0)?;
-            let or = |text: &Option<String>, default: &str| {
-                text.clone().filter(|text| !text.is_empty()).unwrap_or_else(|| default.to_owned())
-            };
-            Some(Port { ip: or(&port.host_ip, "0.0.0.0"), protocol: or(&port.protocol, "TCP"), port: number })
-        })
-        .collect()
 }
 
 fn claims(pod: &Pod, spec: &PodSpec) -> Vec<Claim> {
@@ -232,6 +213,7 @@ pub(super) fn write_key(pod: &Pod, key: &mut Vec<u8>) {
         write_container(container, key);
     }
     key.push(2);
+    write_given(pod, key);
     json(key, spec.overhead.as_ref());
     json(key, spec.resources.as_ref());
     map(key, spec.node_selector.as_ref());
@@ -259,6 +241,16 @@ fn write_container(container: &Container, key: &mut Vec<u8>) {
         text(key, port.protocol.as_deref());
     }
     key.push(4);
+}
+
+/// What the node has given the containers, where that is not what they ask for: it counts, too.
+fn write_given(pod: &Pod, key: &mut Vec<u8>) {
+    if is_being_resized(pod) {
+        let taken = Resources::taken_by(pod);
+        for amount in [taken.cpu, taken.memory, taken.storage] {
+            key.extend_from_slice(&amount.to_le_bytes());
+        }
+    }
 }
 
 /// Length first, so that neighbours cannot be taken for one another.

@@ -7,7 +7,7 @@ use super::{
     class::{Candidate, Class},
     cluster::Cluster,
     filter::Plugins,
-    nodes::{NodeChange, NodeState, conflict},
+    nodes::{NodeChange, NodeState},
     taints,
 };
 
@@ -79,7 +79,8 @@ impl Cluster {
 
     fn going_helps(&self, other: &Candidate, class: &Class, failed: Plugins) -> bool {
         let gone = &*other.class;
-        let port = || class.ports.iter().any(|port| gone.ports.iter().any(|other| conflict(port, other)));
+        let port =
+            || class.ports.iter().any(|port| gone.ports.iter().any(|other| port.conflicts_with(other)));
         let claim = || {
             gone.namespace == class.namespace
                 && class.claims.iter().any(|claim| gone.claims.iter().any(|other| other.name == claim.name))

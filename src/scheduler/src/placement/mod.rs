@@ -30,7 +30,6 @@ mod nodes;
 mod preempt;
 mod prepared;
 mod profile;
-mod resources;
 mod score;
 mod table;
 mod taints;
@@ -57,7 +56,6 @@ pub use hints::Happening;
 pub use nodes::{NodeChange, NodeState};
 pub use preempt::Nomination;
 pub use profile::{Profile, Strategy};
-pub use resources::Resources;
 pub use volumes::{SELECTED_NODE, VolumeAction, is_bound};
 
 /// Where a pod goes.

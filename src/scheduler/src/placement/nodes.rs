@@ -5,12 +5,12 @@ use std::{
     sync::Arc,
 };
 
+use coracle_api::{Resources, placement::Port};
 use k8s_openapi::api::core::v1::{Node, Taint};
 
 use super::{
     affinity::Labels,
-    class::{Candidate, Port, normalized},
-    resources::Resources,
+    class::{Candidate, normalized},
     taints,
 };
 
@@ -178,7 +178,7 @@ impl NodeState {
 
     /// True if a port is taken already.
     pub(super) fn has_conflicting_port(&self, ports: &[Port]) -> bool {
-        ports.iter().any(|port| self.ports.iter().any(|taken| conflict(port, taken)))
+        ports.iter().any(|port| self.ports.iter().any(|taken| port.conflicts_with(taken)))
     }
 
     pub(super) fn row(&self, version: u32, nominated: u32) -> Row {
@@ -193,12 +193,6 @@ impl NodeState {
             nominated,
         }
     }
-}
-
-/// Two ports conflict if they are the same for one address, or if one of them is for all.
-pub(super) fn conflict(one: &Port, other: &Port) -> bool {
-    let any = |port: &Port| port.ip == "0.0.0.0";
-    one.port == other.port && one.protocol == other.protocol && (one.ip == other.ip || any(one) || any(other))
 }
 
 /// What is read of a node.

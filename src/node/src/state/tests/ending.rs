@@ -149,3 +149,30 @@ fn a_deadline_may_come_later() {
     bench.feed(Input::DeadlineChanged(Some(bench.now.instant)));
     assert_eq!(bench.seen[0], "abort");
 }
+
+#[test]
+fn a_shutdown_of_the_node_completes_nothing() {
+    let shutdown = || Input::Stop { stop: Stop::Shutdown, grace: Duration::from_secs(30) };
+    #[track_caller]
+    fn check(policy: &str, code: i32, view: &str) {
+        let mut bench = Bench::simple(policy);
+        bench.feed(Input::SetUp);
+        bench.up(0);
+        bench.feed(Input::Stop { stop: Stop::Shutdown, grace: Duration::from_secs(30) });
+        bench.exit(0, code);
+        bench.expect_views(&[view]);
+        assert!(bench.machine.over());
+    }
+    check("OnFailure", 0, "ContainerCreating last=Completed(0) x0");
+    check("OnFailure", 143, "Error(143) x0");
+    check("Never", 0, "Completed(0) x0");
+
+    let mut bench = Bench::simple("Never");
+    bench.feed(Input::SetUp);
+    bench.up(0);
+    bench.exit(0, 1);
+    bench.seen.clear();
+    bench.feed(shutdown());
+    bench.expect(&[]);
+    assert_eq!(bench.machine.stopped(), None, "it ended by itself before");
+}

@@ -76,6 +76,46 @@ fn a_container_is_up_after_the_hook_of_its_start_and_others_wait() {
 }
 
 #[test]
+fn what_is_behind_a_sidecar_waits_until_that_was_up_once() {
+    let spec = |extra: Value| {
+        let mut side = json!({"name": "side", "image": "i", "restartPolicy": "Always"});
+        side.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        json!({"initContainers": [side], "containers": [{"name": "main", "image": "i"}]})
+    };
+    let probe = |bench: &mut Bench, run: i32, healthy: bool| {
+        bench.feed(Input::Probed { index: 0, run, probe: ProbeKind::Startup, healthy });
+    };
+    let probed = spec(json!({"startupProbe": {"tcpSocket": {"port": 80}}}));
+    let mut bench = Bench::new(&probed, &json!({}));
+    bench.feed(Input::SetUp);
+    bench.up(0);
+    bench.expect(&["setup", "launch 0.0"]);
+    probe(&mut bench, 0, false);
+    bench.exit(0, 137);
+    bench.expect(&[
+        "Killing: Container side failed startup probe, will be restarted",
+        "stop 0",
+        "launch 0.1",
+    ]);
+    bench.up(0);
+    bench.expect(&[]);
+    probe(&mut bench, 1, true);
+    bench.expect(&["launch 1.0"]);
+
+    let mut bench =
+        Bench::new(&spec(json!({"lifecycle": {"postStart": {"sleep": {"seconds": 1}}}})), &json!({}));
+    bench.feed(Input::SetUp);
+    bench.up(0);
+    bench.hooked(0, Hook::PostStart, false);
+    bench.exit(0, 137);
+    bench.up(0);
+    bench.seen.retain(|effect| effect.starts_with("launch"));
+    bench.expect(&["launch 0.0", "launch 0.1"]);
+    bench.hooked(0, Hook::PostStart, true);
+    bench.expect(&["launch 1.0"]);
+}
+
+#[test]
 fn sidecars_end_after_those_they_serve_the_last_first_within_one_grace() {
     let sidecar = |name: &str| json!({"name": name, "image": "i", "restartPolicy": "Always"});
     let mut hooked = sidecar("two");

@@ -111,3 +111,49 @@ fn init_containers_that_succeeded_look_so_while_they_run_again() {
     // Where every container may be restarted, nothing needs to be hidden.
     of_policy("Always", &main).expect_views(&["PodInitializing last=Completed(0) x0", "PodInitializing x0"]);
 }
+
+#[test]
+fn what_is_behind_a_sidecar_waits_for_it_again() {
+    let spec = json!({
+        "initContainers": [
+            {"name": "side", "image": "i", "restartPolicy": "Always", "startupProbe": {"tcpSocket": {"port": 80}}},
+            {"name": "init", "image": "i"},
+        ],
+        "containers": [{"name": "main", "image": "i"}],
+    });
+    let state = |name: &str, state: Value| json!({"name": name, "image": "i", "imageID": "", "ready": true, "restartCount": 0, "state": state});
+    let running = json!({"running": {"startedAt": "2024-12-31T00:00:00Z"}});
+    let done = json!({"terminated": {"exitCode": 0, "reason": "Completed"}});
+    let known = json!({
+        "phase": "Running",
+        "initContainerStatuses": [state("side", running.clone()), state("init", done)],
+        "containerStatuses": [state("main", running)],
+    });
+    let mut bench = Bench::new(&spec, &known);
+    bench.feed(Input::SetUp);
+    bench.up(0);
+    bench.expect(&["setup", "launch 0.1"]);
+    bench.feed(Input::Probed { index: 0, run: 1, probe: ProbeKind::Startup, healthy: true });
+    bench.expect(&["launch 1.1"]);
+}
+
+#[test]
+fn a_container_remembers_the_image_that_ran() {
+    let images = |bench: &Bench| bench.machine.views().map(|view| view.image).collect::<Vec<_>>();
+    let spec = json!({"containers": [{"name": "c", "image": "new"}]});
+    let running = json!({"running": {"startedAt": "2024-12-31T00:00:00Z"}});
+    let known = json!({"phase": "Running", "containerStatuses": [{
+        "name": "c", "image": "old", "imageID": "old@sha256:0", "ready": true, "restartCount": 0, "state": running,
+    }]});
+    let mut bench = Bench::new(&spec, &known);
+    assert_eq!(images(&bench), [Some("old".into())]);
+    bench.feed(Input::SetUp);
+    bench.up(0);
+    assert_eq!(images(&bench), [None]);
+    bench.feed(Input::ImageChanged { index: 0, image: "newer".into() });
+    bench.feed(Input::ImageChanged { index: 0, image: "newest".into() });
+    assert_eq!(images(&bench), [Some("new".into())]);
+    bench.exit(0, 143);
+    bench.up(0);
+    assert_eq!(images(&bench), [None]);
+}

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use coracle_api::Resources;
 use k8s_openapi::api::core::v1::{
     Affinity, Container, ContainerPort, Node, NodeAffinity, NodeSelector, NodeSelectorRequirement,
     NodeSelectorTerm, Pod, ResourceRequirements, Toleration,
@@ -10,7 +11,7 @@ use proptest::prelude::*;
 use rand::{SeedableRng, rngs::StdRng};
 
 use super::make::*;
-use crate::placement::{Candidate, Profile, Resources, place};
+use crate::placement::{Candidate, Profile, place};
 
 /// Where the pod goes, or the message.
 #[track_caller]

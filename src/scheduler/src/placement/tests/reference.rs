@@ -28,7 +28,7 @@ fn namespace(pod: &Pod) -> String {
 }
 
 fn cpu(pod: &Pod) -> i64 {
-    crate::placement::Resources::requested_by(pod).cpu
+    coracle_api::Resources::requested_by(pod).cpu
 }
 
 fn anti_terms(pod: &Pod) -> Vec<PodAffinityTerm> {
@@ -86,7 +86,7 @@ impl Reference {
         }
         let here: Vec<&Pod> = self.pods.values().filter(|(_, on)| *on == name).map(|(pod, _)| pod).collect();
         let allocatable = node.status.as_ref().and_then(|status| status.allocatable.clone());
-        let has = crate::placement::Resources::of(allocatable.as_ref()).cpu;
+        let has = coracle_api::Resources::of(allocatable.as_ref()).cpu;
         let used: i64 = here.iter().map(|pod| cpu(pod)).sum();
         if cpu(pod) > 0 && cpu(pod) > has - used {
             return Err("Insufficient cpu");

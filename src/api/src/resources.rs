@@ -1,12 +1,13 @@
-//! What pods ask for and nodes have.
+//! What pods ask for and nodes have, as the scheduler and nodes count it.
 
 use std::collections::BTreeMap;
 
-use coracle_api::Quantity;
 use k8s_openapi::{
-    api::core::v1::{Container, Pod},
+    api::core::v1::{Container, ContainerStatus, Pod},
     apimachinery::pkg::api::resource::Quantity as ApiQuantity,
 };
+
+use crate::Quantity;
 
 /// What a container without requests counts as when nodes are compared (never when they are filtered).
 /// Kubernetes' numbers.
@@ -25,6 +26,9 @@ pub struct Resources {
     /// Everything else by name, in whole units.
     pub other: BTreeMap<String, i64>,
 }
+
+/// The condition of a pod whose new resources its node has not given it.
+pub const RESIZE_PENDING: &str = "PodResizePending";
 
 type Amounts = BTreeMap<String, ApiQuantity>;
 
@@ -51,6 +55,31 @@ impl Resources {
     /// while it runs, whichever is more, unless the pod as a whole says otherwise; plus overhead.
     pub fn requested_by(pod: &Pod) -> Self {
         Self::sum(pod, requests_of)
+    }
+
+    /// What a pod takes of its node: what it asks for or what the node has given it, whichever is more, as the two may
+    /// differ while it is resized. What its node can never give it counts for nothing.
+    pub fn taken_by(pod: &Pod) -> Self {
+        let Some(status) = pod.status.as_ref().filter(|_| is_being_resized(pod)) else {
+            return Self::requested_by(pod);
+        };
+        let conditions = status.conditions.iter().flatten();
+        let never = conditions.into_iter().any(|condition| {
+            condition.type_ == RESIZE_PENDING && condition.reason.as_deref() == Some("Infeasible")
+        });
+        let main = status.container_statuses.iter().flatten();
+        let known: Vec<_> = main.chain(status.init_container_statuses.iter().flatten()).collect();
+        Self::sum(pod, |container| {
+            let wanted = requests_of(container);
+            match known.iter().find(|status| status.name == container.name).and_then(|known| given(known)) {
+                Some(given) if never => given,
+                Some(mut given) => {
+                    given.raise_to(&wanted);
+                    given
+                }
+                None => wanted,
+            }
+        })
     }
 
     /// Like [`Resources::requested_by`], where containers that ask for nothing count as a little.
@@ -137,14 +166,16 @@ impl Resources {
     }
 
     /// True if any amount is more than in `other`.
-    pub(super) fn exceeds(&self, other: &Resources) -> bool {
+    #[must_use]
+    pub fn exceeds(&self, other: &Resources) -> bool {
         self.cpu > other.cpu
             || self.memory > other.memory
             || self.storage > other.storage
             || self.other.iter().any(|(name, amount)| *amount > other.amount(name))
     }
 
-    pub(super) fn amount(&self, name: &str) -> i64 {
+    /// The amount of one that is neither CPU, memory nor storage.
+    pub fn amount(&self, name: &str) -> i64 {
         self.other.get(name).copied().unwrap_or(0)
     }
 
@@ -162,4 +193,58 @@ impl Resources {
 
 fn requests_of(container: &Container) -> Resources {
     Resources::of(container.resources.as_ref().and_then(|resources| resources.requests.as_ref()))
+}
+
+/// Whether a node has given any of the pod's containers other amounts than they ask for.
+pub fn is_being_resized(pod: &Pod) -> bool {
+    let (Some(spec), Some(status)) = (&pod.spec, &pod.status) else { return false };
+    let all = |main: &[Container], statuses: Option<&Vec<ContainerStatus>>| {
+        let differs = |status: &ContainerStatus| {
+            let container = main.iter().find(|container| container.name == status.name);
+            let wanted = container.and_then(|container| container.resources.as_ref()?.requests.as_ref());
+            status.allocated_resources.as_ref().is_some_and(|given| Some(given) != wanted)
+        };
+        statuses.into_iter().flatten().any(differs)
+    };
+    all(&spec.containers, status.container_statuses.as_ref())
+        || all(spec.init_containers.as_deref().unwrap_or_default(), status.init_container_statuses.as_ref())
+}
+
+/// What the node has given a container, as far as it says: what it reserves for it, and what the container has.
+fn given(status: &ContainerStatus) -> Option<Resources> {
+    let has = status.resources.as_ref().and_then(|resources| resources.requests.as_ref());
+    let mut given = Resources::of(Some(status.allocated_resources.as_ref()?));
+    given.raise_to(&Resources::of(has));
+    Some(given)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn a_pod_that_is_resized_takes_what_it_has_and_what_it_may_get() {
+        #[track_caller]
+        fn check(wanted: &str, given: Value, reason: Value, expected: i64) {
+            let pod = json!({
+                "metadata": {},
+                "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": wanted}}}]},
+                "status": {
+                    "conditions": [{"type": RESIZE_PENDING, "status": "True", "reason": reason}],
+                    "containerStatuses": [{
+                        "name": "c", "image": "", "imageID": "", "ready": true, "restartCount": 0,
+                        "allocatedResources": given,
+                    }],
+                },
+            });
+            let pod = serde_json::from_value(pod).expect("a pod");
+            assert_eq!(Resources::taken_by(&pod).cpu, expected);
+        }
+        check("2", json!({"cpu": "1"}), json!("Deferred"), 2000);
+        check("500m", json!({"cpu": "1"}), Value::Null, 1000);
+        check("200", json!({"cpu": "1"}), json!("Infeasible"), 1000);
+        check("2", Value::Null, Value::Null, 2000);
+    }
 }
