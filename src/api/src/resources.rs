@@ -227,7 +227,7 @@ mod tests {
     #[test]
     fn a_pod_that_is_resized_takes_what_it_has_and_what_it_may_get() {
         #[track_caller]
-        fn check(wanted: &str, given: Value, reason: Value, expected: i64) {
+        fn check(wanted: &str, given: &Value, reason: &Value, expected: i64) {
             let pod = json!({
                 "metadata": {},
                 "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": wanted}}}]},
@@ -242,9 +242,10 @@ mod tests {
             let pod = serde_json::from_value(pod).expect("a pod");
             assert_eq!(Resources::taken_by(&pod).cpu, expected);
         }
-        check("2", json!({"cpu": "1"}), json!("Deferred"), 2000);
-        check("500m", json!({"cpu": "1"}), Value::Null, 1000);
-        check("200", json!({"cpu": "1"}), json!("Infeasible"), 1000);
-        check("2", Value::Null, Value::Null, 2000);
+        let one = json!({"cpu": "1"});
+        check("2", &one, &json!("Deferred"), 2000);
+        check("500m", &one, &Value::Null, 1000);
+        check("200", &one, &json!("Infeasible"), 1000);
+        check("2", &Value::Null, &Value::Null, 2000);
     }
 }

@@ -131,7 +131,7 @@ fn a_node_under_pressure_takes_what_matters() {
     check_on(&short("DiskPressure"), &critical, "runs");
     check_on(&short("MemoryPressure"), &best_effort, "Evicted: The node had condition: [MemoryPressure]. ");
     check_on(&short("MemoryPressure"), &burstable, "runs");
-    let mut tolerant = best_effort.clone();
+    let mut tolerant = best_effort;
     tolerant["tolerations"] = json!([{"key": "node.kubernetes.io/memory-pressure", "operator": "Exists"}]);
     check_on(&short("MemoryPressure"), &tolerant, "runs");
     check_on(&short("DiskPressure"), &tolerant, "Evicted: The node had condition: [DiskPressure]. ");
@@ -151,12 +151,12 @@ fn without_an_object_the_machine_counts() {
 #[test]
 fn a_resize_is_granted_deferred_or_never_to_be() {
     #[track_caller]
-    fn check(requests: Value, expected: &str) {
+    fn check(requests: &Value, expected: &str) {
         let node = node(&json!({}));
         let facts = NodeFacts::new("n1", Some(&node), &Allocatable::default(), 0);
         let admissions = admissions();
         admissions.admit("new", &pod(&requesting(&json!({"cpu": "100m"}))), &facts).unwrap();
-        let said = match admissions.resize("new", &pod(&requesting(&requests)), &facts) {
+        let said = match admissions.resize("new", &pod(&requesting(requests)), &facts) {
             Ok(()) => "granted".to_owned(),
             Err(denial) => format!("{}: {}", denial.reason, denial.message),
         };
@@ -164,17 +164,17 @@ fn a_resize_is_granted_deferred_or_never_to_be() {
         let granted = if said == "granted" { 1500 } else { 100 };
         assert_eq!(admissions.book.lock().sum.cpu, 500 + granted, "what it has is its own");
     }
-    check(json!({"cpu": "1500m"}), "granted");
+    check(&json!({"cpu": "1500m"}), "granted");
     check(
-        json!({"cpu": "1501m"}),
+        &json!({"cpu": "1501m"}),
         "Deferred: Node didn't have enough resource: cpu, requested: 1501, used: 500, capacity: 2000",
     );
     check(
-        json!({"cpu": "1000"}),
+        &json!({"cpu": "1000"}),
         "Infeasible: Node didn't have enough capacity: cpu, requested: 1000000, capacity: 2000",
     );
     check(
-        json!({"cpu": "1000", "memory": "1001"}),
+        &json!({"cpu": "1000", "memory": "1001"}),
         "Infeasible: Node didn't have enough capacity: memory, requested: 1001, capacity: 1000",
     );
 }

@@ -71,7 +71,7 @@ pub struct Config {
     pub listen: IpAddr,
     /// The data folder: `pods/`, `volumes/` and `logs/` in it are the node's.
     pub data_dir: PathBuf,
-    /// How many pods the node offers to run.
+    /// How many pods the node offers to run, if the runtime has as many places.
     pub max_pods: u32,
     /// What `kubeletVersion` says.
     pub version: String,

@@ -210,7 +210,7 @@ const MAX_MESSAGES: usize = 12 << 10;
 fn container_statuses(facts: &Facts<'_>) -> Vec<(Role, ContainerStatus)> {
     let mut statuses: Vec<_> = state::containers(facts.pod)
         .zip(&facts.views)
-        .map(|((container, role), view)| (role, container_status(&container, view)))
+        .map(|((container, role), view)| (role, container_status(&container, role, view)))
         .collect();
     let share = MAX_MESSAGES / statuses.len().max(1);
     for (_, status) in &mut statuses {
@@ -232,7 +232,7 @@ fn container_statuses(facts: &Facts<'_>) -> Vec<(Role, ContainerStatus)> {
     statuses
 }
 
-fn container_status(container: &Container, view: &UnitView) -> ContainerStatus {
+fn container_status(container: &Container, role: Role, view: &UnitView) -> ContainerStatus {
     ContainerStatus {
         name: container.name.clone(),
         image: view.image.as_deref().or(container.image.as_deref()).unwrap_or_default().into(),
@@ -243,7 +243,8 @@ fn container_status(container: &Container, view: &UnitView) -> ContainerStatus {
         ready: view.ready,
         started: Some(view.started),
         restart_count: view.restart_count,
-        resources: container.resources.clone().filter(|resources| *resources != Default::default()),
+        // Also of one that has none: the API takes a container without them for one that cannot be resized.
+        resources: (role != Role::Ephemeral).then(|| container.resources.clone().unwrap_or_default()),
         allocated_resources: container.resources.as_ref().and_then(|resources| resources.requests.clone()),
         volume_mounts: container.volume_mounts.as_ref().map(|mounts| mounts.iter().map(mounted).collect()),
         ..ContainerStatus::default()

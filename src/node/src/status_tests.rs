@@ -294,6 +294,7 @@ fn a_container_shows_what_ran_and_what_is_mounted() {
     ]);
     let status = case.status().container_statuses.unwrap().remove(0);
     assert_eq!(status.image, "old:1");
+    assert_eq!(serde_json::to_value(&status.resources).unwrap(), json!({}));
     assert_eq!(
         serde_json::to_value(status.volume_mounts).unwrap(),
         json!([
