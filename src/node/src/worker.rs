@@ -572,10 +572,13 @@ impl Worker {
                     stack.close();
                 }
                 self.volumes = Arc::default();
+                // What a shutdown has ended is to have the same again, and no other pod meanwhile.
+                if self.machine.stopped() == Some(&Stop::Shutdown) {
+                    return;
+                }
                 self.context.admissions.release(self.handle.uid());
                 // What is to be deleted leaves the disk with its logs.
-                let over = self.machine.stopped() != Some(&Stop::Shutdown) && self.deleted.is_none();
-                if let Some(job) = self.context.free_disk(&self.pod).filter(|_| over) {
+                if let Some(job) = self.context.free_disk(&self.pod).filter(|_| self.deleted.is_none()) {
                     self.abandoned.store(true, Ordering::SeqCst);
                     self.freeing = true;
                     self.jobs.push(job.map(|()| Done::DiskFreed).boxed());
@@ -781,7 +784,6 @@ impl Drop for Worker {
         if let Some(stack) = self.stack.take() {
             stack.close();
         }
-        self.context.admissions.release(self.handle.uid());
     }
 }
 
