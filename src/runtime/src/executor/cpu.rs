@@ -19,11 +19,6 @@ impl Watch {
         let before = std::mem::replace(&mut self.0, thread_nanos());
         self.0.saturating_sub(before)
     }
-
-    /// When the last lap was.
-    pub(super) fn last(&self) -> Nanos {
-        self.0
-    }
 }
 
 /// CPU time of this thread.
@@ -66,8 +61,10 @@ mod tests {
         let (tell, clock) = mpsc::channel();
         let (end, ended) = mpsc::channel::<()>();
         let thread = std::thread::spawn(move || {
-            let mut watch = Watch::start();
-            while watch.lap() + watch.last() < 5_000_000 {}
+            let (mut watch, mut used) = (Watch::start(), 0);
+            while used < 5_000_000 {
+                used += watch.lap();
+            }
             tell.send(ThreadClock::of_this_thread().unwrap()).unwrap();
             ended.recv().unwrap_err();
         });

@@ -101,9 +101,9 @@ const AWAY: u64 = u64::MAX;
 /// Ticks that a turn waits at most before it is away.
 const PATIENCE: u64 = 2;
 
-/// CPU time of a turn from which on it overstays: its own tick and two more. By then it was told twice that it is over;
-/// what it did not use itself, while the machine was busy with others, does not count.
-const OVERSTAYED: Nanos = 3 * TICK;
+/// CPU time of a turn from which on it overstays, counted from when it had been told for a whole tick that it is over.
+/// What it did not use, because the machine was busy with others, does not count: guests look at once when they go on.
+const OVERSTAYED: Nanos = 2 * TICK;
 
 /// A seat, and what the executor's lock guards of it.
 pub(super) struct Desk {
@@ -116,12 +116,12 @@ pub(super) struct Desk {
     overstays: bool,
 }
 
-/// When a turn has begun.
+/// A turn that goes on.
 struct Begun {
+    /// The executor's ticks at its beginning.
     ticks: u64,
-    at: Nanos,
-    /// CPU time of its thread.
-    cpu: Nanos,
+    /// CPU time of its thread when it should have ended.
+    told: Option<Nanos>,
 }
 
 impl Desk {
@@ -130,12 +130,13 @@ impl Desk {
     }
 
     /// Whether its turn should have ended, and has not.
-    fn overstays(&self, ticks: u64, now: Nanos) -> bool {
-        let Some(turn) = &self.turn else { return false };
-        let long = now.saturating_sub(turn.at) >= OVERSTAYED && ticks >= turn.ticks + PATIENCE;
+    fn overstays(&mut self, ticks: u64) -> bool {
+        let here = self.seat.is_here();
+        let late = self.turn.as_mut().filter(|turn| here && ticks >= turn.ticks + PATIENCE);
+        let Some(turn) = late else { return false };
         // Only few turns come this far, so that it may take a system call.
-        let cpu = || self.clock.and_then(ThreadClock::nanos);
-        long && self.seat.is_here() && cpu().is_some_and(|cpu| cpu.saturating_sub(turn.cpu) >= OVERSTAYED)
+        let Some(cpu) = self.clock.and_then(ThreadClock::nanos) else { return false };
+        cpu.saturating_sub(*turn.told.get_or_insert(cpu)) >= OVERSTAYED
     }
 }
 
@@ -249,7 +250,7 @@ impl<'a> Worker<'a> {
         let ticks = executor.ticks.load(Ordering::Relaxed);
         let desk = &mut state.seats[self.seat.number];
         desk.group = Some(group);
-        desk.turn = Some(Begun { ticks, at: begun, cpu: self.watch.last() });
+        desk.turn = Some(Begun { ticks, told: None });
         executor.begin_turn(&mut state, length, begun + length);
         drop(state);
         self.last = None;
@@ -325,7 +326,7 @@ impl State {
             let Some(group) = desk.group.filter(|_| !desk.overstays) else { continue };
             if desk.seat.leaves(ticks) {
                 self.queue.leave(group, now);
-            } else if desk.overstays(ticks, now) {
+            } else if desk.overstays(ticks) {
                 desk.overstays = true;
                 self.queue.overstays(group, now);
             } else {
