@@ -2,7 +2,8 @@
 //! variables. By the kubelet's rules and in its error texts. Pure.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, Ipv6Addr},
     sync::Arc,
 };
@@ -40,6 +41,10 @@ pub(crate) enum EnvError {
     FieldPath(String),
     #[error("unsupported container resource: {0}")]
     Resource(String),
+    #[error("container {0} not found")]
+    NoContainer(String),
+    #[error("missing value for {0}")]
+    Missing(String),
     #[error("argument list too long")]
     TooLong,
 }
@@ -135,6 +140,20 @@ impl Environment {
     /// Replaces `$(NAME)` by the variables of this environment.
     pub(crate) fn expand(&self, text: &str) -> Result<String, EnvError> {
         expand(text, |name| self.get(name))
+    }
+
+    /// As [`Environment::expand`], but all variables must be there and say something.
+    pub(crate) fn expand_all(&self, text: &str) -> Result<String, EnvError> {
+        let missing = RefCell::new(BTreeSet::new());
+        let expanded = expand(text, |name| {
+            let value = self.get(name).filter(|value| !value.is_empty());
+            if value.is_none() {
+                missing.borrow_mut().insert(name.to_owned());
+            }
+            value
+        })?;
+        let missing: Vec<String> = missing.into_inner().into_iter().collect();
+        if missing.is_empty() { Ok(expanded) } else { Err(EnvError::Missing(missing.join(", "))) }
     }
 
     fn get(&self, name: &str) -> Option<&str> {
@@ -328,7 +347,7 @@ fn referenced(
         return field_value(facts, field).map(Some);
     }
     if let Some(resource) = &from.resource_field_ref {
-        return resource_value(facts, container, resource).map(Some);
+        return resource_value(facts, Some(container), resource).map(Some);
     }
     if let Some(reference) = &from.config_map_key_ref {
         let optional = reference.optional == Some(true);
@@ -412,12 +431,25 @@ fn map_lines(map: Option<&BTreeMap<String, String>>) -> String {
     lines.join("\n")
 }
 
-/// The value of a `resourceFieldRef`: the amount in units of the divisor, rounded up.
+/// The value of a `resourceFieldRef`: the amount in units of the divisor, rounded up. Of the container that it names,
+/// or else of the `own`.
 pub(crate) fn resource_value(
     facts: &PodFacts<'_>,
-    container: &Container,
+    own: Option<&Container>,
     field: &ResourceFieldSelector,
 ) -> Result<String, EnvError> {
+    let named = field.container_name.as_deref().filter(|name| !name.is_empty());
+    let container = match named {
+        None => own,
+        Some(name) => {
+            let spec = facts.pod.spec.as_ref();
+            let all = spec
+                .into_iter()
+                .flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+            all.into_iter().find(|container| container.name == name)
+        }
+    };
+    let container = container.ok_or_else(|| EnvError::NoContainer(named.unwrap_or_default().to_owned()))?;
     let unsupported = || EnvError::Resource(field.resource.clone());
     let (list, resource) = field.resource.split_once('.').ok_or_else(unsupported)?;
     let resources = container.resources.as_ref();

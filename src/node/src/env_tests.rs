@@ -21,7 +21,9 @@ impl Sources for Objects {
 fn pod() -> Pod {
     serde_json::from_value(json!({
         "metadata": {"name": "p", "namespace": "n", "uid": "u", "labels": {"app": "web", "tier": "x\"y"}},
-        "spec": {"nodeName": "node", "serviceAccountName": "default", "containers": []},
+        "spec": {"nodeName": "node", "serviceAccountName": "default",
+            "containers": [{"name": "other", "resources": {"limits": {"cpu": "123m"}}}],
+            "initContainers": [{"name": "first", "resources": {"requests": {"memory": "9"}}}]},
     }))
     .unwrap()
 }
@@ -154,6 +156,16 @@ fn resources() {
         ("requests.memory", "1", "0"),
     ] {
         check_var(&json!({"resourceFieldRef": {"resource": resource, "divisor": divisor}}), Ok(value));
+    }
+    for (container, resource, value) in [
+        ("other", "limits.cpu", Ok("123")),
+        ("other", "requests.cpu", Ok("0")),
+        ("first", "requests.memory", Ok("1")),
+        ("none", "limits.cpu", Err("container none not found")),
+    ] {
+        let divisor = if resource.ends_with("cpu") { "1m" } else { "1Ki" };
+        let field = json!({"containerName": container, "resource": resource, "divisor": divisor});
+        check_var(&json!({"resourceFieldRef": field}), value);
     }
 }
 

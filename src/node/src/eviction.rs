@@ -58,19 +58,22 @@ const GRACE: Duration = Duration::from_secs(1);
 pub(crate) enum Signal {
     Memory,
     Disk,
+    Inodes,
     EmptyDir,
     Pod,
     Container,
 }
 
 impl Signal {
-    const ALL: [Signal; 5] = [Signal::Memory, Signal::Disk, Signal::EmptyDir, Signal::Pod, Signal::Container];
+    const ALL: [Signal; 6] =
+        [Signal::Memory, Signal::Disk, Signal::Inodes, Signal::EmptyDir, Signal::Pod, Signal::Container];
 
     /// How Kubernetes names the signal.
     fn name(self) -> &'static str {
         match self {
             Signal::Memory => "memory.available",
             Signal::Disk => "nodefs.available",
+            Signal::Inodes => "nodefs.inodesFree",
             Signal::EmptyDir => "emptydirfs.limit",
             Signal::Pod => "ephemeralpodfs.limit",
             Signal::Container => "ephemeralcontainerfs.limit",
@@ -79,7 +82,7 @@ impl Signal {
 
     /// Whether it is the machine's, and not the pod's own doing. Only that is a disruption, as Kubernetes has it.
     fn of_node(self) -> bool {
-        matches!(self, Signal::Memory | Signal::Disk)
+        matches!(self, Signal::Memory | Signal::Disk | Signal::Inodes)
     }
 }
 
@@ -116,10 +119,10 @@ fn rank(candidates: &mut [Candidate]) {
 
 /// The message of a pod that is evicted for the machine's sake.
 fn message(shortage: &Shortage, pod: &Candidate) -> String {
-    let Shortage { resource, threshold, available, .. } = shortage;
+    let Shortage { signal, resource, threshold, available } = shortage;
     let mut text = format!(
         "The node was low on resource: {resource}. Threshold quantity: {threshold}, available: {}. ",
-        kibi(*available)
+        if *signal == Signal::Inodes { available.to_string() } else { kibi(*available) }
     );
     if let Some((name, used, requested)) = &pod.heaviest
         && used > requested
@@ -190,13 +193,13 @@ impl Evictor {
             self.announce(context, node, &shortage);
             let usage = |pod: &PodUsage| {
                 let parts = pod.containers.iter().map(|one| (one.name.to_string(), one.memory));
-                (pod.containers.iter().map(|one| one.memory).sum(), parts.collect())
+                (pod.memory(), parts.collect())
             };
             let candidates = candidates(context, &stats.measure(context).pods, &shortage, usage);
             return self.evict_first(context, &shortage, candidates);
         }
         let disk = host::disk_use(&context.pods_dir);
-        if disk.total > 0 && disk.used_percent() > IMAGES_HIGH {
+        if disk.used_percent() > IMAGES_HIGH || disk.short_of_inodes() {
             self.remove_images(&context.pods_dir).await;
         }
         let disk = host::disk_use(&context.pods_dir);
@@ -213,6 +216,18 @@ impl Evictor {
                     pod.containers.iter().map(|one| (one.name.to_string(), one.root_bytes + one.log_bytes));
                 (pod.storage, parts.collect())
             };
+            let candidates = candidates(context, &stats.measure(context).pods, &shortage, usage);
+            return self.evict_first(context, &shortage, candidates);
+        }
+        if disk.short_of_inodes() {
+            let shortage = Shortage {
+                signal: Signal::Inodes,
+                resource: "inodes",
+                available: disk.inodes_free,
+                threshold: disk.inodes_reserve().to_string(),
+            };
+            self.announce(context, node, &shortage);
+            let usage = |pod: &PodUsage| (pod.entries, Vec::new());
             let candidates = candidates(context, &stats.measure(context).pods, &shortage, usage);
             return self.evict_first(context, &shortage, candidates);
         }
@@ -343,7 +358,8 @@ impl Evictor {
                 Ok(bytes) => tracing::info!(digest, bytes, "an unused image was removed"),
                 Err(error) => tracing::warn!(digest, %error, "an unused image was not removed"),
             }
-            if host::disk_use(dir).used_percent() < IMAGES_LOW {
+            let disk = host::disk_use(dir);
+            if disk.used_percent() < IMAGES_LOW && !disk.short_of_inodes() {
                 return;
             }
         }
@@ -439,6 +455,12 @@ mod tests {
         assert_eq!(
             modest,
             "The node was low on resource: ephemeral-storage. Threshold quantity: 10Mi, available: 1024Ki. "
+        );
+        let names = shortage(Signal::Inodes, "inodes", 120, "300");
+        let one = Candidate { heaviest: None, ..candidate("p", 0, 5_000, 0) };
+        assert_eq!(
+            message(&names, &one),
+            "The node was low on resource: inodes. Threshold quantity: 300, available: 120. "
         );
     }
 }

@@ -11,6 +11,8 @@ pub(crate) const MEMORY_RESERVE: u64 = 100 << 20;
 /// The disk that must be free, if a tenth of it is not less. The kubelet's default hard threshold is 10 %, of a
 /// disk that nobody else uses: here it would end all pods of a notebook whose large disk is nine tenths full.
 const DISK_RESERVE: u64 = 2 << 30;
+/// The names that the disk must have room for, in percent. The kubelet's default hard threshold.
+const INODES_PERCENT: u64 = 5;
 /// The part of the runtime's places for containers from which on no more pods should come.
 const INSTANCES_PERCENT: u64 = 95;
 /// The version of Wasmtime, as containerd's stands in other nodes' `containerRuntimeVersion`.
@@ -29,7 +31,7 @@ impl Capacity {
     pub(crate) fn measure(dir: &Path) -> Capacity {
         let cpus = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
         let memory = meminfo("MemTotal").unwrap_or(0);
-        Capacity { cpus, memory: memory.min(cgroup_limit().unwrap_or(u64::MAX)), disk: disk(dir).0 }
+        Capacity { cpus, memory: memory.min(cgroup_limit().unwrap_or(u64::MAX)), disk: disk_use(dir).total }
     }
 
     /// What pods may have of it.
@@ -93,6 +95,9 @@ pub(crate) fn machine_available() -> u64 {
 pub(crate) struct DiskUse {
     pub(crate) total: u64,
     pub(crate) free: u64,
+    /// Files and folders that it has room for, and those of them that are not there; 0 if it does not say.
+    pub(crate) inodes: u64,
+    pub(crate) inodes_free: u64,
 }
 
 impl DiskUse {
@@ -108,6 +113,16 @@ impl DiskUse {
     pub(crate) fn short(&self) -> bool {
         self.total > 0 && self.free < disk_reserve(self.total)
     }
+
+    /// Whether too few names are free.
+    pub(crate) fn short_of_inodes(&self) -> bool {
+        self.inodes > 0 && self.inodes_free < self.inodes_reserve()
+    }
+
+    /// How many names must be free.
+    pub(crate) fn inodes_reserve(&self) -> u64 {
+        self.inodes / 100 * INODES_PERCENT
+    }
 }
 
 /// What of a disk of so many bytes must be free.
@@ -117,8 +132,15 @@ pub(crate) fn disk_reserve(total: u64) -> u64 {
 
 /// The disk that `dir` is on.
 pub(crate) fn disk_use(dir: &Path) -> DiskUse {
-    let (total, free) = disk(dir);
-    DiskUse { total, free }
+    match rustix::fs::statvfs(dir) {
+        Ok(stat) => DiskUse {
+            total: stat.f_blocks * stat.f_frsize,
+            free: stat.f_bavail * stat.f_frsize,
+            inodes: stat.f_files,
+            inodes_free: stat.f_favail,
+        },
+        Err(_) => DiskUse::default(),
+    }
 }
 
 /// The CPU time that all of the machine has spent on anything since it was started.
@@ -151,7 +173,7 @@ impl Pressure {
         let (memory, disk) = (memory_use(), disk_use(dir));
         Pressure {
             memory: memory.total > 0 && memory.available < MEMORY_RESERVE,
-            disk: disk.short(),
+            disk: disk.short() || disk.short_of_inodes(),
             instances: u64::from(running) * 100 >= u64::from(capacity) * INSTANCES_PERCENT,
         }
     }
@@ -210,14 +232,6 @@ fn cgroup_limit() -> Option<u64> {
     fs::read_to_string("/sys/fs/cgroup/memory.max").ok()?.trim().parse().ok()
 }
 
-/// Total and free bytes of the disk that `dir` is on.
-fn disk(dir: &Path) -> (u64, u64) {
-    match rustix::fs::statvfs(dir) {
-        Ok(stat) => (stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize),
-        Err(_) => (0, 0),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -241,18 +255,28 @@ mod tests {
 
     #[test]
     fn a_disk_is_used_in_percent() {
-        let used = |total, free| DiskUse { total, free }.used_percent();
+        let used = |total, free| DiskUse { total, free, ..DiskUse::default() }.used_percent();
         assert_eq!([used(1000, 1000), used(1000, 250), used(1000, 0), used(0, 0)], [0, 75, 100, 0]);
     }
 
     #[test]
     fn a_large_disk_may_be_fuller_than_a_small_one() {
-        let short = |total: u64, free: u64| DiskUse { total: total << 20, free: free << 20 }.short();
+        let short = |total: u64, free: u64| {
+            DiskUse { total: total << 20, free: free << 20, ..DiskUse::default() }.short()
+        };
         assert_eq!(
             [short(1_000, 99), short(1_000, 101), short(250_000, 2_000), short(250_000, 2_100)],
             [true, false, true, false]
         );
         assert!(!short(0, 0), "a disk that could not be measured");
+    }
+
+    #[test]
+    fn a_disk_runs_short_of_names() {
+        let short =
+            |inodes, inodes_free| DiskUse { inodes, inodes_free, ..DiskUse::default() }.short_of_inodes();
+        assert_eq!([short(6_000, 299), short(6_000, 300), short(6_000, 0)], [true, false, true]);
+        assert!(!short(0, 0), "a disk that makes them as they are needed");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use k8s_openapi::{
         PersistentVolume, PersistentVolumeClaim, Pod, Secret, ServiceAccountTokenProjection,
         Volume as VolumeSpec,
     },
-    apimachinery::pkg::api::resource::Quantity as QuantityText,
+    apimachinery::pkg::{api::resource::Quantity as QuantityText, apis::meta::v1::ObjectMeta},
 };
 
 use crate::{
@@ -46,6 +46,12 @@ pub(crate) enum VolumeError {
     HostPath { path: String, wanted: &'static str },
     #[error("hostPath {0} holds the cluster's own data, which no pod may see")]
     OwnData(String),
+    #[error("hostPath {0} is of a file system by which the kernel shows itself, which no pod may see")]
+    Kernel(String),
+    #[error("path \"{0}\" does not exist")]
+    NoPath(String),
+    #[error("what it shows needs more memory than the pod may use")]
+    Memory,
     #[error("persistentvolumeclaim \"{0}\" not found")]
     NoClaim(String),
     #[error("PVC {0} was not created for the pod (the pod is not owner)")]
@@ -82,6 +88,19 @@ pub(crate) enum VolumeError {
 pub(crate) struct SetUpError {
     volume: String,
     problem: VolumeError,
+}
+
+/// Why a container cannot have its view.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MountError {
+    #[error(transparent)]
+    Env(#[from] EnvError),
+    #[error("error SubPath `{0}` must not be an absolute path")]
+    Absolute(String),
+    #[error("unable to provision SubPath `{0}`: must not contain '..'")]
+    Backsteps(String),
+    #[error(transparent)]
+    Volume(#[from] SetUpError),
 }
 
 /// Where the objects behind volumes are looked up.
@@ -189,8 +208,8 @@ pub(crate) fn images(pod: &Pod) -> impl Iterator<Item = (&str, Option<&str>)> {
 
 impl PodVolumes {
     /// Makes the volumes; blocking if [`on_disk`]. What is on disk from before (the agent was restarted)
-    /// is kept. Volumes in memory that the pod writes to are memory of its own; what it is shown of other
-    /// objects is the node's.
+    /// is kept. Volumes in memory are memory of the pod's own. What it is shown of other objects are the node's own
+    /// bytes, the same for all; each volume counts them once, since it may keep an old version of them.
     pub(crate) fn set_up(
         facts: &PodFacts<'_>,
         pod_dir: &Path,
@@ -202,8 +221,8 @@ impl PodVolumes {
             let volume = match make(facts, spec, pod_dir, sources, means) {
                 Ok(Some(volume)) => Ok(volume),
                 Ok(None) => projection(facts, spec, sources).and_then(|files| {
-                    let volume = Volume::memory(None);
-                    volume.project(files).map_err(VolumeError::Files)?;
+                    let volume = Volume::memory_of(None, &means.memory);
+                    volume.project(files).map_err(shown_by)?;
                     // Whatever the mount says, as Kubernetes has it.
                     Ok(Source { read_only: true, ..volume.into() })
                 }),
@@ -230,8 +249,8 @@ impl PodVolumes {
     pub(crate) fn refresh(&self, facts: &PodFacts<'_>, sources: &dyn VolumeSources) {
         for spec in specs(facts.pod).iter().filter(|spec| is_projection(spec)) {
             let Some(Source { volume, .. }) = self.find(&spec.name) else { continue };
-            let result = projection(facts, spec, sources)
-                .and_then(|files| volume.project(files).map_err(VolumeError::Files));
+            let result =
+                projection(facts, spec, sources).and_then(|files| volume.project(files).map_err(shown_by));
             if let Err(error) = result {
                 tracing::debug!(volume = spec.name, %error, "volume keeps its last content");
             }
@@ -244,17 +263,21 @@ impl PodVolumes {
         root: Volume,
         container: &Container,
         env: &Environment,
-    ) -> Result<Mounts, SetUpError> {
+    ) -> Result<Mounts, MountError> {
         let mut mounts = Mounts::over(root);
+        if let Err(error) = mounts.add_devices() {
+            tracing::debug!(%error, "a container has nothing in /dev");
+        }
         for mount in container.volume_mounts.iter().flatten() {
             let failed = |problem| SetUpError { volume: mount.name.clone(), problem };
             let source = self.find(&mount.name).ok_or_else(|| failed(VolumeError::Unknown))?;
             let sub_path = match (&mount.sub_path, &mount.sub_path_expr) {
                 (Some(path), _) => Some(path.clone()),
-                (None, Some(text)) => Some(env.expand(text).map_err(|error| failed(error.into()))?),
+                (None, Some(text)) => Some(env.expand_all(text)?),
                 (None, None) => None,
             };
             let sub_path = sub_path.filter(|path| !path.is_empty());
+            check_sub_path(sub_path.as_deref().unwrap_or_default())?;
             let options = MountOptions {
                 read_only: source.read_only || mount.read_only == Some(true),
                 sub_path: source.file.as_deref().map(str::to_owned).or(sub_path),
@@ -279,6 +302,16 @@ pub(crate) fn container_root(image: &Image, means: &Means) -> Result<Volume, Vfs
         Some(files) => Ok(Volume::overlay(&[Volume::image_for(&means.share, &files.path)?], &own)),
         None => Ok(own),
     }
+}
+
+fn check_sub_path(path: &str) -> Result<(), MountError> {
+    if path.starts_with('/') {
+        return Err(MountError::Absolute(path.to_owned()));
+    }
+    if path.split('/').any(|name| name == "..") {
+        return Err(MountError::Backsteps(path.to_owned()));
+    }
+    Ok(())
 }
 
 fn specs(pod: &Pod) -> &[VolumeSpec] {
@@ -371,6 +404,9 @@ fn persistent_volume(
         return host_path(source, pod_dir, share);
     }
     if let Some(source) = spec.and_then(|spec| spec.local.as_ref()) {
+        if !Path::new(&source.path).exists() {
+            return Err(VolumeError::NoPath(source.path.clone()));
+        }
         return host_path(&HostPathVolumeSource { path: source.path.clone(), type_: None }, pod_dir, share);
     }
     match spec.and_then(|spec| spec.csi.as_ref()) {
@@ -468,7 +504,8 @@ fn bytes(amount: Option<&QuantityText>) -> Option<u64> {
 }
 
 /// A folder of the host, but never one with the cluster's data folder in it or inside that: the keys, the
-/// store and the compiled code of all pods are there.
+/// store and the compiled code of all pods are there. Nor one by which the kernel shows itself: procfs has the memory
+/// of this process, which is that of all pods.
 fn host_path(source: &HostPathVolumeSource, pod_dir: &Path, share: &PodShare) -> Result<Source, VolumeError> {
     let path = Path::new(&source.path);
     // `<data>/pods/<uid>`, which may not exist yet.
@@ -479,6 +516,17 @@ fn host_path(source: &HostPathVolumeSource, pod_dir: &Path, share: &PodShare) ->
     if there.is_some_and(|there| there.starts_with(&data) || (path.exists() && data.starts_with(&there))) {
         return Err(VolumeError::OwnData(source.path.clone()));
     }
+    // What was checked by name is opened once, and checked by what it is then: nobody exchanges it in between.
+    let open = |dir: &Path| {
+        Volume::host_without(share, dir, &data).map_err(|error| match error {
+            VfsError::NotPermitted => VolumeError::Kernel(source.path.clone()),
+            VfsError::Access => VolumeError::OwnData(source.path.clone()),
+            other => VolumeError::Files(other),
+        })
+    };
+    if let Some(nearest) = path.ancestors().find(|ancestor| ancestor.is_dir()) {
+        open(nearest)?; // before anything is made in it
+    }
     let wrong = |wanted| Err(VolumeError::HostPath { path: source.path.clone(), wanted });
     match source.type_.as_deref().unwrap_or_default() {
         "DirectoryOrCreate" => make_folder(path)?,
@@ -488,17 +536,19 @@ fn host_path(source: &HostPathVolumeSource, pod_dir: &Path, share: &PodShare) ->
             made.map_err(|error| VolumeError::Folder { path: path.to_owned(), reason: error.to_string() })?;
         }
         "File" | "FileOrCreate" if !path.is_file() => return wrong("a file"),
+        // Kubernetes leaves it to those who run the containers, and they make a folder.
+        "" if !path.exists() => make_folder(path)?,
         "" if !path.is_dir() && !path.is_file() => return wrong("a file or a directory"),
         "" | "Directory" | "File" | "FileOrCreate" => {}
         other => return Err(VolumeError::Device(other.to_owned())),
     }
     if path.is_dir() {
-        return Volume::host_for(share, path, None).map(Source::from).map_err(VolumeError::Files);
+        return open(path).map(Source::from);
     }
     // The folder is opened, but nothing of it is shown but the file.
     let name = path.file_name().and_then(|name| name.to_str());
     let (Some(parent), Some(name)) = (path.parent(), name) else { return wrong("a file with a plain name") };
-    let volume = Volume::host_for(share, parent, None).map_err(VolumeError::Files)?;
+    let volume = open(parent)?;
     Ok(Source { file: Some(name.into()), ..volume.into() })
 }
 
@@ -520,13 +570,13 @@ fn projection(
     if let Some(source) = &spec.config_map {
         let object = sources.config_map(namespace, &source.name);
         let item = Item { name: &source.name, optional: source.optional, mode: source.default_mode };
-        config_map_files(&mut files, &item, source.items.as_deref(), object.as_deref())?;
+        config_map_files(&mut files, &item, source.items.as_deref(), object.as_ref())?;
     }
     if let Some(source) = &spec.secret {
         let name = source.secret_name.as_deref().unwrap_or_default();
         let object = sources.secret(namespace, name);
         let item = Item { name, optional: source.optional, mode: source.default_mode };
-        secret_files(&mut files, &item, source.items.as_deref(), object.as_deref())?;
+        secret_files(&mut files, &item, source.items.as_deref(), object.as_ref())?;
     }
     if let Some(source) = &spec.downward_api {
         downward_files(&mut files, facts, source.items.as_deref(), source.default_mode)?;
@@ -537,12 +587,12 @@ fn projection(
             if let Some(part) = &part.config_map {
                 let object = sources.config_map(namespace, &part.name);
                 let item = Item { name: &part.name, optional: part.optional, mode };
-                config_map_files(&mut files, &item, part.items.as_deref(), object.as_deref())?;
+                config_map_files(&mut files, &item, part.items.as_deref(), object.as_ref())?;
             }
             if let Some(part) = &part.secret {
                 let object = sources.secret(namespace, &part.name);
                 let item = Item { name: &part.name, optional: part.optional, mode };
-                secret_files(&mut files, &item, part.items.as_deref(), object.as_deref())?;
+                secret_files(&mut files, &item, part.items.as_deref(), object.as_ref())?;
             }
             if let Some(part) = &part.downward_api {
                 downward_files(&mut files, facts, part.items.as_deref(), mode)?;
@@ -550,7 +600,7 @@ fn projection(
             if let Some(part) = &part.service_account_token {
                 let uid = facts.pod.metadata.uid.as_deref().unwrap_or_default();
                 let token = sources.token(uid, part).ok_or(VolumeError::NoToken)?;
-                files.insert(part.path.clone(), file(&token, mode));
+                files.insert(part.path.clone(), file(token, mode));
             }
             if part.cluster_trust_bundle.is_some() {
                 return Err(VolumeError::Unsupported("clusterTrustBundle"));
@@ -577,14 +627,14 @@ fn config_map_files(
     files: &mut Files,
     item: &Item<'_>,
     items: Option<&[KeyToPath]>,
-    object: Option<&ConfigMap>,
+    object: Option<&Arc<ConfigMap>>,
 ) -> Result<(), VolumeError> {
     let Some(object) = object else {
         return if item.optional() { Ok(()) } else { Err(VolumeError::NoConfigMap(item.name.to_owned())) };
     };
-    let text = object.data.iter().flatten().map(|(key, value)| (key, value.as_bytes()));
-    let binary = object.binary_data.iter().flatten().map(|(key, value)| (key, value.0.as_slice()));
-    let all: BTreeMap<&String, &[u8]> = text.chain(binary).collect();
+    let text = object.data.iter().flatten().map(|(key, value)| (key.as_str(), value.as_bytes()));
+    let binary = object.binary_data.iter().flatten().map(|(key, value)| (key.as_str(), value.0.as_slice()));
+    let all = shared(object, &object.metadata, text.chain(binary).collect(), config_map_bytes);
     key_files(files, item, items, &all, VolumeError::NoConfigMapKey)
 }
 
@@ -592,12 +642,13 @@ fn secret_files(
     files: &mut Files,
     item: &Item<'_>,
     items: Option<&[KeyToPath]>,
-    object: Option<&Secret>,
+    object: Option<&Arc<Secret>>,
 ) -> Result<(), VolumeError> {
     let Some(object) = object else {
         return if item.optional() { Ok(()) } else { Err(VolumeError::NoSecret(item.name.to_owned())) };
     };
-    let all = object.data.iter().flatten().map(|(key, value)| (key, value.0.as_slice())).collect();
+    let all = object.data.iter().flatten().map(|(key, value)| (key.as_str(), value.0.as_slice())).collect();
+    let all = shared(object, &object.metadata, all, secret_bytes);
     key_files(files, item, items, &all, VolumeError::NoSecretKey)
 }
 
@@ -606,17 +657,17 @@ fn key_files(
     files: &mut Files,
     item: &Item<'_>,
     items: Option<&[KeyToPath]>,
-    all: &BTreeMap<&String, &[u8]>,
+    all: &BTreeMap<&str, Bytes>,
     missing: fn(String) -> VolumeError,
 ) -> Result<(), VolumeError> {
     let items = items.unwrap_or_default();
     if items.is_empty() {
-        files.extend(all.iter().map(|(key, value)| ((*key).clone(), file(value, item.mode))));
+        files.extend(all.iter().map(|(key, value)| ((*key).to_owned(), file(value.clone(), item.mode))));
     }
     for wanted in items {
-        match all.get(&wanted.key) {
+        match all.get(wanted.key.as_str()) {
             Some(value) => {
-                files.insert(wanted.path.clone(), file(value, wanted.mode.or(item.mode)));
+                files.insert(wanted.path.clone(), file(value.clone(), wanted.mode.or(item.mode)));
             }
             None if item.optional() => {}
             None => return Err(missing(wanted.key.clone())),
@@ -635,23 +686,71 @@ fn downward_files(
         let value = if let Some(field) = &item.field_ref {
             field_value(facts, field)?
         } else if let Some(field) = &item.resource_field_ref {
-            let name = field.container_name.as_deref().unwrap_or_default();
-            let containers = facts.pod.spec.iter().flat_map(|spec| &spec.containers);
-            match containers.into_iter().find(|container| container.name == name) {
-                Some(container) => resource_value(facts, container, field)?,
-                None => continue,
-            }
+            resource_value(facts, None, field)?
         } else {
             continue;
         };
-        files.insert(item.path.clone(), file(value.as_bytes(), item.mode.or(mode)));
+        files.insert(item.path.clone(), file(value.into(), item.mode.or(mode)));
     }
     Ok(())
 }
 
-fn file(data: &[u8], mode: Option<i32>) -> ProjectedFile {
+fn file(data: Bytes, mode: Option<i32>) -> ProjectedFile {
     let mode = mode.unwrap_or(DEFAULT_MODE);
-    ProjectedFile { data: Bytes::copy_from_slice(data), mode: mode.unsigned_abs() & 0o777 }
+    ProjectedFile { data, mode: mode.unsigned_abs() & 0o777 }
+}
+
+/// How a key's bytes are found in its object.
+type Find<T> = for<'a> fn(&'a T, &str) -> &'a [u8];
+
+/// A key of an object, with the object.
+struct Key<T>(Arc<T>, Box<str>, Find<T>);
+
+impl<T> AsRef<[u8]> for Key<T> {
+    fn as_ref(&self) -> &[u8] {
+        (self.2)(&self.0, &self.1)
+    }
+}
+
+/// The bytes of an object's keys, for all paths that show them. A key that is most of its object is shown where it is,
+/// the same bytes to all pods, and the object stays as long as one of them shows it; of others there is a copy, so
+/// that nobody keeps much more of a node than is counted.
+fn shared<'a, T: Send + Sync + 'static>(
+    object: &Arc<T>,
+    metadata: &ObjectMeta,
+    all: BTreeMap<&'a str, &[u8]>,
+    find: Find<T>,
+) -> BTreeMap<&'a str, Bytes> {
+    let notes = metadata.annotations.iter().flatten().map(|(key, value)| key.len() + value.len());
+    let size = all.values().map(|value| value.len()).chain(notes).sum::<usize>();
+    let small = metadata.managed_fields.is_none();
+    let bytes = |(key, value): (&'a str, &[u8])| {
+        let bytes = if small && value.len() >= size / 2 {
+            Bytes::from_owner(Key(Arc::clone(object), key.into(), find))
+        } else {
+            Bytes::copy_from_slice(value)
+        };
+        (key, bytes)
+    };
+    all.into_iter().map(bytes).collect()
+}
+
+fn config_map_bytes<'a>(object: &'a ConfigMap, key: &str) -> &'a [u8] {
+    let text = object.data.as_ref().and_then(|data| data.get(key)).map(String::as_bytes);
+    let binary = object.binary_data.as_ref().and_then(|data| data.get(key)).map(|value| value.0.as_slice());
+    binary.or(text).unwrap_or_default()
+}
+
+fn secret_bytes<'a>(object: &'a Secret, key: &str) -> &'a [u8] {
+    let value = object.data.as_ref().and_then(|data| data.get(key));
+    value.map(|value| value.0.as_slice()).unwrap_or_default()
+}
+
+fn shown_by(error: VfsError) -> VolumeError {
+    match error {
+        VfsError::NoSpace => VolumeError::Memory,
+        other => VolumeError::Files(other),
+    }
 }
 
 #[cfg(test)]

@@ -266,7 +266,7 @@ fn a_root_is_the_image_and_what_is_written() {
     assert_eq!(std::fs::read(files.path().join("etc/config")).unwrap(), b"of the image");
 }
 
-/// What the pod writes to memory is its own, what it is shown of other objects is not.
+/// What the pod writes to memory is its own, and so is what it costs to show it other objects.
 #[test]
 fn volumes_in_memory_are_the_pods_memory() {
     let memory = Budget::new(Some(8 << 10));
@@ -276,14 +276,105 @@ fn volumes_in_memory_are_the_pods_memory() {
         PodVolumes::set_up(&facts(&pod), Path::new("/nowhere"), &objects(), &means).unwrap()
     };
     let shown = make(&json!({"configMap": {"name": "map"}}));
-    assert_eq!((memory.used(), shown.list[0].1.read_only), (0, true));
+    assert!(shown.list[0].1.read_only && (1..3 << 10).contains(&memory.used()), "{}", memory.used());
+    drop(shown);
+    assert_eq!(memory.used(), 0);
+    let _shown = make(&json!({"configMap": {"name": "map"}}));
     let volumes = make(&json!({"emptyDir": {"medium": "Memory"}}));
     let root = volumes.find("v").unwrap().volume.root();
     root.write("f", &[1; 4 << 10]).unwrap();
     assert!(memory.used() > 4 << 10);
     assert!(matches!(root.write("g", &[1; 4 << 10]), Err(VfsError::NoSpace)));
-    drop((root, volumes));
+    drop((root, volumes, _shown));
     assert_eq!(memory.used(), 0);
+}
+
+/// However many paths, volumes and pods show a key: the bytes are the object's, and there once.
+#[test]
+fn a_key_under_many_paths_is_one_in_memory() {
+    let map = json!({"data": {"a": "x".repeat(1 << 20)}});
+    let sources = Shared(Arc::new(serde_json::from_value(map).unwrap()));
+    let items: Vec<_> = (0..1_000).map(|n| json!({"key": "a", "path": format!("p{n}")})).collect();
+    let spec = json!({"configMap": {"name": "map", "items": items}});
+    let pod = pod(&spec);
+    let shown = || projection(&facts(&pod), &specs(&pod)[0], &sources).unwrap();
+    let object = sources.0.data.as_ref().unwrap()["a"].as_ptr();
+    assert!(shown().values().chain(shown().values()).all(|file| file.data.as_ptr() == object));
+    let set_up = |limit: u64| {
+        let memory = Budget::new(Some(limit));
+        let means = Means { memory: memory.clone(), ..means(&pod) };
+        let made = PodVolumes::set_up(&facts(&pod), Path::new("/nowhere"), &sources, &means);
+        made.map(|made| (made, memory.used()))
+    };
+    let (made, used) = set_up(4 << 20).unwrap();
+    assert!(used > 1 << 20 && used < 2 << 20, "{used}");
+    made.refresh(&facts(&pod), &sources);
+    let error = set_up(1 << 20).unwrap_err().to_string();
+    assert!(error.ends_with("what it shows needs more memory than the pod may use"), "{error}");
+}
+
+/// A ConfigMap that is one object for all, as the agent's cache has it.
+struct Shared(Arc<ConfigMap>);
+
+impl Sources for Shared {
+    fn config_map(&self, _: &str, _: &str) -> Option<Arc<ConfigMap>> {
+        Some(Arc::clone(&self.0))
+    }
+
+    fn secret(&self, _: &str, _: &str) -> Option<Arc<Secret>> {
+        None
+    }
+}
+
+impl VolumeSources for Shared {
+    fn claim(&self, _: &str, _: &str) -> Option<Arc<PersistentVolumeClaim>> {
+        None
+    }
+
+    fn volume(&self, _: &str) -> Option<Arc<PersistentVolume>> {
+        None
+    }
+
+    fn is_here(&self, _: &PersistentVolume) -> bool {
+        false
+    }
+
+    fn local_volume(&self, _: &PersistentVolume, _: &str) -> Result<Volume, VfsError> {
+        Err(VfsError::NoEntry)
+    }
+
+    fn token(&self, _: &str, _: &ServiceAccountTokenProjection) -> Option<Bytes> {
+        None
+    }
+
+    fn image(&self, _: &str) -> Option<ImageContent> {
+        None
+    }
+}
+
+/// By procfs a pod would have the memory of this process, which is that of all pods.
+#[test]
+fn the_kernel_s_own_files_are_no_host_path() {
+    let at = |path: &str, type_: &str| json!({"hostPath": {"path": path, "type": type_}});
+    let shows = "is of a file system by which the kernel shows itself, which no pod may see";
+    for (path, type_) in [
+        ("/proc", "Directory"),
+        ("/proc/self", ""),
+        ("/proc/self/task", "Directory"),
+        ("/proc/self/mem", "File"),
+        ("/proc/new", "DirectoryOrCreate"),
+        ("/proc/new", "FileOrCreate"),
+    ] {
+        refused(&at(path, type_), &format!("hostPath {path} {shows}"));
+    }
+    let local = json!({"hostPath": {"path": "/proc"}});
+    let volume: PersistentVolume = serde_json::from_value(json!({"spec": local})).unwrap();
+    let made = persistent_volume(&volume, Path::new("/data/pods/u"), &objects(), &PodShare::new(None));
+    assert!(matches!(made, Err(VolumeError::Kernel(_))));
+    let volume: PersistentVolume =
+        serde_json::from_value(json!({"spec": {"local": {"path": "/no/such/folder"}}})).unwrap();
+    let made = persistent_volume(&volume, Path::new("/data/pods/u"), &objects(), &PodShare::new(None));
+    assert_eq!(made.unwrap_err().to_string(), "path \"/no/such/folder\" does not exist");
 }
 
 #[test]
@@ -367,8 +458,10 @@ fn mounts_expand_and_protect() {
         {"name": "v", "mountPath": "/ro", "readOnly": true},
     ]}))
     .unwrap();
-    let env: Container =
-        serde_json::from_value(json!({"name": "c", "env": [{"name": "NAME", "value": "p"}]})).unwrap();
+    let env: Container = serde_json::from_value(json!({"name": "c", "env": [
+        {"name": "NAME", "value": "p"}, {"name": "EMPTY", "value": ""}, {"name": "UP", "value": ".."},
+    ]}))
+    .unwrap();
     let pod = pod(&json!({}));
     let env = Environment::of(&facts(&pod), &env, &[], &BTreeMap::new(), &objects()).unwrap();
     let root = volumes.mounts(Volume::memory(None), &container, &env).unwrap().root();
@@ -376,6 +469,17 @@ fn mounts_expand_and_protect() {
     assert_eq!(root.read("ro/p/x/f", 10).unwrap(), b"1");
     assert!(matches!(root.write("ro/f", b"2"), Err(VfsError::ReadOnly)));
 
+    for (name, path, error) in [
+        ("subPathExpr", "$(NAME)/$(NONE)", "missing value for NONE"),
+        ("subPathExpr", "$(EMPTY)$(B)$(A)", "missing value for A, B, EMPTY"),
+        ("subPathExpr", "$(UP)/x", "unable to provision SubPath `../x`: must not contain '..'"),
+        ("subPath", "/x", "error SubPath `/x` must not be an absolute path"),
+    ] {
+        let container = json!({"name": "c", "volumeMounts": [{"name": "v", "mountPath": "/v", name: path}]});
+        let container = serde_json::from_value(container).unwrap();
+        let refused = volumes.mounts(Volume::memory(None), &container, &env);
+        assert_eq!(refused.unwrap_err().to_string(), error);
+    }
     let stranger = json!({"name": "c", "volumeMounts": [{"name": "w", "mountPath": "/w"}]});
     let stranger = serde_json::from_value(stranger).unwrap();
     assert!(volumes.mounts(Volume::memory(None), &stranger, &env).is_err());
@@ -502,6 +606,8 @@ fn host_paths_are_what_their_type_says() {
     check("folder", "", Ok(None));
     check("folder", "File", Err("is not a file"));
     check("file", "Directory", Err("is not a directory"));
-    check("none", "", Err("is not a file or a directory"));
+    check("none/new", "", Ok(None));
+    std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
+    check("socket", "", Err("is not a file or a directory"));
     check("file", "Socket", Err("a hostPath of type Socket is nothing that a guest could use"));
 }

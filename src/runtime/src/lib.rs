@@ -46,6 +46,7 @@ mod runtime;
 mod sockets;
 mod state;
 mod stdin;
+mod stdio;
 mod stop;
 mod threads;
 

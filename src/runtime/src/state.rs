@@ -17,6 +17,7 @@ use crate::preview1::{Listeners, Preview1};
 use crate::run::Control;
 use crate::sockets::{NetView, Sockets};
 use crate::stdin::{GuestStdin, Stdin};
+use crate::stdio::Stdio;
 
 /// A container's side of the host.
 pub(crate) struct State {
@@ -72,6 +73,7 @@ impl State {
         control: &Arc<Control>,
         http: Http,
     ) -> State {
+        let stdio = Stdio::new(&streams.stdin, &streams.stdout, &streams.stderr, spec.tty);
         let mut wasi = WasiCtx::builder();
         wasi.args(&spec.args)
             .envs(&spec.env)
@@ -89,7 +91,7 @@ impl State {
             preview1: None,
             table,
             limiter,
-            files: Files::new(&spec.mounts),
+            files: Files::new(&spec.mounts, &spec.budget, stdio),
             sockets: Sockets::new(spec.network.clone(), control),
             http: Some(http),
             control: Arc::clone(control),
@@ -98,13 +100,14 @@ impl State {
 
     /// For a module of 0.1.
     pub(crate) fn module(mut spec: ContainerSpec, listeners: Listeners, control: &Arc<Control>) -> State {
+        let stdio = Stdio::new(&spec.stdin, &spec.stdout, &spec.stderr, spec.tty);
         let preview1 = Preview1::new(&mut spec, listeners, control);
         State {
             wasi: None,
             preview1: Some(Box::new(preview1)),
             table: ResourceTable::new(),
             limiter: Limiter::new(&spec.budget, Arc::clone(control)),
-            files: Files::new(&spec.mounts),
+            files: Files::new(&spec.mounts, &spec.budget, stdio),
             sockets: Sockets::new(spec.network, control),
             http: None,
             control: Arc::clone(control),

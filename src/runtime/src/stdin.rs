@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -137,6 +137,24 @@ impl StdinStream for GuestStdin {
 
     fn p2_stream(&self) -> Box<dyn InputStream> {
         Box::new(Input(self.reader.clone()))
+    }
+}
+
+/// A guest's stdin for as long as the guest has it.
+#[derive(Clone, Default)]
+pub(crate) struct WeakInput(Weak<Read>);
+
+impl WeakInput {
+    pub(crate) fn of(stdin: &Stdin) -> WeakInput {
+        match stdin {
+            Stdin::Closed => WeakInput::default(),
+            Stdin::Pipe(reader) => WeakInput(Arc::downgrade(&reader.0)),
+        }
+    }
+
+    /// One more handle; at its end if the guest has closed it.
+    pub(crate) fn input(&self) -> Input {
+        Input(self.0.upgrade())
     }
 }
 

@@ -88,7 +88,7 @@ fn dump(dir: &Directory, at: &str, out: &mut Vec<String>) {
                 dump(&dir.open_directory(&name).unwrap(), &path, out);
             }
             FileKind::Symlink => out.push(format!("{path} -> {}", dir.read_link(&name).unwrap())),
-            FileKind::File | FileKind::Other => {
+            FileKind::File | FileKind::Device | FileKind::Other => {
                 let data = dir.read(&name, 1 << 20).unwrap();
                 assert_eq!(stat.size, data.len() as u64, "{path}");
                 out.push(format!("{path} = {}", String::from_utf8_lossy(&data)));
@@ -171,7 +171,9 @@ fn split(from: &Directory, a: &Directory, b: &Directory, turn: &mut u32) {
                 split(&open(from), &open(a), &open(b), turn);
             }
             FileKind::Symlink => to.symlink(&from.read_link(&name).unwrap(), &name).unwrap(),
-            FileKind::File | FileKind::Other => to.write(&name, &from.read(&name, 1 << 20).unwrap()).unwrap(),
+            FileKind::File | FileKind::Device | FileKind::Other => {
+                to.write(&name, &from.read(&name, 1 << 20).unwrap()).unwrap();
+            }
         }
     }
 }

@@ -1,11 +1,11 @@
 //! Directories: where paths start, and all that is done by name.
 
-use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::error::VfsError;
 use crate::file::File;
-use crate::namespace::{Found, Mount, Place, check_relative, walk};
+use crate::namespace::{Found, Mount, Place, Point, check_relative, walk};
 use crate::tree::{Access, Cursor, Entry, FileKind, Stat, Times, Tree};
 
 /// How many times a name may appear and vanish under an open before it gives up.
@@ -352,20 +352,13 @@ impl Directory {
     /// # Errors
     /// If the host fails.
     pub fn entries(&self) -> Result<Entries, VfsError> {
-        let mounted: Vec<Entry> = match &self.place.point {
-            None => Vec::new(),
-            Some(point) => point
-                .children
-                .iter()
-                .filter_map(|(name, child)| {
-                    let mount = child.mount.as_ref()?;
-                    Some(Entry { name: name.clone(), kind: mount.root.kind })
-                })
-                .collect(),
-        };
-        let hidden = mounted.iter().map(|entry| entry.name.clone()).collect();
         let cursor = self.place.tree().read_directory(&self.place.node)?;
-        Ok(Entries { mounted: mounted.into_iter(), hidden, cursor })
+        Ok(Entries { point: self.place.point.clone(), mounted: None, in_mounts: true, cursor })
+    }
+
+    /// What the host holds for a listing of it under way, at most, in bytes.
+    pub fn listing_bytes(&self) -> usize {
+        self.place.tree().listing_bytes()
     }
 
     /// Makes the directory durable.
@@ -399,7 +392,7 @@ impl Directory {
             _ if directory || options.directory => Err(VfsError::NotDirectory),
             FileKind::Symlink => Err(VfsError::Loop),
             FileKind::Other => Err(VfsError::Access),
-            FileKind::File => {
+            FileKind::File | FileKind::Device => {
                 if write {
                     place.writable()?;
                 }
@@ -419,8 +412,11 @@ impl std::fmt::Debug for Directory {
 
 /// A listing under way.
 pub struct Entries {
-    mounted: std::vec::IntoIter<Entry>,
-    hidden: BTreeSet<String>,
+    /// What is mounted here: told first, and instead of what has the same name in the directory.
+    point: Option<Arc<Point>>,
+    /// The last of these that was told.
+    mounted: Option<String>,
+    in_mounts: bool,
     cursor: Box<dyn Cursor>,
 }
 
@@ -430,15 +426,33 @@ impl Entries {
     /// # Errors
     /// If the host fails.
     pub fn next_entry(&mut self) -> Result<Option<Entry>, VfsError> {
-        if let Some(entry) = self.mounted.next() {
-            return Ok(Some(entry));
+        if self.in_mounts {
+            if let Some(entry) = self.next_mounted() {
+                self.mounted = Some(entry.name.clone());
+                return Ok(Some(entry));
+            }
+            (self.mounted, self.in_mounts) = (None, false);
         }
         while let Some(entry) = self.cursor.next()? {
-            if !self.hidden.contains(&entry.name) {
+            if !self.hides(&entry.name) {
                 return Ok(Some(entry));
             }
         }
         Ok(None)
+    }
+
+    fn next_mounted(&self) -> Option<Entry> {
+        let from = self.mounted.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut points = self.point.as_ref()?.children.range::<str, _>((from, Bound::Unbounded));
+        points.find_map(|(name, child)| {
+            let mount = child.mount.as_ref()?;
+            Some(Entry { name: name.clone(), kind: mount.root.kind })
+        })
+    }
+
+    fn hides(&self, name: &str) -> bool {
+        let child = self.point.as_ref().and_then(|point| point.children.get(name));
+        child.is_some_and(|child| child.mount.is_some())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::device::Device;
 use crate::error::VfsError;
 use crate::namespace::Mount;
 use crate::tree::{OpenFile, Stat, Times};
@@ -23,6 +24,11 @@ impl File {
     /// Whether operations may wait for a disk.
     pub fn blocking(&self) -> bool {
         self.inner.blocking()
+    }
+
+    /// What it does, if it is one of `/dev`. Who opened one of the program's own streams uses that stream instead.
+    pub fn device(&self) -> Option<Device> {
+        self.inner.device()
     }
 
     /// Whether it was opened to be read.

@@ -18,6 +18,7 @@
 //! where [`Directory::blocking`] or [`Directory::paths_block`] say so may wait for a disk.
 
 mod clock;
+mod device;
 mod directory;
 mod error;
 mod file;
@@ -31,6 +32,7 @@ mod share;
 mod tree;
 mod volume;
 
+pub use device::Device;
 pub use directory::{Directory, Entries, OpenOptions, Opened};
 pub use error::VfsError;
 pub use file::File;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::device;
 use crate::directory::Directory;
 use crate::error::VfsError;
 use crate::namespace::{Mount, Place, Point};
@@ -72,6 +73,17 @@ impl Mounts {
         }
         self.blocking |= mount.tree.blocking();
         point.mount = Some(Arc::new(mount));
+        Ok(())
+    }
+
+    /// Puts the files into `/dev` that programs expect in every container (see [`crate::Device`]). What is mounted
+    /// there afterwards comes over them.
+    ///
+    /// # Errors
+    /// If the directory cannot be made.
+    pub fn add_devices(&mut self) -> Result<(), VfsError> {
+        self.make_point(&["dev", "null"])?;
+        Arc::make_mut(&mut self.points).children.insert("dev".to_owned(), device::point());
         Ok(())
     }
 

@@ -105,6 +105,11 @@ impl Quota {
         self.limit.store(limit.min(NONE - 1), Ordering::Relaxed);
     }
 
+    /// No more names than this from now on, whatever the limit.
+    pub(crate) fn bound_entries(&self, most: u64) {
+        self.max_entries.fetch_min(most.max(MIN_ENTRIES), Ordering::Relaxed);
+    }
+
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
@@ -165,6 +170,13 @@ impl Quota {
             Some(pod) => pod.lock().grow(bytes).map_err(|_| VfsError::NoSpace),
             None => Ok(()),
         }
+    }
+
+    /// Takes memory of the pod's that is not given back with the volume's, but when nobody has it any more.
+    pub(crate) fn apart(&self, bytes: u64) -> Result<Option<Arc<Charge>>, VfsError> {
+        let Some(pod) = &self.pod else { return Ok(None) };
+        let charge = pod.lock().budget().charge(bytes).map_err(|_| VfsError::NoSpace)?;
+        Ok(Some(Arc::new(charge)))
     }
 
     /// Gives memory of the pod's back.

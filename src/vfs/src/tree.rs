@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
+use crate::device::Device;
 use crate::error::VfsError;
 use crate::quota::Quota;
 use crate::volume::Usage;
@@ -22,6 +23,8 @@ pub enum FileKind {
     Directory,
     /// A symbolic link.
     Symlink,
+    /// A file of `/dev` that every container has.
+    Device,
     /// Something of the host that guests cannot open: a device, a socket, a pipe.
     Other,
 }
@@ -106,6 +109,9 @@ impl Node {
     }
 }
 
+/// What a listing costs that remembers a name and where it is.
+const LISTING_BYTES: usize = 512;
+
 /// A volume's tree. All operations are atomic against each other as POSIX has them.
 pub(crate) trait Tree: Send + Sync {
     /// Unique in this process; `st_dev`.
@@ -131,6 +137,10 @@ pub(crate) trait Tree: Send + Sync {
     fn remove_directory(&self, dir: &Node, name: &str) -> Result<(), VfsError>;
     fn rename(&self, from: &Node, name: &str, to: &Node, new_name: &str) -> Result<(), VfsError>;
     fn read_directory(&self, dir: &Node) -> Result<Box<dyn Cursor>, VfsError>;
+    /// What the host holds for a listing under way, at most, in bytes.
+    fn listing_bytes(&self) -> usize {
+        LISTING_BYTES
+    }
     /// Makes a directory durable.
     fn sync(&self, dir: &Node) -> Result<(), VfsError>;
 }
@@ -151,6 +161,10 @@ pub(crate) trait OpenFile: Send + Sync {
     fn set_times(&self, times: Times) -> Result<(), VfsError>;
     /// Whether operations on it may wait for a disk.
     fn blocking(&self) -> bool;
+    /// What it does, if it is one of `/dev`.
+    fn device(&self) -> Option<Device> {
+        None
+    }
     fn sync(&self, data_only: bool) -> Result<(), VfsError>;
 }
 

@@ -9,14 +9,18 @@ use coracle_budget::Budget;
 
 use crate::directory::Directory;
 use crate::error::VfsError;
-use crate::host::HostTree;
 use crate::host::handles::Handles;
 use crate::host::image::ImageTree;
+use crate::host::{self, HostTree};
 use crate::memory::MemoryTree;
 use crate::overlay::OverlayTree;
 use crate::quota::Quota;
 use crate::share::PodShare;
 use crate::tree::Tree;
+
+/// The part of the names that a disk has room for which one pod may have in volumes of its own: so much that a disk
+/// with none left over is the work of twenty pods, of which the node has ended the first before.
+const SHARE_OF_NAMES: u64 = 20;
 
 /// One file of a projected volume (configMap, secret, downwardAPI).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,34 +72,48 @@ impl Volume {
 
     /// A directory of the host, which must exist.
     ///
-    /// Nothing outside of it can be reached, whatever links it holds. What it holds already counts toward
-    /// `limit`; a file counts with its length.
+    /// Nothing outside of it can be reached, whatever links it holds, nor file systems in it by which the kernel shows
+    /// itself (procfs, sysfs and the like: [`VfsError::Access`]). What it holds already counts toward `limit`; a file
+    /// counts with its length.
     ///
     /// # Errors
-    /// If the directory cannot be opened, or cannot be measured for the limit.
+    /// If the directory cannot be opened, or cannot be measured for the limit; [`VfsError::NotPermitted`] if it is on
+    /// such a file system itself.
     pub fn host(dir: &Path, limit: Option<u64>) -> Result<Volume, VfsError> {
-        Volume::on_host(dir, Quota::new(limit), Handles::default())
+        Volume::on_host(dir, None, Quota::new(limit), Handles::default())
     }
 
-    /// As [`Volume::host`], where open files and folders count as those of the pod with this share.
+    /// As [`Volume::host`] without a limit, where open files and folders count as those of the pod with this share, and
+    /// the directory `hidden` is not shown to anybody: what leads into
+    /// it is [`VfsError::Access`], wherever in the volume it is found. It need not exist, nor be in the volume.
     ///
     /// # Errors
-    /// As [`Volume::host`].
-    pub fn host_for(share: &PodShare, dir: &Path, limit: Option<u64>) -> Result<Volume, VfsError> {
-        Volume::on_host(dir, Quota::new(limit), Handles::of(share))
+    /// As [`Volume::host`]; [`VfsError::Access`] for a directory in `hidden`.
+    pub fn host_without(share: &PodShare, dir: &Path, hidden: &Path) -> Result<Volume, VfsError> {
+        Volume::on_host(dir, Some(hidden), Quota::new(None), Handles::of(share))
     }
 
-    /// As [`Volume::host_for`], where what it holds is counted, with or without a limit, and the pod's own: a write
-    /// beyond what the pod may keep on disk in all such volumes is [`VfsError::NoSpace`], too.
+    /// As [`Volume::host`], where what it holds is counted, with or without a limit, and the pod's own, as its open
+    /// files are: a write beyond what the pod may keep on disk in all such volumes is [`VfsError::NoSpace`], too; so is a name
+    /// beyond its part of those that the disk has room for.
     ///
     /// # Errors
     /// As [`Volume::host`].
     pub fn scratch_for(share: &PodShare, dir: &Path, limit: Option<u64>) -> Result<Volume, VfsError> {
-        Volume::on_host(dir, Quota::sharing(limit, &share.disk), Handles::of(share))
+        let volume = Volume::on_host(dir, None, Quota::sharing(limit, &share.disk), Handles::of(share))?;
+        if let Some(names) = host::names_on(dir) {
+            share.disk.bound_entries(names / SHARE_OF_NAMES);
+        }
+        Ok(volume)
     }
 
-    fn on_host(dir: &Path, quota: Quota, handles: Handles) -> Result<Volume, VfsError> {
-        Ok(Volume { tree: Arc::new(HostTree::open(dir, quota, handles)?), memory: None })
+    fn on_host(
+        dir: &Path,
+        hidden: Option<&Path>,
+        quota: Quota,
+        handles: Handles,
+    ) -> Result<Volume, VfsError> {
+        Ok(Volume { tree: Arc::new(HostTree::open(dir, hidden, quota, handles)?), memory: None })
     }
 
     /// The files of an image: a directory of the host that nobody writes to, for reading. All writes are

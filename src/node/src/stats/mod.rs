@@ -88,7 +88,8 @@ pub(crate) struct ContainerUsage {
     pub(crate) cpu: Duration,
     /// Billionths of a core.
     pub(crate) cpu_rate: Option<u64>,
-    /// Bytes of linear memory, those of instances started beside it included, and what it wrote into its root.
+    /// Bytes of linear memory, those of instances started beside it included, what it wrote into its root, and its part
+    /// of what the pod holds as a whole.
     pub(crate) memory: u64,
     pub(crate) memory_limit: Option<u64>,
     /// Bytes that it wrote outside of its volumes.
@@ -113,13 +114,31 @@ pub(crate) struct PodUsage {
     pub(crate) received: u64,
     /// What counts as its ephemeral storage: volumes of its own on disk, roots, logs.
     pub(crate) storage: u64,
+    /// Names in its volumes on disk.
+    pub(crate) entries: u64,
+    /// Bytes of all that counts as its memory: its containers', its volumes in memory, what waits in its streams.
+    pub(crate) held: u64,
     /// What its volumes hold.
     pub(crate) volumes: Vec<(Box<str>, coracle_vfs::Usage)>,
 }
 
 impl PodUsage {
     pub(crate) fn memory(&self) -> u64 {
+        self.of_containers().max(self.held)
+    }
+
+    fn of_containers(&self) -> u64 {
         self.containers.iter().map(|container| container.memory).sum()
+    }
+
+    /// Divides what is held beside the containers' own memory among those that run. Equally: volumes and streams are
+    /// the pod's, and who filled them is not known.
+    fn share_out(&mut self) {
+        let rest = self.held.saturating_sub(self.of_containers());
+        let count = self.containers.len() as u64;
+        for (number, container) in (0..).zip(&mut self.containers) {
+            container.memory += rest / count + u64::from(number < rest % count);
+        }
     }
 }
 
@@ -153,6 +172,8 @@ impl Stats {
                 name: handle.key().name.clone(),
                 uid: handle.uid().into(),
                 storage: handle.share.usage().bytes + handle.log_bytes(),
+                entries: handle.share.usage().entries,
+                held: handle.budget.used(),
                 ..PodUsage::default()
             };
             for (name, running, beside) in handle.guests.all() {
@@ -187,6 +208,7 @@ impl Stats {
                     http_rate: requests.and_then(|requests| requests.rate),
                 });
             }
+            pod.share_out();
             pods.push(pod);
         }
         seen.containers = meters;

@@ -27,6 +27,9 @@ pub(crate) fn summary(node: &str, usage: &Usage) -> Value {
                 "capacityBytes": machine.disk.total,
                 "availableBytes": machine.disk.free,
                 "usedBytes": machine.disk.total.saturating_sub(machine.disk.free),
+                "inodes": machine.disk.inodes,
+                "inodesFree": machine.disk.inodes_free,
+                "inodesUsed": machine.disk.inodes.saturating_sub(machine.disk.inodes_free),
             },
         },
         "pods": usage.pods.iter().map(|pod| pod_stats(pod, now)).collect::<Vec<_>>(),
@@ -47,7 +50,7 @@ fn pod_stats(pod: &PodUsage, now: Timestamp) -> Value {
         "memory": { "time": now, "usageBytes": pod.memory(), "workingSetBytes": pod.memory() },
         "volume": pod.volumes.iter().map(|(name, usage)| volume_stats(name, usage, now)).collect::<Vec<_>>(),
         "network": { "time": now, "name": "eth0", "rxBytes": pod.received, "txBytes": pod.sent },
-        "ephemeral-storage": { "time": now, "usedBytes": pod.storage },
+        "ephemeral-storage": { "time": now, "usedBytes": pod.storage, "inodesUsed": pod.entries },
     })
 }
 

@@ -39,6 +39,7 @@ fn usage() -> Usage {
         received: 9,
         storage: 70,
         volumes: vec![("data".into(), coracle_vfs::Usage { bytes: 30, limit: Some(100), entries: 2 })],
+        ..PodUsage::default()
     };
     Usage { node: NodeUsage::default(), pods: vec![pod, PodUsage::default()] }
 }
@@ -115,4 +116,24 @@ fn handlers_say_what_they_answer() {
         assert!(page.lines().any(|found| found == line), "{line} in {page}");
     }
     assert_eq!(page.matches("# TYPE coracle_http_request_duration_seconds histogram").count(), 1);
+}
+
+/// Volumes in memory and streams are the pod's: what its containers do not hold themselves is divided among them.
+#[test]
+fn what_a_pod_holds_is_in_its_containers_usage() {
+    #[track_caller]
+    fn check(held: u64, own: &[u64], expected: &[u64], sum: u64) {
+        let containers =
+            own.iter().map(|memory| ContainerUsage { memory: *memory, ..ContainerUsage::default() });
+        let mut pod = PodUsage { held, containers: containers.collect(), ..PodUsage::default() };
+        pod.share_out();
+        let seen: Vec<u64> = pod.containers.iter().map(|container| container.memory).collect();
+        assert_eq!((&*seen, pod.memory()), (expected, sum));
+    }
+    check(0, &[], &[], 0);
+    check(70, &[], &[], 70);
+    check(70, &[1], &[70], 70);
+    check(70, &[10, 30], &[25, 45], 70);
+    check(71, &[10, 30], &[26, 45], 71);
+    check(20, &[10, 30], &[10, 30], 40);
 }

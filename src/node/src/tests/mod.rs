@@ -380,6 +380,10 @@ async fn last_words_are_found_in_the_file_or_in_the_log() {
         let message = container(&pod).state.unwrap().terminated.unwrap().message;
         assert_eq!(message.as_deref(), Some(words));
     }
+    // Programs that log to a file of this name mean the log.
+    bench.push("registry.local/logs:1", guests::writes("dev/stdout", "said")).await;
+    bench.create("device", spec("registry.local/logs:1")).await;
+    bench.log("device", "said\n").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

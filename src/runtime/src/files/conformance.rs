@@ -58,6 +58,7 @@ pub(crate) enum Kind {
     File,
     Directory,
     Symlink,
+    Device,
 }
 
 /// What `stat` says, and what tells files apart (device and inode, or their hash).
@@ -69,6 +70,35 @@ pub(crate) struct Seen {
     /// Whole seconds since 1970.
     pub(crate) modified: u64,
     pub(crate) identity: (u64, u64),
+}
+
+/// A view with the files of `/dev`.
+pub(crate) fn devices() -> Mounts {
+    let mut mounts = Mounts::new();
+    mounts.add_devices().unwrap();
+    mounts
+}
+
+/// The files of `/dev`. What is written to stdout and stderr is `out` and `err`, each once.
+pub(crate) async fn check_devices<D: Door>(door: &mut D) {
+    let writing = How { write: true, create: true, truncate: true, ..How::default() };
+    for (name, expected) in [("null", &[][..]), ("zero", &[0; 8][..])] {
+        let file = door.open(&format!("dev/{name}"), writing).await.unwrap();
+        door.write(&file, 0, b"gone").await.unwrap();
+        assert_eq!(door.read(&file, 1 << 40, 8).await.unwrap(), expected, "{name}");
+        door.close(file).await;
+    }
+    let random = door.open("dev/urandom", How::default()).await.unwrap();
+    assert_ne!(door.read(&random, 0, 32).await.unwrap(), door.read(&random, 0, 32).await.unwrap());
+    door.close(random).await;
+    door.symlink("dev/stderr", "log").await.unwrap();
+    for (path, text) in [("dev/stdout", "out"), ("log", "err")] {
+        let file = door.open(path, How { append: true, ..writing }).await.unwrap();
+        door.append(&file, text.as_bytes()).await.unwrap();
+        door.close(file).await;
+    }
+    assert_eq!(door.list("dev").await.unwrap().len(), 7);
+    assert!(door.list("dev").await.unwrap().iter().all(|(_, kind)| *kind == Kind::Device));
 }
 
 /// A view to test, with an empty folder `v` in it that holds at most [`LIMIT`] bytes.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use coracle_vfs::{Entries, FileKind, NewTime, OpenOptions, Opened, Stat, Times};
+use coracle_vfs::{FileKind, NewTime, OpenOptions, Opened, Stat, Times};
 use wasmtime::component::Resource;
 use wasmtime_wasi::p2::bindings::clocks::wall_clock::Datetime;
 use wasmtime_wasi::p2::bindings::filesystem::types::{
@@ -15,8 +15,10 @@ use wasmtime_wasi_io::streams::{DynInputStream, DynOutputStream};
 
 use super::error::{code, failed};
 use super::streams::{FileInput, FileOutput, Sync};
-use super::{FilesView, Handle, Open, on_disk};
+use super::{FilesView, Handle, Listing, on_disk};
 use crate::limits::CHUNK;
+use crate::output::GuestOutput;
+use crate::stdio::Own;
 
 /// What is told of a file, in the types of the version that is in scope; `$time` makes its times.
 macro_rules! facts {
@@ -69,7 +71,10 @@ impl HostDescriptor for FilesView<'_> {
         if !file.readable() {
             return Err(ErrorCode::BadDescriptor.into());
         }
-        let stream: DynInputStream = Box::new(FileInput::new(file.clone(), open.clone(), offset));
+        let stream: DynInputStream = match self.files.stdio.own(file) {
+            Some(Own::Input(input)) => Box::new(input),
+            _ => Box::new(FileInput::new(file.clone(), open.clone(), offset)),
+        };
         Ok(self.table.push(stream)?)
     }
 
@@ -110,6 +115,7 @@ impl HostDescriptor for FilesView<'_> {
 
     async fn get_type(&mut self, fd: Resource<Descriptor>) -> FsResult<DescriptorType> {
         match self.handle(&fd)? {
+            Handle::File { file, .. } if file.device().is_some() => Ok(DescriptorType::CharacterDevice),
             Handle::File { .. } => Ok(DescriptorType::RegularFile),
             Handle::Directory { .. } => Ok(DescriptorType::Directory),
         }
@@ -144,6 +150,12 @@ impl HostDescriptor for FilesView<'_> {
     ) -> FsResult<(Vec<u8>, bool)> {
         let file = self.file(&fd)?;
         let mut buffer = vec![0; usize::try_from(length).unwrap_or(usize::MAX).min(CHUNK)];
+        if let Some(Own::Input(input)) = self.files.stdio.own(&file).filter(|_| file.readable()) {
+            let count = input.read_into(&mut buffer).ok_or(ErrorCode::WouldBlock)?;
+            let end = count == 0 && !buffer.is_empty();
+            buffer.truncate(count);
+            return Ok((buffer, end));
+        }
         let count = on_disk(file.blocking(), || file.read_at(offset, &mut buffer)).map_err(failed)?;
         let end = count == 0 && !buffer.is_empty();
         buffer.truncate(count);
@@ -160,6 +172,14 @@ impl HostDescriptor for FilesView<'_> {
             return Err(ErrorCode::IsDirectory.into());
         };
         let data = &data[..data.len().min(CHUNK)];
+        if let Some(Own::Output(output)) = self.files.stdio.own(file).filter(|_| file.writable()) {
+            let part = &data[..data.len().min(output.room())];
+            if part.is_empty() && !data.is_empty() {
+                return Err(ErrorCode::WouldBlock.into());
+            }
+            output.write(part);
+            return Ok(part.len() as u64);
+        }
         let written = on_disk(file.blocking(), || {
             let written = file.write_at(offset, data)?;
             if let Some(sync) = sync_of(*flags) {
@@ -173,9 +193,7 @@ impl HostDescriptor for FilesView<'_> {
 
     async fn read_directory(&mut self, fd: Resource<Descriptor>) -> FsResult<Resource<DirectoryEntryStream>> {
         let directory = self.directory(&fd)?;
-        let open = self.files.open()?;
-        let entries: Entries = on_disk(directory.blocking(), || directory.entries()).map_err(failed)?;
-        let listing = Listing { entries, blocking: directory.blocking(), _open: open };
+        let listing = self.files.list(&directory)?;
         Ok(Resource::new_own(self.table.push(listing)?.rep()))
     }
 
@@ -324,13 +342,6 @@ impl HostDescriptor for FilesView<'_> {
     }
 }
 
-/// A listing under way. It holds on to the directory, so it counts as one more that is open.
-struct Listing {
-    entries: Entries,
-    blocking: bool,
-    _open: Open,
-}
-
 impl HostDirectoryEntryStream for FilesView<'_> {
     async fn read_directory_entry(
         &mut self,
@@ -359,8 +370,10 @@ impl FilesView<'_> {
         if !file.writable() {
             return Err(ErrorCode::BadDescriptor.into());
         }
-        let stream = FileOutput::new(file.clone(), open.clone(), position, sync_of(*flags));
-        let stream: DynOutputStream = Box::new(stream);
+        let stream: DynOutputStream = match self.files.stdio.own(file) {
+            Some(Own::Output(output)) => Box::new(GuestOutput::new(output, self.files.stdio.terminal)),
+            _ => Box::new(FileOutput::new(file.clone(), open.clone(), position, sync_of(*flags))),
+        };
         Ok(self.table.push(stream)?)
     }
 
@@ -396,6 +409,7 @@ fn type_of(kind: FileKind) -> DescriptorType {
         FileKind::File => DescriptorType::RegularFile,
         FileKind::Directory => DescriptorType::Directory,
         FileKind::Symlink => DescriptorType::SymbolicLink,
+        FileKind::Device => DescriptorType::CharacterDevice,
         FileKind::Other => DescriptorType::Unknown,
     }
 }

@@ -13,7 +13,8 @@ mod streams;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use coracle_vfs::{Directory, File, Mounts};
+use coracle_budget::{Budget, Charge, Exceeded};
+use coracle_vfs::{Directory, Entries, File, Mounts, VfsError};
 use wasmtime::component::{HasData, Resource, ResourceTable};
 use wasmtime_wasi::p2::FsError;
 use wasmtime_wasi::p2::bindings::filesystem::preopens;
@@ -23,17 +24,30 @@ pub(crate) use self::descriptor::{facts, sync_of};
 pub(crate) use self::streams::Sync;
 use crate::executor;
 use crate::limits::OPEN_FILES;
+use crate::stdio::Stdio;
 
 /// A container's files.
 pub(crate) struct Files {
     root: Directory,
     /// What the guest has open.
     open: Arc<AtomicUsize>,
+    /// What its pod may hold.
+    budget: Arc<Budget>,
+    pub(crate) stdio: Stdio,
 }
 
 impl Files {
-    pub(crate) fn new(mounts: &Mounts) -> Files {
-        Files { root: mounts.root(), open: Arc::default() }
+    pub(crate) fn new(mounts: &Mounts, budget: &Arc<Budget>, stdio: Stdio) -> Files {
+        Files { root: mounts.root(), open: Arc::default(), budget: Arc::clone(budget), stdio }
+    }
+
+    /// Starts a listing, which holds on to the directory, so that it counts as one more that is open.
+    pub(crate) fn list(&self, directory: &Directory) -> Result<Listing, NoListing> {
+        let place = self.open()?;
+        let held = self.budget.charge(directory.listing_bytes() as u64)?;
+        let blocking = directory.blocking();
+        let entries = on_disk(blocking, || directory.entries())?;
+        Ok(Listing { entries, blocking, _open: place, _held: held })
     }
 
     /// A place for one more that is open, given back when it is dropped.
@@ -58,6 +72,35 @@ struct Place(Arc<AtomicUsize>);
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A listing under way, with what is counted for it.
+pub(crate) struct Listing {
+    pub(crate) entries: Entries,
+    pub(crate) blocking: bool,
+    _open: Open,
+    _held: Charge,
+}
+
+/// Why a listing did not start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NoListing {
+    #[error(transparent)]
+    TooMany(#[from] TooMany),
+    #[error(transparent)]
+    Memory(#[from] Exceeded),
+    #[error(transparent)]
+    Files(#[from] VfsError),
+}
+
+impl From<NoListing> for FsError {
+    fn from(error: NoListing) -> FsError {
+        match error {
+            NoListing::TooMany(error) => error.into(),
+            NoListing::Memory(_) => ErrorCode::InsufficientMemory.into(),
+            NoListing::Files(error) => error::failed(error),
+        }
     }
 }
 

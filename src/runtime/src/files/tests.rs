@@ -8,14 +8,17 @@ use wasmtime_wasi::p2::bindings::filesystem::types::{
 };
 use wasmtime_wasi::p2::{DynOutputStream, FsResult};
 
-use super::conformance::{Door, How, Kind, Seen, backends, check, check_read_only, read_only};
+use super::conformance::{
+    Door, How, Kind, Seen, backends, check, check_devices, check_read_only, devices, read_only,
+};
 use super::*;
+use crate::tests::Capture;
 
 /// A guest that opens files without end is told so, and what it closes it can open again.
 #[tokio::test]
 async fn open_files_are_bounded() {
     let mut table = ResourceTable::new();
-    let mut files = Files::new(&Mounts::new());
+    let mut files = Files::new(&Mounts::new(), &Budget::new(None), Stdio::none());
     let mut view = FilesView { table: &mut table, files: &mut files };
     let root = view.get_directories().unwrap().remove(0).0;
     let mut open = async || {
@@ -30,6 +33,43 @@ async fn open_files_are_bounded() {
     HostDescriptor::drop(&mut view, last.unwrap()).unwrap();
     assert!(view.get_directories().is_ok());
     assert!(view.get_directories().is_err());
+}
+
+/// Programs that log to `/dev/stdout` reach the log.
+#[tokio::test]
+async fn devices_are_the_same_through_0_2() {
+    let mut door = Door2::new(&devices());
+    let log = Arc::new(Capture::default());
+    door.files.stdio = Stdio::to(&log);
+    check_devices(&mut door).await;
+    assert_eq!(log.text(), "outerr");
+    let stdout = door.open("dev/stdout", How { write: true, ..How::default() }).await.unwrap();
+    assert_eq!(door.view().write(again(&stdout), b"direct".to_vec(), 0).await.unwrap(), 6);
+    assert_eq!(log.text(), "outerrdirect");
+    HostDescriptor::drop(&mut door.view(), stdout).unwrap();
+    door.all_closed();
+}
+
+/// What a listing makes the host hold is the pod's memory, until it ends.
+#[tokio::test]
+async fn listings_are_memory() {
+    let budget = Budget::new(Some(16 << 10));
+    let mut table = ResourceTable::new();
+    let mut files = Files::new(&Mounts::new(), &budget, Stdio::none());
+    let mut view = FilesView { table: &mut table, files: &mut files };
+    let root = view.get_directories().unwrap().remove(0).0.rep();
+    let mut open = Vec::new();
+    let refused = loop {
+        match view.read_directory(Resource::new_borrow(root)).await {
+            Ok(listing) => open.push(listing),
+            Err(error) => break error.downcast().unwrap(),
+        }
+        assert!(open.len() < OPEN_FILES, "they are charged");
+    };
+    assert_eq!(refused, ErrorCode::InsufficientMemory);
+    assert!(open.len() > 10 && budget.used() <= 16 << 10);
+    open.drain(..).for_each(|listing| HostDirectoryEntryStream::drop(&mut view, listing).unwrap());
+    assert_eq!(budget.used(), 0);
 }
 
 /// A stream holds its file open when the descriptor is gone.
@@ -74,7 +114,11 @@ struct Door2 {
 
 impl Door2 {
     fn new(mounts: &Mounts) -> Door2 {
-        let mut door = Door2 { table: ResourceTable::new(), files: Files::new(mounts), root: 0 };
+        let mut door = Door2 {
+            table: ResourceTable::new(),
+            files: Files::new(mounts, &Budget::new(None), Stdio::none()),
+            root: 0,
+        };
         door.root = door.view().get_directories().unwrap().remove(0).0.rep();
         door
     }
@@ -113,6 +157,7 @@ fn kind(kind: DescriptorType) -> Kind {
         DescriptorType::RegularFile => Kind::File,
         DescriptorType::Directory => Kind::Directory,
         DescriptorType::SymbolicLink => Kind::Symlink,
+        DescriptorType::CharacterDevice => Kind::Device,
         other => panic!("{other:?}"),
     }
 }

@@ -16,7 +16,7 @@ use wasmtime_wasi::p3::filesystem::{FilesystemError, FilesystemResult};
 
 use super::errors::file_error;
 use super::flow::{Ended, Ending, EntryProducer, FileConsumer, FileProducer};
-use crate::files::{FileSystem, FilesView, Handle, facts, on_disk, sync_of};
+use crate::files::{FileSystem, FilesView, Handle, NoListing, facts, on_disk, sync_of};
 
 impl FilesView<'_> {
     fn entry(&self, fd: &Resource<Descriptor>) -> FilesystemResult<&Handle> {
@@ -119,7 +119,8 @@ impl<T: 'static> HostDescriptorWithStore<T> for FileSystem {
         let (mut ending, ended) = Ending::new(&mut store)?;
         let stream = match file {
             Ok((file, open)) => {
-                let producer = FileProducer { file, position: offset, ending, _open: open };
+                let own = store.get().files.stdio.own(&file);
+                let producer = FileProducer { file, own, position: offset, ending, _open: open };
                 StreamReader::new(&mut store, producer)?
             }
             Err(error) => {
@@ -178,6 +179,7 @@ impl<T: 'static> HostDescriptorWithStore<T> for FileSystem {
         fd: Resource<Descriptor>,
     ) -> FilesystemResult<DescriptorType> {
         with(store, |view| match view.entry(&fd)? {
+            Handle::File { file, .. } if file.device().is_some() => Ok(DescriptorType::CharacterDevice),
             Handle::File { .. } => Ok(DescriptorType::RegularFile),
             Handle::Directory { .. } => Ok(DescriptorType::Directory),
         })
@@ -221,17 +223,16 @@ impl<T: 'static> HostDescriptorWithStore<T> for FileSystem {
         let listing = {
             let view = store.get();
             view.folder(&fd).and_then(|directory| {
-                let open = view.files.open().map_err(|_| ErrorCode::Quota)?;
-                let blocking = directory.blocking();
-                let entries = on_disk(blocking, || directory.entries()).map_err(file_error)?;
-                Ok((entries, blocking, open))
+                view.files.list(&directory).map_err(|error| match error {
+                    NoListing::TooMany(_) => ErrorCode::Quota.into(),
+                    NoListing::Memory(_) => ErrorCode::InsufficientMemory.into(),
+                    NoListing::Files(error) => file_error(error).into(),
+                })
             })
         };
         let (mut ending, ended) = Ending::new(&mut store)?;
         let stream = match listing {
-            Ok((entries, blocking, open)) => {
-                StreamReader::new(&mut store, EntryProducer { entries, blocking, ending, _open: open })?
-            }
+            Ok(listing) => StreamReader::new(&mut store, EntryProducer { listing, ending })?,
             Err(error) => {
                 ending.fail(error.downcast()?);
                 StreamReader::new(&mut store, iter::empty())?
@@ -405,7 +406,8 @@ fn write<T: 'static>(
     let (mut ending, ended) = Ending::new(&mut store)?;
     match file {
         Ok((file, sync, open)) => {
-            data.pipe(&mut store, FileConsumer { file, position, sync, ending, _open: open })?;
+            let own = store.get().files.stdio.own(&file);
+            data.pipe(&mut store, FileConsumer { file, own, position, sync, ending, _open: open })?;
         }
         Err(error) => {
             ending.fail(error);
@@ -420,6 +422,7 @@ pub(super) fn type_of(kind: FileKind) -> DescriptorType {
         FileKind::File => DescriptorType::RegularFile,
         FileKind::Directory => DescriptorType::Directory,
         FileKind::Symlink => DescriptorType::SymbolicLink,
+        FileKind::Device => DescriptorType::CharacterDevice,
         FileKind::Other => DescriptorType::Other(None),
     }
 }

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use coracle_network::limits::WRITE_MAX;
-use coracle_vfs::{Entries, File, VfsError};
+use coracle_vfs::{File, VfsError};
 use tokio::sync::oneshot;
 use wasmtime::component::{
     Destination, FutureReader, Source, StreamConsumer, StreamProducer, StreamResult, VecBuffer,
@@ -22,9 +22,10 @@ use wasmtime_wasi::p3::bindings::sockets::types::ErrorCode as SocketError;
 use super::errors::{file_error, stream_error};
 use super::files::type_of;
 use crate::executor::gives_way;
-use crate::files::{Open, Sync, on_disk};
+use crate::files::{Listing, Open, Sync, on_disk};
 use crate::limits::CHUNK;
 use crate::sockets::Connection;
+use crate::stdio::Own;
 
 /// Names handed over in one step of a listing.
 const ENTRIES_PER_STEP: usize = 128;
@@ -72,6 +73,8 @@ impl<E> Ending<E> {
 /// A file, read on from a position.
 pub(super) struct FileProducer {
     pub(super) file: File,
+    /// Instead of the file.
+    pub(super) own: Option<Own>,
     pub(super) position: u64,
     pub(super) ending: Ending<FileError>,
     /// A stream may outlive the descriptor that it came from.
@@ -99,7 +102,19 @@ impl<D: 'static> StreamProducer<D> for FileProducer {
             return GOES_ON;
         }
         let length = room.len().min(CHUNK);
-        match on_disk(this.file.blocking(), || this.file.read_at(this.position, &mut room[..length])) {
+        let read = match &this.own {
+            Some(Own::Input(input)) => match input.read_into(&mut room[..length]) {
+                Some(count) => Ok(count),
+                None => {
+                    if input.poll_readable(cx).is_ready() {
+                        cx.waker().wake_by_ref();
+                    }
+                    return wait(finish);
+                }
+            },
+            _ => on_disk(this.file.blocking(), || this.file.read_at(this.position, &mut room[..length])),
+        };
+        match read {
             Ok(0) => IS_OVER,
             Ok(count) => {
                 this.position += count as u64;
@@ -117,6 +132,8 @@ impl<D: 'static> StreamProducer<D> for FileProducer {
 /// A file, written on from a position, or at its end.
 pub(super) struct FileConsumer {
     pub(super) file: File,
+    /// Instead of the file.
+    pub(super) own: Option<Own>,
     /// `None` to append.
     pub(super) position: Option<u64>,
     /// Whether each step is made durable, and how.
@@ -162,7 +179,21 @@ impl<D: 'static> StreamConsumer<D> for FileConsumer {
             return GOES_ON;
         }
         let length = data.len().min(CHUNK);
-        match on_disk(this.file.blocking(), || this.write(&data[..length])) {
+        let written = match &this.own {
+            Some(Own::Output(output)) => {
+                let data = &data[..length.min(output.room())];
+                if data.is_empty() {
+                    if output.poll_room(cx).is_ready() {
+                        cx.waker().wake_by_ref();
+                    }
+                    return wait(finish);
+                }
+                output.write(data);
+                Ok(data.len())
+            }
+            _ => on_disk(this.file.blocking(), || this.write(&data[..length])),
+        };
+        match written {
             Ok(count) if count > 0 => {
                 source.mark_read(count);
                 GOES_ON
@@ -181,18 +212,15 @@ impl<D: 'static> StreamConsumer<D> for FileConsumer {
 
 /// A directory's entries.
 pub(super) struct EntryProducer {
-    pub(super) entries: Entries,
-    pub(super) blocking: bool,
+    pub(super) listing: Listing,
     pub(super) ending: Ending<FileError>,
-    /// A listing holds on to the directory: it counts as one more that is open.
-    pub(super) _open: Open,
 }
 
 impl EntryProducer {
     fn next(&mut self, max: usize) -> (Vec<DirectoryEntry>, Result<bool, VfsError>) {
         let mut found = Vec::new();
         while found.len() < max {
-            match self.entries.next_entry() {
+            match self.listing.entries.next_entry() {
                 Ok(Some(entry)) => {
                     found.push(DirectoryEntry { type_: type_of(entry.kind), name: entry.name });
                 }
@@ -220,7 +248,7 @@ impl<D: 'static> StreamProducer<D> for EntryProducer {
         if room == 0 {
             return GOES_ON;
         }
-        let (found, more) = on_disk(this.blocking, || this.next(room));
+        let (found, more) = on_disk(this.listing.blocking, || this.next(room));
         destination.set_buffer(found.into());
         match more {
             Ok(true) => GOES_ON,

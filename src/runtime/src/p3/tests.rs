@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use coracle_budget::Budget;
 use coracle_vfs::{Mounts, OpenOptions, Volume};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -27,15 +28,22 @@ use super::flow::{Ended, Ending, FileProducer};
 use crate::container::Cpu;
 use crate::engine::{self, Guards, Settings};
 use crate::executor::Executor;
-use crate::files::conformance::{Door, How, Kind, Seen, backends, check, check_read_only, read_only};
+use crate::files::conformance::{
+    Door, How, Kind, Seen, backends, check, check_devices, check_read_only, devices, read_only,
+};
 use crate::files::{FileSystem, Files, FilesView};
 use crate::output::{GuestOutput, Output};
+use crate::stdio::Stdio;
+use crate::tests::Capture;
 
 #[tokio::test]
 async fn volumes_are_the_same_through_0_3() {
     let (engine, _) = engine::build(1, Settings { wasi_p3: true, dense: false }, Guards::Light).unwrap();
     let through = async |mounts: &Mounts, writable: bool| {
-        let host = Host { table: ResourceTable::new(), files: Files::new(mounts) };
+        let host = Host {
+            table: ResourceTable::new(),
+            files: Files::new(mounts, &Budget::new(None), Stdio::none()),
+        };
         let mut store = Store::new(&engine, host);
         let checked = store.run_concurrent(async |accessor| {
             let mut door = Door3::new(accessor);
@@ -61,6 +69,17 @@ async fn volumes_are_the_same_through_0_3() {
     }
 }
 
+#[tokio::test]
+async fn devices_are_the_same_through_0_3() {
+    let (engine, _) = engine::build(1, Settings { wasi_p3: true, dense: false }, Guards::Light).unwrap();
+    let log = Arc::new(Capture::default());
+    let files = Files::new(&devices(), &Budget::new(None), Stdio::to(&log));
+    let mut store = Store::new(&engine, Host { table: ResourceTable::new(), files });
+    let checked = store.run_concurrent(async |accessor| check_devices(&mut Door3::new(accessor)).await);
+    checked.await.unwrap();
+    assert_eq!(log.text(), "outerr");
+}
+
 /// What flows from host to host, without a guest that could be interrupted, lets others have their turns; so it can
 /// be ended, too.
 #[tokio::test]
@@ -72,7 +91,7 @@ async fn what_flows_without_its_guest_gives_way() {
     let options = OpenOptions { read: true, write: true, create: true, ..OpenOptions::default() };
     let file = volume.root().open_file("endless", options).unwrap();
     file.set_size(1 << 62).unwrap();
-    let open = Files::new(&Mounts::new()).open().unwrap();
+    let open = Files::new(&Mounts::new(), &Budget::new(None), Stdio::none()).open().unwrap();
 
     let (sender, flows) = oneshot::channel();
     let mut store = Store::new(&engine, ());
@@ -80,7 +99,7 @@ async fn what_flows_without_its_guest_gives_way() {
         let flow = store.run_concurrent(async |accessor| {
             let piped = accessor.with(|mut access| {
                 let (ending, _ended) = Ending::new(&mut access)?;
-                let producer = FileProducer { file, position: 0, ending, _open: open };
+                let producer = FileProducer { file, own: None, position: 0, ending, _open: open };
                 StreamReader::new(&mut access, producer)?.pipe(&mut access, Nowhere(Mutex::new(Some(sender))))
             });
             piped.unwrap();
@@ -285,6 +304,7 @@ fn kind(kind: &DescriptorType) -> Kind {
         DescriptorType::RegularFile => Kind::File,
         DescriptorType::Directory => Kind::Directory,
         DescriptorType::SymbolicLink => Kind::Symlink,
+        DescriptorType::CharacterDevice => Kind::Device,
         other => panic!("{other:?}"),
     }
 }

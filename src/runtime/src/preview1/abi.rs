@@ -40,6 +40,7 @@ pub(super) enum Errno {
     NameTooLong = 37,
     NoBufs = 42,
     NoEnt = 44,
+    NoMem = 48,
     NoSpc = 51,
     NotConn = 53,
     NotDir = 54,

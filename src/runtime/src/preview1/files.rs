@@ -391,6 +391,7 @@ impl From<FileKind> for FileType {
             FileKind::File => FileType::RegularFile,
             FileKind::Directory => FileType::Directory,
             FileKind::Symlink => FileType::SymbolicLink,
+            FileKind::Device => FileType::CharacterDevice,
             FileKind::Other => FileType::Unknown,
         }
     }

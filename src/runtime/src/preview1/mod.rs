@@ -39,6 +39,7 @@ mod tests;
 
 use std::sync::Arc;
 
+use coracle_budget::Budget;
 use tokio::time::Instant;
 use wasmtime::{Caller, Extern, Linker, Memory};
 
@@ -50,6 +51,7 @@ use crate::run::Control;
 use crate::sockets::Sockets;
 use crate::state::State;
 use crate::stdin::{Input, Stdin};
+use crate::stdio::Stdio;
 
 pub(crate) use self::process::Listeners;
 
@@ -64,6 +66,9 @@ pub(crate) struct Preview1 {
     table: Table,
     started: Instant,
     control: Arc<Control>,
+    /// What its pod may hold.
+    budget: Arc<Budget>,
+    stdio: Stdio,
     /// Set once the program is instantiated.
     memory: Option<Memory>,
 }
@@ -77,10 +82,11 @@ impl Preview1 {
             table.push(Descriptor::new(kind, flags)).is_ok()
         };
         let mut opened = true;
+        let stdio = Stdio::new(&spec.stdin, &spec.stdout, &spec.stderr, spec.tty);
         opened &=
             open(Kind::Input { input: Input::new(std::mem::take(&mut spec.stdin)), terminal: spec.tty });
         for output in [&spec.stdout, &spec.stderr] {
-            opened &= open(Kind::Output { output: Arc::clone(output), terminal: spec.tty });
+            opened &= open(Kind::Output { output: Arc::clone(output), terminal: spec.tty, opened: false });
         }
         let mut env = std::mem::take(&mut spec.env);
         let mut tell = |name: &str, value: String| {
@@ -107,6 +113,8 @@ impl Preview1 {
             table,
             started: Instant::now(),
             control: Arc::clone(control),
+            budget: Arc::clone(&spec.budget),
+            stdio,
             memory: None,
         }
     }

@@ -7,6 +7,7 @@ use super::abi::{Errno, Filestat, Result, SYMLINK_FOLLOW, Snapshot, oflags, righ
 use super::files::{fd_flags, new_times};
 use super::table::{Descriptor, Kind, OpenDirectory};
 use crate::files::on_disk;
+use crate::stdio::Own;
 
 impl Guest<'_> {
     pub(super) fn path_create_directory(&mut self, fd: u32, path: u32, length: u32) -> Result<()> {
@@ -106,7 +107,18 @@ impl Guest<'_> {
         let opened =
             self.by_name(fd, right, path, length, |directory, path| directory.open(path, options))?;
         let kind = match opened {
-            Opened::File(file) => Kind::File { file, position: 0 },
+            Opened::File(file) => {
+                let stdio = &self.preview1.stdio;
+                match stdio.own(&file) {
+                    Some(Own::Input(input)) if file.readable() => {
+                        Kind::Input { input, terminal: stdio.terminal }
+                    }
+                    Some(Own::Output(output)) if file.writable() => {
+                        Kind::Output { output, terminal: stdio.terminal, opened: true }
+                    }
+                    _ => Kind::File { file, position: 0 },
+                }
+            }
             Opened::Directory(directory) => {
                 Kind::Directory(OpenDirectory { directory, preopened: false, listing: None })
             }

@@ -5,17 +5,22 @@
 //! into a buffer is asked for again. A cookie further back begins a new listing and leaves out what is before.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
+use coracle_budget::{Budget, Charge};
 use coracle_vfs::{Directory, Entries, Entry, FileKind, VfsError};
 
-use super::Guest;
 use super::abi::{DIRENT_BYTES, Errno, FileType, Result, rights};
 use super::table::Kind;
+use super::{Guest, Preview1};
 use crate::files::on_disk;
 
-/// Entries that a listing remembers. Programs go on from the last or last but one they were given; names have at
-/// most 255 bytes, so this is 10 KiB at most.
-const REMEMBERED: usize = 32;
+/// Entries that a listing remembers: programs go on from the last or last but one they were given. A guest may have
+/// many listings under way, and names have up to 255 bytes.
+const REMEMBERED: usize = 2;
+
+/// What a listing holds beside what its volume does: these entries.
+const REMEMBERED_BYTES: usize = 1_024;
 
 /// Entries that are read before others get their turn.
 const AT_ONCE: usize = 1_024;
@@ -27,14 +32,18 @@ pub(super) struct Listing {
     recent: VecDeque<Entry>,
     before: u64,
     ended: bool,
+    _held: Charge,
 }
 
 /// `.` and `..`, which volumes do not list.
 const DOTS: [&str; 2] = [".", ".."];
 
 impl Listing {
-    fn new(directory: &Directory) -> Result<Listing> {
-        Ok(Listing { entries: directory.entries()?, recent: VecDeque::new(), before: 0, ended: false })
+    fn new(directory: &Directory, budget: &Arc<Budget>) -> Result<Listing> {
+        let bytes = directory.listing_bytes() + REMEMBERED_BYTES;
+        let held = budget.charge(bytes as u64).map_err(|_| Errno::NoMem)?;
+        let recent = VecDeque::with_capacity(REMEMBERED);
+        Ok(Listing { entries: directory.entries()?, recent, before: 0, ended: false, _held: held })
     }
 
     /// Reads on until the entry at `position` is known, or there is none: at most `budget` entries, then it is
@@ -96,7 +105,8 @@ impl Guest<'_> {
         progress: &mut Progress,
     ) -> Result<bool> {
         self.memory.check(used_at, 4)?;
-        let descriptor = self.preview1.table.get_mut(fd)?;
+        let Preview1 { table, budget, .. } = &mut *self.preview1;
+        let descriptor = table.get_mut(fd)?;
         descriptor.may(rights::FD_READDIR)?;
         let Kind::Directory(open) = &mut descriptor.kind else { return Err(Errno::NotDir) };
         let out = self.memory.bytes_mut(buffer, length)?;
@@ -106,7 +116,7 @@ impl Guest<'_> {
             let anew = cookie == 0 && progress.used == 0;
             let listing = match open.listing.take() {
                 Some(listing) if !anew && progress.position >= listing.before => listing,
-                _ => Box::new(Listing::new(directory)?),
+                _ => Box::new(Listing::new(directory, budget)?),
             };
             fill(out, open.listing.insert(listing), directory, progress)
         })?;

@@ -30,9 +30,11 @@ pub(super) enum Kind {
         input: Input,
         terminal: bool,
     },
+    /// `opened` by the guest, by its name in `/dev`.
     Output {
         output: Arc<dyn Output>,
         terminal: bool,
+        opened: bool,
     },
     File {
         file: File,
@@ -98,6 +100,7 @@ impl Descriptor {
                 FileType::CharacterDevice
             }
             Kind::Input { .. } | Kind::Output { .. } => FileType::Unknown,
+            Kind::File { file, .. } if file.device().is_some() => FileType::CharacterDevice,
             Kind::File { .. } => FileType::RegularFile,
             Kind::Directory(_) => FileType::Directory,
             Kind::Listener { .. } | Kind::Stream(_) => FileType::SocketStream,
@@ -156,7 +159,10 @@ impl Descriptor {
 
     /// Whether a program can open as many of these as it likes but for [`OPEN_FILES`].
     fn is_counted(&self) -> bool {
-        matches!(self.kind, Kind::File { .. } | Kind::Directory(_) | Kind::Input { .. })
+        matches!(
+            self.kind,
+            Kind::File { .. } | Kind::Directory(_) | Kind::Input { .. } | Kind::Output { opened: true, .. }
+        )
     }
 }
 

@@ -7,7 +7,7 @@
 //! | handle reuse after drop | `what_was_dropped_is_gone` | `preview1: numbers_are_given_and_moved` |
 //! | enormous arguments and environment | `enormous_arguments_arrive_or_are_refused` | `preview1: results_that_do_not_fit_are_faults` |
 //! | enormous lists, names, directory reads | `lists_are_bounded` | `preview1: no_argument_ends_the_host`, `vfs: names_have_a_limit`, `large_folders_are_folders` |
-//! | fd and socket floods | `sockets_and_handles_are_bounded` | `preview1: opening_without_end_is_told_no`, `files: open_files_are_bounded` |
+//! | fd and socket floods | `sockets_and_handles_are_bounded` | `preview1: opening_without_end_is_told_no`, `files: open_files_are_bounded`, `listings_are_memory` |
 //! | connection floods on a neighbour | `connections_that_ask_nothing_are_bounded` | `network: strangers_cannot_use_up_a_pods_memory`, `a_pod_can_hold_only_so_much`, `a_full_backlog_makes_callers_wait_and_then_time_out` |
 //! | log floods | `a_flood_of_output_waits_for_its_reader` | `lifecycle: a_guest_waits_for_whoever_reads_its_output`, `node: a_flood_becomes_a_stream` |
 //! | memory and table growth | `tables_are_memory`, `contexts_are_memory`, `misdeeds_are_contained` | `lifecycle: memory_has_a_hard_limit`, `vfs: the_pod_pays_for_what_is_held` |

@@ -1,7 +1,8 @@
 //! Read-only volumes of an image's files: a folder of the content store that nobody writes to.
 //!
 //! What a folder holds is read once, when it is first looked into, and then shared by every pod that uses the
-//! image: names, kinds, lengths and link targets cost no handle and no call of the host afterwards. Only open
+//! image: names, kinds, lengths and link targets cost no handle and no call of the host afterwards. That is memory
+//! of nobody's, so it is bounded, for each image and for all: folders beyond that are read again each time. Only open
 //! files are handles, bounded for each volume and pod, so that one pod does not use up another's. Files are
 //! opened from the folder's own handle down, one component at a time and without following links.
 
@@ -9,20 +10,34 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 use rustix::fs::{AtFlags, Mode, OFlags};
-use rustix::io::Errno;
 
 use super::errno::{from_errno, from_io};
 use super::handles::{Handles, Permit};
-use super::{LOOK, kind, listing};
+use super::listing::{self, Listing as HostListing};
+use super::{LOOK, kind, listing as all_of, reread};
 use crate::clock::Stamp;
 use crate::error::VfsError;
 use crate::quota::Quota;
 use crate::tree::{Access, Cursor, Entry, FileKind, Node, OpenFile, Stat, Times, Tree, next_device};
 use crate::volume::Usage;
+
+/// What is remembered of the names of one image, in bytes: some 40,000 names as they mostly are, which is more than
+/// most images have.
+const IMAGE_BYTES: usize = 8 << 20;
+
+/// What is remembered of all of them.
+const ALL_BYTES: usize = 128 << 20;
+
+/// What a name costs beside its letters: the item with its counts, and its place in the list.
+const ITEM_BYTES: usize = size_of::<Item>() + 3 * size_of::<usize>() + 16;
+
+/// What all images have of [`ALL_BYTES`].
+static REMEMBERED: AtomicUsize = AtomicUsize::new(0);
 
 /// Files of an image, for one pod or container.
 pub(crate) struct ImageTree {
@@ -37,6 +52,9 @@ pub(crate) struct ImageTree {
 struct Index {
     root: File,
     top: Arc<Item>,
+    /// What is remembered of it, and how much that may be.
+    bytes: AtomicUsize,
+    most: usize,
 }
 
 /// A name of the folder.
@@ -52,11 +70,14 @@ struct Item {
     body: Body,
 }
 
+/// What a directory holds.
+type Names = Box<[Arc<Item>]>;
+
 enum Body {
     File,
     Symlink(Box<str>),
-    /// Its names in their order, once they were read.
-    Directory(OnceLock<Box<[Arc<Item>]>>),
+    /// Its names in their order, once they were read; nothing if they are too many to be remembered.
+    Directory(OnceLock<Option<Names>>),
     Other,
 }
 
@@ -64,16 +85,26 @@ impl ImageTree {
     /// # Errors
     /// If `dir` cannot be opened as a directory.
     pub(crate) fn open(dir: &Path, handles: Handles) -> Result<ImageTree, VfsError> {
+        ImageTree::remembering(dir, handles, IMAGE_BYTES)
+    }
+
+    /// As [`ImageTree::open`], where so many bytes of names are remembered.
+    pub(super) fn remembering(dir: &Path, handles: Handles, most: usize) -> Result<ImageTree, VfsError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = File::from(rustix::fs::open(dir, flags, Mode::empty()).map_err(from_errno)?);
-        Ok(ImageTree { device: next_device(), index: Index::of(root)?, handles, quota: Quota::new(None) })
+        Ok(ImageTree {
+            device: next_device(),
+            index: Index::of(root, most)?,
+            handles,
+            quota: Quota::new(None),
+        })
     }
 }
 
 impl Index {
     /// The index of this folder; by what it is, not by how it is called. As long as the index lives its handle
     /// keeps the number from being used again.
-    fn of(root: File) -> Result<Arc<Index>, VfsError> {
+    fn of(root: File, most: usize) -> Result<Arc<Index>, VfsError> {
         static KNOWN: Mutex<BTreeMap<(u64, u64), Weak<Index>>> = Mutex::new(BTreeMap::new());
         let meta = root.metadata().map_err(from_io)?;
         let mut known = KNOWN.lock();
@@ -84,7 +115,7 @@ impl Index {
         known.retain(|_, index| index.strong_count() > 0);
         let stat = rustix::fs::fstat(&root).map_err(from_errno)?;
         let top = Arc::new(Item::new("", &Arc::from(""), &stat, Body::Directory(OnceLock::new())));
-        let index = Arc::new(Index { root, top });
+        let index = Arc::new(Index { root, top, bytes: AtomicUsize::new(0), most });
         known.insert(key, Arc::downgrade(&index));
         Ok(index)
     }
@@ -99,43 +130,83 @@ impl Index {
         Ok(here)
     }
 
-    fn names<'a>(&self, item: &'a Item) -> Result<&'a [Arc<Item>], VfsError> {
+    /// What a directory holds, in its order; `None` if that is not remembered.
+    fn names<'a>(&self, item: &'a Item) -> Result<Option<&'a [Arc<Item>]>, VfsError> {
         let Body::Directory(names) = &item.body else { return Err(VfsError::NotDirectory) };
         if let Some(names) = names.get() {
-            return Ok(names);
+            return Ok(names.as_deref());
         }
+        let read = self.read(item)?;
+        Ok(names
+            .get_or_init(|| read.and_then(|(list, bytes)| self.remember(bytes).then_some(list)))
+            .as_deref())
+    }
+
+    /// Takes so much of what may be remembered; false if there is not enough left.
+    fn remember(&self, bytes: usize) -> bool {
+        let take = |of: &AtomicUsize, most| {
+            of.fetch_update(Relaxed, Relaxed, |used| Some(used + bytes).filter(|sum| *sum <= most)).is_ok()
+        };
+        if !take(&self.bytes, self.most) {
+            return false;
+        }
+        let taken = take(&REMEMBERED, ALL_BYTES);
+        if !taken {
+            self.bytes.fetch_sub(bytes, Relaxed);
+        }
+        taken
+    }
+
+    /// Reads what a directory holds, and what it costs to remember that; `None` if that would be too much.
+    fn read(&self, item: &Item) -> Result<Option<(Names, usize)>, VfsError> {
         let path = item.path();
         let folder = self.folder(&path)?;
-        let (above, mut list) = (Arc::from(path), Vec::new());
-        for entry in listing(&folder)? {
+        let (above, mut list, mut bytes) = (Arc::from(path), Vec::new(), 0);
+        let room = self.most.saturating_sub(self.bytes.load(Relaxed));
+        for entry in all_of(&folder)? {
             let entry = entry.map_err(from_errno)?;
             // A name that is not UTF-8 cannot be said in WASI, so nothing could be done with it.
             let Some(name) = entry.file_name().to_str().ok().filter(|name| !matches!(*name, "." | ".."))
             else {
                 continue;
             };
-            let stat = match rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => stat,
-                Err(Errno::NOENT) => continue,
-                Err(errno) => return Err(from_errno(errno)),
+            let item = match look(&folder, name, &above) {
+                Err(VfsError::NoEntry) => continue,
+                item => item?,
             };
-            let body = match kind(stat.st_mode) {
-                FileKind::File => Body::File,
-                FileKind::Directory => Body::Directory(OnceLock::new()),
-                FileKind::Other => Body::Other,
-                FileKind::Symlink => {
-                    let target = rustix::fs::readlinkat(&folder, name, Vec::new()).map_err(from_errno)?;
-                    match target.into_string() {
-                        Ok(target) => Body::Symlink(target.into()),
-                        Err(_) => Body::Other,
-                    }
-                }
-            };
-            list.push(Arc::new(Item::new(name, &above, &stat, body)));
+            bytes += item.bytes();
+            if bytes > room {
+                return Ok(None);
+            }
+            list.push(item);
         }
         list.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        Ok(names.get_or_init(|| list.into()))
+        Ok(Some((list.into(), bytes)))
     }
+}
+
+impl Drop for Index {
+    fn drop(&mut self) {
+        REMEMBERED.fetch_sub(*self.bytes.get_mut(), Relaxed);
+    }
+}
+
+/// What a name of an open folder, whose path is `above`, stands for.
+fn look(folder: &File, name: &str, above: &Arc<str>) -> Result<Arc<Item>, VfsError> {
+    let stat = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).map_err(from_errno)?;
+    let body = match kind(stat.st_mode) {
+        FileKind::File => Body::File,
+        FileKind::Directory => Body::Directory(OnceLock::new()),
+        FileKind::Device | FileKind::Other => Body::Other,
+        FileKind::Symlink => {
+            let target = rustix::fs::readlinkat(folder, name, Vec::new()).map_err(from_errno)?;
+            match target.into_string() {
+                Ok(target) => Body::Symlink(target.into()),
+                Err(_) => Body::Other,
+            }
+        }
+    };
+    Ok(Arc::new(Item::new(name, above, &stat, body)))
 }
 
 impl Item {
@@ -151,6 +222,15 @@ impl Item {
             modified: Stamp::of_nanos(nanos),
             body,
         }
+    }
+
+    /// What it costs to remember it.
+    fn bytes(&self) -> usize {
+        let target = match &self.body {
+            Body::Symlink(target) => target.len(),
+            Body::File | Body::Directory(_) | Body::Other => 0,
+        };
+        ITEM_BYTES + self.name.len() + target
     }
 
     fn path(&self) -> String {
@@ -210,7 +290,12 @@ impl Tree for ImageTree {
     }
 
     fn lookup(&self, dir: &Node, name: &str) -> Result<Node, VfsError> {
-        let names = self.index.names(dir.get())?;
+        let dir = dir.get::<Item>();
+        let Some(names) = self.index.names(dir)? else {
+            let path = dir.path();
+            let folder = self.index.folder(&path)?;
+            return Ok(node(&look(&folder, name, &Arc::from(path))?));
+        };
         let at = names.binary_search_by(|item| (*item.name).cmp(name)).map_err(|_| VfsError::NoEntry)?;
         Ok(node(&names[at]))
     }
@@ -247,8 +332,15 @@ impl Tree for ImageTree {
 
     fn read_directory(&self, dir: &Node) -> Result<Box<dyn Cursor>, VfsError> {
         let dir = dir.of::<Item>();
-        self.index.names(&dir)?;
-        Ok(Box::new(Listing { dir, next: 0 }))
+        if self.index.names(&dir)?.is_some() {
+            return Ok(Box::new(Listing { dir, next: 0 }));
+        }
+        let permit = self.handles.take()?;
+        Ok(Box::new(HostListing::new(reread(&self.index.folder(&dir.path())?)?, permit)))
+    }
+
+    fn listing_bytes(&self) -> usize {
+        listing::BYTES
     }
 
     fn sync(&self, _dir: &Node) -> Result<(), VfsError> {
@@ -297,7 +389,7 @@ struct Listing {
 impl Cursor for Listing {
     fn next(&mut self) -> Result<Option<Entry>, VfsError> {
         let Body::Directory(names) = &self.dir.body else { return Ok(None) };
-        let item = names.get().and_then(|names| names.get(self.next));
+        let item = names.get().and_then(Option::as_ref).and_then(|names| names.get(self.next));
         self.next += 1;
         Ok(item.map(|item| Entry { name: item.name.to_string(), kind: item.kind() }))
     }

@@ -8,12 +8,15 @@
 mod errno;
 pub(crate) mod handles;
 pub(crate) mod image;
+mod kernel;
+mod listing;
 mod measure;
 mod open;
 #[cfg(test)]
 mod tests;
 
 use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,10 +26,11 @@ use rustix::io::Errno;
 
 use self::errno::{from_errno, from_io};
 use self::handles::{Handles, Permit};
+use self::listing::Listing;
 use self::open::{HostFile, Ledger};
 use crate::error::VfsError;
 use crate::quota::Quota;
-use crate::tree::{Access, Cursor, Entry, FileKind, NewTime, Node, OpenFile, Stat, Times, Tree, next_device};
+use crate::tree::{Access, Cursor, FileKind, NewTime, Node, OpenFile, Stat, Times, Tree, next_device};
 use crate::volume::Usage;
 
 /// A name is opened like this to learn what it is: no access to the content, no link followed.
@@ -40,28 +44,42 @@ pub(crate) struct HostTree {
     device: u64,
     root: Node,
     ledger: Arc<Ledger>,
+    /// Device and number of a directory that is never shown.
+    hidden: Option<(u64, u64)>,
 }
 
 /// What a name led to: an `O_PATH` handle.
 struct HostNode {
     handle: File,
+    /// The host's number of the file system that it is on.
+    on: u64,
     /// The volume's root has none.
     _permit: Option<Permit>,
 }
 
 impl HostTree {
+    /// With a directory that is `hidden`: nobody gets into it, wherever in the volume it is found.
+    ///
     /// # Errors
-    /// If `dir` cannot be opened as a directory, or its content cannot be measured for `quota`.
-    pub(crate) fn open(dir: &Path, quota: Quota, handles: Handles) -> Result<HostTree, VfsError> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let handle = File::from(rustix::fs::open(dir, flags, Mode::empty()).map_err(from_errno)?);
+    /// If `dir` cannot be opened as a directory, or its content cannot be measured for `quota`;
+    /// [`VfsError::NotPermitted`] if the kernel shows itself there; [`VfsError::Access`] if it is in what is `hidden`.
+    pub(crate) fn open(
+        dir: &Path,
+        hidden: Option<&Path>,
+        quota: Quota,
+        handles: Handles,
+    ) -> Result<HostTree, VfsError> {
+        let handle = open_directory(dir)?;
+        kernel::check(&handle)?;
+        let hidden = hidden.map_or(Ok(None), |hidden| hide(&handle, hidden))?;
+        let on = handle.metadata().map_err(from_io)?.dev();
         let device = next_device();
         let ledger = Arc::new(Ledger::new(device, quota, handles));
         if ledger.quota().counts() {
             measure::measure(&handle, ledger.quota())?;
         }
-        let root = Node { kind: FileKind::Directory, inner: Arc::new(HostNode { handle, _permit: None }) };
-        Ok(HostTree { device, root, ledger })
+        let root = Arc::new(HostNode { handle, on, _permit: None });
+        Ok(HostTree { device, root: Node { kind: FileKind::Directory, inner: root }, ledger, hidden })
     }
 
     /// Removes a name, and gives its bytes back if it was the last and nobody has it open.
@@ -98,8 +116,12 @@ impl Tree for HostTree {
         let permit = self.ledger.handles().take()?;
         let handle =
             File::from(rustix::fs::openat(&dir.handle, name, LOOK, Mode::empty()).map_err(from_errno)?);
-        let kind = kind(handle.metadata().map_err(from_io)?.mode());
-        Ok(Node { kind, inner: Arc::new(HostNode { handle, _permit: Some(permit) }) })
+        let meta = handle.metadata().map_err(from_io)?;
+        let on = meta.dev();
+        if on != dir.on && kernel::check(&handle).is_err() || Some((on, meta.ino())) == self.hidden {
+            return Err(VfsError::Access);
+        }
+        Ok(Node { kind: kind(meta.mode()), inner: Arc::new(HostNode { handle, on, _permit: Some(permit) }) })
     }
 
     fn stat(&self, node: &Node) -> Result<Stat, VfsError> {
@@ -177,68 +199,67 @@ impl Tree for HostTree {
     fn read_directory(&self, dir: &Node) -> Result<Box<dyn Cursor>, VfsError> {
         let dir = dir.of::<HostNode>();
         let permit = self.ledger.handles().take()?;
-        Ok(Box::new(Listing(listing(&dir.handle)?, permit)))
+        Ok(Box::new(Listing::new(reread(&dir.handle)?, permit)))
+    }
+
+    fn listing_bytes(&self) -> usize {
+        listing::BYTES
     }
 
     fn sync(&self, dir: &Node) -> Result<(), VfsError> {
-        let dir = dir.of::<HostNode>();
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir = rustix::fs::openat(&dir.handle, ".", flags, Mode::empty()).map_err(from_errno)?;
+        let dir = reread(&dir.of::<HostNode>().handle)?;
         rustix::fs::fsync(dir).map_err(from_errno)
     }
 }
 
-/// A listing by the kernel, which promises what [`Cursor`] does.
-struct Listing(Dir, #[expect(dead_code, reason = "held as long as the listing")] Permit);
-
-impl Cursor for Listing {
-    fn next(&mut self) -> Result<Option<Entry>, VfsError> {
-        while let Some(entry) = self.0.read() {
-            let entry = entry.map_err(from_errno)?;
-            // A name that is not UTF-8 cannot be said in WASI, so nothing could be done with it.
-            let Ok(name) = entry.file_name().to_str() else { continue };
-            if name == "." || name == ".." {
-                continue;
-            }
-            let kind = match entry.file_type() {
-                FileType::RegularFile => FileKind::File,
-                FileType::Directory => FileKind::Directory,
-                FileType::Symlink => FileKind::Symlink,
-                FileType::Unknown => match self.kind_of(name) {
-                    Some(kind) => kind,
-                    None => continue,
-                },
-                _ => FileKind::Other,
-            };
-            return Ok(Some(Entry { name: name.to_owned(), kind }));
-        }
-        Ok(None)
-    }
-}
-
-impl Listing {
-    /// For filesystems that do not tell kinds in listings. `None` if the name is gone.
-    fn kind_of(&self, name: &str) -> Option<FileKind> {
-        let stat = rustix::fs::statat(self.0.fd().ok()?, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
-        Some(kind(stat.st_mode))
-    }
-}
-
-/// Opens a directory's listing anew; `.` of an open directory is that directory, whatever its name is now.
+/// All that a directory holds, from the beginning.
 fn listing(dir: &File) -> Result<Dir, VfsError> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir = rustix::fs::openat(dir, ".", flags, Mode::empty()).map_err(from_errno)?;
-    Dir::new(dir).map_err(from_errno)
+    Dir::new(reread(dir)?).map_err(from_errno)
 }
 
-/// Opens the very file that an `O_PATH` handle stands for. By its entry in `/proc`, which leads to the inode
-/// and not through any name, so a file that was renamed or replaced meanwhile is no other.
+/// Opens a directory anew, to read it; `.` of an open directory is that directory, whatever its name is now.
+fn reread(dir: &File) -> Result<File, VfsError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, ".", flags, Mode::empty()).map(File::from).map_err(from_errno)
+}
+
+/// Opens a directory to begin at.
+fn open_directory(dir: &Path) -> Result<File, VfsError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(dir, flags, Mode::empty()).map(File::from).map_err(from_errno)
+}
+
+/// How many names the disk that a directory is on has room for, if it says.
+pub(crate) fn names_on(dir: &Path) -> Option<u64> {
+    rustix::fs::statvfs(dir).ok().map(|stat| stat.f_files).filter(|names| *names > 0)
+}
+
+/// What says that a directory is the hidden one; nothing if there is none.
+///
+/// # Errors
+/// [`VfsError::Access`] if `root` is in it. By where its handle is, which no name that changes meanwhile can alter.
+fn hide(root: &File, hidden: &Path) -> Result<Option<(u64, u64)>, VfsError> {
+    let hidden = match open_directory(hidden) {
+        Err(VfsError::NoEntry) => return Ok(None),
+        hidden => hidden?,
+    };
+    let place = |handle: &File| std::fs::read_link(by_handle(handle)).map_err(from_io);
+    if place(root)?.starts_with(place(&hidden)?) {
+        return Err(VfsError::Access);
+    }
+    let meta = hidden.metadata().map_err(from_io)?;
+    Ok(Some((meta.dev(), meta.ino())))
+}
+
+/// The entry in `/proc` of an open handle, which leads to its inode and not through any name.
+fn by_handle(handle: &File) -> String {
+    format!("/proc/self/fd/{}", handle.as_raw_fd())
+}
+
+/// Opens the very file that an `O_PATH` handle stands for: one that was renamed or replaced meanwhile is no other.
 fn reopen(handle: &File, flags: OFlags) -> Result<File, VfsError> {
-    use std::os::fd::AsRawFd;
-    let path = format!("/proc/self/fd/{}", handle.as_raw_fd());
-    let file =
-        rustix::fs::open(path, flags.difference(OFlags::NOFOLLOW), Mode::empty()).map_err(from_errno)?;
-    Ok(File::from(file))
+    let file = rustix::fs::open(by_handle(handle), flags.difference(OFlags::NOFOLLOW), Mode::empty());
+    file.map(File::from).map_err(from_errno)
 }
 
 fn flags(access: Access) -> OFlags {

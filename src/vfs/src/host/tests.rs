@@ -4,8 +4,11 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
+use super::handles::Handles;
+use super::image::ImageTree;
 use crate::testing::{CREATE, READ, WRITE, fails, names};
-use crate::{FileKind, MountOptions, Mounts, OpenOptions, PodShare, VfsError, Volume};
+use crate::tree::Tree;
+use crate::{Directory, FileKind, MountOptions, Mounts, OpenOptions, PodShare, VfsError, Volume};
 
 /// They are left out: WASI's strings cannot say them, and an escape would be a name that is there twice.
 #[test]
@@ -219,4 +222,104 @@ fn images_are_shared() {
         ["module"],
         "folders are no handles"
     );
+}
+
+/// By procfs a guest could read and write this process's memory: neither as a volume, nor from one that it lies in.
+#[test]
+fn the_kernel_s_own_files_are_not_shown() {
+    for path in ["/proc", "/proc/self", "/proc/sys", "/sys", "/sys/kernel"] {
+        let refused = Volume::host(std::path::Path::new(path), None).map(|_| ());
+        assert!(matches!(refused, Err(VfsError::NotPermitted | VfsError::NoEntry)), "{path}: {refused:?}");
+    }
+    assert!(matches!(Volume::host("/proc/self".as_ref(), None), Err(VfsError::NotPermitted)));
+    let root = Volume::host("/".as_ref(), None).unwrap().root();
+    fails(root.open("proc/self/mem", READ), "Access");
+    fails(root.open_directory("proc"), "Access");
+    assert!(names(&root).contains(&"proc".to_owned()), "the name itself is the folder's");
+}
+
+#[test]
+fn a_hidden_folder_is_found_by_no_name() {
+    let host = tempfile::tempdir().unwrap();
+    let (own, above) = (host.path().join("a/own"), host.path().join("a"));
+    std::fs::create_dir_all(own.join("keys")).unwrap();
+    std::fs::write(own.join("secret"), "x").unwrap();
+    std::os::unix::fs::symlink("own/secret", above.join("link")).unwrap();
+    std::os::unix::fs::symlink(&own, host.path().join("way")).unwrap();
+    let open = |dir: &std::path::Path| Volume::host_without(&PodShare::new(None), dir, &own);
+    for inside in [own.clone(), own.join("keys"), host.path().join("way"), host.path().join("way/keys")] {
+        assert!(matches!(open(&inside), Err(VfsError::Access)), "{}", inside.display());
+    }
+    let root = open(&above).unwrap().root();
+    fails(root.read("link", 9), "Access");
+    fails(root.read("own/secret", 9), "Access");
+    fails(root.rename("own/secret", &root, "out"), "Access");
+    std::fs::rename(&own, above.join("other")).unwrap();
+    fails(root.open_directory("other"), "Access");
+    std::fs::create_dir(&own).unwrap();
+    assert!(root.open_directory("own").is_ok(), "by what it is, not by its name");
+}
+
+/// Some hundred names of the longest are told a page at a time, and what is told is not held.
+#[test]
+fn listings_of_long_names_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let volume = Volume::host(folder.path(), None).unwrap();
+    let root = volume.root();
+    let mut expected = Vec::new();
+    for n in 0..100 {
+        expected.push(format!("{n:0255}"));
+        root.create_directory(&expected[n]).unwrap();
+    }
+    let mut seen = names(&root);
+    seen.sort();
+    assert_eq!(seen, expected);
+    assert!(root.listing_bytes() < 5_000);
+}
+
+/// A pod has a part of the disk's names, in however many volumes, and no byte to write for it.
+#[test]
+fn names_on_disk_are_bounded() {
+    let folder = tempfile::tempdir().unwrap();
+    let share = PodShare::new(None);
+    let volume = Volume::scratch_for(&share, folder.path(), None).unwrap();
+    share.disk.bound_entries(1);
+    let root = volume.root();
+    let made = (0..2_000).take_while(|n| root.create_directory(&n.to_string()).is_ok()).count();
+    assert_eq!(made, 1_024, "any pod may have so many");
+    fails(root.create_directory("one"), "NoSpace");
+    root.remove_directory("7").unwrap();
+    root.create_directory("one").unwrap();
+}
+
+/// What is remembered of an image's names is bounded; beyond that its folders are read each time, and look the same.
+#[test]
+fn folders_of_an_image_need_not_be_remembered() {
+    let folder = tempfile::tempdir().unwrap();
+    for n in 0..50 {
+        std::fs::write(folder.path().join(format!("{n:03}")), n.to_string()).unwrap();
+    }
+    std::fs::create_dir(folder.path().join("small")).unwrap();
+    std::fs::write(folder.path().join("small/file"), "below").unwrap();
+    std::os::unix::fs::symlink("small/file", folder.path().join("link")).unwrap();
+    let tree = ImageTree::remembering(folder.path(), Handles::default(), 2_000).unwrap();
+    let tree: Arc<dyn Tree> = Arc::new(tree);
+    let root = Directory::of_tree(&tree);
+    assert_eq!(names(&root).len(), 52);
+    assert_eq!(
+        (root.read("049", 9).unwrap(), root.read("link", 9).unwrap()),
+        (b"49".to_vec(), b"below".to_vec())
+    );
+    fails(root.stat_at("050", true), "NoEntry");
+    fails(root.open("049/x", READ), "NotDirectory");
+    let inode = |path: &str| root.stat_at(path, false).unwrap().inode;
+    assert_eq!((inode("007"), inode("small/file")), (inode("007"), inode("small/../small/file")));
+    assert_eq!(names(&root.open_directory("small").unwrap()), ["file"]);
+    // Each folder that there is room for is remembered.
+    std::fs::write(folder.path().join("051"), "").unwrap();
+    std::fs::write(folder.path().join("small/new"), "").unwrap();
+    assert!(root.stat_at("051", true).is_ok());
+    drop((root, tree));
+    let whole = Volume::image(folder.path()).unwrap().root();
+    assert_eq!(names(&whole).len(), 53);
 }

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use coracle_budget::Charge;
 
 use super::stretches::Stretches;
 use crate::error::VfsError;
@@ -22,8 +24,8 @@ pub(super) struct Content {
 
 #[derive(Debug)]
 enum Store {
-    /// As it was projected; the API object's own bytes.
-    Shared(Box<Bytes>),
+    /// As it was projected.
+    Shared(Box<Shown>),
     /// Nothing is stored beyond the first piece: most files are small, and need no tree of pieces.
     Small(Vec<u8>),
     Pieces(Box<Pieces>),
@@ -38,17 +40,24 @@ struct Pieces {
     reserved: Stretches,
 }
 
+/// Bytes of an API object, which many files and volumes show.
+#[derive(Debug)]
+struct Shown {
+    data: Bytes,
+    /// Theirs together: as long as one of them shows it, the object's old version cannot go.
+    _held: Option<Arc<Charge>>,
+}
+
 impl Content {
     pub(super) const fn empty() -> Content {
         Content { size: 0, store: Store::Small(Vec::new()) }
     }
 
-    /// Content that is shared until it is written to.
-    pub(super) fn shared(data: Bytes, quota: &Quota) -> Result<Content, VfsError> {
+    /// Content that is shared until it is written to, with what its pod is charged for it.
+    pub(super) fn shared(data: Bytes, held: Option<Arc<Charge>>, quota: &Quota) -> Result<Content, VfsError> {
         let bytes = data.len() as u64;
         quota.charge(bytes)?;
-        quota.hold(bytes).inspect_err(|_| quota.release(bytes))?;
-        Ok(Content { size: bytes, store: Store::Shared(Box::new(data)) })
+        Ok(Content { size: bytes, store: Store::Shared(Box::new(Shown { data, _held: held })) })
     }
 
     pub(super) fn size(&self) -> u64 {
@@ -58,7 +67,7 @@ impl Content {
     /// The bytes that are shared, if nobody has written yet.
     pub(super) fn as_shared(&self) -> Option<&Bytes> {
         match &self.store {
-            Store::Shared(data) => Some(data),
+            Store::Shared(shown) => Some(&shown.data),
             Store::Small(_) | Store::Pieces(_) => None,
         }
     }
@@ -66,10 +75,7 @@ impl Content {
     /// Gives all charges back.
     pub(super) fn discard(&mut self, quota: &Quota) {
         match &mut self.store {
-            Store::Shared(data) => {
-                quota.release(data.len() as u64);
-                quota.let_go(data.len() as u64);
-            }
+            Store::Shared(shown) => quota.release(shown.data.len() as u64),
             Store::Small(piece) => give_back(piece, 0, quota),
             Store::Pieces(pieces) => pieces.split_off(0).discard(quota),
         }
@@ -83,7 +89,7 @@ impl Content {
             return 0;
         }
         match &self.store {
-            Store::Shared(data) => read_piece(data, start_of(offset), buffer),
+            Store::Shared(shown) => read_piece(&shown.data, start_of(offset), buffer),
             Store::Small(piece) => read_piece(piece, start_of(offset), buffer),
             Store::Pieces(pieces) => {
                 let mut done = 0;
@@ -219,14 +225,18 @@ impl Content {
         }
     }
 
-    /// Turns shared bytes into pieces. The bytes are charged already; only the pieces are new.
+    /// Turns shared bytes into pieces. The bytes are charged to the limit already; the pod holds a copy from now on.
     fn unshare(&mut self, quota: &Quota) -> Result<(), VfsError> {
-        let Store::Shared(data) = &self.store else { return Ok(()) };
+        let Store::Shared(shown) = &self.store else { return Ok(()) };
+        let data = &shown.data;
+        quota.hold(data.len() as u64)?;
         if data.len() <= PIECE {
             self.store = Store::Small(data.to_vec());
             return Ok(());
         }
-        quota.charge_pieces(data.len().div_ceil(PIECE) as u64)?;
+        quota
+            .charge_pieces(data.len().div_ceil(PIECE) as u64)
+            .inspect_err(|_| quota.let_go(data.len() as u64))?;
         let stored = (0..).zip(data.chunks(PIECE)).map(|(number, piece)| (number, piece.to_vec())).collect();
         self.store = Store::Pieces(Box::new(Pieces { stored, ..Pieces::default() }));
         Ok(())
@@ -441,7 +451,7 @@ mod tests {
             let limit = 4 * PIECE as u64;
             let budget = Budget::new(None);
             let quota = Quota::of_pod(Some(limit), &budget);
-            let mut content = Content::shared(Bytes::from(start.clone()), &quota).unwrap();
+            let mut content = Content::shared(Bytes::from(start.clone()), quota.apart(start.len() as u64).unwrap(), &quota).unwrap();
             let mut model = start;
             let mut promised: Vec<std::ops::Range<u64>> = Vec::new();
             for step in steps {

@@ -29,9 +29,6 @@ const FILE_MODE: u16 = 0o644;
 const DIRECTORY_MODE: u16 = 0o755;
 const LINK_MODE: u16 = 0o777;
 
-/// How many names a listing takes out of a directory at a time, so that a reader holds its lock shortly.
-const LISTING_BATCH: usize = 128;
-
 /// A tree in memory.
 pub(crate) struct MemoryTree {
     shared: Arc<Shared>,
@@ -128,7 +125,7 @@ impl Tree for MemoryTree {
         match inode.kind() {
             FileKind::File => {}
             FileKind::Directory => return Err(VfsError::IsDirectory),
-            FileKind::Symlink | FileKind::Other => return Err(VfsError::Loop),
+            FileKind::Symlink | FileKind::Device | FileKind::Other => return Err(VfsError::Loop),
         }
         if access.truncate {
             inode.set_size(0)?;
@@ -262,7 +259,7 @@ impl Tree for MemoryTree {
     fn read_directory(&self, dir: &Node) -> Result<Box<dyn Cursor>, VfsError> {
         let dir = dir.of::<Inode>();
         dir.names()?;
-        Ok(Box::new(Listing { dir, batch: Vec::new().into_iter(), last: None, end: false }))
+        Ok(Box::new(Listing { dir, last: None }))
     }
 
     fn sync(&self, _dir: &Node) -> Result<(), VfsError> {
@@ -271,33 +268,25 @@ impl Tree for MemoryTree {
 }
 
 /// A listing in the order of names: it goes on after the last name it told, so what comes and goes meanwhile
-/// cannot make it skip or repeat the others.
+/// cannot make it skip or repeat the others. That name is all it holds: a guest may have many listings under way, and
+/// to find the next one costs less than to tell it.
 struct Listing {
     dir: Arc<Inode>,
-    batch: std::vec::IntoIter<tree::Entry>,
-    last: Option<String>,
-    end: bool,
+    last: Option<Box<str>>,
 }
 
 impl Cursor for Listing {
     fn next(&mut self) -> Result<Option<tree::Entry>, VfsError> {
-        if self.batch.len() == 0 && !self.end {
-            let names = self.dir.names()?.read();
-            let from = match &self.last {
-                Some(last) => Bound::Excluded(last.as_str()),
-                None => Bound::Unbounded,
-            };
-            let batch: Vec<_> = names
-                .entries
-                .range::<str, _>((from, Bound::Unbounded))
-                .take(LISTING_BATCH)
-                .map(|(name, inode)| tree::Entry { name: name.as_ref().to_owned(), kind: inode.kind() })
-                .collect();
-            self.end = batch.len() < LISTING_BATCH;
-            self.last = batch.last().map(|entry| entry.name.clone()).or(self.last.take());
-            self.batch = batch.into_iter();
-        }
-        Ok(self.batch.next())
+        let names = self.dir.names()?.read();
+        let from = match &self.last {
+            Some(last) => Bound::Excluded(&**last),
+            None => Bound::Unbounded,
+        };
+        let next = names.entries.range::<str, _>((from, Bound::Unbounded)).next();
+        let Some((name, inode)) = next else { return Ok(None) };
+        let entry = tree::Entry { name: name.as_ref().to_owned(), kind: inode.kind() };
+        self.last = Some(name.clone());
+        Ok(Some(entry))
     }
 }
 

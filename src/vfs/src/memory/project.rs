@@ -11,11 +11,14 @@
 //! new. Who has read the link but not yet opened what it names finds the new folder under the old one's name, so
 //! that nothing is ever missing in between. Content that is the same changes nothing, not even a time.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
+use bytes::Bytes;
+use coracle_budget::Charge;
 use parking_lot::RwLock;
 
 use super::content::Content;
@@ -39,8 +42,13 @@ impl MemoryTree {
             return Ok(());
         }
         let data = self.inode(DIRECTORY_MODE, Body::empty_directory());
+        let mut held = BTreeMap::<_, Option<Arc<Charge>>>::new();
         for (path, file) in files {
-            self.place(&data, &path, file)?;
+            let held = match held.entry(identity(&file.data)) {
+                Entry::Occupied(known) => known.get().clone(),
+                Entry::Vacant(new) => new.insert(self.shared.quota.apart(file.data.len() as u64)?).clone(),
+            };
+            self.place(&data, &path, file, held)?;
         }
         let staged = self.inode(DIRECTORY_MODE, Body::empty_directory());
         let name = folder_name(clock::now());
@@ -77,17 +85,31 @@ impl MemoryTree {
             Body::File(_) | Body::Directory(_) => None,
         };
         let Some(data) = step(&self.root, DATA).as_ref().and_then(data) else { return false };
+        // The same bytes under many paths are compared once.
+        let mut known = BTreeSet::new();
+        let mut same_data = |shown: &Bytes, new: &Bytes| {
+            let pair = (identity(shown), identity(new));
+            pair.0 == pair.1 || known.contains(&pair) || shown == new && known.insert(pair)
+        };
         let same = |(path, file): (&String, &ProjectedFile)| {
             let found = path.split('/').try_fold(Arc::clone(&data), |dir, name| step(&dir, name));
             found.is_some_and(|inode| {
                 u32::from(inode.mode()) == file.mode & 0o7777
-                    && inode.content().is_ok_and(|content| content.read().as_shared() == Some(&file.data))
+                    && inode.content().is_ok_and(|content| {
+                        content.read().as_shared().is_some_and(|shown| same_data(shown, &file.data))
+                    })
             })
         };
         files.iter().all(same) && count_files(&data) == files.len()
     }
 
-    fn place(&self, root: &Arc<Inode>, path: &str, file: ProjectedFile) -> Result<(), VfsError> {
+    fn place(
+        &self,
+        root: &Arc<Inode>,
+        path: &str,
+        file: ProjectedFile,
+        held: Option<Arc<Charge>>,
+    ) -> Result<(), VfsError> {
         if path.len() > PATH_MAX || path.split('/').count() > DEPTH_MAX as usize {
             return Err(VfsError::NameTooLong);
         }
@@ -106,7 +128,7 @@ impl MemoryTree {
             dir.names().map_err(|_| VfsError::Invalid)?;
         }
         check_name(name)?;
-        let content = Content::shared(file.data, &self.shared.quota)?;
+        let content = Content::shared(file.data, held, &self.shared.quota)?;
         let mode = u16::try_from(file.mode & 0o7777).unwrap_or_default();
         self.add(&dir, name, self.inode(mode, Body::File(RwLock::new(content)))).map(|_| ())
     }
@@ -121,6 +143,11 @@ impl MemoryTree {
         names.entries.insert(name.into(), Arc::clone(&inode));
         Ok(inode)
     }
+}
+
+/// Where bytes are: two of the same are one in memory.
+fn identity(data: &Bytes) -> (usize, usize) {
+    (data.as_ptr().addr(), data.len())
 }
 
 /// What a directory has under this name.

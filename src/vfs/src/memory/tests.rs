@@ -1,12 +1,13 @@
 //! What volumes in memory cost.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use coracle_budget::Budget;
 
 use crate::quota::ENTRY_BYTES;
-use crate::testing::{CREATE, names};
-use crate::{DEPTH_MAX, Directory, VfsError, Volume};
+use crate::testing::{CREATE, READ, fails, names};
+use crate::{DEPTH_MAX, Directory, ProjectedFile, VfsError, Volume};
 
 #[test]
 fn the_pod_pays_for_what_is_held() {
@@ -130,4 +131,33 @@ fn large_folders_are_folders() {
         root.unlink(&entry.name).unwrap();
     }
     assert_eq!((seen.len(), volume.usage().entries), (count, 0));
+}
+
+/// Bytes that many names show are held once, and as long as one of them does; the names cost what names do.
+#[test]
+fn what_is_shown_under_many_names_is_held_once() {
+    let budget = Budget::new(Some(1 << 20));
+    let volume = Volume::memory_of(None, &budget);
+    let data = Bytes::from(vec![1; 500 << 10]);
+    let file = |data: &Bytes| ProjectedFile { data: data.clone(), mode: 0o644 };
+    let files: BTreeMap<_, _> = (0..100).map(|n| (n.to_string(), file(&data))).collect();
+    volume.project(files.clone()).unwrap();
+    let once = budget.used();
+    assert!(once > 500 << 10 && once < 600 << 10, "{once}");
+    volume.project(files).unwrap();
+    assert_eq!(budget.used(), once, "nothing has changed");
+    // An old version that somebody has open is still held, whichever of its names that is.
+    let old = volume.root().open_file("50", READ).unwrap();
+    volume.project(BTreeMap::from([("new".to_owned(), file(&Bytes::from_static(b"new")))])).unwrap();
+    assert!(budget.used() > 500 << 10);
+    fails(
+        volume.project(BTreeMap::from([("f".to_owned(), file(&Bytes::from(vec![2; 600 << 10])))])),
+        "NoSpace",
+    );
+    assert_eq!(volume.root().read("new", 9).unwrap(), b"new", "it goes on showing what it did");
+    drop(old);
+    let many = (0..10_000).map(|n| (n.to_string(), file(&data))).collect();
+    fails(volume.project(many), "NoSpace");
+    drop(volume);
+    assert_eq!(budget.used(), 0);
 }

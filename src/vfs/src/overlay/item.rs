@@ -1,6 +1,7 @@
 //! What an overlay knows of its files and directories beyond what the layers know.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -27,8 +28,9 @@ pub(super) struct State {
     pub(super) upper: Option<Node>,
     /// The directory that holds it, and its name there. None of the root, and of what was removed.
     pub(super) place: Option<(Arc<Item>, Box<str>)>,
-    /// Names of lower layers that are hidden: removed, or replaced by something new. Shared with listings.
-    pub(super) covered: Arc<BTreeSet<Box<str>>>,
+    /// Names of lower layers that are hidden: removed, or replaced by something new; each with how many there were
+    /// before it, by which listings know what was hidden when they began.
+    pub(super) covered: BTreeMap<Box<str>, usize>,
     /// A directory that was removed: all names of lower layers are hidden.
     pub(super) gone: bool,
     /// The upper layer has its name, for a copy that is not whole yet. Nobody sees it: whoever finds the name
@@ -107,18 +109,32 @@ impl Item {
         drop(old); // after the lock: it may be the last holder of its parents
     }
 
-    pub(super) fn covered(&self) -> Arc<BTreeSet<Box<str>>> {
-        Arc::clone(&self.state.lock().covered)
+    /// How many names of the lower layers are hidden.
+    pub(super) fn covered(&self) -> usize {
+        self.state.lock().covered.len()
+    }
+
+    /// Whether a name was hidden when so many were.
+    pub(super) fn was_covered(&self, name: &str, covered: usize) -> bool {
+        self.state.lock().covered.get(name).is_some_and(|before| *before < covered)
     }
 
     pub(super) fn covers(&self, name: &str) -> bool {
         let state = self.state.lock();
-        state.gone || state.covered.contains(name)
+        state.gone || state.covered.contains_key(name)
     }
 
     /// Hides a name of the lower layers; true if it was not hidden already.
     pub(super) fn cover(&self, name: &str) -> bool {
-        Arc::make_mut(&mut self.state.lock().covered).insert(name.into())
+        let mut state = self.state.lock();
+        let before = state.covered.len();
+        match state.covered.entry(name.into()) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(place) => {
+                place.insert(before);
+                true
+            }
+        }
     }
 
     /// What is remembered of a name, and who holds it.
@@ -161,7 +177,7 @@ impl Item {
         while let Some(item) = left.pop() {
             let (children, place) = {
                 let mut state = item.state.lock();
-                std::mem::take(&mut state.covered).iter().for_each(|name| covered(name));
+                std::mem::take(&mut state.covered).keys().for_each(|name| covered(name));
                 state.gone = true;
                 (std::mem::take(&mut state.children), state.place.take())
             };

@@ -4,7 +4,6 @@
 //! a name belongs to is decided by what was covered when the listing began: so a name that is there all the time
 //! is told once, also if it is copied up, or replaced, while the listing is under way.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Core;
@@ -15,7 +14,8 @@ use crate::tree::{Cursor, Entry, FileKind};
 pub(super) struct Listing {
     core: Arc<Core>,
     dir: Arc<Item>,
-    covered: Arc<BTreeSet<Box<str>>>,
+    /// How many names were covered when it began.
+    covered: usize,
     /// Which of the directory's lower layers is being read; behind the last, the upper one.
     layer: usize,
     cursor: Option<Box<dyn Cursor>>,
@@ -76,7 +76,7 @@ impl Cursor for Listing {
                 self.cursor = None;
                 continue;
             };
-            let covered = self.covered.contains(entry.name.as_str());
+            let covered = self.dir.was_covered(&entry.name, self.covered);
             if self.layer == layers {
                 if covered || !self.lower_has(layers, &entry.name)? {
                     return Ok(Some(entry));

@@ -217,7 +217,7 @@ impl Core {
                 self.upper.symlink(&self.copy_up_directory(&parent)?, &name, &target)?;
                 self.publish(item, &parent, &name).map(|_| true)
             }
-            FileKind::Other => Err(VfsError::Unsupported),
+            FileKind::Device | FileKind::Other => Err(VfsError::Unsupported),
         }
     }
 
@@ -486,6 +486,12 @@ impl Tree for OverlayTree {
             return Err(VfsError::NotDirectory);
         }
         Ok(Box::new(Listing::new(&self.core, item)))
+    }
+
+    /// Its own, and of one layer at a time.
+    fn listing_bytes(&self) -> usize {
+        let layers = self.core.lowers.iter().chain([&self.core.upper]);
+        layers.map(|tree| tree.listing_bytes()).max().unwrap_or(0) + size_of::<Listing>()
     }
 
     fn sync(&self, dir: &Node) -> Result<(), VfsError> {

@@ -5,7 +5,7 @@ use coracle_vfs::Mounts;
 
 use crate::container::Cpu;
 use crate::files::conformance::{
-    Door, How, Kind as Seems, Seen, backends, check, check_read_only, read_only,
+    Door, How, Kind as Seems, Seen, backends, check, check_devices, check_read_only, devices, read_only,
 };
 use crate::preview1::abi::{
     DIRENT_BYTES, Errno, FileType, Result, SYMLINK_FOLLOW, Snapshot, fdflags, fstflags, oflags, rights,
@@ -15,6 +15,7 @@ use crate::preview1::readdir::Progress;
 use crate::preview1::{Guest, Listeners, Preview1};
 use crate::run::Control;
 use crate::sockets::Sockets;
+use crate::stdio::Stdio;
 use crate::tests::{Bench, Capture};
 
 #[tokio::test]
@@ -30,6 +31,17 @@ async fn volumes_are_the_same_through_0_1() {
         println!("{}", backend.name);
         check_read_only(&mut Door1::new(&bench, &backend.mounts)).await;
     }
+}
+
+#[tokio::test]
+async fn devices_are_the_same_through_0_1() {
+    let mut door = Door1::new(&Bench::new(), &devices());
+    let log = std::sync::Arc::new(Capture::default());
+    door.preview1.stdio = Stdio::to(&log);
+    check_devices(&mut door).await;
+    assert_eq!(log.text(), "outerr");
+    door.create_directory("v").await.unwrap();
+    door.all_closed();
 }
 
 /// Where things lie in the memory: results, a list of one buffer, two paths, data.
@@ -110,6 +122,7 @@ fn seems(file_type: u8) -> Seems {
         (FileType::RegularFile, Seems::File),
         (FileType::Directory, Seems::Directory),
         (FileType::SymbolicLink, Seems::Symlink),
+        (FileType::CharacterDevice, Seems::Device),
     ]
     .into_iter()
     .find_map(|(known, seems)| (known as u8 == file_type).then_some(seems))

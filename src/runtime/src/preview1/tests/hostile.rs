@@ -1,5 +1,7 @@
 //! Pointers, lengths and numbers that no honest program would give.
 
+use coracle_budget::Budget;
+
 use super::*;
 use crate::limits::OPEN_FILES;
 
@@ -85,4 +87,34 @@ async fn opening_without_end_is_told_no() {
     let bench = Bench::new();
     let (exit, _) = bench.run(crate::tests::guests::OPEN_ALL, |_| {}).await;
     assert_eq!(exit, Exit::Code(33), "at {OPEN_FILES}");
+}
+
+/// A program that lists its root in all descriptors that it may have, with a name in it.
+const LIST_ALL: &str = r#"(module
+  (import "wasi_snapshot_preview1" "path_open"
+    (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_readdir" (func $list (param i32 i32 i32 i64 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 0) ".")
+  (func (export "_start") (local $fault i32)
+    (loop $again
+      (local.set $fault (call $open (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 2)
+        (i64.const 0x4000) (i64.const 0) (i32.const 0) (i32.const 8)))
+      (if (local.get $fault) (then (call $exit (local.get $fault))))
+      (local.set $fault (call $list (i32.load (i32.const 8)) (i32.const 100) (i32.const 30) (i64.const 0)
+        (i32.const 12)))
+      (if (local.get $fault) (then (call $exit (local.get $fault))))
+      (br $again))))"#;
+
+/// What each of them makes the host hold is the pod's memory: there is an end, and an error that says it.
+#[tokio::test]
+async fn listings_are_memory() {
+    let bench = Bench::new();
+    let budget = Budget::new(Some((64 << 10) + (200 << 10)));
+    let (exit, _) = bench.run(LIST_ALL, |spec| spec.budget = budget.clone()).await;
+    assert_eq!(exit, Exit::Code(48), "ENOMEM");
+    let (exit, _) = bench.run(LIST_ALL, |_| {}).await;
+    assert_eq!(exit, Exit::Code(33), "at {OPEN_FILES}");
+    assert_eq!(budget.used(), 0);
 }
