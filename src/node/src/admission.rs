@@ -152,7 +152,7 @@ impl Admissions {
         self.book.lock().insert(uid, Claim::of(pod));
     }
 
-    /// Gives a pod that runs what it asks for now, or says why not. What it has meanwhile stays its own.
+    /// Gives a pod that runs what it asks for, or says why not. What it has meanwhile stays its own.
     pub(crate) fn resize(&self, uid: &str, pod: &Pod, node: &NodeFacts<'_>) -> Result<(), Denial> {
         let claim = Claim::of(pod);
         let (wants, has) = (&claim.requests, &node.has);

@@ -57,7 +57,7 @@ use crate::{
 pub(crate) async fn run(context: Arc<Context>, handle: Arc<PodHandle>, pod: Arc<Pod>) {
     let references = sources::references(&pod);
     context.sources.watch(&handle, &references);
-    // It goes on with what it had before this process, until the node has looked at what it asks for now.
+    // It goes on with what it had before this process, until the node has looked at what its spec asks for.
     let granted = resize::recalled(&pod).map(Arc::new);
     let asks = granted.is_some().then(|| pod.clone());
     let mut worker = Box::new(Worker::new(context, handle, granted.unwrap_or(pod)));
