@@ -71,6 +71,8 @@ pub(crate) async fn run(seed: u64) {
             observer.look();
         }
         if random::below(12) == 0 {
+            // The wait above may have been none at all.
+            observer.look();
             cluster.compact();
         }
     }
