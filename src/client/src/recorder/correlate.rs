@@ -22,9 +22,13 @@ const SIMILAR_WITHIN: SignedDuration = SignedDuration::from_mins(10);
 /// may have.
 const OBJECT_NAME: usize = 253 - 17;
 
-/// Events about one object: this many at once, then one per [`REFILL`].
-const BURST: f64 = 25.0;
-const REFILL: SignedDuration = SignedDuration::from_mins(5);
+/// Events about one object.
+const OF_OBJECT: Rate = Rate { burst: 25.0, refill: SignedDuration::from_mins(5) };
+
+/// Normal events of one namespace. The kubelet's rate (`eventRecordQPS` 50 for a whole node); five times its
+/// burst, so that a hundred pods that start at once are told of whole. Beyond it an event costs the store more
+/// than anybody reads in it: four per pod are most of what thousands of pods would write. Warnings always pass.
+const OF_NAMESPACE: Rate = Rate { burst: 500.0, refill: SignedDuration::from_millis(20) };
 
 /// What makes occurrences repeats of each other.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -68,6 +72,12 @@ struct Group {
     last: Timestamp,
 }
 
+/// So many at once, then one each time that `refill` has passed.
+struct Rate {
+    burst: f64,
+    refill: SignedDuration,
+}
+
 struct Bucket {
     tokens: f64,
     at: Timestamp,
@@ -76,7 +86,8 @@ struct Bucket {
 pub(super) struct Correlator {
     records: Recent<EventKey, Record>,
     groups: Recent<GroupKey, Group>,
-    buckets: Recent<ObjectKey, Bucket>,
+    objects: Recent<ObjectKey, Bucket>,
+    namespaces: Recent<String, Bucket>,
     /// The number in the newest name, so that no two events share one.
     newest: i128,
 }
@@ -100,12 +111,22 @@ impl EventKey {
 
 impl Correlator {
     pub(super) fn new() -> Self {
-        Correlator { records: Recent::new(), groups: Recent::new(), buckets: Recent::new(), newest: 0 }
+        Correlator {
+            records: Recent::new(),
+            groups: Recent::new(),
+            objects: Recent::new(),
+            namespaces: Recent::new(),
+            newest: 0,
+        }
     }
 
     /// Counts an occurrence; gives the event to be written, or `None` if there are too many.
     pub(super) fn take(&mut self, occurrence: &Occurrence) -> Option<EventKey> {
         let Occurrence { object, type_, reason, message, at } = occurrence;
+        let namespace = object.namespace.clone().unwrap_or_default();
+        if *type_ == EventType::Normal && !OF_NAMESPACE.allows(&mut self.namespaces, namespace, *at) {
+            return None;
+        }
         let object_key = ObjectKey {
             api_version: object.api_version.clone(),
             kind: object.kind.clone(),
@@ -140,7 +161,7 @@ impl Correlator {
             };
             self.records.put(key.clone(), record);
         }
-        self.allowed(object_key, *at).then_some(key)
+        OF_OBJECT.allows(&mut self.objects, object_key, *at).then_some(key)
     }
 
     pub(super) fn record(&mut self, key: &EventKey) -> Option<&Record> {
@@ -178,27 +199,30 @@ impl Correlator {
         group.messages.len() >= SIMILAR
     }
 
-    fn allowed(&mut self, object: ObjectKey, at: Timestamp) -> bool {
-        let Some(bucket) = self.buckets.get(&object) else {
-            self.buckets.put(object, Bucket { tokens: BURST - 1.0, at });
-            return true;
-        };
-        let passed = at.duration_since(bucket.at).as_secs_f64().max(0.0);
-        bucket.tokens = (bucket.tokens + passed / REFILL.as_secs_f64()).min(BURST);
-        bucket.at = at;
-        let allowed = bucket.tokens >= 1.0;
-        if allowed {
-            bucket.tokens -= 1.0;
-        }
-        allowed
-    }
-
     fn name(&mut self, object: &ObjectReference, at: Timestamp) -> String {
         self.newest = at.as_nanosecond().max(self.newest + 1);
         let name = object.name.as_deref().unwrap_or_default();
         // Cut so that what follows fits into a name, and so that what is left is one.
         let name = name[..name.floor_char_boundary(OBJECT_NAME)].trim_end_matches(['-', '.']);
         format!("{name}.{:x}", self.newest)
+    }
+}
+
+impl Rate {
+    /// Takes a token of `key`'s bucket, if it has one.
+    fn allows<K: Eq + Hash + Clone>(&self, buckets: &mut Recent<K, Bucket>, key: K, at: Timestamp) -> bool {
+        let Some(bucket) = buckets.get(&key) else {
+            buckets.put(key, Bucket { tokens: self.burst - 1.0, at });
+            return true;
+        };
+        let passed = at.duration_since(bucket.at).as_secs_f64().max(0.0);
+        bucket.tokens = (bucket.tokens + passed / self.refill.as_secs_f64()).min(self.burst);
+        bucket.at = at;
+        let allowed = bucket.tokens >= 1.0;
+        if allowed {
+            bucket.tokens -= 1.0;
+        }
+        allowed
     }
 }
 
@@ -279,6 +303,28 @@ mod tests {
         assert_eq!(passed, 25);
         assert!(correlator.take(&occurrence("Again", "same", 299)).is_none());
         assert!(correlator.take(&occurrence("Again", "same", 600)).is_some());
+    }
+
+    #[test]
+    fn a_namespace_of_thousands_is_told_of_in_part_but_of_all_that_is_wrong() {
+        let about = |namespace: &str, pod: usize, type_| {
+            let mut occurrence = occurrence("Started", "m", 0);
+            occurrence.object.namespace = Some(namespace.to_owned());
+            occurrence.object.name = Some(format!("web-{pod}"));
+            occurrence.type_ = type_;
+            occurrence
+        };
+        let mut correlator = Correlator::new();
+        let mut passed = |namespace: &str, type_| {
+            (0..3000).filter(|n| correlator.take(&about(namespace, *n, type_)).is_some()).count()
+        };
+        assert_eq!(passed("busy", EventType::Normal), 500);
+        assert_eq!(passed("busy", EventType::Warning), 3000);
+        assert_eq!(passed("quiet", EventType::Normal), 500, "neighbours have their own");
+        let mut later = about("busy", 3000, EventType::Normal);
+        later.at += SignedDuration::from_millis(20);
+        assert!(correlator.take(&later).is_some());
+        assert!(correlator.take(&later).is_none(), "one each 20 ms");
     }
 
     #[test]

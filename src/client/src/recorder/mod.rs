@@ -2,8 +2,8 @@
 //! them.
 //!
 //! [`Recorder::event`] never waits: it puts the event in a bounded queue. One task takes it from there:
-//! [`correlate`] counts repeats and damps floods as client-go does, then the event is written, a few at
-//! a time, each event's writes one after another.
+//! [`correlate`] counts repeats and damps floods as client-go and the kubelet do, then the event is written, a
+//! few at a time, each event's writes one after another.
 
 mod correlate;
 
@@ -34,8 +34,8 @@ use tracing::{debug, warn};
 
 use crate::{Backoff, api_message, calls, clock, is_already_exists, is_not_found};
 
-/// Events that wait to be written. A thousand pods that start at once make a few thousand events; more
-/// than that are dropped rather than kept.
+/// Events that wait to be written. The warnings of a thousand pods that fail at once; more than that are
+/// dropped rather than kept.
 const QUEUE: usize = 8192;
 
 /// Events written at the same time. Writes that arrive together share a commit of the store.
