@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  POST ──► open ──PATCH──► open ──PUT digest──► blob
-//!            │ DELETE, content too large, or idle for too long
+//!            │ DELETE, content too large, idle for too long, or silent while others find no room
 //!            ▼
 //!           gone
 //! ```
@@ -28,13 +28,16 @@ use crate::content::{AppendError, Draft};
 use crate::digest::Digest;
 use crate::shared::Shared;
 
-/// Sessions that may be open at the same time. With the limit on a blob's size this bounds what
-/// unfinished uploads may take of the disk; a push of a module needs two.
+/// Uploads that may be open at the same time, those in one request among them. With the limit on a blob's size this
+/// bounds what unfinished uploads may take of the disk; a push of a module needs two.
 pub(crate) const MAX_SESSIONS: usize = 64;
 
-/// How long a session may be idle. Tools send their chunks one after the other; a minute of silence
-/// is a lost connection, some more allow for a person with a terminal.
+/// How long a session may be idle: as long as a person with a terminal needs.
 pub(crate) const SESSION_IDLE: Duration = Duration::from_secs(10 * 60);
+
+/// After so long without a word the session that is silent the longest gives way when there is no room for another.
+/// Tools send their chunks one after the other; a minute of silence is a lost connection.
+pub(crate) const SESSION_SILENT: Duration = Duration::from_secs(60);
 
 /// The open sessions by their id.
 #[derive(Default)]
@@ -50,18 +53,44 @@ struct Session {
     draft: Arc<tokio::sync::Mutex<Draft>>,
 }
 
+impl Session {
+    /// Whether nothing has come for so long. One that is being written to is not silent, however slow it is.
+    fn is_silent(&self, time: Duration) -> bool {
+        self.touched.elapsed() >= time && Arc::strong_count(&self.draft) == 1
+    }
+}
+
+/// Ends a session when it goes.
+struct End<'a>(&'a Uploads, Uuid);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.end(self.1);
+    }
+}
+
 impl Uploads {
     /// Ends the sessions that are idle for too long.
     fn expire(&self) {
-        let now = Instant::now();
-        // One that is being written to is not idle, however slow it is.
-        self.sessions.lock().retain(|_, session| {
-            session.touched + SESSION_IDLE > now || Arc::strong_count(&session.draft) > 1
-        });
+        self.sessions.lock().retain(|_, session| !session.is_silent(SESSION_IDLE));
+    }
+
+    /// Sees to it that there is room for another, or says that there is none.
+    fn make_room(&self) -> Result<(), RegistryError> {
+        let mut sessions = self.sessions.lock();
+        if sessions.len() < MAX_SESSIONS {
+            return Ok(());
+        }
+        let silent = sessions.iter().filter(|(_, session)| session.is_silent(SESSION_SILENT));
+        let (id, _) = silent.min_by_key(|(_, session)| session.touched).ok_or_else(too_many)?;
+        let id = *id;
+        sessions.remove(&id);
+        Ok(())
     }
 
     fn open(&self, name: &str, draft: Draft) -> Result<Uuid, RegistryError> {
         let mut sessions = self.sessions.lock();
+        // Others may have come since room was made.
         if sessions.len() >= MAX_SESSIONS {
             return Err(too_many());
         }
@@ -110,19 +139,19 @@ pub(super) async fn begin(
             return Ok(created(name, &digest));
         }
     }
-    if shared.uploads.sessions.lock().len() >= MAX_SESSIONS {
-        return Err(too_many());
-    }
+    shared.uploads.make_room()?;
     let digest = request.query.digest.as_deref().map(parse_digest).transpose()?;
     let announced = request.query.digest_algorithm.as_deref().map(parse_algorithm).transpose()?;
     let algorithm = digest.as_ref().map(Digest::algorithm).or(announced).unwrap_or_default();
-    let mut draft = shared.content.draft(shared.max_module_bytes, algorithm).await?;
+    let draft = shared.content.draft(shared.max_module_bytes, algorithm).await?;
+    let id = shared.uploads.open(name, draft)?;
     if let Some(digest) = digest {
+        let _end = End(&shared.uploads, id);
+        let mut draft = shared.uploads.take(name, id)?;
         append(shared, &mut draft, request.body).await?;
         adopt(shared, name, &mut draft, &digest).await?;
         return Ok(created(name, &digest));
     }
-    let id = shared.uploads.open(name, draft)?;
     Ok(progress(StatusCode::ACCEPTED, name, id, 0))
 }
 

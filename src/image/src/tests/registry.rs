@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::*;
 use crate::digest::Digest;
-use crate::registry::uploads::{MAX_SESSIONS, SESSION_IDLE};
+use crate::registry::uploads::{MAX_SESSIONS, SESSION_IDLE, SESSION_SILENT};
 
 const POST: Method = Method::POST;
 const PATCH: Method = Method::PATCH;
@@ -148,6 +148,28 @@ async fn uploads_are_bounded_and_expire() {
     tool.get(&uploads[0]).await.expect(StatusCode::NO_CONTENT);
     tool.get(&uploads[1]).await.expect_error(StatusCode::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN");
     assert_eq!(std::fs::read_dir(dir.path().join("uploads")).unwrap().count(), 2);
+}
+
+#[tokio::test]
+async fn the_upload_that_is_silent_the_longest_gives_way() {
+    let (dir, _images, tool) = tool();
+    let mut uploads = Vec::new();
+    for _ in 0..MAX_SESSIONS {
+        uploads.push(tool.begin("web").await);
+    }
+    tokio::time::pause();
+    tokio::time::advance(SESSION_SILENT).await;
+    tokio::time::resume();
+    tool.send(PATCH, &uploads[0], &[], "x").await.expect(StatusCode::ACCEPTED);
+    tool.begin("web").await;
+    tool.push_blob("web", b"whole").await;
+    let mut left = 0;
+    for upload in &uploads {
+        left += usize::from(tool.get(upload).await.status == StatusCode::NO_CONTENT);
+    }
+    assert_eq!(left, MAX_SESSIONS - 2);
+    tool.get(&uploads[0]).await.expect(StatusCode::NO_CONTENT);
+    assert_eq!(std::fs::read_dir(dir.path().join("uploads")).unwrap().count(), MAX_SESSIONS - 1);
 }
 
 #[tokio::test]
