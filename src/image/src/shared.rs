@@ -313,6 +313,16 @@ impl Shared {
         self.gone(sizes)
     }
 
+    /// Removes a manifest whose tag stands for another one now, as [`Shared::remove`] does, unless a running pull needs
+    /// it.
+    pub(crate) fn remove_replaced(&self, name: &str, manifest: &Digest) -> Result<u64, ImageError> {
+        let _closed = self.claims.close();
+        if self.claims.of(name).contains(manifest) {
+            return Ok(0);
+        }
+        self.remove(name, manifest, &BTreeSet::new())
+    }
+
     /// Removes what a pull that failed has brought, unless it is of an image that is here, or another pull needs it:
     /// `signatures` are manifests, the rest is content.
     pub(crate) fn remove_brought(

@@ -38,7 +38,7 @@ impl Pull<'_> {
             self.keep_signature(fetched, Some(tag)).await?;
             if let Some(before) = before {
                 let name = self.name.clone();
-                let remove = self.shared.blocking(move |shared| shared.remove(&name, &before, &[].into()));
+                let remove = self.shared.blocking(move |shared| shared.remove_replaced(&name, &before));
                 remove.await.map_err(|error| self.store(error))?;
             }
         }

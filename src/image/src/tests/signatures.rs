@@ -211,6 +211,32 @@ async fn only_images_signed_with_a_key_of_the_policy_are_let_in() {
     images.pull(&reference(&identity("late:1")), None, "team").await.unwrap();
 }
 
+/// Who signs once more with a tag replaces the signature; what another pull needs of the former one stays.
+#[tokio::test]
+async fn a_replaced_signature_goes_unless_a_pull_needs_it() {
+    let world = world(|router| router).await;
+    let ours = Signer::ecdsa();
+    let (_dir, images) = guarded(vec![rule(&world.host, &[&ours])]);
+    let name = format!("{}/web", world.host);
+    let image = world.tool.push("web", "1", &module("web")).await.manifest_digest;
+    let tag = crate::signature::signature_tag(&Digest::parse(&image).unwrap());
+    let sign = async || {
+        world.tool.sign("web", &image, &ours, &payload(&name, &image)).await;
+        images.pull(&reference(&format!("{name}:1")), None, "team").await.unwrap();
+        images.shared().index.tag(&name, &tag).unwrap()
+    };
+    let first = sign().await;
+    let claim = images.shared().claims.begin(name.clone());
+    claim.add(&first).await;
+    let second = sign().await;
+    assert_ne!(first, second);
+    assert!(images.pulled().contains(&first.to_string()));
+    drop(claim);
+    let third = sign().await;
+    let pulled = [&*image, &first.to_string(), &third.to_string()].map(str::to_owned);
+    assert_eq!(images.pulled(), pulled.into(), "{second} is gone");
+}
+
 /// What is of no use when an image is refused, or when its pull breaks off and nobody asks again.
 #[tokio::test]
 async fn signatures_go_with_the_pull_that_failed() {
