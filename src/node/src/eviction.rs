@@ -338,21 +338,8 @@ impl Evictor {
             Ok(bytes) => tracing::info!(bytes, "what was left of broken pulls was removed"),
             Err(error) => tracing::warn!(%error, "what is left of broken pulls was not removed"),
         }
-        let now = Instant::now();
-        let mut unused: Vec<(Option<Instant>, String)> = {
-            let used = self.used.lock();
-            let all = self.images.pulled().into_iter();
-            all.map(|digest| (used.get(&digest).copied(), digest))
-                .filter(|(last, _)| last.is_none_or(|last| now.duration_since(last) > IMAGE_AGE))
-                .collect()
-        };
-        unused.sort();
-        let in_use: BTreeSet<String> = {
-            let unused: BTreeSet<&str> = unused.iter().map(|(_, digest)| digest.as_str()).collect();
-            let used = self.used.lock();
-            used.keys().filter(|digest| !unused.contains(digest.as_str())).cloned().collect()
-        };
-        for (_, digest) in unused {
+        let (unused, in_use) = sort_out(self.images.pulled(), &self.used.lock(), Instant::now());
+        for digest in unused {
             match self.images.remove_pulled(&digest, &in_use).await {
                 Ok(0) => {}
                 Ok(bytes) => tracing::info!(digest, bytes, "an unused image was removed"),
@@ -364,6 +351,26 @@ impl Evictor {
             }
         }
     }
+}
+
+/// Images by when they were last `used`: those that may go, the longest unused first, and those that stay.
+fn sort_out(
+    pulled: BTreeSet<String>,
+    used: &HashMap<String, Instant>,
+    now: Instant,
+) -> (Vec<String>, BTreeSet<String>) {
+    let (mut unused, mut in_use) = (Vec::new(), BTreeSet::new());
+    for digest in pulled {
+        // One that nobody has noted yet has come just now.
+        match used.get(&digest).filter(|last| now.duration_since(**last) > IMAGE_AGE) {
+            Some(last) => unused.push((*last, digest)),
+            None => {
+                in_use.insert(digest);
+            }
+        }
+    }
+    unused.sort();
+    (unused.into_iter().map(|(_, digest)| digest).collect(), in_use)
 }
 
 /// The images that a pod names.
@@ -433,6 +440,17 @@ mod tests {
         rank(&mut pods);
         let order: Vec<_> = pods.iter().map(|pod| pod.key.name.as_str()).collect();
         assert_eq!(order, ["greedier", "greedy", "important", "modest-and-unimportant", "modest"]);
+    }
+
+    #[test]
+    fn images_go_when_they_were_not_used_for_a_while() {
+        let now = Instant::now() + 10 * IMAGE_AGE;
+        let ages = [("old", 3), ("older", 5), ("young", 1)];
+        let used = ages.map(|(name, age)| (name.to_owned(), now - age * IMAGE_AGE)).into();
+        let pulled = ["just-pulled", "old", "older", "young"].map(str::to_owned).into();
+        let (unused, in_use) = sort_out(pulled, &used, now);
+        assert_eq!(unused, ["older", "old"]);
+        assert!(in_use.iter().eq(["just-pulled", "young"]));
     }
 
     #[test]
