@@ -202,7 +202,8 @@ pub fn is_being_resized(pod: &Pod) -> bool {
         let differs = |status: &ContainerStatus| {
             let container = main.iter().find(|container| container.name == status.name);
             let wanted = container.and_then(|container| container.resources.as_ref()?.requests.as_ref());
-            status.allocated_resources.as_ref().is_some_and(|given| Some(given) != wanted)
+            let some = |list: Option<_>| list.filter(|list: &&Amounts| !list.is_empty());
+            allocated(status).is_some_and(|given| some(given) != some(wanted))
         };
         statuses.into_iter().flatten().any(differs)
     };
@@ -210,10 +211,16 @@ pub fn is_being_resized(pod: &Pod) -> bool {
         || all(spec.init_containers.as_deref().unwrap_or_default(), status.init_container_statuses.as_ref())
 }
 
+/// What the node reserves for a container, if it says: nothing, where it says what the container has and no more.
+pub fn allocated(status: &ContainerStatus) -> Option<Option<&Amounts>> {
+    let reserved = status.allocated_resources.as_ref();
+    (reserved.is_some() || status.resources.is_some()).then_some(reserved)
+}
+
 /// What the node has given a container, as far as it says: what it reserves for it, and what the container has.
 fn given(status: &ContainerStatus) -> Option<Resources> {
     let has = status.resources.as_ref().and_then(|resources| resources.requests.as_ref());
-    let mut given = Resources::of(Some(status.allocated_resources.as_ref()?));
+    let mut given = Resources::of(allocated(status)?);
     given.raise_to(&Resources::of(has));
     Some(given)
 }
@@ -228,24 +235,26 @@ mod tests {
     fn a_pod_that_is_resized_takes_what_it_has_and_what_it_may_get() {
         #[track_caller]
         fn check(wanted: &str, given: &Value, reason: &Value, expected: i64) {
+            let mut status =
+                json!({"name": "c", "image": "", "imageID": "", "ready": true, "restartCount": 0});
+            status.as_object_mut().expect("an object").extend(given.as_object().cloned().unwrap_or_default());
             let pod = json!({
                 "metadata": {},
                 "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": wanted}}}]},
                 "status": {
                     "conditions": [{"type": RESIZE_PENDING, "status": "True", "reason": reason}],
-                    "containerStatuses": [{
-                        "name": "c", "image": "", "imageID": "", "ready": true, "restartCount": 0,
-                        "allocatedResources": given,
-                    }],
+                    "containerStatuses": [status],
                 },
             });
             let pod = serde_json::from_value(pod).expect("a pod");
             assert_eq!(Resources::taken_by(&pod).cpu, expected);
         }
-        let one = json!({"cpu": "1"});
+        let one = json!({"allocatedResources": {"cpu": "1"}});
         check("2", &one, &json!("Deferred"), 2000);
         check("500m", &one, &Value::Null, 1000);
         check("200", &one, &json!("Infeasible"), 1000);
         check("2", &Value::Null, &Value::Null, 2000);
+        check("200", &json!({"resources": {}}), &json!("Infeasible"), 0);
+        check("200", &json!({"resources": {}}), &json!("Deferred"), 200_000);
     }
 }

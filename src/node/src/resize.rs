@@ -6,18 +6,23 @@
 //!            └─ no: PodResizePending (Infeasible, Deferred)  └─ not yet: PodResizeInProgress
 //! ```
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use coracle_api::resources;
 use k8s_openapi::{
     api::core::v1::{Container, ContainerStatus, Pod, ResourceRequirements},
     apimachinery::pkg::api::resource::Quantity,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
 use crate::{
     admission::Denial,
     state::{self, Role},
 };
+
+/// How long what was denied waits to be asked for again, if no pod has given anything back meanwhile: the node may have
+/// changed. The time after which the kubelet looks at a pod again.
+const AGAIN: Duration = Duration::from_secs(60);
 
 /// A resize that is not done.
 #[derive(Debug, Default)]
@@ -53,12 +58,12 @@ impl Resize {
 
     /// Ends when what was denied is worth asking for again, with what that was; never if nothing was.
     pub(crate) async fn chance(resize: &mut Option<Box<Resize>>) -> Arc<Pod> {
-        if let Some(denied) = resize.as_mut().and_then(|resize| resize.denied.as_mut())
-            && denied.freed.changed().await.is_ok()
-        {
-            return denied.wanted.clone();
-        }
-        std::future::pending().await
+        let Some(denied) = resize.as_mut().and_then(|resize| resize.denied.as_mut()) else {
+            return std::future::pending().await;
+        };
+        // Whether something was given back or the time has passed.
+        let _ = timeout(AGAIN, denied.freed.changed()).await;
+        denied.wanted.clone()
     }
 }
 
@@ -75,7 +80,7 @@ pub(crate) fn keeping(pod: &Pod, before: &Pod) -> Option<Pod> {
 /// The pod with the resources that this node had granted it before it was restarted; `None` if they are those of its
 /// spec.
 pub(crate) fn recalled(pod: &Pod) -> Option<Pod> {
-    if !coracle_api::resources::is_being_resized(pod) {
+    if !resources::is_being_resized(pod) {
         return None;
     }
     let status = pod.status.as_ref()?;
@@ -83,9 +88,9 @@ pub(crate) fn recalled(pod: &Pod) -> Option<Pod> {
     let known: Vec<&ContainerStatus> = main.chain(status.init_container_statuses.iter().flatten()).collect();
     Some(with(pod, |container| {
         let known = known.iter().find(|status| status.name == container.name)?;
-        let requests = known.allocated_resources.clone()?;
+        let requests = resources::allocated(known)?.cloned();
         let limits = known.resources.as_ref().and_then(|resources| resources.limits.clone());
-        Some(Some(ResourceRequirements { limits, requests: Some(requests), claims: None }))
+        Some(Some(ResourceRequirements { limits, requests, claims: None }))
     }))
 }
 
@@ -134,6 +139,7 @@ fn with(pod: &Pod, of: impl Fn(&Container) -> Option<Option<ResourceRequirements
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
+    use tokio::time::Instant;
 
     use super::*;
 
@@ -161,6 +167,21 @@ mod tests {
         assert_eq!((cpu(&kept).as_str(), kept.metadata.name.as_deref()), ("1", Some("newer")));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn what_was_denied_is_asked_for_again() {
+        let (free, freed) = watch::channel(());
+        let wanted = Arc::new(Pod::default());
+        let denial = Denial { reason: "Deferred", message: String::new() };
+        let denied = Some(Denied { wanted: wanted.clone(), denial, freed });
+        let mut resize = Some(Box::new(Resize { denied, behind: Vec::new() }));
+        let begun = Instant::now();
+        free.send_replace(());
+        assert!(Arc::ptr_eq(&Resize::chance(&mut resize).await, &wanted));
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        Resize::chance(&mut resize).await;
+        assert!((AGAIN..AGAIN + Duration::from_secs(1)).contains(&begun.elapsed()));
+    }
+
     #[test]
     fn what_was_granted_is_read_from_the_status() {
         let status = |granted: &str| {
@@ -172,6 +193,9 @@ mod tests {
         };
         assert!(recalled(&pod("2", &Value::Null, &status("2"))).is_none());
         assert!(recalled(&pod("2", &Value::Null, &Value::Null)).is_none());
+        let none = json!([{"name": "c", "image": "", "imageID": "", "ready": true, "restartCount": 0, "resources": {}}]);
+        let nothing = recalled(&pod("2", &Value::Null, &none)).unwrap().spec.unwrap().containers.remove(0);
+        assert_eq!(nothing.resources, Some(ResourceRequirements::default()));
         let recalled = recalled(&pod("2", &Value::Null, &status("1"))).unwrap();
         assert_eq!(cpu(&recalled), "1");
         let resources = recalled.spec.unwrap().containers.remove(0).resources.unwrap();
