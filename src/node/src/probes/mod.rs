@@ -112,6 +112,23 @@ struct State {
 struct Entry {
     task: Arc<Task>,
     progress: Progress,
+    /// When the next check is due; `None` while one is under way.
+    due: Option<Instant>,
+}
+
+impl State {
+    fn set_due(&mut self, id: u64, at: Instant) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.due = Some(at);
+            self.due.insert((at, id));
+        }
+    }
+
+    fn remove(&mut self, id: u64) {
+        if let Some(at) = self.entries.remove(&id).and_then(|entry| entry.due) {
+            self.due.remove(&(at, id));
+        }
+    }
 }
 
 /// What a check needs, shared with the task that makes it.
@@ -169,8 +186,8 @@ impl Prober {
         let mut state = self.shared.state.lock();
         let id = state.next_id;
         state.next_id += 1;
-        state.entries.insert(id, Entry { task, progress });
-        state.due.insert((first, id));
+        state.entries.insert(id, Entry { task, progress, due: None });
+        state.set_due(id, first);
         drop(state);
         self.shared.wake.notify_one();
         ProbeGuard { shared: Arc::downgrade(&self.shared), id, kind }
@@ -211,7 +228,8 @@ impl Prober {
                 break Some(due);
             }
             state.due.pop_first();
-            let Some(entry) = state.entries.get(&id) else { continue };
+            let Some(entry) = state.entries.get_mut(&id) else { continue };
+            entry.due = None;
             let (prober, fabric, task) = (self.clone(), fabric.clone(), entry.task.clone());
             let commands = commands.clone();
             let read_at = (!entry.progress.is_eager()).then(|| now + GATHER);
@@ -244,14 +262,12 @@ impl Prober {
             Some(at) => {
                 let at = if entry.progress.is_eager() { at } else { self.slot(at) };
                 let first = state.due.first().is_none_or(|(due, _)| at < *due);
-                state.due.insert((at, id));
+                state.set_due(id, at);
                 if first {
                     self.shared.wake.notify_one();
                 }
             }
-            None => {
-                state.entries.remove(&id);
-            }
+            None => state.remove(id),
         }
         drop(state);
         let target = &task.target;
@@ -284,8 +300,7 @@ impl Prober {
 impl Drop for ProbeGuard {
     fn drop(&mut self) {
         if let Some(shared) = self.shared.upgrade() {
-            // A due time without an entry is skipped when it comes.
-            shared.state.lock().entries.remove(&self.id);
+            shared.state.lock().remove(self.id);
         }
     }
 }
