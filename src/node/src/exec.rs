@@ -2,7 +2,8 @@
 //!
 //! A module has no shell beside it, so what is run is, in this order: the module file that `argv[0]` names in the
 //! container's filesystem, the node's toolbox if it has an applet of that name, or the container's own module. It
-//! gets the container's files, network, environment and memory limit, and shares its CPU time and the pod's memory. It ends with the container at the latest.
+//! gets the container's files, network, environment and memory limit, and shares its CPU time and the pod's memory. It
+//! ends with the container at the latest.
 
 use std::{
     collections::BTreeMap,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use coracle_api::duration;
 use coracle_runtime::{CONCURRENCY_MAX, HttpConfig};
 use k8s_openapi::api::core::v1::{Container, Pod};
 
@@ -14,6 +15,8 @@ const TIMEOUT: &str = "coracle.dev/http-timeout";
 
 /// More would be as good as for ever.
 const REUSE_MAX: u32 = 1_000_000;
+/// Nothing answers in less.
+const TIMEOUT_MIN: Duration = Duration::from_millis(1);
 /// Longer than a day is as good as for ever, too.
 const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -35,7 +38,8 @@ pub(crate) fn config(pod: &Pod, container: &Container) -> Result<HttpConfig, Str
         config.concurrency = number(CONCURRENCY, text, most)? as usize;
     }
     if let Some(text) = value(TIMEOUT) {
-        let valid = duration(text).filter(|timeout| !timeout.is_zero() && *timeout <= TIMEOUT_MAX);
+        let nanos = duration::parse(text).ok().and_then(|nanos| u64::try_from(nanos).ok());
+        let valid = nanos.map(Duration::from_nanos).filter(|time| (TIMEOUT_MIN..=TIMEOUT_MAX).contains(time));
         config.timeout =
             valid.ok_or_else(|| invalid(TIMEOUT, text, "must be a duration from 1ms to 24h, such as 30s"))?;
     }
@@ -50,28 +54,6 @@ fn number(name: &str, text: &str, most: u32) -> Result<u32, String> {
 
 fn invalid(name: &str, text: &str, why: &str) -> String {
     format!("annotation {name}: Invalid value: {text:?}: {why}")
-}
-
-/// A duration as Go writes it: `1h30m`, `30s`, `500ms`.
-fn duration(text: &str) -> Option<Duration> {
-    let mut rest = text;
-    let mut sum = Duration::ZERO;
-    while !rest.is_empty() {
-        let digits = rest.find(|letter: char| !letter.is_ascii_digit()).filter(|digits| *digits > 0)?;
-        let (number, after) = rest.split_at(digits);
-        let (unit, after) =
-            after.split_at(after.find(|letter: char| letter.is_ascii_digit()).unwrap_or(after.len()));
-        let millis = match unit {
-            "ms" => 1,
-            "s" => 1_000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            _ => return None,
-        };
-        sum = sum.checked_add(Duration::from_millis(number.parse::<u64>().ok()?.checked_mul(millis)?))?;
-        rest = after;
-    }
-    (!text.is_empty()).then_some(sum)
 }
 
 #[cfg(test)]
@@ -116,7 +98,8 @@ mod tests {
         }
         let expected = "annotation coracle.dev/http-concurrency: Invalid value: \"1001\": must be a whole number from 1 to 1000";
         check(&[(CONCURRENCY, "1001")], &[], Err(expected));
-        for text in ["", "30", "s", "1d", "0s", "25h", "-1s", "99999999999999999999s"] {
+        check(&[(TIMEOUT, "1.5s")], &[], seconds(Duration::from_millis(1_500)));
+        for text in ["", "30", "s", "1d", "0s", "999us", "25h", "-1s", "99999999999999999999s"] {
             let expected = format!(
                 "annotation coracle.dev/http-timeout: Invalid value: {text:?}: must be a duration from 1ms to 24h, such as 30s"
             );

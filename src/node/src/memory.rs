@@ -12,8 +12,8 @@
 //! end, the more often.
 //!
 //! Who ends is who uses most beyond its request, of the least important: first whoever exceeds it at all, and critical
-//! pods last, as with evictions. Whose end would give nothing back is left alone. A container's exec sessions count as its own. What a pod holds in its volumes goes with
-//! the pod alone, so a pod that holds most there is evicted.
+//! pods last, as with evictions. Whose end would give nothing back is left alone. What `exec` runs counts as its
+//! container's own. What a pod holds in its volumes goes with the pod alone, so a pod that holds most there is evicted.
 
 use std::{cmp::Reverse, sync::Arc, time::Duration};
 
@@ -212,7 +212,7 @@ struct Candidate {
     requested: u64,
     /// What of it was drawn from the node's budget.
     drawn: u64,
-    /// The instance of it that uses most: its own, or an exec session's.
+    /// The instance of it that uses most: its own, or one beside it.
     heaviest: Option<Container>,
     handle: Option<Arc<PodHandle>>,
     /// Most of what it uses goes with the pod alone.

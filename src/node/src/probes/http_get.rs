@@ -101,8 +101,8 @@ impl HttpRequest {
         format!("{scheme}://{}{}", self.address, self.path)
     }
 
-    /// Sends the request, and reads what has come back at `read_at`, if that is given; answers that lead to another place of the same host are followed. The error says
-    /// what went wrong in Go's words, without the URL.
+    /// Sends the request, and reads what has come back at `read_at`, if that is given; answers that lead to another
+    /// place of the same host are followed. The error says what went wrong in Go's words, without the URL.
     pub(crate) async fn send(
         &self,
         fabric: &Arc<Fabric>,
