@@ -242,6 +242,15 @@ impl Fabric {
         Ok(crate::tcp::dial(self, route, self.visitor(None, to)).await?)
     }
 
+    /// The node dials on behalf of the pod with this address, as the pod's guests would: what they may not reach, it
+    /// may not either (probes and hooks that name a host).
+    pub async fn connect_as(self: &Arc<Self>, pod: IpAddr, address: SocketAddr) -> io::Result<Stream> {
+        let stack = self.pods.read().get(&pod).cloned();
+        let stack =
+            stack.ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "the pod has no network"))?;
+        Ok(crate::tcp::start_connect(&stack, address, None).await?)
+    }
+
     /// Ports of the node's address that services want and do not have.
     #[must_use]
     pub fn door_problems(&self) -> Vec<DoorProblem> {

@@ -1,19 +1,52 @@
 //! Where a probe or a hook looks, and what is said when nobody is there.
 
-use std::{io, net::IpAddr};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
+use coracle_network::{Fabric, Stream};
 use k8s_openapi::{api::core::v1::Container, apimachinery::pkg::util::intstr::IntOrString};
 
-/// The pod itself unless the spec names a host.
-pub(super) fn host(host: Option<&str>, pod: IpAddr) -> Result<IpAddr, String> {
-    match host.filter(|host| !host.is_empty()) {
-        None => Ok(pod),
-        Some(host) => host.parse().map_err(|_| format!("probe host \"{host}\" is not an IP address")),
+/// Where a check goes, and as whom.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Destination {
+    pub(super) address: SocketAddr,
+    /// The pod that goes there. The node goes to the pod itself, past its policies, as a kubelet does; anywhere else
+    /// it would be the pod's way around the policies of others.
+    pod: Option<IpAddr>,
+}
+
+impl Destination {
+    /// The pod itself unless the spec names a host.
+    pub(super) fn of(
+        host: Option<&str>,
+        port: &IntOrString,
+        container: &Container,
+        pod: IpAddr,
+    ) -> Result<Destination, String> {
+        let ip = match host.filter(|host| !host.is_empty()) {
+            None => pod,
+            Some("localhost") => Ipv4Addr::LOCALHOST.into(),
+            Some(host) => host.parse().map_err(|_| format!("probe host \"{host}\" is not an IP address"))?,
+        };
+        let address = SocketAddr::new(ip, self::port(port, container)?);
+        Ok(Destination { address, pod: (ip != pod).then_some(pod) })
+    }
+
+    /// Connects; the error is in Go's words.
+    pub(super) async fn dial(&self, fabric: &Arc<Fabric>) -> Result<Stream, String> {
+        let stream = match self.pod {
+            None => fabric.connect(self.address).await,
+            Some(pod) => fabric.connect_as(pod, self.address).await,
+        };
+        stream.map_err(|error| format!("dial tcp {}: {}", self.address, dial_problem(&error)))
     }
 }
 
 /// A port by number or by the container's name for it.
-pub(super) fn port(port: &IntOrString, container: &Container) -> Result<u16, String> {
+fn port(port: &IntOrString, container: &Container) -> Result<u16, String> {
     let number = match port {
         IntOrString::Int(number) => *number,
         IntOrString::String(name) => {
@@ -28,7 +61,7 @@ pub(super) fn port(port: &IntOrString, container: &Container) -> Result<u16, Str
 }
 
 /// Go's words for a failed dial.
-pub(super) fn dial_problem(error: &io::Error) -> String {
+fn dial_problem(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "connect: connection refused".into(),
         io::ErrorKind::HostUnreachable => "connect: no route to host".into(),

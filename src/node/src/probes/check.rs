@@ -10,12 +10,7 @@ use coracle_network::Fabric;
 use k8s_openapi::api::core::v1::{Container, Probe};
 use tokio::time::Instant;
 
-use super::{
-    Commands, Target,
-    address::{dial_problem, host, port},
-    grpc,
-    http_get::HttpRequest,
-};
+use super::{Commands, Target, address::Destination, grpc, http_get::HttpRequest};
 use crate::backoff::go_duration;
 
 /// What the guest sees as the caller: programs know the kubelet's probes by it.
@@ -25,7 +20,7 @@ pub(super) const USER_AGENT: &str = "kube-probe/1.33";
 #[derive(Clone, Debug)]
 pub(super) enum Check {
     Http(Box<HttpRequest>),
-    Tcp(SocketAddr),
+    Tcp(Destination),
     Grpc {
         address: SocketAddr,
         service: Box<str>,
@@ -60,8 +55,8 @@ impl Check {
             return HttpRequest::of(action, container, ip, USER_AGENT).map(Box::new).map(Check::Http);
         }
         if let Some(action) = &probe.tcp_socket {
-            let address = SocketAddr::new(host(action.host.as_deref(), ip)?, port(&action.port, container)?);
-            return Ok(Check::Tcp(address));
+            let to = Destination::of(action.host.as_deref(), &action.port, container, ip)?;
+            return Ok(Check::Tcp(to));
         }
         if let Some(action) = &probe.grpc {
             let port =
@@ -88,10 +83,10 @@ impl Check {
     ) -> Outcome {
         match self {
             Check::Impossible(problem) => Outcome::Error(problem.to_string()),
-            Check::Tcp(address) => match tokio::time::timeout(timeout, fabric.connect(*address)).await {
+            Check::Tcp(to) => match tokio::time::timeout(timeout, to.dial(fabric)).await {
                 Ok(Ok(_stream)) => Outcome::Success,
-                Ok(Err(error)) => Outcome::Failure(format!("dial tcp {address}: {}", dial_problem(&error))),
-                Err(_) => Outcome::Failure(format!("dial tcp {address}: i/o timeout")),
+                Ok(Err(problem)) => Outcome::Failure(problem),
+                Err(_) => Outcome::Failure(format!("dial tcp {}: i/o timeout", to.address)),
             },
             Check::Http(request) => {
                 match tokio::time::timeout(timeout, request.send(fabric, read_at)).await {
@@ -146,7 +141,7 @@ mod tests {
         let container = serde_json::from_value(container).unwrap();
         let text = match Check::of(&probe, &container, "10.128.0.2".parse().unwrap()) {
             Check::Http(request) => request.url(),
-            Check::Tcp(address) => format!("tcp://{address}"),
+            Check::Tcp(to) => format!("tcp://{}", to.address),
             Check::Grpc { address, service } => format!("grpc://{address}/{service}"),
             Check::Exec(argv) => argv.join(" "),
             Check::Impossible(problem) => problem.into(),
@@ -161,6 +156,8 @@ mod tests {
         check(&json!({"httpGet": {"port": 443, "scheme": "HTTPS"}}), "https://10.128.0.2:443/");
         check(&json!({"tcpSocket": {"port": "web"}}), "tcp://10.128.0.2:8080");
         check(&json!({"tcpSocket": {"port": 1, "host": "10.0.0.9"}}), "tcp://10.0.0.9:1");
+        check(&json!({"tcpSocket": {"port": 1, "host": "localhost"}}), "tcp://127.0.0.1:1");
+        check(&json!({"tcpSocket": {"port": 1, "host": "web"}}), "probe host \"web\" is not an IP address");
         check(&json!({"tcpSocket": {"port": "x"}}), "invalid port number: -1");
         check(&json!({"exec": {"command": ["cat", "/x"]}}), "cat /x");
         check(&json!({"grpc": {"port": 9000, "service": "s"}}), "grpc://10.128.0.2:9000/s");

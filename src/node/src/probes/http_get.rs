@@ -1,11 +1,7 @@
 //! One HTTP GET on a connection of its own, as probes and hooks make it: a request that was written once
 //! and an answer that is looked at just as far as it matters. Thousands of them a second must cost little.
 
-use std::{
-    io,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::{io, net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
 use coracle_network::Fabric;
@@ -16,10 +12,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{
-    address::{dial_problem, host, port},
-    tls,
-};
+use super::{address::Destination, tls};
 
 /// How much of a body is read. Kubernetes' number.
 const MAX_BODY: usize = 10 << 10;
@@ -31,7 +24,7 @@ const MAX_REDIRECTS: usize = 10;
 /// A request that can be sent again and again.
 #[derive(Clone, Debug)]
 pub(crate) struct HttpRequest {
-    address: SocketAddr,
+    to: Destination,
     tls: bool,
     host: Box<str>,
     path: Box<str>,
@@ -58,7 +51,7 @@ impl HttpRequest {
         ip: IpAddr,
         agent: &str,
     ) -> Result<HttpRequest, String> {
-        let address = SocketAddr::new(host(action.host.as_deref(), ip)?, port(&action.port, container)?);
+        let to = Destination::of(action.host.as_deref(), &action.port, container, ip)?;
         let tls = action.scheme.as_deref().is_some_and(|scheme| scheme.eq_ignore_ascii_case("https"));
         let own = |name: &str| {
             let mut headers = action.http_headers.iter().flatten();
@@ -84,9 +77,9 @@ impl HttpRequest {
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
         let named = own("host").filter(|host| !host.is_empty() && HeaderValue::from_str(host).is_ok());
         let request = HttpRequest {
-            address,
+            to,
             tls,
-            host: named.map_or_else(|| address.to_string(), str::to_owned).into(),
+            host: named.map_or_else(|| to.address.to_string(), str::to_owned).into(),
             path: visible(&path).into(),
             headers: headers.into(),
             named_host: named.is_some(),
@@ -98,7 +91,7 @@ impl HttpRequest {
     /// As users know it.
     pub(crate) fn url(&self) -> String {
         let scheme = if self.tls { "https" } else { "http" };
-        format!("{scheme}://{}{}", self.address, self.path)
+        format!("{scheme}://{}{}", self.to.address, self.path)
     }
 
     /// Sends the request, and reads what has come back at `read_at`, if that is given; answers that lead to another
@@ -127,13 +120,9 @@ impl HttpRequest {
     }
 
     async fn exchange(&self, fabric: &Arc<Fabric>, read_at: Option<Instant>) -> Result<Answer, String> {
-        let address = self.address;
-        let mut stream = fabric
-            .connect(address)
-            .await
-            .map_err(|error| format!("dial tcp {address}: {}", dial_problem(&error)))?;
+        let mut stream = self.to.dial(fabric).await?;
         if self.tls {
-            let mut stream = Box::pin(tls::connect(stream, address.ip())).await?;
+            let mut stream = Box::pin(tls::connect(stream, self.to.address.ip())).await?;
             return Box::pin(talk(&mut stream, &self.bytes, None)).await;
         }
         talk(&mut stream, &self.bytes, read_at).await
@@ -165,12 +154,12 @@ impl HttpRequest {
                     None => (authority, default),
                 };
                 let ip: IpAddr = name.parse().ok()?;
-                if ip != self.address.ip() {
+                if ip != self.to.address.ip() {
                     return None;
                 }
-                next.address.set_port(port);
+                next.to.address.set_port(port);
                 if !self.named_host {
-                    next.host = next.address.to_string().into();
+                    next.host = next.to.address.to_string().into();
                 }
                 if path.starts_with('/') { path.to_owned() } else { format!("/{path}") }
             }

@@ -1,6 +1,10 @@
 //! Checks and the prober over a real fabric; the test plays the guest.
 
-use std::{convert::Infallible, net::SocketAddr, time::Duration};
+use std::{
+    convert::Infallible,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use coracle_network::{PodConfig, PodStack};
 use k8s_openapi::api::core::v1::Pod;
@@ -112,6 +116,32 @@ async fn checks_say_what_is_wrong_as_the_kubelet_does() {
     let ip = stuck.ip();
     let expired = "context deadline exceeded (Client.Timeout exceeded while awaiting headers)";
     assert_eq!(stuck.check(&http).await, failure(format!("Get \"http://{ip}:80/healthz\": {expired}")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_of_another_pod_is_that_pods_own_request() {
+    let net = net();
+    let other =
+        PodConfig { namespace: "m".into(), name: "q".into(), uid: "v".into(), ..PodConfig::default() };
+    let other = net.fabric.add_pod(other).unwrap();
+    let listener = other.listen(SocketAddr::new(other.ip().into(), 80), 8).unwrap();
+    tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+    let tcp = |host: &str| json!({"tcpSocket": {"port": 80, "host": host}});
+    let there = other.ip().to_string();
+    assert_eq!(net.check(&tcp(&there)).await, Outcome::Success);
+
+    let policy = json!({"metadata": {"name": "deny", "namespace": "m"}, "spec": {"podSelector": {}}});
+    net.fabric.apply_policy(&serde_json::from_value(policy).unwrap());
+    let Outcome::Failure(problem) = net.check(&tcp(&there)).await else { panic!("the policy does not hold") };
+    assert!(problem.contains("denied"), "{problem}");
+
+    net.serve("");
+    assert_eq!(
+        net.check(&tcp("localhost")).await,
+        failure("dial tcp 127.0.0.1:80: connect: connection refused")
+    );
+    let _own = net.stack.listen(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 80), 8).unwrap();
+    assert_eq!(net.check(&tcp("localhost")).await, Outcome::Success);
 }
 
 #[tokio::test(start_paused = true)]
