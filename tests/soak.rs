@@ -74,6 +74,8 @@ fn no_request_fails_while_a_deployment_is_changed_and_kills_are_got_over() {
     );
     assert!(served > 100, "only {served} requests");
 
+    // Requests go on, and fail while nobody is there.
+    let load = Load::start(&address);
     for _ in 0..KILLS {
         let connection = cluster.connection();
         for _ in 0..3 {
@@ -91,6 +93,8 @@ fn no_request_fails_while_a_deployment_is_changed_and_kills_are_got_over() {
     let names: BTreeSet<_> = pods.iter().map(|pod| pod["metadata"]["name"].to_string()).collect();
     assert_eq!((pods.len() as u64, names.len() as u64), (wanted, wanted));
     eventually("the service answers again", || http_get(&address, "/counters"));
+    let (served, failed) = load.stop();
+    println!("{} of {served} requests failed during {KILLS} kills", failed.len());
 }
 
 fn objects() -> [Value; 2] {
