@@ -120,7 +120,8 @@ pub enum NodeError {
 /// A running node agent.
 ///
 /// Guarantees: a pod's containers run at most once at a time; nothing of a pod but its logs is left on disk after it
-/// is over, and nothing at all after its object is gone; a pod that is bound to this node when it starts is run (again) in the same object.
+/// is over, and nothing at all after its object is gone; a pod that is bound to this node when it starts is run (again)
+/// in the same object.
 pub struct Node {
     context: Arc<Context>,
     registration: Arc<Registration>,

@@ -104,8 +104,8 @@ struct Candidate {
     /// Bytes used, and asked for, of what is short.
     used: u64,
     requested: u64,
-    /// The container that uses most beyond its request.
-    heaviest: Option<(String, u64, u64)>,
+    /// The containers that use more than they asked for, with both amounts.
+    exceeding: Vec<(String, u64, u64)>,
 }
 
 /// The order of evictions: who uses more than was asked for, then the least important, then who exceeds most.
@@ -124,9 +124,7 @@ fn message(shortage: &Shortage, pod: &Candidate) -> String {
         "The node was low on resource: {resource}. Threshold quantity: {threshold}, available: {}. ",
         if *signal == Signal::Inodes { available.to_string() } else { kibi(*available) }
     );
-    if let Some((name, used, requested)) = &pod.heaviest
-        && used > requested
-    {
+    for (name, used, requested) in &pod.exceeding {
         let requested = if *requested == 0 { "0".to_owned() } else { kibi(*requested) };
         text.push_str(&format!(
             "Container {name} was using {}, request is {requested}, has larger consumption of {resource}. ",
@@ -413,8 +411,8 @@ fn candidates(
             let requested = request(&name).unwrap_or(0);
             (name, bytes, requested)
         });
-        let heaviest = parts.max_by_key(|(_, bytes, requested)| i128::from(*bytes) - i128::from(*requested));
-        Some(Candidate { key, uid, priority, used, requested, heaviest })
+        let exceeding = parts.filter(|(_, bytes, requested)| bytes > requested).collect();
+        Some(Candidate { key, uid, priority, used, requested, exceeding })
     };
     pods.iter().filter_map(candidate).collect()
 }
@@ -424,8 +422,7 @@ mod tests {
     use super::*;
 
     fn candidate(name: &str, priority: i32, used: u64, requested: u64) -> Candidate {
-        let heaviest = Some(("main".to_owned(), used, requested));
-        Candidate { key: Key::new("n", name), uid: Box::default(), priority, used, requested, heaviest }
+        Candidate { key: Key::new("n", name), priority, used, requested, ..Candidate::default() }
     }
 
     #[test]
@@ -462,22 +459,25 @@ mod tests {
             threshold: threshold.into(),
         };
         let memory = shortage(Signal::Memory, "memory", 50 << 20, "100Mi");
-        let text = message(&memory, &candidate("p", 0, 5 << 20, 0));
+        let parts = [("main", 5, 0), ("side", 3, 2)];
+        let exceeding =
+            parts.map(|(name, used, requested)| (name.to_owned(), used << 20, requested << 20)).into();
+        let text = message(&memory, &Candidate { exceeding, ..Candidate::default() });
         assert_eq!(
             text,
             "The node was low on resource: memory. Threshold quantity: 100Mi, available: 51200Ki. Container main was \
-             using 5120Ki, request is 0, has larger consumption of memory. "
+             using 5120Ki, request is 0, has larger consumption of memory. Container side was using 3072Ki, request is \
+             2048Ki, has larger consumption of memory. "
         );
         let disk = shortage(Signal::Disk, "ephemeral-storage", 1 << 20, "10Mi");
-        let modest = message(&disk, &candidate("p", 0, 1, 2));
+        let modest = message(&disk, &Candidate::default());
         assert_eq!(
             modest,
             "The node was low on resource: ephemeral-storage. Threshold quantity: 10Mi, available: 1024Ki. "
         );
         let names = shortage(Signal::Inodes, "inodes", 120, "300");
-        let one = Candidate { heaviest: None, ..candidate("p", 0, 5_000, 0) };
         assert_eq!(
-            message(&names, &one),
+            message(&names, &candidate("p", 0, 5_000, 0)),
             "The node was low on resource: inodes. Threshold quantity: 300, available: 120. "
         );
     }
