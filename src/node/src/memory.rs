@@ -46,6 +46,8 @@ const SELDOM: Duration = Duration::from_secs(2);
 const OFTEN: Duration = Duration::from_millis(10);
 /// Between two looks, whoever asks for them.
 const PAUSE: Duration = Duration::from_millis(2);
+/// A node of which pods have all but this part is short of memory, if that is not more than what the kubelet keeps free.
+const SHORT_PART: u64 = 16;
 /// The node says so long that it is short of memory. Kubernetes' `evictionPressureTransitionPeriod`.
 const PRESSURE: Duration = Duration::from_secs(300);
 /// The event of a node that has ended a container for want of memory. Kubernetes' reason.
@@ -105,7 +107,7 @@ impl Memory {
     /// Whether no more pods should come: hardly anything is left, or somebody was ended not long ago.
     pub(crate) fn is_short(&self) -> bool {
         let ended = self.seen.lock().last.is_some_and(|last| last.elapsed() < PRESSURE);
-        ended || self.budget.limit().saturating_sub(self.budget.used()) < MEMORY_RESERVE
+        ended || is_hardly_any(self.budget.limit(), self.budget.used())
     }
 
     /// Looks again and again, for ever, and at once when a pod finds no room.
@@ -183,6 +185,11 @@ fn for_pods(total: u64) -> u64 {
 
 fn reserve(total: u64) -> u64 {
     SYSTEM_RESERVE.min(total / SYSTEM_PART)
+}
+
+/// Whether pods that have drawn so much leave hardly anything.
+fn is_hardly_any(limit: u64, used: u64) -> bool {
+    limit.saturating_sub(used) < MEMORY_RESERVE.min(limit / SHORT_PART)
 }
 
 /// How much a process of this real size holds too much, and how much more it may.
@@ -314,6 +321,17 @@ mod tests {
         let mib = |bytes: u64| bytes >> 20;
         let seen = [512, 1_536, 24_000, 0].map(|total| mib(for_pods(total << 20)));
         assert_eq!(seen, [512 - 100 - 64, 1_536 - 100 - 192, 24_000 - 100 - 256, 0]);
+    }
+
+    #[test]
+    fn a_node_is_short_when_pods_have_nearly_all_of_their_part() {
+        let short = |limit: u64, used: u64| is_hardly_any(limit << 20, used << 20);
+        assert_eq!([short(24_000, 23_900), short(24_000, 23_901)], [false, true]);
+        assert_eq!(
+            [short(128, 0), short(128, 120), short(128, 121), short(128, 200)],
+            [false, false, true, true]
+        );
+        assert!(!short(0, 0), "a machine that does not say what it has");
     }
 
     #[test]
