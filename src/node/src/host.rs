@@ -8,6 +8,11 @@ use crate::env::Allocatable;
 
 /// Memory that must be left before pods are told to stay away. The kubelet's default hard threshold.
 pub(crate) const MEMORY_RESERVE: u64 = 100 << 20;
+/// What the control plane, the network's buffers and compiled code may take, and what guests still touch while one of
+/// them is being ended: more than a control plane with thousands of objects holds.
+const SYSTEM_RESERVE: u64 = 256 << 20;
+/// Small machines keep this part of their memory for that, if it is less.
+const SYSTEM_PART: u64 = 8;
 /// The disk that must be free, if a tenth of it is not less. The kubelet's default hard threshold is 10 %, of a
 /// disk that nobody else uses: here it would end all pods of a notebook whose large disk is nine tenths full.
 const DISK_RESERVE: u64 = 2 << 30;
@@ -39,7 +44,7 @@ impl Capacity {
         let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         Allocatable {
             cpu_milli: signed(self.cpus * 1000),
-            memory: signed(self.memory.saturating_sub(MEMORY_RESERVE)),
+            memory: signed(memory_for_pods(self.memory)),
             ephemeral_storage: signed(self.disk - disk_reserve(self.disk)),
         }
     }
@@ -123,6 +128,16 @@ impl DiskUse {
     pub(crate) fn inodes_reserve(&self) -> u64 {
         self.inodes / 100 * INODES_PERCENT
     }
+}
+
+/// What pods may hold together on a machine of so much memory.
+pub(crate) fn memory_for_pods(total: u64) -> u64 {
+    total.saturating_sub(MEMORY_RESERVE).saturating_sub(memory_of_system(total))
+}
+
+/// What of it the process may take for itself.
+pub(crate) fn memory_of_system(total: u64) -> u64 {
+    SYSTEM_RESERVE.min(total / SYSTEM_PART)
 }
 
 /// What of a disk of so many bytes must be free.
@@ -251,6 +266,13 @@ mod tests {
         let text = "cpu  100 20 30 4000 500 6 7 8 0 0\ncpu0 1 1 1 1\n";
         assert_eq!(busy_time(text), Duration::from_millis(1_710));
         assert_eq!(busy_time(""), Duration::ZERO);
+    }
+
+    #[test]
+    fn small_machines_keep_a_part_and_large_ones_a_fixed_amount() {
+        let mib = |bytes: u64| bytes >> 20;
+        let seen = [512, 1_536, 24_000, 0].map(|total| mib(memory_for_pods(total << 20)));
+        assert_eq!(seen, [512 - 100 - 64, 1_536 - 100 - 192, 24_000 - 100 - 256, 0]);
     }
 
     #[test]

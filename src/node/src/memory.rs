@@ -32,11 +32,6 @@ use crate::{
     resources, state,
 };
 
-/// What the control plane, the network's buffers and compiled code may take, and what guests still touch while one of
-/// them is being ended: more than a control plane with thousands of objects holds.
-const SYSTEM_RESERVE: u64 = 256 << 20;
-/// Small machines keep this part of their memory for that, if it is less.
-const SYSTEM_PART: u64 = 8;
 /// Below so much available memory of the whole machine the kernel may end the process, if that has most of it.
 const LAST: u64 = 64 << 20;
 /// How fast guests touch memory, at most: a few threads that fill as fast as the kernel gives.
@@ -92,7 +87,7 @@ impl Leaving {
 impl Memory {
     pub(crate) fn new(capacity: &Capacity) -> Memory {
         Memory {
-            budget: NodeBudget::new(for_pods(capacity.memory)),
+            budget: NodeBudget::new(host::memory_for_pods(capacity.memory)),
             total: capacity.memory,
             short: Arc::default(),
             seen: Mutex::default(),
@@ -178,15 +173,6 @@ impl Memory {
     }
 }
 
-/// What pods may hold together on a machine of so much memory.
-fn for_pods(total: u64) -> u64 {
-    total.saturating_sub(MEMORY_RESERVE).saturating_sub(reserve(total))
-}
-
-fn reserve(total: u64) -> u64 {
-    SYSTEM_RESERVE.min(total / SYSTEM_PART)
-}
-
 /// Whether pods that have drawn so much leave hardly anything.
 fn is_hardly_any(limit: u64, used: u64) -> bool {
     limit.saturating_sub(used) < MEMORY_RESERVE.min(limit / SHORT_PART)
@@ -194,7 +180,7 @@ fn is_hardly_any(limit: u64, used: u64) -> bool {
 
 /// How much a process of this real size holds too much, and how much more it may.
 fn lack(total: u64, resident: u64, available: u64) -> (u64, u64) {
-    let most = total.saturating_sub(MEMORY_RESERVE).saturating_sub(reserve(total) / 4);
+    let most = total.saturating_sub(MEMORY_RESERVE).saturating_sub(host::memory_of_system(total) / 4);
     // Where others have most of the machine, the kernel ends those.
     let last = if resident > total / 2 { LAST } else { 0 };
     let lacking = resident.saturating_sub(most).max(last.saturating_sub(available));
@@ -314,13 +300,6 @@ mod tests {
         let expected =
             ["best-effort", "greedy", "important", "modest-and-unimportant", "modest", "small", "critical"];
         assert_eq!(order, expected);
-    }
-
-    #[test]
-    fn small_machines_keep_a_part_and_large_ones_a_fixed_amount() {
-        let mib = |bytes: u64| bytes >> 20;
-        let seen = [512, 1_536, 24_000, 0].map(|total| mib(for_pods(total << 20)));
-        assert_eq!(seen, [512 - 100 - 64, 1_536 - 100 - 192, 24_000 - 100 - 256, 0]);
     }
 
     #[test]

@@ -493,7 +493,7 @@ mod tests {
             list.as_ref().unwrap()[name].0.clone()
         };
         assert_eq!(amount(&status.capacity, "memory"), "4194304Ki");
-        assert_eq!(amount(&status.allocatable, "memory"), "4091904Ki");
+        assert_eq!(amount(&status.allocatable, "memory"), "3829760Ki");
         assert_eq!(amount(&status.allocatable, "pods"), "110");
         let info = status.node_info.unwrap();
         assert!(info.container_runtime_version.starts_with("wasmtime://48"));
