@@ -12,6 +12,7 @@ mod node;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 pub use node::NodeBudget;
 
@@ -116,6 +117,14 @@ impl Budget {
         self.limit.store(limit.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
+    /// Waits until its node may have what it would draw for `bytes` more, and at most so long; false if it does not by
+    /// then. What is there may be gone when it is asked for. The node is told of the shortage. Blocks the thread.
+    pub fn wait_for(&self, bytes: u64, most: Duration) -> bool {
+        let Some(node) = &self.node else { return true };
+        let lacks = wanted(self.used().saturating_add(bytes)).saturating_sub(self.drawn());
+        lacks == 0 || node.wait_for(lacks, most)
+    }
+
     fn take(&self, bytes: u64) -> Result<(), Exceeded> {
         let limit = self.limit.load(Ordering::Relaxed);
         let before = self
@@ -153,24 +162,28 @@ impl Budget {
     }
 
     fn give(&self, bytes: u64) {
-        let before = self.used.fetch_sub(bytes, Ordering::SeqCst);
+        self.used.fetch_sub(bytes, Ordering::SeqCst);
         let Some(node) = &self.node else { return };
-        let drawn = self.drawn.load(Ordering::SeqCst);
-        let wanted = wanted(before - bytes);
-        // A chunk more stays, so that who takes and gives at the edge of one does not ask the node each time.
-        if drawn <= wanted.saturating_add(CHUNK) && (wanted > 0 || drawn == 0) {
-            return;
-        }
-        if self.drawn.compare_exchange(drawn, wanted, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
-            node.give(drawn - wanted);
-            self.mind(node);
+        loop {
+            let drawn = self.drawn.load(Ordering::SeqCst);
+            let wanted = wanted(self.used.load(Ordering::SeqCst));
+            // A chunk more stays, so that who takes and gives at the edge of one does not ask the node each time.
+            if drawn <= wanted.saturating_add(CHUNK) && (wanted > 0 || drawn == 0) {
+                return;
+            }
+            // Whoever gave or took meanwhile did not see what this one gives: it must look again.
+            if self.drawn.compare_exchange(drawn, wanted, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+                node.give(drawn - wanted);
+                return self.mind(node);
+            }
         }
     }
 
     /// Draws what is used by now: somebody may have taken what was just given back, without asking the node.
     fn mind(&self, node: &NodeBudget) {
         loop {
-            let (drawn, wanted) = (self.drawn.load(Ordering::SeqCst), wanted(self.used()));
+            let drawn = self.drawn.load(Ordering::SeqCst);
+            let wanted = wanted(self.used.load(Ordering::SeqCst));
             if drawn >= wanted {
                 return;
             }

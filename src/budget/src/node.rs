@@ -13,7 +13,7 @@ type Shortage = Box<dyn Fn() + Send + Sync>;
 /// The bytes that all pods of a node may hold, and have drawn.
 ///
 /// Pods draw from it by [`crate::CHUNK`]s. What does not fit is refused, and [`NodeBudget::on_shortage`] is called:
-/// who can wait does so with [`NodeBudget::wait_for`], and finds room when somebody was ended.
+/// who can wait does so with [`crate::Budget::wait_for`], and finds room when somebody was ended.
 pub struct NodeBudget {
     limit: AtomicU64,
     used: AtomicU64,
@@ -64,16 +64,14 @@ impl NodeBudget {
         let _ = self.shortage.set(Box::new(tell));
     }
 
-    /// Waits until `bytes` more may fit, and at most so long; false if they do not by then. What fits may be gone when
-    /// it is asked for. Blocks the thread.
-    pub fn wait_for(&self, bytes: u64, most: Duration) -> bool {
+    /// Waits until `bytes` more fit, and at most so long; false if they do not by then. Blocks the thread.
+    pub(crate) fn wait_for(&self, bytes: u64, most: Duration) -> bool {
         let fits = || self.used.load(Ordering::SeqCst).saturating_add(bytes) <= self.limit();
         self.missed.fetch_add(bytes, Ordering::SeqCst);
         self.tell();
         let mut waiting = self.waiting.lock();
-        if !fits() {
-            self.given.wait_for(&mut waiting, most);
-        }
+        // What others give may be less than this one needs.
+        self.given.wait_while_for(&mut waiting, |()| !fits(), most);
         drop(waiting);
         self.missed.fetch_sub(bytes, Ordering::SeqCst);
         fits()
@@ -164,10 +162,10 @@ mod tests {
         let expected = Exceeded::Node { asked: FREE + 2 * CHUNK, used: 2 * CHUNK, limit: 3 * CHUNK };
         assert_eq!(refused, Err(expected));
         assert_eq!((two.used(), node.used(), told.load(Ordering::Relaxed)), (0, 2 * CHUNK, 1));
-        assert!(!node.wait_for(2 * CHUNK, Duration::ZERO));
+        assert!(!two.wait_for(FREE + 2 * CHUNK, Duration::ZERO));
         assert_eq!(told.load(Ordering::Relaxed), 2);
-        let waits = Arc::clone(&node);
-        let waiting = std::thread::spawn(move || waits.wait_for(2 * CHUNK, Duration::from_secs(60)));
+        let waits = Arc::clone(&two);
+        let waiting = std::thread::spawn(move || waits.wait_for(FREE + 2 * CHUNK, Duration::from_secs(60)));
         while node.missing() == 0 {
             std::thread::yield_now();
         }
@@ -176,6 +174,77 @@ mod tests {
         assert!(waiting.join().unwrap());
         assert_eq!((node.used(), node.missing()), (0, 0));
         drop(two.charge(FREE + 3 * CHUNK).unwrap());
+    }
+
+    /// What is waited for is what would be drawn: by chunks, and not what comes with each pod.
+    #[test]
+    fn who_waits_asks_for_what_it_would_draw() {
+        let node = NodeBudget::new(3 * CHUNK);
+        let [one, two] = [(); 2].map(|()| Budget::of_node(None, &node));
+        let mut first = one.charge(FREE + 2 * CHUNK).unwrap();
+        let mut second = two.charge(FREE + CHUNK).unwrap();
+        assert!(second.grow(1).is_err());
+        assert!(!two.wait_for(1, Duration::ZERO), "a byte needs a chunk");
+        let waits = Arc::clone(&two);
+        let waiting = std::thread::spawn(move || waits.wait_for(1, Duration::from_secs(60)));
+        while node.missing() == 0 {
+            std::thread::yield_now();
+        }
+        assert_eq!(node.missing(), CHUNK, "so that somebody is ended");
+        first.shrink(2 * CHUNK);
+        assert!(waiting.join().unwrap());
+        second.grow(1).unwrap();
+        drop(second);
+        // Three chunks are free, and these need no more.
+        assert!(two.wait_for(FREE + 3 * CHUNK, Duration::ZERO));
+        drop(two.charge(FREE + 3 * CHUNK).unwrap());
+        assert!(Budget::new(None).wait_for(u64::MAX, Duration::ZERO), "no node, no shortage");
+    }
+
+    /// What others give may be too little.
+    #[test]
+    fn who_waits_goes_on_waiting_when_it_was_too_little() {
+        let node = NodeBudget::new(4 * CHUNK);
+        let [one, two, three] = [(); 3].map(|()| Budget::of_node(None, &node));
+        let charges = [&one, &two].map(|pod| pod.charge(FREE + 2 * CHUNK).unwrap());
+        let waiting = std::thread::spawn(move || three.wait_for(FREE + 4 * CHUNK, Duration::from_secs(60)));
+        for charge in charges {
+            while node.missing() == 0 {
+                std::thread::yield_now();
+            }
+            drop(charge);
+        }
+        assert!(waiting.join().unwrap());
+    }
+
+    /// Two give all back at once: nothing stays drawn.
+    #[test]
+    fn nothing_stays_drawn_for_who_uses_nothing() {
+        let (node, met) = (NodeBudget::new(u64::MAX), AtomicU32::new(0));
+        let pod = Budget::of_node(None, &node);
+        // As close together as two threads can be; a barrier of the library wakes one after the other.
+        let meet = |count: u32| {
+            met.fetch_add(1, Ordering::SeqCst);
+            let mut looks = 0;
+            while met.load(Ordering::SeqCst) < 2 * count {
+                looks += 1;
+                if looks % 200 == 0 { std::thread::yield_now() } else { std::hint::spin_loop() }
+            }
+        };
+        let all = (0..2_000).map(|round| {
+            let charge = pod.charge(FREE + 8 * CHUNK).unwrap();
+            meet(3 * round + 1);
+            drop(charge);
+            meet(3 * round + 2);
+            let left = node.used();
+            meet(3 * round + 3);
+            left
+        });
+        let most = std::thread::scope(|scope| {
+            let threads = [all.clone(), all].map(|all| scope.spawn(move || all.max()));
+            threads.map(|thread| thread.join().unwrap())
+        });
+        assert_eq!(most, [Some(0); 2]);
     }
 
     /// However takes and gives of several threads meet, a pod has drawn what it uses.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_budget::{Budget, Charge, Exceeded};
+use tokio::time::Instant;
 use wasmtime::ResourceLimiter;
 
 use crate::container::Exit;
@@ -206,19 +207,16 @@ fn wait_for_room(
     if !control.take_memory(bytes) {
         return Err(OutOfMemory::Container { limit: control.memory_limit() });
     }
-    let (mut waited, mut taken) = (Duration::ZERO, Err(OutOfMemory::Node));
-    while let Some(node) = pod.node()
-        && waited < ROOM
-        && control.ended_from_outside().is_none()
-    {
-        if !node.wait_for(bytes, LOOK) {
-            waited += LOOK;
+    let begun = Instant::now();
+    let mut taken = Err(OutOfMemory::Node);
+    while begun.elapsed() < ROOM && control.ended_from_outside().is_none() {
+        if !pod.wait_for(bytes, LOOK) {
             continue;
         }
         taken = charge.grow(bytes).map_err(OutOfMemory::Pod);
-        match taken {
-            Err(OutOfMemory::Pod(Exceeded::Node { .. })) => waited += LOOK,
-            _ => break,
+        // Another may have been faster.
+        if !matches!(taken, Err(OutOfMemory::Pod(Exceeded::Node { .. }))) {
+            break;
         }
     }
     taken.inspect_err(|_| control.give_memory(bytes))
