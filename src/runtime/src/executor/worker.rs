@@ -113,7 +113,15 @@ pub(super) struct Desk {
     group: Option<GroupId>,
     /// The turn that goes on.
     turn: Option<Begun>,
-    overstays: bool,
+    /// Why that has made room for others.
+    away: Option<Away>,
+}
+
+/// Why a turn is away. What the seat says may be ahead of what was counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Away {
+    Waits,
+    Overstays,
 }
 
 /// A turn that goes on.
@@ -126,7 +134,7 @@ struct Begun {
 
 impl Desk {
     fn new(seat: Seat) -> Desk {
-        Desk { seat, clock: None, group: None, turn: None, overstays: false }
+        Desk { seat, clock: None, group: None, turn: None, away: None }
     }
 
     /// Whether its turn should have ended, and has not.
@@ -323,11 +331,12 @@ impl State {
     /// With a tick, those that have waited for a disk for a whole one make room for others, and those that overstay.
     pub(super) fn see_who_waits(&mut self, ticks: u64, now: Nanos) {
         for desk in &mut self.seats {
-            let Some(group) = desk.group.filter(|_| !desk.overstays) else { continue };
+            let Some(group) = desk.group.filter(|_| desk.away.is_none()) else { continue };
             if desk.seat.leaves(ticks) {
+                desk.away = Some(Away::Waits);
                 self.queue.leave(group, now);
             } else if desk.overstays(ticks) {
-                desk.overstays = true;
+                desk.away = Some(Away::Overstays);
                 self.queue.overstays(group, now);
             } else {
                 continue;
@@ -341,7 +350,7 @@ impl State {
     fn turn_ends(&mut self, seat: usize, group: GroupId, now: Nanos) {
         let desk = &mut self.seats[seat];
         desk.turn = None;
-        if std::mem::take(&mut desk.overstays) {
+        if desk.away.take_if(|away| *away == Away::Overstays).is_some() {
             self.blocked -= 1;
             self.active += 1;
             self.queue.has_overstayed(group, now);
@@ -352,7 +361,9 @@ impl State {
     fn come_back(&mut self, seat: &Seat, now: Nanos) {
         self.blocked -= 1;
         self.active += 1;
-        let group = self.seats[seat.number].group.expect("who was away has a turn");
+        let desk = &mut self.seats[seat.number];
+        desk.away = None;
+        let group = desk.group.expect("who was away has a turn");
         self.queue.back(group, now);
     }
 }
@@ -410,5 +421,51 @@ impl Inner {
         drop(state);
         drop((tasks, queued));
         io
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::queue::RunQueue;
+    use super::*;
+
+    /// A turn has waited for a disk for long, and is seen in the moment before it takes its place again.
+    #[test]
+    fn a_turn_makes_room_once() {
+        let mut state = State {
+            queue: RunQueue::new(),
+            tasks: Vec::new(),
+            free: Vec::new(),
+            seats: Vec::new(),
+            free_seats: Vec::new(),
+            active: 0,
+            blocked: 0,
+            parked: 0,
+            called: 0,
+            total: 0,
+            short: 0,
+            clock: Clock::Parked,
+            stopped: false,
+            io: None,
+        };
+        let (seat, group) = (state.seat(), state.queue.add(0, None, 0));
+        let clock = ThreadClock::of_this_thread();
+        while clock.and_then(ThreadClock::nanos).unwrap() < OVERSTAYED {}
+        let desk = &mut state.seats[seat.number];
+        (desk.clock, desk.group, desk.turn) = (clock, Some(group), Some(Begun { ticks: 0, told: Some(0) }));
+
+        seat.waits.store(1, Ordering::Relaxed);
+        state.see_who_waits(5, 0);
+        assert_eq!((state.active, state.blocked), (0, 1));
+        seat.waits.store(HERE, Ordering::Relaxed);
+        state.see_who_waits(6, 0);
+        assert_eq!((state.active, state.blocked), (0, 1));
+        state.come_back(&seat, 0);
+        assert_eq!((state.active, state.blocked), (1, 0));
+        // Back at its place, it overstays.
+        state.see_who_waits(7, 0);
+        assert_eq!((state.active, state.blocked), (0, 1));
+        state.turn_ends(seat.number, group, 0);
+        assert_eq!((state.active, state.blocked), (1, 0));
     }
 }
