@@ -40,7 +40,7 @@ pub(crate) async fn connect(
     caller: End,
 ) -> Result<Stream, NetworkError> {
     let permit = match share {
-        Some(share) => Some(share.take().ok_or(NetworkError::Limit("connections to the outside"))?),
+        Some(share) => Some(share.take().ok_or_else(|| NetworkError::Limit(share.purpose()))?),
         None => None,
     };
     let dialled = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(to)).await;

@@ -107,7 +107,7 @@ pub const DOOR_CONNECTIONS: usize = 65_536;
 /// The same for one pod.
 pub const EGRESS_CONNECTIONS_PER_POD: usize = 512;
 
-/// Connections one NodePort carries at a time. Beyond it new ones wait in the kernel's backlog.
+/// Connections one NodePort carries at a time. Beyond it new ones wait, all but one in the kernel's backlog.
 pub const NODE_PORT_CONNECTIONS: usize = 2048;
 
 /// The longest pause between two tries to open a NodePort that somebody else holds.

@@ -33,7 +33,8 @@ const KERNEL_BACKLOG: i32 = 1024;
 /// The first pause between tries to open a port; it doubles up to [`NODE_PORT_RETRY_MAX`].
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 
-/// The pause after the kernel refused to hand out a connection (usually: no descriptors left).
+/// The pause after the kernel refused to hand out a connection (usually: no descriptors left), and until it is looked
+/// again whether there is a place for one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A port of the node's address that a service wants and does not have. It is tried again until it does.
@@ -290,12 +291,15 @@ impl Target {
 pub(crate) async fn serve(fabric: &Arc<Fabric>, listener: &TcpListener, target: &Target) {
     let connections = fabric.doors().share(NODE_PORT_CONNECTIONS);
     loop {
-        let Some(permit) = connections.take() else {
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-            continue;
-        };
         match listener.accept().await {
             Ok((client, from)) => {
+                // Only now: a port that nobody uses has no place of those that all ports share.
+                let permit = loop {
+                    match connections.take() {
+                        Some(permit) => break permit,
+                        None => tokio::time::sleep(ACCEPT_PAUSE).await,
+                    }
+                };
                 let (fabric_of_task, target) = (Arc::clone(fabric), target.clone());
                 fabric.spawn_detached(async move {
                     proxy(&fabric_of_task, client, from, &target).await;
@@ -335,5 +339,40 @@ async fn proxy(fabric: &Arc<Fabric>, client: TcpStream, from: SocketAddr, target
             tracing::debug!(%from, %error, "a connection through the host was refused");
             let _ = client.set_zero_linger();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+    use crate::Config;
+
+    #[tokio::test]
+    async fn a_port_that_nobody_uses_has_no_place() {
+        let fabric = Fabric::build(Config::default());
+        let listener = listen((Ipv4Addr::LOCALHOST, 0).into()).expect("a port");
+        let address = listener.local_addr().expect("bound");
+        // Of no service: who comes is told so.
+        let target = Target::Service((1, Protocol::Tcp));
+        let mut served = pin!(serve(&fabric, &listener, &target));
+        tokio::select! {
+            biased;
+            () = &mut served => {}
+            () = std::future::ready(()) => {}
+        }
+        assert_eq!(fabric.doors().held(), 0);
+        let client = async {
+            let mut client = TcpStream::connect(address).await.expect("it listens");
+            client.read(&mut [0]).await.expect_err("a reset")
+        };
+        let told = tokio::select! {
+            () = &mut served => None,
+            told = tokio::time::timeout(Duration::from_secs(10), client) => told.ok(),
+        };
+        assert_eq!(told.map(|error| error.kind()), Some(io::ErrorKind::ConnectionReset));
     }
 }

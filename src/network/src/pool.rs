@@ -46,6 +46,12 @@ impl Pool {
         Pool::new(purpose, (usize::try_from(limit).unwrap_or(usize::MAX) / part).min(most))
     }
 
+    /// How many are held.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> usize {
+        self.held.load(Relaxed)
+    }
+
     /// Somebody who may hold `most` of them, as long as enough are free.
     pub(crate) fn share(self: &Arc<Self>, most: usize) -> Share {
         Share { pool: Arc::clone(self), most, held: Arc::default() }
@@ -53,6 +59,11 @@ impl Pool {
 }
 
 impl Share {
+    /// What its places are, in the plural.
+    pub(crate) fn purpose(&self) -> &'static str {
+        self.pool.purpose
+    }
+
     /// Takes a place; `None` if this user has its part.
     pub(crate) fn take(&self) -> Option<Permit> {
         let permit = Permit { pool: Arc::clone(&self.pool), share: Arc::clone(&self.held) }; // gives back, too
@@ -109,7 +120,7 @@ mod tests {
         }
         assert_eq!((each, of_late.len()), expected);
         drop((held, of_late));
-        assert_eq!(pool.held.load(Relaxed), 0);
+        assert_eq!(pool.held(), 0);
     }
 
     #[test]

@@ -199,7 +199,7 @@ impl Outside {
         to: SocketAddr,
         mailbox: &Arc<Mailbox>,
     ) -> Result<Outside, NetworkError> {
-        let permit = egress.take().ok_or(NetworkError::Limit("connections to the outside"))?;
+        let permit = egress.take().ok_or_else(|| NetworkError::Limit(egress.purpose()))?;
         let socket = {
             let _runtime = fabric.enter();
             bind_udp(SocketAddr::new(wildcard(to.ip()), 0))
