@@ -56,18 +56,27 @@ pub(super) async fn resolve(
 pub(crate) struct Pace(Mutex<Option<Instant>>);
 
 impl Pace {
-    /// Waits for this question's turn.
+    /// Waits for this question's turn. Who goes away before has taken none.
     async fn turn(&self) {
+        while let Err(until) = self.take() {
+            sleep_until(until).await;
+        }
+    }
+
+    /// Takes a turn, or says when there may be one.
+    fn take(&self) -> Result<(), Instant> {
         let interval = Duration::from_secs(1) / QUESTIONS_PER_SECOND;
+        let mut next = self.0.lock();
         let now = Instant::now();
-        let due = {
-            let mut next = self.0.lock();
-            let due = next.filter(|due| *due > now).unwrap_or(now);
-            *next = Some(due + interval);
-            due
-        };
+        let due = next.filter(|due| *due > now).unwrap_or(now);
         // What is due later than a burst from now waits for the rest.
-        sleep_until(due.checked_sub(interval * QUESTIONS_AT_ONCE).unwrap_or(now)).await;
+        match due.checked_sub(interval * QUESTIONS_AT_ONCE) {
+            Some(until) if until > now => Err(until),
+            _ => {
+                *next = Some(due + interval);
+                Ok(())
+            }
+        }
     }
 }
 
@@ -150,6 +159,9 @@ async fn over_tcp(pod: &PodStack, server: SocketAddr, query: &Message, bytes: &[
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -162,6 +174,10 @@ mod tests {
         };
         asked(QUESTIONS_AT_ONCE).await;
         assert_eq!(began.elapsed(), Duration::ZERO);
+        // However many go away while they wait, the others are not later for it.
+        let mut cx = Context::from_waker(Waker::noop());
+        let at_once = (0..1_000).filter(|_| pin!(pace.turn()).poll(&mut cx).is_ready());
+        assert_eq!(at_once.count(), 1, "the burst's last");
         asked(3 * QUESTIONS_PER_SECOND).await;
         let took = began.elapsed();
         assert!((2_900..=3_100).contains(&took.as_millis()), "{took:?}");
