@@ -131,6 +131,15 @@ impl State {
         Ok(http.view(&mut self.table))
     }
 
+    /// A request of `wasi:http` is over, and another may come.
+    ///
+    /// # Errors
+    /// If what is kept of it is more than the container or its pod may hold.
+    pub(crate) fn http_settles(&mut self) -> wasmtime::Result<()> {
+        let http = self.http.as_mut().expect("only components are asked");
+        http.settle(&mut self.table, &mut self.limiter)
+    }
+
     /// For the hosts of `wasi:filesystem`.
     pub(crate) fn files(&mut self) -> FilesView<'_> {
         FilesView { table: &mut self.table, files: &mut self.files }

@@ -19,9 +19,10 @@ use super::connection::Connection;
 use super::errors;
 use super::factory::{Full, Instance, MakeError};
 use super::io::Busy;
-use super::memory::fields_bytes;
+use super::memory::{charged, fields_bytes};
 use super::metrics::InFlight;
 use super::server::Server;
+use crate::limiter::Held;
 
 /// Seconds after which a client that was turned away may try again.
 const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
@@ -85,7 +86,7 @@ pub(super) async fn answer(
         // Its answer would come on top of earlier ones that have not left, without end.
         poll_fn(|cx| connection.account.poll_sent(cx)).await;
     }
-    let paid = match server.requests.begin(bytes_of(&request)) {
+    let (paid, ahead) = match pay(&server, &request) {
         Ok(paid) => paid,
         Err(unpaid) => return from_node(&server, &unpaid.into(), None, version, flight, busy),
     };
@@ -93,7 +94,7 @@ pub(super) async fn answer(
     let no_body = request.method() == Method::HEAD;
     let answered = tokio::select! {
         biased;
-        answered = guest_answer(&server, &connection, request) => answered,
+        answered = guest_answer(&server, &connection, request, (&paid, ahead)) => answered,
         () = deadline.passed() => Err(Refusal::Late),
     };
     let response = match answered {
@@ -109,13 +110,15 @@ pub(super) async fn answer(
     }
 }
 
-/// What a request makes the node hold: its head, and what comes ahead of its body.
-fn bytes_of(request: &Request<Incoming>) -> u64 {
+/// Pays for what a request makes the node hold: its head, and what comes ahead of its body, if it has one.
+fn pay(server: &Server, request: &Request<Incoming>) -> Result<(Arc<Paid>, Option<Held>), Unpaid> {
     let uri = request.uri();
     let path = uri.path_and_query().map_or(0, |path| path.as_str().len());
     let authority = uri.authority().map_or(0, |authority| authority.as_str().len());
-    let body = if request.body().is_end_stream() { 0 } else { BODY_AHEAD };
-    fields_bytes(request.headers()) + (path + authority) as u64 + u64::from(body)
+    let paid = server.requests.begin(fields_bytes(request.headers()) + (path + authority) as u64)?;
+    let has_body = !request.body().is_end_stream();
+    let ahead = has_body.then(|| server.requests.lend(BODY_AHEAD.into())).transpose()?;
+    Ok((paid, ahead))
 }
 
 /// Has a guest begin its answer.
@@ -123,13 +126,19 @@ async fn guest_answer(
     server: &Arc<Server>,
     connection: &Connection,
     mut request: Request<Incoming>,
+    (paid, ahead): (&Arc<Paid>, Option<Held>),
 ) -> Result<Response<GuestBody>, Refusal> {
     check(connection, &mut request)?;
     let permit = server.gate.enter().await.map_err(|_| Refusal::Line)?;
     let instance = instance(server).await?;
     let (sender, mut head) = oneshot::channel();
-    let request = request.map(|body| body.map_err(|error| errors::of_request(&error)).boxed_unsync());
-    let mut run = Some(Run::new(instance.handle(request, sender), Arc::clone(server), permit));
+    let request = request.map(|body| {
+        let body = body.map_err(|error| errors::of_request(&error)).boxed_unsync();
+        // As long as it lives, which is the guest's to say.
+        ahead.into_iter().fold(body, charged)
+    });
+    let held = (permit, Arc::clone(paid));
+    let mut run = Some(Run::new(instance.handle(request, sender), Arc::clone(server), held));
     let mut failed = None;
     poll_fn(|cx| {
         if let Some(running) = &mut run
@@ -221,7 +230,7 @@ fn from_guest(
 fn from_node(
     server: &Server,
     refusal: &Refusal,
-    paid: Option<Paid>,
+    paid: Option<Arc<Paid>>,
     version: Version,
     mut flight: InFlight,
     busy: Busy,

@@ -11,7 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 use wasmtime_wasi_http::{Error, WasiBody};
 
-use super::charge::Leaving;
+use super::charge::{Leaving, Paid};
 use super::factory::{Full, Instance};
 use super::io::Busy;
 use super::metrics::InFlight;
@@ -19,6 +19,8 @@ use super::server::Server;
 
 /// A guest at its request. It runs while it is polled; dropping it ends its instance.
 pub(super) struct Run {
+    /// For the request, which the guest may have until it returns, however early it answers.
+    paid: Option<Arc<Paid>>,
     guest: Pin<Box<dyn Future<Output = wasmtime::Result<Instance>> + Send>>,
     server: Arc<Server>,
     _permit: OwnedSemaphorePermit,
@@ -32,9 +34,9 @@ impl Run {
     pub(super) fn new(
         guest: impl Future<Output = wasmtime::Result<Instance>> + Send + 'static,
         server: Arc<Server>,
-        permit: OwnedSemaphorePermit,
+        (permit, paid): (OwnedSemaphorePermit, Arc<Paid>),
     ) -> Run {
-        Run { guest: Box::pin(guest), server, _permit: permit }
+        Run { paid: Some(paid), guest: Box::pin(guest), server, _permit: permit }
     }
 }
 
@@ -43,6 +45,7 @@ impl Future for Run {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let result = ready!(self.guest.as_mut().poll(cx));
+        self.paid = None;
         Poll::Ready(self.server.returned(result))
     }
 }

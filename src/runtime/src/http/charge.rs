@@ -3,9 +3,9 @@
 //!
 //! ```text
 //!   connection ── Account: nothing for one that does little; its buffers when they grow, until it ends
-//!       request ── Paid: one of REQUESTS, its head, what comes ahead of its body ─┐
-//!           answer ── Leaving: that, and in HTTP/2 its own head ──────────────────┴─▶ given back when the last of it left
-//!               body ── what waits in it (see `memory`), piece by piece
+//!       request ── Paid: one of REQUESTS, its head ───────────────┬─▶ given back when the guest has returned, too
+//!           answer ── Leaving: that, and in HTTP/2 its own head ──┴─▶ given back when the last of it left
+//!               bodies ── what waits in them (see `memory`), piece by piece
 //! ```
 //!
 //! Of an answer in HTTP/1.1 nothing is kept but its connection's buffer, which its [`Account`] pays. In HTTP/2 heads,
@@ -111,11 +111,16 @@ impl Requests {
         Arc::new(Requests { purse, most, here: AtomicUsize::new(0) })
     }
 
-    /// A request has come, with so many bytes.
-    pub(super) fn begin(self: &Arc<Self>, bytes: u64) -> Result<Paid, Unpaid> {
+    /// A request has come, with so many bytes of its head.
+    pub(super) fn begin(self: &Arc<Self>, bytes: u64) -> Result<Arc<Paid>, Unpaid> {
         let place = Here::take(self).ok_or(Unpaid::Many)?;
-        let held = self.purse.lend(REQUEST_BYTES.saturating_add(bytes));
-        Ok(Paid { _held: held.map_err(|error| Unpaid::Memory((&error).into()))?, here: place })
+        let held = self.lend(REQUEST_BYTES.saturating_add(bytes))?;
+        Ok(Arc::new(Paid { _held: held, here: place }))
+    }
+
+    /// So many bytes may come ahead of its body.
+    pub(super) fn lend(&self, bytes: u64) -> Result<Held, Unpaid> {
+        self.purse.lend(bytes).map_err(|error| Unpaid::Memory((&error).into()))
     }
 }
 
@@ -143,7 +148,7 @@ pub(super) struct Paid {
 
 /// What is held until the last of an answer has left.
 pub(super) struct Leaving {
-    paid: Paid,
+    paid: Arc<Paid>,
     /// For its head.
     _head: Option<Held>,
     /// Whether it waits in a queue of HTTP/2.
@@ -156,7 +161,7 @@ impl Leaving {
     /// # Errors
     /// If there is no memory left for its head.
     pub(super) fn new(
-        paid: Paid,
+        paid: Arc<Paid>,
         version: Version,
         head: &HeaderMap,
         account: &Account,
@@ -173,7 +178,7 @@ impl Leaving {
     }
 
     /// The same for one of the node's own, whose head is small.
-    pub(super) fn plain(paid: Paid, version: Version) -> Arc<Leaving> {
+    pub(super) fn plain(paid: Arc<Paid>, version: Version) -> Arc<Leaving> {
         Arc::new(Leaving { paid, _head: None, queued: version >= Version::HTTP_2 })
     }
 

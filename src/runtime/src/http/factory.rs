@@ -130,6 +130,14 @@ impl Factory {
 }
 
 impl Instance {
+    /// It has returned from a request, and may get another.
+    ///
+    /// # Errors
+    /// If what it keeps of the request cannot be paid for.
+    pub(super) fn settle(&mut self) -> wasmtime::Result<()> {
+        self.store.data_mut().http_settles()
+    }
+
     /// Has the guest handle a request, and gives the instance back when it has returned. The answer's head goes to
     /// `head` before, if the guest gives one.
     ///

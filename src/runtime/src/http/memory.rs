@@ -3,7 +3,8 @@
 //!
 //! A body is charged with all that can wait in it, for as long as it lives, which may be longer than its guest. For
 //! the rest the functions that let it grow are replaced by ones that count: growth is added up, and now and then what
-//! is really there is looked through. Until then a guest pays for a little more than it has.
+//! is really there is looked through. Until then a guest pays for a little more than it has. What an instance keeps of
+//! its requests when they are over is looked through before it gets another.
 
 use std::any::Any;
 use std::pin::Pin;
@@ -17,12 +18,15 @@ use http_body_util::BodyExt;
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Linker, LinkerInstance, Resource, ResourceTable};
 use wasmtime_wasi_http::p2::bindings::http::types as types2;
-use wasmtime_wasi_http::p2::types::{HostIncomingResponse, HostOutgoingRequest, HostOutgoingResponse};
+use wasmtime_wasi_http::p2::body::{HostFutureTrailers, HostIncomingBody};
+use wasmtime_wasi_http::p2::types::{
+    HostIncomingRequest, HostIncomingResponse, HostOutgoingRequest, HostOutgoingResponse,
+};
 use wasmtime_wasi_http::p3::bindings::http::types as types3;
 use wasmtime_wasi_http::{Error, FieldMap, WasiBody, p3};
 
 use super::charge::held_by;
-use super::config::H2_SEND_BYTES;
+use super::config::{H2_SEND_BYTES, READ_BYTES};
 use crate::limiter::{Held, Limiter};
 use crate::state::State;
 
@@ -55,6 +59,8 @@ pub(super) struct Heads {
     /// How far they may grow until they are looked through again; more than [`FREE`] is charged.
     room: u64,
     held: Option<Held>,
+    /// For what is kept of earlier requests.
+    kept: Option<Held>,
 }
 
 impl Heads {
@@ -87,6 +93,35 @@ impl Heads {
         };
         limiter.resize(held, all.saturating_add(self.room))
     }
+
+    /// A request is over, and another may come: what is still there of it, and of answers to the guest's own, is from
+    /// now on paid for like the buffers of the connections that it came in, which it keeps.
+    ///
+    /// # Errors
+    /// If that is more than the container or its pod may hold.
+    pub(super) fn settle(
+        &mut self,
+        table: &mut ResourceTable,
+        limiter: &mut Limiter,
+    ) -> wasmtime::Result<()> {
+        let kept = table.iter_mut().map(|entry| u64::from(has_come(entry))).sum::<u64>() * READ_BYTES;
+        match &mut self.kept {
+            None if kept == 0 => Ok(()),
+            None => limiter.resize(self.kept.insert(limiter.lend(0)?), kept),
+            Some(held) => limiter.resize(held, kept),
+        }
+    }
+}
+
+/// Whether an entry of the resource table may hold what came on a connection.
+fn has_come(entry: &(dyn Any + Send)) -> bool {
+    entry.is::<HostIncomingRequest>()
+        || entry.is::<HostIncomingResponse>()
+        || entry.is::<HostIncomingBody>()
+        || entry.is::<HostFutureTrailers>()
+        || entry.is::<FieldMap>()
+        || entry.is::<p3::Request>()
+        || entry.is::<p3::Response>()
 }
 
 /// What an entry of the resource table takes for its head.

@@ -26,7 +26,8 @@
 //! | connections that do little | 1,024 (`CONNECTIONS`) of 32 KiB: 32 MiB | nobody |
 //! | connections of HTTP/2 | 384 KiB (`H2_CONNECTION_BYTES`) each, which the refusals of 100 streams are part of | the container |
 //! | connections that receive or send much | 128 KiB (`READ_BYTES`), and what waits to be sent at once | the container |
-//! | requests, with those whose answer has not left | 2,048 (`REQUESTS`) of 4 KiB, their heads, 64 KiB with a body | the container |
+//! | requests, until their guest has returned and their answer left | 2,048 (`REQUESTS`) of 4 KiB, their heads, 64 KiB while a body lasts | the container |
+//! | what an instance keeps of earlier ones | 128 KiB (`READ_BYTES`) for each | the container, or it gets no other |
 //! | answers | heads and trailers of 128 KiB, and 48 KiB (`BODY_BYTES`) while a body lasts | the container |
 //!
 //! So a handler's clients make the node hold no more than its memory limit and 32 MiB. Pieces of an HTTP/2 body are
@@ -129,6 +130,18 @@ impl Http {
         limiter: &mut Limiter,
     ) -> wasmtime::Result<()> {
         self.hooks.heads.grow(bytes, table, limiter)
+    }
+
+    /// A request is over, and another may come.
+    ///
+    /// # Errors
+    /// If what is kept of it is more than the container or its pod may hold.
+    pub(crate) fn settle(
+        &mut self,
+        table: &mut ResourceTable,
+        limiter: &mut Limiter,
+    ) -> wasmtime::Result<()> {
+        self.hooks.heads.settle(table, limiter)
     }
 
     /// For the hosts of `wasi:http`.

@@ -32,9 +32,9 @@ impl Pool {
         self.idle.take(|_| true)
     }
 
-    /// Keeps an instance for its next request, if it may have one.
-    pub(super) fn give(&self, instance: Instance) {
-        if instance.requests < self.reuse {
+    /// Keeps an instance for its next request, if it may have one and can pay for what it keeps of others.
+    pub(super) fn give(&self, mut instance: Instance) {
+        if instance.requests < self.reuse && instance.settle().is_ok() {
             self.idle.give(instance);
         }
     }

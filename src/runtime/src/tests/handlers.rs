@@ -72,6 +72,15 @@ impl Served {
     ) -> Served {
         let digest = format!("example:{guest}");
         let program = bench.runtime.prepare(&digest, &example(guest), "test").await.unwrap();
+        Served::program(program, bench, config, change)
+    }
+
+    pub(super) fn program(
+        program: Arc<Program>,
+        bench: Bench,
+        config: HttpConfig,
+        change: impl FnOnce(&mut ContainerSpec),
+    ) -> Served {
         let output = Arc::new(Capture::default());
         let mut spec = bench.spec(&output);
         change(&mut spec);

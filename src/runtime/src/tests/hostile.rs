@@ -12,7 +12,7 @@
 //! | log floods | `a_flood_of_output_waits_for_its_reader` | `lifecycle: a_guest_waits_for_whoever_reads_its_output`, `node: a_flood_becomes_a_stream` |
 //! | memory and table growth | `tables_are_memory`, `contexts_are_memory`, `misdeeds_are_contained` | `lifecycle: memory_has_a_hard_limit`, `vfs: the_pod_pays_for_what_is_held` |
 //! | a neighbour's places | `who_has_many_tables_takes_many_places` | `places: what_needs_more_takes_more`, `places: a_handler_leaves_places_for_others` |
-//! | requests that never leave | `requests_that_never_leave_are_memory` | |
+//! | requests that never leave, or are kept | `requests_that_never_leave_are_memory`, `requests_that_are_kept_are_memory` | |
 //! | deep recursion | `deep_components_are_refused` | `lifecycle: deep_recursion_is_a_trap` |
 //! | tight loops | `tight_loops_delay_nobody_and_can_be_killed` | `lifecycle: killing_ends_a_guest_wherever_it_is`, `spinning_guests_share_their_threads` |
 //! | poll storms | `poll_storms_can_be_killed`, `lists_are_bounded` | `network: WAITERS` |

@@ -1,7 +1,12 @@
 //! Attacks through `wasi:http` of 0.2, by components written for each. The table of attacks is in
 //! [`hostile`](super::hostile).
 
+use http::StatusCode;
+
+use super::handlers::{Served, ask, request};
 use super::*;
+use crate::HttpConfig;
+use crate::http::READ_BYTES;
 
 /// What a request is made of.
 const INTERFACES: &str = r#"
@@ -109,5 +114,48 @@ async fn requests_that_never_leave_are_memory() {
     let of_pod = |spec: &mut ContainerSpec| spec.budget = Arc::clone(&pod);
     let (exit, _) = bench.run(&component(2_000, &format!("{REQUEST}{BODY}")), of_pod).await;
     assert!(matches!(exit, Exit::PodOutOfMemory { .. }), "{exit:?}");
+    assert_eq!(pod.used(), 0);
+}
+
+/// A handler that lets go of nothing that it is given, and answers nothing.
+const KEEPER: &str = r#"(component
+    (import "wasi:http/types@0.2.0" (instance $types
+        (export "incoming-request" (type (sub resource)))
+        (export "response-outparam" (type (sub resource)))))
+    (alias export $types "incoming-request" (type $request))
+    (alias export $types "response-outparam" (type $out))
+    (core module $main (func (export "handle") (param i32 i32)))
+    (core instance $main (instantiate $main))
+    (func $handle (param "request" (own $request)) (param "response-out" (own $out))
+        (canon lift (core func $main "handle")))
+    (instance (export "wasi:http/incoming-handler@0.2.0") (export "handle" (func $handle))))"#;
+
+/// An instance that is used again pays for what it keeps of its requests, and gets no other when it cannot.
+#[tokio::test]
+async fn requests_that_are_kept_are_memory() {
+    let bench = Bench::new();
+    let (program, pod) = (bench.prepare(KEEPER).await.unwrap(), Budget::new(None));
+    let limit = |spec: &mut ContainerSpec| {
+        spec.memory_limit = Some(4 * MIB);
+        spec.budget = Arc::clone(&pod);
+    };
+    let served = Served::program(program, bench, HttpConfig { reuse: 1_000, ..HttpConfig::default() }, limit);
+    let mut client = served.client().await;
+    let most = 4 * MIB / READ_BYTES;
+    let mut made = 0;
+    for asked in 1..=2 * most {
+        let (status, _, text) = ask(&mut client, request("/")).await;
+        assert_eq!(
+            (status, text.as_str()),
+            (StatusCode::INTERNAL_SERVER_ERROR, "the handler gave no answer\n")
+        );
+        let usage = served.container.usage();
+        let http = usage.http.unwrap();
+        assert!(http.instances == 0 || usage.memory >= READ_BYTES, "request {asked}: {usage:?}");
+        made = http.instances_made;
+    }
+    assert!(made > 1, "one cannot pay for all of them");
+    served.container.kill();
+    assert_eq!(ended(&served.container).await, Exit::Killed);
     assert_eq!(pod.used(), 0);
 }
