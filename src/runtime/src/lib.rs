@@ -15,10 +15,10 @@
 //! same network. It must never give a guest anything of the host: no file, no socket, no environment, no thread of
 //! the control plane. Guests run on an executor of their own (`executor`: weights, quotas, accounting), below the
 //! control plane's priority, and what they can make the host hold is bounded by the constants of [`limits`] and by
-//! their pod's and node's budgets: memories, tables and contexts of instances, requests and bodies of `wasi:http` and answers
-//! that nobody has read yet count as their container's memory, and so do connections of who asks a handler as soon as
-//! they hold more than a few kilobytes (the table of what that comes to is in `http`); descriptors, sockets and streams
-//! are counted. Whoever takes more of the engine's pool than an ordinary container takes more of its places, and a
+//! their pod's and node's budgets: memories, tables and contexts of instances, requests and bodies of `wasi:http` and
+//! answers that nobody has read yet count as their container's memory, and so do connections of who asks a handler as
+//! soon as they hold more than a few kilobytes (the table of what that comes to is in `http`); descriptors, sockets and
+//! streams are counted. Whoever takes more of the engine's pool than an ordinary container takes more of its places, and a
 //! handler, which takes a place for each request, leaves a quarter of them to others (`places`). Whom the engine has no
 //! room for after all ends as [`Exit::Exhausted`].
 

@@ -84,8 +84,8 @@ impl Volume {
     }
 
     /// As [`Volume::host`] without a limit, where open files and folders count as those of the pod with this share, and
-    /// the directory `hidden` is not shown to anybody: what leads into
-    /// it is [`VfsError::Access`], wherever in the volume it is found. It need not exist, nor be in the volume.
+    /// the directory `hidden` is not shown to anybody: what leads into it is [`VfsError::Access`], wherever in the
+    /// volume it is found. It need not exist, nor be in the volume.
     ///
     /// # Errors
     /// As [`Volume::host`]; [`VfsError::Access`] for a directory in `hidden`.
@@ -94,8 +94,8 @@ impl Volume {
     }
 
     /// As [`Volume::host`], where what it holds is counted, with or without a limit, and the pod's own, as its open
-    /// files are: a write beyond what the pod may keep on disk in all such volumes is [`VfsError::NoSpace`], too; so is a name
-    /// beyond its part of those that the disk has room for.
+    /// files are: a write beyond what the pod may keep on disk in all such volumes is [`VfsError::NoSpace`], too; so is
+    /// a name beyond its part of those that the disk has room for.
     ///
     /// # Errors
     /// As [`Volume::host`].

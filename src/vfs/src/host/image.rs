@@ -19,7 +19,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use super::errno::{from_errno, from_io};
 use super::handles::{Handles, Permit};
 use super::listing::{self, Listing as HostListing};
-use super::{LOOK, kind, listing as all_of, reread};
+use super::{LOOK, kind, listing as all_of, open_directory, reread};
 use crate::clock::Stamp;
 use crate::error::VfsError;
 use crate::quota::Quota;
@@ -90,14 +90,8 @@ impl ImageTree {
 
     /// As [`ImageTree::open`], where so many bytes of names are remembered.
     pub(super) fn remembering(dir: &Path, handles: Handles, most: usize) -> Result<ImageTree, VfsError> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = File::from(rustix::fs::open(dir, flags, Mode::empty()).map_err(from_errno)?);
-        Ok(ImageTree {
-            device: next_device(),
-            index: Index::of(root, most)?,
-            handles,
-            quota: Quota::new(None),
-        })
+        let index = Index::of(open_directory(dir)?, most)?;
+        Ok(ImageTree { device: next_device(), index, handles, quota: Quota::new(None) })
     }
 }
 
