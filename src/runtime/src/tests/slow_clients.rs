@@ -2,6 +2,7 @@
 //! of attacks is in [`hostile`](super::hostile).
 
 use coracle_network::Stream;
+use coracle_network::limits::STREAM_WINDOW;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::handlers::{Served, both};
@@ -195,9 +196,9 @@ async fn a_slow_reader_takes_as_much_memory_as_at_first() {
     let (mut most, mut least, mut read) = (0, u64::MAX, 0);
     let mut buffer = vec![0; MIB as usize];
     for _ in 0..8 {
-        // The guest has come to a stop.
-        let mut before = u64::MAX;
-        while before != served.pod.usage().sent {
+        // The guest has come to a stop: what may be under way is, and no more comes.
+        let mut before = 0;
+        while before < read + STREAM_WINDOW as u64 || before != served.pod.usage().sent {
             before = served.pod.usage().sent;
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
