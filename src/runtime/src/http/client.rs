@@ -22,6 +22,7 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 use super::connect::{Target, Trust, connect};
 use super::errors;
 use super::idle::Idle;
+use super::memory::let_go_of_buffer;
 use super::tasks::{Phase, Tasks};
 use crate::limiter::Purse;
 use crate::run::{Control, Traffic};
@@ -105,7 +106,7 @@ impl Client {
         let mut request = request.map(|body| Question { body, _permit: Arc::clone(&permit) });
         *request.uri_mut() = path_of(request.uri());
         let first_byte = options.first_byte_timeout.unwrap_or(PATIENCE);
-        let (response, sender) = loop {
+        let (mut response, sender) = loop {
             let (mut sender, kept) = match self.kept(&target) {
                 Some(sender) => (sender, true),
                 None => {
@@ -126,6 +127,7 @@ impl Client {
             }
         };
         let patience = options.between_bytes_timeout.unwrap_or(PATIENCE);
+        let_go_of_buffer(response.headers_mut());
         Ok(response.map(|body| {
             let back = Some((Arc::downgrade(self), (target, sender)));
             let mut answer = AnswerBody { body, patience, timer: None, back, permit };

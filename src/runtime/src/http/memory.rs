@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use wasmtime::StoreContextMut;
@@ -159,6 +159,16 @@ pub(super) fn fields_bytes(fields: &HeaderMap) -> u64 {
 
 fn field_bytes(name: &str, value: &[u8]) -> u64 {
     (name.len() + value.len()) as u64 + FIELD_BYTES
+}
+
+/// Values as they come are parts of the buffer of their connection, which is larger than what is counted for them: who
+/// keeps one would keep all of that. From now on each is its own.
+pub(super) fn let_go_of_buffer(fields: &mut HeaderMap) {
+    for value in fields.values_mut() {
+        if let Ok(own) = HeaderValue::from_bytes(value.as_bytes()) {
+            *value = own;
+        }
+    }
 }
 
 /// Puts functions that count in place of those that do not.
@@ -331,5 +341,21 @@ impl Body for Charged {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_keeps_fields_keeps_no_buffer() {
+        let buffer = Bytes::from(b"a: one\r\na: two\r\n".to_vec());
+        let values = [3..6, 11..14].map(|at| HeaderValue::from_maybe_shared(buffer.slice(at)).unwrap());
+        let mut fields: HeaderMap = values.map(|value| (http::header::ACCEPT, value)).into_iter().collect();
+        assert!(!buffer.is_unique());
+        let_go_of_buffer(&mut fields);
+        assert!(buffer.is_unique());
+        assert_eq!(fields.get_all(http::header::ACCEPT).iter().collect::<Vec<_>>(), ["one", "two"]);
     }
 }
