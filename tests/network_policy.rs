@@ -91,10 +91,14 @@ fn a_policy_shuts_a_pod_and_another_opens_it() {
     let ips = k("get service web -o jsonpath={.spec.clusterIPs[*]}");
     let ips: Vec<&str> = ips.split(' ').collect();
     let name = "web.default.svc.cluster.local";
+    let address = format!("{} 10.96.0.10", ips[0]);
+    let reverse: Vec<&str> = ips[0].rsplit('.').collect();
+    let reverse = format!("{}.in-addr.arpa\tname = {name}.\n", reverse.join("."));
     for circuit in ["", "-vc "] {
         for (question, answer) in [
             ("-type=A web", format!("Name:\t{name}\nAddress: {}\n", ips[0])),
             ("-type=AAAA web.default", format!("Name:\t{name}\nAddress: {}\n", ips[1])),
+            (address.as_str(), reverse.clone()),
             ("-type=SRV _http._tcp.web", format!("_http._tcp.{name}\tservice = 0 100 80 {name}.\n")),
         ] {
             let server = "Server:\t\t10.96.0.10\nAddress:\t10.96.0.10#53\n\n";

@@ -50,7 +50,7 @@ pub fn nslookup(call: &mut Call) -> Outcome {
         return resolve(name, &mut out);
     }
     if types.is_empty() {
-        types = vec![A, AAAA];
+        types = usual(name);
     }
     let text = fs::read_to_string(call.path("/etc/resolv.conf")).unwrap_or_default();
     let settings = Settings::read(&text);
@@ -83,6 +83,11 @@ pub fn nslookup(call: &mut Call) -> Outcome {
         5 => format!("** server can't find {name}: REFUSED"),
         code => format!("** server can't find {name}: RCODE {code}"),
     }))
+}
+
+/// What is asked where no type is named: the name of an address, the addresses of anything else.
+fn usual(name: &str) -> Vec<u16> {
+    if name.parse::<IpAddr>().is_ok() { vec![PTR] } else { vec![A, AAAA] }
 }
 
 /// What any program of the pod is told by its resolver.
@@ -373,6 +378,14 @@ mod tests {
         check(CONF, "10.96.0.1", &["1.0.96.10.in-addr.arpa"]);
         let v6 = "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa";
         check(CONF, "fd00::1", &[v6]);
+    }
+
+    #[test]
+    fn an_address_is_asked_for_its_name() {
+        for address in ["10.96.0.1", "fd00::1"] {
+            assert_eq!(usual(address), [PTR]);
+        }
+        assert_eq!(usual("web"), [A, AAAA]);
     }
 
     /// An answer to question 7 for `a.b`, with these records behind a pointer to its name.
