@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 
 use super::{Fields, Schedule};
-use crate::duration;
+use crate::{duration, quote::Quoted};
 
 /// The values that a field may have, and names for some of them, from the lowest on.
 struct Bounds {
@@ -142,7 +142,7 @@ fn number(text: &str) -> Result<u64, String> {
                 PosOverflow | NegOverflow => "value out of range",
                 _ => "invalid syntax",
             };
-            Err(format!("failed to parse int from {text}: strconv.Atoi: parsing {text:?}: {why}"))
+            Err(format!("failed to parse int from {text}: strconv.Atoi: parsing {}: {why}", Quoted(text)))
         }
     }
 }
@@ -178,6 +178,10 @@ mod tests {
         check("*/0 * * * *", Err("step of range should be a positive number: */0"));
         check("1-2-3 * * * *", Err("too many hyphens: 1-2-3"));
         check("1/2/3 * * * *", Err("too many slashes: 1/2/3"));
+        check(
+            "\u{1} * * * *",
+            Err("failed to parse int from \u{1}: strconv.Atoi: parsing \"\\x01\": invalid syntax"),
+        );
         check("x * * * *", Err("failed to parse int from x: strconv.Atoi: parsing \"x\": invalid syntax"));
         check(
             "99999999999999999999 * * * *",
