@@ -31,6 +31,11 @@ fn nowhere(_: &str) -> Option<String> {
     None
 }
 
+/// The plan where nodes are in no zone.
+fn look(service: Option<&Service>, pods: &[Arc<Pod>], slices: &[Arc<EndpointSlice>]) -> Plan {
+    plan(&Observed { service, pods, slices, zone: &nowhere, capacity: None })
+}
+
 /// Does what the plan says, as the API would.
 fn apply(slices: &mut Vec<Arc<EndpointSlice>>, plan: Plan, names: &mut usize) {
     for mut new in plan.create {
@@ -54,13 +59,7 @@ fn conditions_tell_ready_serving_and_terminating() {
         service.spec.as_mut().unwrap().publish_not_ready_addresses = Some(eager);
         let mut pod = running(1, ready);
         pod.metadata.deletion_timestamp = going.then(coracle_client::clock::time);
-        let plan = plan(&Observed {
-            service: Some(&service),
-            pods: &[Arc::new(pod)],
-            slices: &[],
-            zone: &nowhere,
-            capacity: None,
-        });
+        let plan = look(Some(&service), &[Arc::new(pod)], &[]);
         let conditions = plan.create[0].endpoints[0].conditions.clone().unwrap();
         (conditions.ready.unwrap(), conditions.serving.unwrap(), conditions.terminating.unwrap())
     };
@@ -98,13 +97,7 @@ fn endpoints_say_where_they_are_and_whom_they_are_for() {
 
 #[test]
 fn slices_are_made_as_kubernetes_makes_them() {
-    let plan = plan(&Observed {
-        service: Some(&web()),
-        pods: &[Arc::new(running(1, true))],
-        slices: &[],
-        zone: &nowhere,
-        capacity: None,
-    });
+    let plan = look(Some(&web()), &[Arc::new(running(1, true))], &[]);
     let text = serde_json::to_value(&plan.create).unwrap();
     let expected = serde_json::json!([{
         "apiVersion": "discovery.k8s.io/v1",
@@ -137,21 +130,11 @@ fn slices_are_made_as_kubernetes_makes_them() {
 fn a_service_without_endpoints_keeps_one_empty_slice() {
     let (mut slices, mut names) = (Vec::new(), 0);
     let service = web();
-    apply(
-        &mut slices,
-        plan(&Observed { service: Some(&service), pods: &[], slices: &[], zone: &nowhere, capacity: None }),
-        &mut names,
-    );
+    apply(&mut slices, look(Some(&service), &[], &[]), &mut names);
     assert_eq!((slices.len(), slices[0].endpoints.len()), (1, 0));
-    let again = plan(&Observed {
-        service: Some(&service),
-        pods: &[],
-        slices: &slices,
-        zone: &nowhere,
-        capacity: None,
-    });
+    let again = look(Some(&service), &[], &slices);
     assert_eq!((again.create.len(), again.update.len(), again.delete.len()), (0, 0, 0));
-    let gone = plan(&Observed { service: None, pods: &[], slices: &slices, zone: &nowhere, capacity: None });
+    let gone = look(None, &[], &slices);
     assert_eq!(gone.delete.len(), 1);
 }
 
@@ -160,32 +143,16 @@ fn one_change_is_one_write() {
     let (mut slices, mut names) = (Vec::new(), 0);
     let service = web();
     let mut pods: Vec<_> = (0..250).map(|index| Arc::new(running(index, true))).collect();
-    apply(
-        &mut slices,
-        plan(&Observed { service: Some(&service), pods: &pods, slices: &[], zone: &nowhere, capacity: None }),
-        &mut names,
-    );
+    apply(&mut slices, look(Some(&service), &pods, &[]), &mut names);
     let sizes: Vec<_> = slices.iter().map(|slice| slice.endpoints.len()).collect();
     assert_eq!(sizes, [100, 100, 50]);
     pods[7] = Arc::new(running(7, false));
-    let change = plan(&Observed {
-        service: Some(&service),
-        pods: &pods,
-        slices: &slices,
-        zone: &nowhere,
-        capacity: None,
-    });
+    let change = look(Some(&service), &pods, &slices);
     assert_eq!((change.create.len(), change.update.len(), change.delete.len()), (0, 1, 0));
     apply(&mut slices, change, &mut names);
     // One goes from a full slice, another comes: it takes its place.
     pods[8] = Arc::new(running(300, true));
-    let change = plan(&Observed {
-        service: Some(&service),
-        pods: &pods,
-        slices: &slices,
-        zone: &nowhere,
-        capacity: None,
-    });
+    let change = look(Some(&service), &pods, &slices);
     assert_eq!((change.create.len(), change.update.len(), change.delete.len()), (0, 1, 0));
 }
 
@@ -200,7 +167,7 @@ proptest! {
         let service = web();
         for step in steps {
             let pods: Vec<_> = step.iter().map(|(index, ready)| Arc::new(running(*index, *ready))).collect();
-            let first = plan(&Observed { service: Some(&service), pods: &pods, slices: &slices, zone: &nowhere, capacity: None });
+            let first = look(Some(&service), &pods, &slices);
             apply(&mut slices, first, &mut names);
             let mut found: BTreeMap<String, bool> = BTreeMap::new();
             for slice in &slices {
@@ -217,7 +184,7 @@ proptest! {
                 .map(|(index, ready)| (format!("10.0.{}.{}", index / 250, index % 250), *ready))
                 .collect();
             prop_assert_eq!(found, expected);
-            let again = plan(&Observed { service: Some(&service), pods: &pods, slices: &slices, zone: &nowhere, capacity: None });
+            let again = look(Some(&service), &pods, &slices);
             prop_assert_eq!((again.create.len(), again.update.len(), again.delete.len()), (0, 0, 0));
         }
     }

@@ -7,8 +7,8 @@
 //! Nothing is planned before the graph has what there is of every kind. And it is a cache: before anything is
 //! deleted the object is read from the API itself, and the deletion names the version that was read; before
 //! an object that leaves orphans, or that waits for its dependents, is let go, the API lists what depends on
-//! it, because a cache that is behind shows fewer dependents than there are. Kinds that other parts of the process watch anyway are
-//! taken from their informers; of all others only metadata is kept.
+//! it, because a cache that is behind shows fewer dependents than there are. Kinds that other parts of the
+//! process watch anyway are taken from their informers; of all others only metadata is kept.
 
 mod absent;
 mod apply;
