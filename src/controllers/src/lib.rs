@@ -32,6 +32,7 @@ mod namespaces;
 mod node_ipam;
 mod node_lifecycle;
 mod node_ttl;
+mod nodes;
 mod pace;
 mod placement;
 mod pod_gc;

@@ -10,14 +10,17 @@ use coracle_client::{
     Delta, Deltas, During, EventType, Informer, Key, ReconcileError, Recorder, WorkQueue, is_not_found,
 };
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::{Node, NodeStatus, Service, ServicePort};
+use k8s_openapi::api::core::v1::{Node, Service, ServicePort};
 use kube::{
     Api, Client, Resource,
     api::{Patch, PatchParams},
 };
 use serde_json::{Value, json};
 
-use crate::context::{self, Context};
+use crate::{
+    context::{self, Context},
+    nodes,
+};
 
 pub(crate) const NAME: &str = "service-lb-controller";
 
@@ -221,21 +224,15 @@ fn served(node: &Node) -> BTreeSet<String> {
 /// Where a node is reached, if it is ready for that.
 fn address(node: &Node) -> Option<IpAddr> {
     let excluded = node.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(EXCLUDED));
-    let status = node.status.as_ref()?;
-    if excluded || !is_ready(status) || node.metadata.deletion_timestamp.is_some() {
+    if excluded || !nodes::is_ready(node) || node.metadata.deletion_timestamp.is_some() {
         return None;
     }
+    let status = node.status.as_ref()?;
     let by_type = |type_: &str| {
         let mut addresses = status.addresses.iter().flatten().filter(|address| address.type_ == type_);
         addresses.find_map(|address| address.address.parse().ok())
     };
     by_type("ExternalIP").or_else(|| by_type("InternalIP"))
-}
-
-/// Whether a node is ready.
-pub(crate) fn is_ready(status: &NodeStatus) -> bool {
-    let conditions = status.conditions.iter().flatten();
-    conditions.filter(|condition| condition.type_ == "Ready").any(|ready| ready.status == "True")
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use k8s_openapi::api::{
 };
 
 use super::{plan::Plan, zone};
-use crate::load_balancer;
+use crate::nodes;
 
 /// The annotation by which a service wants this: the name of old, which has precedence, and that of today.
 const MODE: [&str; 2] = ["service.kubernetes.io/topology-aware-hints", "service.kubernetes.io/topology-mode"];
@@ -74,13 +74,14 @@ impl Capacity {
 #[expect(clippy::option_option, reason = "a node that does not count is not one that says nothing")]
 pub(super) fn offer(node: &Node) -> Option<Option<(String, i64)>> {
     let labels = node.metadata.labels.as_ref();
-    if EXCLUDED.iter().any(|name| labels.is_some_and(|labels| labels.contains_key(*name))) {
+    let excluded = EXCLUDED.iter().any(|name| labels.is_some_and(|labels| labels.contains_key(*name)));
+    if excluded || !nodes::is_ready(node) {
         return None;
     }
-    let status = node.status.as_ref().filter(|status| load_balancer::is_ready(status))?;
-    let cpu = status.allocatable.as_ref().and_then(|amounts| amounts.get("cpu"));
+    let amounts = node.status.as_ref().and_then(|status| status.allocatable.as_ref());
+    let cpu = amounts.and_then(|amounts| amounts.get("cpu"));
     let cpu = cpu.and_then(|cpu| Quantity::parse(&cpu.0).ok()).map(|cpu| cpu.milli()).filter(|cpu| *cpu > 0);
-    Some(zone(node).filter(|zone| !zone.is_empty()).cloned().zip(cpu))
+    Some(zone(node).filter(|zone| !zone.is_empty()).map(str::to_owned).zip(cpu))
 }
 
 /// Gives hints to the endpoints of one kind of address, or takes them from all and says why.
@@ -258,9 +259,7 @@ mod tests {
             "metadata": { "name": "n", "labels": {} },
             "status": { "conditions": [{ "type": "Ready", "status": ready }], "allocatable": { "cpu": cpu } },
         });
-        for (name, value) in
-            zone.map(|zone| (super::super::ZONE, zone)).into_iter().chain(label.map(|l| (l, "")))
-        {
+        for (name, value) in zone.map(|zone| (nodes::ZONE, zone)).into_iter().chain(label.map(|l| (l, ""))) {
             object["metadata"]["labels"][name] = json!(value);
         }
         Arc::new(serde_json::from_value(object).expect("a node"))

@@ -32,6 +32,7 @@ use plan::{Observed, Plan, US, plan};
 use crate::{
     context::{self, Context},
     namespaces,
+    nodes::{self, ZONE},
     pace::Pace,
     pods,
     services::{self, Waker},
@@ -47,9 +48,6 @@ const IN_FLIGHT: usize = 8;
 
 /// How long the cache may take to show what was written before; it takes milliseconds.
 const CATCH_UP: Duration = Duration::from_secs(5);
-
-/// The label of a node that says which zone it is in.
-const ZONE: &str = "topology.kubernetes.io/zone";
 
 const BY_SERVICE: &str = "endpointslice/service";
 
@@ -128,8 +126,8 @@ async fn feed_nodes(mut deltas: Deltas<Node>, nodes: &Informer<Node>, waker: &Wa
     }
 }
 
-fn zone(node: &Node) -> Option<&String> {
-    node.metadata.labels.as_ref()?.get(ZONE)
+fn zone(node: &Node) -> Option<&str> {
+    nodes::label(node, ZONE)
 }
 
 /// The service of a slice that this controller made.
@@ -164,7 +162,8 @@ impl Controller {
         let turn = service.is_some().then(|| self.pace.turn(&key));
         let pods = self.pods.list_namespace(&key.namespace);
         let slices = self.slices.by_index(BY_SERVICE, &key.to_string());
-        let zone = |node: &str| self.nodes.get(&Key::cluster(node)).and_then(|node| zone(&node).cloned());
+        let zone =
+            |node: &str| self.nodes.get(&Key::cluster(node)).and_then(|node| zone(&node).map(str::to_owned));
         let goes_by_it = service.as_ref().is_some_and(|service| hints::is_auto(service));
         let capacity = goes_by_it.then(|| Capacity::of(&self.nodes.list()));
         let mut plan = plan(&Observed {

@@ -30,7 +30,7 @@ use tokio::time::Instant;
 use tracing::warn;
 use zones::{Rate, Turns, Zones, zone_of};
 
-use crate::{Config, Context, context, pods};
+use crate::{Config, Context, context, nodes, pods};
 
 pub(crate) const NAME: &str = "node-lifecycle";
 
@@ -77,18 +77,20 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
 async fn feed_nodes(mut deltas: Deltas<Node>, nodes: &Informer<Node>, queue: &WorkQueue<Key>) {
     while let Some(delta) = deltas.next().await {
         queue.add(Key::of(&delta.object().metadata));
-        // How many other nodes live decides what becomes of those that do not.
-        if changes_readiness(&delta) {
-            let lost = nodes.list().into_iter().filter(|node| !plan::is_ready(node));
+        // How many nodes of its zone live and are lost decides what becomes of one that is.
+        if changes_zones(&delta) {
+            let lost = nodes.list().into_iter().filter(|node| !nodes::is_ready(node));
             lost.for_each(|node| queue.add(Key::of(&node.metadata)));
         }
     }
 }
 
-fn changes_readiness(delta: &Delta<Node>) -> bool {
+fn changes_zones(delta: &Delta<Node>) -> bool {
     match delta {
-        Delta::Added(node) | Delta::Deleted(node) => plan::is_ready(node),
-        Delta::Updated { old, new } => plan::is_ready(old) != plan::is_ready(new),
+        Delta::Added(_) | Delta::Deleted(_) => true,
+        Delta::Updated { old, new } => {
+            nodes::is_ready(old) != nodes::is_ready(new) || zone_of(old) != zone_of(new)
+        }
     }
 }
 
@@ -106,7 +108,7 @@ async fn feed_pods(mut deltas: Deltas<Pod>, nodes: &Informer<Node>, queue: &Work
     while let Some(delta) = deltas.next().await {
         let (Delta::Added(pod) | Delta::Updated { new: pod, .. }) = &delta else { continue };
         let Some(key) = pods::node_name(pod).map(Key::cluster) else { continue };
-        if pods::is_ready(pod) && nodes.get(&key).is_some_and(|node| !plan::is_ready(&node)) {
+        if pods::is_ready(pod) && nodes.get(&key).is_some_and(|node| !nodes::is_ready(&node)) {
             queue.add(key);
         }
     }
@@ -131,7 +133,7 @@ impl Controller {
             return Ok(None);
         };
         let silent = self.silence(&key, &node);
-        let pods = if plan::is_ready(&node) && silent < self.config.node_grace {
+        let pods = if nodes::is_ready(&node) && silent < self.config.node_grace {
             Vec::new()
         } else {
             self.pods.by_index(BY_NODE, &key.name)
@@ -146,14 +148,14 @@ impl Controller {
             let observed = Observed { node, pods, silent, grace: self.config.node_grace, eviction };
             plan(&observed, clock::now())
         };
-        if plan::is_ready(node) {
+        if nodes::is_ready(node) {
             return with(Eviction::Off);
         }
         let zone = zone_of(node);
         let nodes = self.nodes.list();
         // Nodes that fell silent together are counted together, though each is told of on its own.
         let is_alive = |node: &Node| {
-            plan::is_ready(node) && self.silence(&Key::of(&node.metadata), node) < self.config.node_grace
+            nodes::is_ready(node) && self.silence(&Key::of(&node.metadata), node) < self.config.node_grace
         };
         let between = match Zones::of(nodes.iter().map(|node| (&**node, is_alive(node)))).rate(zone) {
             Rate::Off => return with(Eviction::Off),

@@ -12,7 +12,10 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{MicroTime, Time},
 };
 
-use crate::pods;
+use crate::{
+    nodes::{condition, is_ready},
+    pods,
+};
 
 /// Conditions that only the node can know, and that are unknown when it is silent.
 const TOLD_BY_NODE: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
@@ -104,15 +107,6 @@ pub(super) fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan {
     plan.held = *eviction == Eviction::Held && !is_ready(node) && !is_evicted(node);
     plan.taints = taints(node, *eviction, now);
     plan
-}
-
-/// True if the node says that it is ready.
-pub(super) fn is_ready(node: &Node) -> bool {
-    condition(node, "Ready").is_some_and(|ready| ready.status == "True")
-}
-
-fn condition<'a>(node: &'a Node, type_: &str) -> Option<&'a NodeCondition> {
-    node.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| condition.type_ == type_)
 }
 
 /// The conditions of a silent node, if they do not say so already.

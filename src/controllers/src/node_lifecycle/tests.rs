@@ -12,7 +12,7 @@ use k8s_openapi::{
 use super::*;
 use crate::{
     Controller as Registered,
-    testing::{Bench, pod, run_on},
+    testing::{Bench, labels, pod, run_on},
 };
 
 const ONLY: &[Registered] = &[Registered { name: NAME, run }];
@@ -111,40 +111,71 @@ async fn a_node_that_says_it_is_not_ready_is_believed_at_once() {
     .await;
 }
 
-/// Of five nodes three fall silent: the network may have broken, and their pods stay. When one of them is
-/// back, the pods of the others have to go, one node after the other.
-#[tokio::test(start_paused = true)]
-async fn most_of_a_small_zone_is_not_given_up() {
+/// So many seconds pass in which only these nodes live.
+async fn pass(api: &FakeApi, seconds: u64, alive: &[&str]) {
+    for _ in 0..seconds {
+        alive.iter().for_each(|name| renew(api, name));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// The nodes whose pods have to go.
+fn evicted(api: &FakeApi) -> Vec<String> {
+    let has_to_go = |node: &Node| {
+        let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
+        taints.into_iter().flatten().any(|taint| taint.effect == "NoExecute")
+    };
+    let nodes = api.list::<Node>();
+    nodes.iter().filter(|node| has_to_go(node)).map(|node| pods::name(&node.metadata).to_owned()).collect()
+}
+
+/// Five nodes, of which the last three fall silent: the network may have broken, and their pods stay.
+async fn most_are_lost() -> Bench {
     let bench = Bench::start(ONLY);
     let api = &bench.api;
     let names = ["a", "b", "c", "d", "e"];
     names.iter().for_each(|name| drop(api.create(&node(name, "True"))));
-    let evicted = || {
-        let is_evicted = |name: &&str| {
-            let taints = api.get::<Node>("", name).and_then(|node| node.spec?.taints).unwrap_or_default();
-            taints.iter().any(|taint| taint.effect == "NoExecute")
-        };
-        names.into_iter().filter(is_evicted).collect::<Vec<_>>()
-    };
-    let pass = async |seconds: u64, alive: &[&str]| {
-        for _ in 0..seconds {
-            alive.iter().for_each(|name| renew(api, name));
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
-    };
-    pass(60, &names).await;
-    pass(120, &["a", "b"]).await;
+    pass(api, 60, &names).await;
+    pass(api, 120, &["a", "b"]).await;
     for name in ["c", "d", "e"] {
         let lost = api.get::<Node>("", name).expect("it is there");
-        assert!(!plan::is_ready(&lost), "{name}");
+        assert!(!nodes::is_ready(&lost), "{name}");
     }
-    assert_eq!(evicted(), [""; 0]);
+    assert_eq!(evicted(api), [""; 0]);
+    bench
+}
+
+/// When one of them is back, the pods of the others have to go, one node after the other.
+#[tokio::test(start_paused = true)]
+async fn most_of_a_small_zone_is_not_given_up() {
+    let bench = most_are_lost().await;
+    let api = &bench.api;
     renew(api, "c");
     api.edit("", "c", |back: &mut Node| back.status = node("n", "True").status);
-    pass(3, &["a", "b", "c"]).await;
-    assert_eq!(evicted().len(), 1);
-    pass(10, &["a", "b", "c"]).await;
-    assert_eq!(evicted(), ["d", "e"]);
+    pass(api, 3, &["a", "b", "c"]).await;
+    assert_eq!(evicted(api).len(), 1);
+    pass(api, 10, &["a", "b", "c"]).await;
+    assert_eq!(evicted(api), ["d", "e"]);
+}
+
+/// The same when one of them is taken away: two are not most of four.
+#[tokio::test(start_paused = true)]
+async fn a_lost_node_that_is_deleted_counts_no_more() {
+    let bench = most_are_lost().await;
+    bench.api.remove::<Node>("", "c");
+    pass(&bench.api, 13, &["a", "b"]).await;
+    assert_eq!(evicted(&bench.api), ["d", "e"]);
+}
+
+/// The same when one of them is said to be elsewhere: there nobody is ready, and here two are lost.
+#[tokio::test(start_paused = true)]
+async fn a_lost_node_counts_where_it_is() {
+    let bench = most_are_lost().await;
+    bench.api.edit("", "c", |node: &mut Node| {
+        node.metadata.labels = Some(labels(&[(nodes::ZONE, "elsewhere")]));
+    });
+    pass(&bench.api, 13, &["a", "b"]).await;
+    assert_eq!(evicted(&bench.api), ["c", "d", "e"]);
 }
 
 #[test]

@@ -16,6 +16,8 @@ use std::{
 use k8s_openapi::api::core::v1::Node;
 use tokio::time::Instant;
 
+use crate::nodes::{self, REGION, ZONE};
+
 /// The part of a zone's nodes that may be lost before the zone counts as disrupted, in percent. Like the
 /// numbers below Kubernetes' default.
 const UNHEALTHY_PERCENT: usize = 55;
@@ -48,11 +50,8 @@ pub(super) type Zone<'a> = (&'a str, &'a str);
 
 /// Where a node is, by its labels; nothing if they do not say.
 pub(super) fn zone_of(node: &Node) -> Zone<'_> {
-    let label = |name: &str| {
-        let labels = node.metadata.labels.as_ref();
-        labels.and_then(|labels| labels.get(name)).map(String::as_str).unwrap_or_default()
-    };
-    (label("topology.kubernetes.io/region"), label("topology.kubernetes.io/zone"))
+    let label = |name: &str| nodes::label(node, name).unwrap_or_default();
+    (label(REGION), label(ZONE))
 }
 
 /// How many nodes of each zone are ready, and how many are not.
@@ -115,7 +114,7 @@ mod tests {
     fn node(zone: &str) -> Node {
         let mut node = Node::default();
         if !zone.is_empty() {
-            node.metadata.labels = Some(labels(&[("topology.kubernetes.io/zone", zone)]));
+            node.metadata.labels = Some(labels(&[(ZONE, zone)]));
         }
         node
     }

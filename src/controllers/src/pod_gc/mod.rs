@@ -21,7 +21,7 @@ use tracing::{debug, warn};
 use crate::{
     Context,
     disruption_target::{self, End},
-    pods,
+    nodes, pods,
 };
 
 pub(crate) const NAME: &str = "pod-garbage-collector";
@@ -122,7 +122,5 @@ impl Collector {
 
 fn is_out_of_service(node: &Node) -> bool {
     let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
-    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    let ready = conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
-    !ready && taints.iter().any(|taint| taint.key == "node.kubernetes.io/out-of-service")
+    !nodes::is_ready(node) && taints.iter().any(|taint| taint.key == "node.kubernetes.io/out-of-service")
 }
