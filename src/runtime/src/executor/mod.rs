@@ -99,6 +99,28 @@ struct State {
     io: Option<tokio::runtime::Runtime>,
 }
 
+impl State {
+    /// With nothing to do, and nobody to do it.
+    fn new(io: Option<tokio::runtime::Runtime>) -> State {
+        State {
+            queue: RunQueue::new(),
+            tasks: Vec::new(),
+            free: Vec::new(),
+            seats: Vec::new(),
+            free_seats: Vec::new(),
+            active: 0,
+            blocked: 0,
+            parked: 0,
+            called: 0,
+            total: 0,
+            short: 0,
+            clock: Clock::Parked,
+            stopped: false,
+            io,
+        }
+    }
+}
+
 /// What the clock waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Clock {
@@ -129,22 +151,7 @@ impl Executor {
             threads,
             io: io.handle().clone(),
             on_thread,
-            state: Mutex::new(State {
-                queue: RunQueue::new(),
-                tasks: Vec::new(),
-                free: Vec::new(),
-                seats: Vec::new(),
-                free_seats: Vec::new(),
-                active: 0,
-                blocked: 0,
-                parked: 0,
-                called: 0,
-                total: 0,
-                short: 0,
-                clock: Clock::Parked,
-                stopped: false,
-                io: Some(io),
-            }),
+            state: Mutex::new(State::new(Some(io))),
         });
         let executor = Executor(Arc::clone(&inner));
         for _ in 0..threads {

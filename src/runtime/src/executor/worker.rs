@@ -426,28 +426,12 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
-    use super::super::queue::RunQueue;
     use super::*;
 
     /// A turn has waited for a disk for long, and is seen in the moment before it takes its place again.
     #[test]
     fn a_turn_makes_room_once() {
-        let mut state = State {
-            queue: RunQueue::new(),
-            tasks: Vec::new(),
-            free: Vec::new(),
-            seats: Vec::new(),
-            free_seats: Vec::new(),
-            active: 0,
-            blocked: 0,
-            parked: 0,
-            called: 0,
-            total: 0,
-            short: 0,
-            clock: Clock::Parked,
-            stopped: false,
-            io: None,
-        };
+        let mut state = State::new(None);
         let (seat, group) = (state.seat(), state.queue.add(0, None, 0));
         let clock = ThreadClock::of_this_thread();
         while clock.and_then(ThreadClock::nanos).unwrap() < OVERSTAYED {}
