@@ -91,13 +91,15 @@ impl Launch {
             let addresses: Vec<IpAddr> = [stack.ip().into()].into_iter().chain(v6).collect();
             pod_network::write_files(mounts.root(), &pod, spec, &addresses, &fabric.cluster_names()).await;
         }
-        termination::Message::of(spec).prepare(mounts.root()).await;
+        let message = termination::Message::of(spec);
+        message.prepare(mounts.root()).await;
         let own_dir = spec.working_dir.clone().filter(|dir| !dir.is_empty());
         let working_dir = own_dir.or_else(|| image.working_dir.clone());
         if let Some(dir) = &working_dir {
             make_working_dir(&mounts, dir).await;
         }
         if platform::read_only_root(spec) {
+            message.keep_writable(&mut mounts);
             mounts.set_root_read_only();
         }
         let log = context.logs.pod(&pod).begin(&spec.name, run);

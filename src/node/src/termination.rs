@@ -8,7 +8,7 @@ use std::{
 };
 
 use coracle_runtime::Exit as RuntimeExit;
-use coracle_vfs::{Directory, OpenOptions};
+use coracle_vfs::{Directory, Mounts, OpenOptions};
 use k8s_openapi::api::core::v1::Container;
 
 use crate::{exec::Running, state::Exit};
@@ -102,6 +102,14 @@ impl Message {
             root.write(&path, b"").ok()
         })
         .await;
+    }
+
+    /// Lets the container write the file also where its root is read-only, as a container runtime does.
+    pub(crate) fn keep_writable(&self, mounts: &mut Mounts) {
+        if !self.in_volume {
+            // A courtesy, too.
+            let _ = mounts.add_root_file(self.path());
+        }
     }
 
     /// Adds to an exit what the container left as its last words.

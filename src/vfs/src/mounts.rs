@@ -7,6 +7,7 @@ use crate::device;
 use crate::directory::Directory;
 use crate::error::VfsError;
 use crate::namespace::{Mount, Place, Point};
+use crate::tree::FileKind;
 use crate::volume::Volume;
 
 /// What a container may write outside of its mounts, in bytes: what programs put into `/tmp` and the like, and
@@ -85,6 +86,20 @@ impl Mounts {
         self.make_point(&["dev", "null"])?;
         Arc::make_mut(&mut self.points).children.insert("dev".to_owned(), device::point());
         Ok(())
+    }
+
+    /// Mounts a file of the view's own root over itself: it stays what it is, and can be written to whatever becomes of
+    /// the root ([`Mounts::set_root_read_only`]).
+    ///
+    /// # Errors
+    /// Those of [`Mounts::add`], and if there is no such file.
+    pub fn add_root_file(&mut self, path: &str) -> Result<(), VfsError> {
+        let within = path.trim_start_matches('/');
+        if self.root.root().stat_at(within, false)?.kind != FileKind::File {
+            return Err(VfsError::Invalid);
+        }
+        let options = MountOptions { read_only: false, sub_path: Some(within.to_owned()) };
+        self.add(path, &self.root.clone(), &options)
     }
 
     /// From now on only what is mounted can be written to, as far as it can.

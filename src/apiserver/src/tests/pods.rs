@@ -189,6 +189,18 @@ async fn resources_change_where_the_node_can_do_it() {
         "Invalid",
         "only cpu and memory resources are mutable",
     );
+    server.patch(&path, STRATEGIC, resize(json!({"limits": {"memory": "20Mi"}}))).await.is(200);
+    let less = resize(json!({"limits": {"memory": "10Mi"}}));
+    server.patch(&path, STRATEGIC, less.clone()).await.fails(
+        422,
+        "Invalid",
+        "spec.containers[0].resources.limits[memory]: Forbidden: memory limits cannot be decreased unless \
+         resizePolicy is RestartContainer",
+    );
+    let policy = json!([{"resourceName": "memory", "restartPolicy": "RestartContainer"}]);
+    let mut restarting = less;
+    restarting["spec"]["containers"][0]["resizePolicy"] = policy;
+    server.patch(&path, STRATEGIC, restarting).await.is(200);
     let gone = json!([{"op": "remove", "path": "/spec/containers/0/resources"}]);
     let classless = server.patch(&path, JSON_PATCH, gone).await;
     classless.fails(422, "Invalid", "Pod QOS Class may not change as a result of resizing");

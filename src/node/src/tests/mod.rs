@@ -380,6 +380,11 @@ async fn last_words_are_found_in_the_file_or_in_the_log() {
         let message = container(&pod).state.unwrap().terminated.unwrap().message;
         assert_eq!(message.as_deref(), Some(words));
     }
+    let mut hard = spec("registry.local/writes:1");
+    hard["containers"][0]["securityContext"] = json!({"readOnlyRootFilesystem": true});
+    bench.create("hard", hard).await;
+    let pod = bench.pod("hard", |pod| phase(pod) == "Succeeded").await;
+    assert_eq!(container(&pod).state.unwrap().terminated.unwrap().message.as_deref(), Some("because"));
     // Programs that log to a file of this name mean the log.
     bench.push("registry.local/logs:1", guests::writes("dev/stdout", "said")).await;
     bench.create("device", spec("registry.local/logs:1")).await;

@@ -62,7 +62,9 @@ pub(super) fn check_resize(errors: &mut Vec<FieldCause>, object: &Value, old: &V
         for (index, (new, old)) in new.iter().zip(old).enumerate() {
             let list = path.child(list);
             let list = list.index(index);
-            check_amounts(errors, &list.child("resources"), &new["resources"], &old["resources"]);
+            let resources = list.child("resources");
+            check_amounts(errors, &resources, &new["resources"], &old["resources"]);
+            check_shrinking(errors, &resources, new, old);
         }
     }
     let before = text(&old["status"]["qosClass"]);
@@ -70,6 +72,21 @@ pub(super) fn check_resize(errors: &mut Vec<FieldCause>, object: &Value, old: &V
     if !before.is_empty() && class != before {
         let words = "Pod QOS Class may not change as a result of resizing";
         errors.push(field::invalid(&path, class, words));
+    }
+}
+
+/// A running program keeps the memory it has: less of it needs a restart.
+fn check_shrinking(errors: &mut Vec<FieldCause>, path: &Path<'_>, new: &Value, old: &Value) {
+    let restarts = items(&new["resizePolicy"]).iter().any(|policy| {
+        text(&policy["resourceName"]) == "memory" && text(&policy["restartPolicy"]) == "RestartContainer"
+    });
+    let limit = |container: &Value| pod_spec::amount(&container["resources"]["limits"]["memory"]);
+    if let (Some(new), Some(old)) = (limit(new), limit(old))
+        && new < old
+        && !restarts
+    {
+        let words = "memory limits cannot be decreased unless resizePolicy is RestartContainer";
+        errors.push(field::forbidden(&path.child("limits").key("memory"), words));
     }
 }
 
