@@ -189,7 +189,8 @@ async fn resources_change_where_the_node_can_do_it() {
         "Invalid",
         "only cpu and memory resources are mutable",
     );
-    server.patch(&path, STRATEGIC, resize(json!({"limits": {"memory": "20Mi"}}))).await.is(200);
+    let some = resize(json!({"limits": {"memory": "20Mi"}, "requests": {"memory": "5Mi"}}));
+    server.patch(&path, STRATEGIC, some).await.is(200);
     let less = resize(json!({"limits": {"memory": "10Mi"}}));
     server.patch(&path, STRATEGIC, less.clone()).await.fails(
         422,
