@@ -68,6 +68,12 @@ pub enum PrepareError {
         /// What the validator says.
         message: String,
     },
+    /// It uses a proposal that the engine does not run.
+    #[error("not supported: {message}")]
+    Unsupported {
+        /// Which, and what to do.
+        message: String,
+    },
     /// It has nothing to start.
     #[error("not a program: {message}")]
     NotProgram {

@@ -21,6 +21,13 @@
 //! streams are counted. Whoever takes more of the engine's pool than an ordinary container takes more of its places, and a
 //! handler, which takes a place for each request, leaves a quarter of them to others (`places`). Whom the engine has no
 //! room for after all ends as [`Exit::Exhausted`].
+//!
+//! Programs with objects that are collected or with exceptions (the GC and exception-handling proposals) have a heap,
+//! which is one more of the engine's memories: it counts as the container's memory and takes a place. The collector
+//! copies what lives from one half of it to the other, and the heap doubles when more than half of a half lives, so
+//! that such a program needs several times the memory of its living objects. It gives way between each few thousand
+//! objects; who is killed in a collection is gone when the collection is done. Programs without either have nothing of
+//! this, and their code is the same.
 
 mod container;
 mod engine;

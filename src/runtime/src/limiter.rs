@@ -16,6 +16,10 @@ use crate::run::Control;
 /// What the engine keeps per table element.
 const ELEMENT_BYTES: u64 = 8;
 
+/// The same where the collector may begin from it: 16 bytes more, in a list that is there twice when it grows to twice
+/// its size.
+const HEAP_ELEMENT_BYTES: u64 = ELEMENT_BYTES + 48;
+
 /// How long a guest waits for its node to end somebody who holds more than was asked for. What is held is given back
 /// within some hundredths of a second, if nothing like a copy of gigabytes is going on.
 const ROOM: Duration = Duration::from_secs(3);
@@ -33,6 +37,10 @@ pub(crate) struct Limiter {
     control: Arc<Control>,
     /// One of several instances of the container: the limit is for all of them together.
     shared: bool,
+    /// It has a heap of objects.
+    heap: bool,
+    /// Why the last growth was refused.
+    refused: Option<OutOfMemory>,
 }
 
 /// Why a growth ended the guest.
@@ -48,33 +56,69 @@ pub(crate) enum OutOfMemory {
 
 impl Limiter {
     pub(crate) fn new(pod: &Arc<Budget>, control: Arc<Control>) -> Limiter {
-        Limiter { pod: Arc::clone(pod), held: pod.empty(), last: 0, control, shared: false }
+        Limiter {
+            pod: Arc::clone(pod),
+            held: pod.empty(),
+            last: 0,
+            control,
+            shared: false,
+            heap: false,
+            refused: None,
+        }
     }
 
     /// For one of several instances, whose memory counts together.
     pub(crate) fn shared(pod: &Arc<Budget>, control: Arc<Control>) -> Limiter {
-        Limiter { pod: Arc::clone(pod), held: pod.empty(), last: 0, control, shared: true }
+        Limiter {
+            pod: Arc::clone(pod),
+            held: pod.empty(),
+            last: 0,
+            control,
+            shared: true,
+            heap: false,
+            refused: None,
+        }
     }
 
     /// Books a growth. One beyond the limit ends the guest: a guest told "no" would abort anyway, and then
     /// nobody could tell an `OOMKilled` from a bug. One that the node has no room for waits until it has.
     fn grow(&mut self, bytes: u64) -> wasmtime::Result<bool> {
+        self.book(bytes).map_err(|why| self.end(why))?;
+        Ok(true)
+    }
+
+    fn book(&mut self, bytes: u64) -> Result<(), OutOfMemory> {
         let taken = match take(&self.control, &mut self.held, bytes) {
             Err(OutOfMemory::Pod(Exceeded::Node { .. })) => {
                 blocking(|| wait_for_room(&self.pod, &self.control, &mut self.held, bytes))
             }
             taken => taken,
         };
-        taken.map_err(|why| self.end(why))?;
+        taken?;
         self.last = bytes;
-        Ok(true)
+        self.refused = None;
+        Ok(())
     }
 
-    /// Books what the host keeps for the instance as long as it lives.
+    /// Books a growth, or remembers why it cannot be.
+    fn grow_if_possible(&mut self, bytes: u64) -> bool {
+        self.refused = self.book(bytes).err();
+        self.refused.is_none()
+    }
+
+    /// The guest has come to its end because it got no memory: if it was refused some, it ends for want of it.
+    pub(crate) fn end_as_refused(&mut self) {
+        if let Some(why) = self.refused.take() {
+            self.end(why);
+        }
+    }
+
+    /// Books what the host keeps for the instance as long as it lives; `heap` says whether it has a heap of objects.
     ///
     /// # Errors
     /// As a growth.
-    pub(crate) fn keep(&mut self, bytes: u64) -> wasmtime::Result<()> {
+    pub(crate) fn keep(&mut self, bytes: u64, heap: bool) -> wasmtime::Result<()> {
+        self.heap = heap;
         if bytes > 0 {
             self.grow(bytes)?;
             self.last = 0;
@@ -242,7 +286,12 @@ impl ResourceLimiter for Limiter {
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false); // the module's own bound, not ours
         }
-        self.grow(desired.saturating_sub(current) as u64)
+        let bytes = desired.saturating_sub(current) as u64;
+        // A heap, which always asks for as much again as it has, does with less: it is collected more often.
+        if self.heap && current > 0 && desired / 2 >= current {
+            return Ok(self.grow_if_possible(bytes));
+        }
+        self.grow(bytes)
     }
 
     fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
@@ -260,7 +309,8 @@ impl ResourceLimiter for Limiter {
         if maximum.is_some_and(|maximum| desired > maximum) || desired > TABLE_ELEMENTS {
             return Ok(false);
         }
-        self.grow(desired.saturating_sub(current) as u64 * ELEMENT_BYTES)
+        let element = if self.heap { HEAP_ELEMENT_BYTES } else { ELEMENT_BYTES };
+        self.grow(desired.saturating_sub(current) as u64 * element)
     }
 
     fn table_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{Notify, watch};
-use wasmtime::{Engine, Store, Trap, UpdateDeadline, WasmBacktrace};
+use wasmtime::{Engine, GcHeapOutOfMemory, Store, Trap, UpdateDeadline, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 use crate::container::{ContainerSpec, Exit, TERMINATED, Usage};
@@ -226,7 +226,7 @@ async fn guest(
     };
     let mut store = store(engine, state, control);
     let result = async {
-        store.data_mut().limiter.keep(program.context())?;
+        store.data_mut().limiter.keep(program.context(), program.heap())?;
         match program.entry() {
             Entry::Command(command) => {
                 let command = command.instantiate_async(&mut store).await?;
@@ -247,8 +247,18 @@ async fn guest(
     match result {
         Ok(Ok(())) => Exit::Code(0),
         Ok(Err(())) => Exit::Code(1),
-        Err(error) => failure(&error, control),
+        Err(error) => {
+            if wants_memory(&error) {
+                store.data_mut().limiter.end_as_refused();
+            }
+            failure(&error, control)
+        }
     }
+}
+
+/// Whether a guest ends so that got no memory: without room for an object, or of its own will.
+fn wants_memory(error: &wasmtime::Error) -> bool {
+    error.is::<GcHeapOutOfMemory<()>>() || error.downcast_ref() == Some(&Trap::UnreachableCodeReached)
 }
 
 /// A store for an instance of the container, held to its limits, that ends when the container is ended.

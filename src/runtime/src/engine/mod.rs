@@ -15,7 +15,8 @@ use std::sync::Arc;
 pub(crate) use arena::Guards;
 use serde::{Deserialize, Serialize};
 use wasmtime::{
-    Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolConcurrencyLimitError, PoolingAllocationConfig,
+    Collector, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolConcurrencyLimitError,
+    PoolingAllocationConfig,
 };
 
 use crate::error::RuntimeError;
@@ -102,6 +103,8 @@ impl Settings {
             // Only WASI 0.3 needs it, and it costs each store some memory.
             .concurrency_support(self.wasi_p3)
             .cranelift_opt_level(OptLevel::Speed)
+            // The only one that frees cycles. Programs without objects have neither a heap nor a collector.
+            .collector(Collector::Copying)
             .memory_reservation(MEMORY_MAX);
         if self.dense {
             dense::settings(&mut config);
@@ -147,6 +150,8 @@ fn pool(containers: u32) -> PoolingAllocationConfig {
         .total_core_instances(containers.saturating_mul(CORE_INSTANCES))
         .total_memories(memories(containers))
         .total_tables(containers.saturating_mul(TABLES_PER_PLACE).saturating_add(TABLES))
+        // A heap of objects lies in one of the memories.
+        .total_gc_heaps(memories(containers))
         // One fiber per container, and some for those that are being taken down.
         .total_stacks(containers + containers / 8 + 16)
         .max_core_instances_per_component(CORE_INSTANCES)

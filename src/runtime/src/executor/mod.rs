@@ -15,8 +15,8 @@
 //! Guarantees: a task that could run waits for no task that is due less for longer than a turn; a task that calls
 //! nothing blocking holds its worker no longer than a turn and one host call; [`blocking`] calls keep a worker, but
 //! another stands in after a tick. So one does for a turn that overstays, because something in it looks at no epoch (a
-//! fill of gigabytes, a string that the engine recodes between two components): it delays nobody but its own
-//! container, which is charged for it. How long that takes is bounded by what memory the container may have. However
+//! fill of gigabytes, a string that the engine recodes between two components, a collection that ends although its
+//! guest was killed): it delays nobody but its own container, which is charged for it. How long that takes is bounded by what memory the container may have. However
 //! many of a container's tasks wait for a disk, threads are left for others.
 
 mod cpu;

@@ -5,7 +5,7 @@ use wasmtime::Engine;
 
 use super::cache::checksum;
 use super::context;
-use super::inspect::{self, Kind};
+use super::inspect::{self, Found, Kind};
 use crate::engine::Settings;
 use crate::error::PrepareError;
 use crate::limits::CONTEXT_BYTES;
@@ -26,13 +26,15 @@ pub(super) struct Facts {
     pub(super) kind: Kind,
     /// Bytes that an instance makes the host keep beside its memories and tables.
     pub(super) context: u64,
+    /// Its instances have a heap of objects that are collected.
+    pub(super) heap: bool,
 }
 
 /// Checks and compiles a module. `engine` has these settings.
 pub(super) fn compile(engine: &Engine, settings: Settings, module: &[u8]) -> Result<Code, PrepareError> {
     let offers = Offers { wasi_p3: settings.wasi_p3 };
-    let kind = inspect::inspect(module, offers)?;
-    let context = context::bytes(module)?;
+    let Found { kind, heap } = inspect::inspect(module, offers)?;
+    let context = context::bytes(module, heap)?;
     if context > CONTEXT_BYTES {
         return Err(PrepareError::Link {
             message: format!(
@@ -47,5 +49,5 @@ pub(super) fn compile(engine: &Engine, settings: Settings, module: &[u8]) -> Res
         }
     };
     let bytes = code.map_err(|error| PrepareError::Compile { message: format!("{error:#}") })?;
-    Ok(Code { facts: Facts { sum: checksum(&bytes), kind, context }, bytes })
+    Ok(Code { facts: Facts { sum: checksum(&bytes), kind, context, heap }, bytes })
 }

@@ -3,6 +3,8 @@
 //!
 //! Estimated from above: globals, imports, and functions that are called indirectly are counted as the engine keeps
 //! them, once for each core instance that the outermost component makes.
+//!
+//! With a heap of objects comes what the collector lists to begin from, and what the engine remembers of types.
 
 use wasmparser::{
     ComponentAlias, ComponentExternalKind, ComponentInstance, ComponentOuterAliasKind, ComponentTypeRef,
@@ -11,6 +13,7 @@ use wasmparser::{
 
 use super::inspect::invalid;
 use crate::error::PrepareError;
+use crate::limits::GUEST_STACK;
 
 /// A global's value.
 const GLOBAL: u64 = 16;
@@ -23,6 +26,25 @@ const FUNCTION: u64 = 32;
 
 /// A core module's instance: what every one has.
 const INSTANCE: u64 = 256;
+
+/// A reference that the collector begins from: 16 bytes in a list that is there twice when it grows to twice its size.
+/// The engine's number for a function that an object refers to takes no more.
+const ROOT: u64 = 48;
+
+/// References that a stack has room for at most, 4 bytes each, in the same list.
+const STACK_ROOTS: u64 = (GUEST_STACK as u64) / 4 * 16;
+
+/// A value of an element segment, which is kept when there is a heap.
+const ELEMENT: u64 = 16;
+
+/// Where the collector finds what objects of a type refer to.
+const TYPE: u64 = 64;
+
+/// The answer to whether a type is another's subtype, of which the engine keeps [`ANSWERS`] for each store.
+const ANSWER: u64 = 48;
+
+/// See [`ANSWER`].
+const ANSWERS: u64 = 1 << 16;
 
 /// What a component keeps for a function that it lifts or lowers.
 const LIFTED: u64 = 64;
@@ -43,24 +65,42 @@ struct Core {
     functions: u64,
     /// How often one of them is mentioned where it can be called indirectly.
     mentions: u64,
+    globals: u64,
+    elements: u64,
+    types: u64,
+    /// It has a heap of objects.
+    heap: bool,
 }
 
 impl Core {
     fn bytes(&self) -> u64 {
         let functions = self.functions.min(self.mentions);
-        self.bytes.saturating_add(functions.saturating_mul(FUNCTION)).saturating_add(INSTANCE)
+        let bytes = self.bytes.saturating_add(functions.saturating_mul(FUNCTION)).saturating_add(INSTANCE);
+        if self.heap { bytes.saturating_add(self.collected(functions)) } else { bytes }
+    }
+
+    /// What comes with a heap.
+    fn collected(&self, functions: u64) -> u64 {
+        let roots = self.globals + self.elements + functions;
+        let answers = self.types.saturating_mul(self.types).min(ANSWERS);
+        roots * ROOT + self.elements * ELEMENT + self.types * TYPE + answers * ANSWER
     }
 }
 
-/// Bytes that an instance of a program takes. The program is valid.
-pub(super) fn bytes(program: &[u8]) -> Result<u64, PrepareError> {
+/// Bytes that an instance of a program takes. The program is valid; `heap` says whether it has objects.
+pub(super) fn bytes(program: &[u8], heap: bool) -> Result<u64, PrepareError> {
+    let instances = instances(program, heap)?;
+    Ok(if heap { instances.saturating_add(STACK_ROOTS) } else { instances })
+}
+
+fn instances(program: &[u8], heap: bool) -> Result<u64, PrepareError> {
     let mut frames: Vec<Frame> = Vec::new();
     // What a module or component can take that comes from somewhere else: no more than all of them.
     let mut all = 0_u64;
     for payload in Parser::new(0).parse_all(program) {
         let payload = payload.map_err(invalid)?;
         if let Payload::Version { encoding, .. } = &payload {
-            let core = (*encoding == Encoding::Module).then(Core::default);
+            let core = (*encoding == Encoding::Module).then(|| Core { heap, ..Core::default() });
             frames.push(Frame { core, ..Frame::default() });
             continue;
         }
@@ -93,10 +133,16 @@ fn in_module(core: &mut Core, payload: Payload<'_>) -> wasmparser::Result<()> {
                 core.functions += u64::from(matches!(import?.ty, TypeRef::Func(_) | TypeRef::FuncExact(_)));
             }
         }
+        Payload::TypeSection(section) => {
+            for group in section {
+                core.types += group?.types().len() as u64;
+            }
+        }
         Payload::FunctionSection(section) => core.functions += u64::from(section.count()),
         Payload::GlobalSection(section) => {
             core.bytes += many(section.count(), GLOBAL);
             core.mentions += u64::from(section.count());
+            core.globals += u64::from(section.count());
         }
         Payload::MemorySection(section) => core.bytes += many(section.count(), IMPORT),
         Payload::TableSection(section) => {
@@ -112,10 +158,12 @@ fn in_module(core: &mut Core, payload: Payload<'_>) -> wasmparser::Result<()> {
         Payload::StartSection { .. } => core.mentions += 1,
         Payload::ElementSection(section) => {
             for element in section {
-                core.mentions += u64::from(match element?.items {
+                let items = u64::from(match element?.items {
                     ElementItems::Functions(items) => items.count(),
                     ElementItems::Expressions(_, items) => items.count(),
                 });
+                core.mentions += items;
+                core.elements += items;
             }
         }
         _ => {}
@@ -223,7 +271,29 @@ mod tests {
     #[track_caller]
     fn check(text: &str, expected: u64) {
         let program = wat::parse_str(text).expect("the fixture is right");
-        assert_eq!(bytes(&program).unwrap(), expected, "{text}");
+        assert_eq!(bytes(&program, false).unwrap(), expected, "{text}");
+    }
+
+    #[test]
+    fn what_comes_with_a_heap_is_counted() {
+        #[track_caller]
+        fn check(text: &str, expected: u64) {
+            let program = wat::parse_str(text).expect("the fixture is right");
+            let more = bytes(&program, true).unwrap() - bytes(&program, false).unwrap();
+            assert_eq!(more, STACK_ROOTS + expected, "{text}");
+        }
+        check("(module)", 0);
+        check("(module (global anyref (ref.null any)) (global i32 (i32.const 0)))", 2 * ROOT);
+        check("(module (type (struct)) (rec (type (struct)) (type (func))))", 3 * TYPE + 9 * ANSWER);
+        check(
+            "(module (elem anyref (item (ref.null any)) (item (ref.i31 (i32.const 1)))))",
+            2 * (ROOT + ELEMENT),
+        );
+        let module = "(core module $m (global anyref (ref.null any)))";
+        let twice = "(core instance (instantiate $m)) (core instance (instantiate $m))";
+        check(&format!("(component {module} {twice})"), 2 * ROOT);
+        let many = "(type (struct))".repeat(1_000);
+        check(&format!("(module {many})"), 1_000 * TYPE + ANSWERS * ANSWER);
     }
 
     #[test]

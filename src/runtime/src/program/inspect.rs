@@ -56,17 +56,48 @@ const ENTRIES: [(&str, &str, Kind); 4] = [
     ("wasi:http/handler", "0.3", Kind::Handler3),
 ];
 
+/// What a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Found {
+    /// How it is entered.
+    pub(super) kind: Kind,
+    /// Its instances have a heap of objects that are collected.
+    pub(super) heap: bool,
+}
+
 /// What a file is. It is valid, can be entered, and wants nothing but what a node offers.
-pub(super) fn inspect(bytes: &[u8], offers: Offers) -> Result<Kind, PrepareError> {
+pub(super) fn inspect(bytes: &[u8], offers: Offers) -> Result<Found, PrepareError> {
     let component = Parser::is_component(bytes);
     if !component && !Parser::is_core_wasm(bytes) {
         return Err(PrepareError::NotWasm);
     }
+    let heap = validate(bytes)?;
+    let kind = if component { check_component(bytes, offers)? } else { check_module(bytes)? };
+    Ok(Found { kind, heap })
+}
+
+/// What the engine needs a heap of objects for. Exceptions are such objects.
+const COLLECTED: WasmFeatures = WasmFeatures::GC_TYPES.union(WasmFeatures::EXCEPTIONS);
+
+/// Checks that it is valid, and says whether it uses anything of [`COLLECTED`].
+fn validate(bytes: &[u8]) -> Result<bool, PrepareError> {
+    let valid = |features| Validator::new_with_features(features).validate_all(bytes).map(drop);
     // Components of WASI 0.3 are told what they are, not that they are invalid, also where they cannot run.
     let features = WasmFeatures::default() | WasmFeatures::CM_ASYNC;
-    Validator::new_with_features(features).validate_all(bytes).map_err(invalid)?;
-    if component { check_component(bytes, offers) } else { check_module(bytes) }
+    if valid(features.difference(COLLECTED)).is_ok() {
+        return Ok(false);
+    }
+    match valid(features) {
+        Ok(()) => Ok(true),
+        Err(_) if valid(features | WasmFeatures::LEGACY_EXCEPTIONS).is_ok() => {
+            Err(PrepareError::Unsupported { message: LEGACY.to_owned() })
+        }
+        Err(error) => Err(invalid(error)),
+    }
 }
+
+const LEGACY: &str = "the legacy exceptions proposal (`try` and `catch`); build it with the standard one (`try_table` \
+     and `exnref`: clang's `-mllvm -wasm-use-legacy-eh=false`, Kotlin's `-Xwasm-use-new-exception-proposal`)";
 
 /// Checks that a core module is a command of WASI 0.1 that wants nothing but its functions.
 fn check_module(bytes: &[u8]) -> Result<Kind, PrepareError> {
@@ -251,7 +282,7 @@ mod tests {
     #[track_caller]
     fn check(offers: Offers, text: &str, expected: Result<Kind, &str>) {
         let bytes = wat::parse_str(text).expect("the fixture is right");
-        let found = inspect(&bytes, offers).map_err(|error| error.to_string());
+        let found = inspect(&bytes, offers).map(|found| found.kind).map_err(|error| error.to_string());
         assert_eq!(found.as_ref().map_err(String::as_str), expected.as_ref().map_err(|text| *text), "{text}");
     }
 
@@ -328,6 +359,33 @@ mod tests {
         check(STABLE, "(component (import \"f\" (func)))", Err("unknown import `f`"));
         let root = "(component (import \"m\" (core module)))";
         check(STABLE, root, Err("unknown import `m`"));
+    }
+
+    #[test]
+    fn who_needs_a_heap_is_known() {
+        #[track_caller]
+        fn check(text: &str, expected: bool) {
+            let text = format!("(module {text} (func (export \"_start\")) (memory (export \"memory\") 1))");
+            let bytes = wat::parse_str(&text).expect("the fixture is right");
+            assert_eq!(inspect(&bytes, STABLE).unwrap().heap, expected, "{text}");
+        }
+        check("", false);
+        check("(table 3 funcref) (global funcref (ref.null func))", false);
+        check("(rec (type $f (func)) (type (func (param (ref null $f)))))", false);
+        check("(type (struct (field i32)))", true);
+        check("(tag (param i32))", true);
+        check("(table 3 externref)", true);
+        check("(func (local anyref) (drop (ref.test (ref struct) (local.get 0))))", true);
+        check("(func (try_table))", true);
+    }
+
+    #[test]
+    fn legacy_exceptions_are_named() {
+        let start = r#"(func (export "_start") try nop catch_all end)"#;
+        let expected = format!("not supported: {LEGACY}");
+        check(STABLE, &format!("(module {start})"), Err(&expected));
+        let inside = format!("(component (core module {start}))");
+        check(STABLE, &inside, Err(&expected));
     }
 
     #[test]

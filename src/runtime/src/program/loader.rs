@@ -361,12 +361,12 @@ impl Shop {
             Loaded::Module(module) => Some(module.resources_required()),
             Loaded::Component(component) => component.resources_required(),
         };
-        let places = needs.map_or_else(
-            || places::needed(MEMORIES, TABLES),
-            |needs| places::needed(needs.num_memories, needs.num_tables),
-        );
-        let (kind, context) = (kind.program_kind(), facts.context);
-        Ok(Arc::new(Program { digest, kind, entry, places, context, _pin: pin }))
+        let (memories, tables) =
+            needs.map_or((MEMORIES, TABLES), |needs| (needs.num_memories, needs.num_tables));
+        // A heap of objects lies in a memory of its own.
+        let places = places::needed(memories.saturating_add(u32::from(facts.heap)), tables);
+        let (kind, context, heap) = (kind.program_kind(), facts.context, facts.heap);
+        Ok(Arc::new(Program { digest, kind, entry, places, context, heap, _pin: pin }))
     }
 }
 

@@ -51,6 +51,7 @@ pub struct Program {
     places: u32,
     /// Bytes.
     context: u64,
+    heap: bool,
     /// Keeps its code in the cache.
     _pin: Option<Pin>,
 }
@@ -108,6 +109,11 @@ impl Program {
     /// Bytes that an instance is charged with for what it makes the host keep beside memories and tables.
     pub(crate) fn context(&self) -> u64 {
         self.context.saturating_sub(CONTEXT_FREE)
+    }
+
+    /// Whether instances have a heap of objects that are collected.
+    pub(crate) fn heap(&self) -> bool {
+        self.heap
     }
 
     pub(crate) fn entry(&self) -> &Entry {

@@ -11,6 +11,7 @@
 //! | connection floods on a neighbour | `connections_that_ask_nothing_are_bounded` | `network: strangers_cannot_use_up_a_pods_memory`, `a_pod_can_hold_only_so_much`, `a_full_backlog_makes_callers_wait_and_then_time_out` |
 //! | log floods | `a_flood_of_output_waits_for_its_reader` | `lifecycle: a_guest_waits_for_whoever_reads_its_output`, `node: a_flood_becomes_a_stream` |
 //! | memory and table growth | `tables_are_memory`, `contexts_are_memory`, `misdeeds_are_contained` | `lifecycle: memory_has_a_hard_limit`, `vfs: the_pod_pays_for_what_is_held` |
+//! | objects, garbage and exceptions without end | `collected: who_keeps_all_objects_is_out_of_memory`, `what_the_collector_begins_from_is_memory` | `collected: who_makes_garbage_or_throws_for_ever_can_be_killed`, `exceptions_are_thrown_and_caught` |
 //! | a neighbour's places | `who_has_many_tables_takes_many_places` | `places: what_needs_more_takes_more`, `places: a_handler_leaves_places_for_others` |
 //! | requests that never leave, or are kept | `requests_that_never_leave_are_memory`, `requests_that_are_kept_are_memory` | |
 //! | deep recursion | `deep_components_are_refused` | `lifecycle: deep_recursion_is_a_trap` |

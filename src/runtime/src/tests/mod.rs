@@ -1,5 +1,6 @@
 //! Whole containers, from the file of a module to how it ended.
 
+mod collected;
 mod dense;
 mod fairness;
 pub(crate) mod guests;
