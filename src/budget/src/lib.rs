@@ -31,6 +31,8 @@ pub struct Budget {
     used: AtomicU64,
     /// What was drawn from the node: at least what is used beyond [`FREE`].
     drawn: AtomicU64,
+    /// What is being waited for, beyond what is used.
+    awaited: AtomicU64,
     node: Option<Arc<NodeBudget>>,
 }
 
@@ -74,7 +76,8 @@ impl Budget {
 
     fn with(limit: Option<u64>, node: Option<Arc<NodeBudget>>) -> Budget {
         let limit = AtomicU64::new(limit.unwrap_or(u64::MAX));
-        Budget { limit, used: AtomicU64::new(0), drawn: AtomicU64::new(0), node }
+        let [used, drawn, awaited] = [0; 3].map(AtomicU64::new);
+        Budget { limit, used, drawn, awaited, node }
     }
 
     /// What it draws from.
@@ -99,12 +102,24 @@ impl Budget {
 
     /// Bytes in use.
     pub fn used(&self) -> u64 {
-        self.used.load(Ordering::Relaxed)
+        self.used.load(Ordering::Acquire)
     }
 
     /// Bytes that it has drawn from its node.
     pub fn drawn(&self) -> u64 {
         self.drawn.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that are waited for on its behalf, with [`Budget::wait_for`]. What is granted is no longer waited for before
+    /// it is used: who reads [`Budget::used`] first counts nothing twice.
+    pub fn awaited(&self) -> u64 {
+        self.awaited.load(Ordering::SeqCst)
+    }
+
+    /// Bytes that it would draw more if it had what is waited for.
+    pub fn lacks(&self) -> u64 {
+        let used = self.used.load(Ordering::SeqCst);
+        wanted(used.saturating_add(self.awaited())).saturating_sub(self.drawn.load(Ordering::SeqCst))
     }
 
     /// The most that may be in use; `None` if there is no limit.
@@ -117,12 +132,24 @@ impl Budget {
         self.limit.store(limit.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
+    /// Whether its node could have so much more for it, if all others gave back what they have.
+    pub fn may_ever_have(&self, bytes: u64) -> bool {
+        let most = self.node.as_ref().map_or(u64::MAX, |node| node.limit());
+        self.used().checked_add(bytes).is_some_and(|used| wanted(used) <= most)
+    }
+
     /// Waits until its node may have what it would draw for `bytes` more, and at most so long; false if it does not by
     /// then. What is there may be gone when it is asked for. The node is told of the shortage. Blocks the thread.
     pub fn wait_for(&self, bytes: u64, most: Duration) -> bool {
         let Some(node) = &self.node else { return true };
         let lacks = wanted(self.used().saturating_add(bytes)).saturating_sub(self.drawn());
-        lacks == 0 || node.wait_for(lacks, most)
+        if lacks == 0 {
+            return true;
+        }
+        self.awaited.fetch_add(bytes, Ordering::SeqCst);
+        let fits = node.wait_for(lacks, most);
+        self.awaited.fetch_sub(bytes, Ordering::SeqCst);
+        fits
     }
 
     fn take(&self, bytes: u64) -> Result<(), Exceeded> {

@@ -40,7 +40,7 @@ impl NodeBudget {
 
     /// Bytes that pods have drawn.
     pub fn used(&self) -> u64 {
-        self.used.load(Ordering::Relaxed)
+        self.used.load(Ordering::Acquire)
     }
 
     /// Bytes that they may draw.
@@ -191,13 +191,16 @@ mod tests {
             std::thread::yield_now();
         }
         assert_eq!(node.missing(), CHUNK, "so that somebody is ended");
+        assert_eq!((two.awaited(), two.lacks(), one.lacks()), (1, CHUNK, 0));
         first.shrink(2 * CHUNK);
         assert!(waiting.join().unwrap());
+        assert_eq!((two.awaited(), two.lacks()), (0, 0));
         second.grow(1).unwrap();
         drop(second);
         // Three chunks are free, and these need no more.
         assert!(two.wait_for(FREE + 3 * CHUNK, Duration::ZERO));
         drop(two.charge(FREE + 3 * CHUNK).unwrap());
+        assert!(two.may_ever_have(FREE + 3 * CHUNK) && !two.may_ever_have(FREE + 3 * CHUNK + 1));
         assert!(Budget::new(None).wait_for(u64::MAX, Duration::ZERO), "no node, no shortage");
     }
 

@@ -503,6 +503,9 @@ fn bytes(amount: Option<&QuantityText>) -> Option<u64> {
     u64::try_from(value).ok().filter(|bytes| *bytes > 0)
 }
 
+/// Nothing is made below these: not all of them are file systems of the kernel on every machine.
+const KERNEL_FOLDERS: [&str; 3] = ["/dev", "/proc", "/sys"];
+
 /// A folder of the host, but never one with the cluster's data folder in it or inside that: the keys, the
 /// store and the compiled code of all pods are there. Nor one by which the kernel shows itself: procfs has the memory
 /// of this process, which is that of all pods.
@@ -513,6 +516,14 @@ fn host_path(source: &HostPathVolumeSource, pod_dir: &Path, share: &PodShare) ->
     let data = data.canonicalize().unwrap_or_else(|_| data.to_owned());
     // What does not exist yet would be made below the nearest folder that does.
     let there = path.ancestors().find_map(|ancestor| ancestor.canonicalize().ok());
+    let makes = !path.exists()
+        && matches!(source.type_.as_deref(), None | Some("" | "DirectoryOrCreate" | "FileOrCreate"));
+    if let Some(there) = &there
+        && makes
+        && KERNEL_FOLDERS.iter().any(|kernel| there.starts_with(kernel))
+    {
+        return Err(VolumeError::Kernel(source.path.clone()));
+    }
     if there.is_some_and(|there| there.starts_with(&data) || (path.exists() && data.starts_with(&there))) {
         return Err(VolumeError::OwnData(source.path.clone()));
     }
@@ -532,7 +543,8 @@ fn host_path(source: &HostPathVolumeSource, pod_dir: &Path, share: &PodShare) ->
         "DirectoryOrCreate" => make_folder(path)?,
         "Directory" if !path.is_dir() => return wrong("a directory"),
         "FileOrCreate" if !path.exists() => {
-            let made = std::fs::File::create(path);
+            // Not where a link leads that has nothing at its end.
+            let made = std::fs::File::create_new(path);
             made.map_err(|error| VolumeError::Folder { path: path.to_owned(), reason: error.to_string() })?;
         }
         "File" | "FileOrCreate" if !path.is_file() => return wrong("a file"),

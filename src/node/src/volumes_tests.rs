@@ -364,9 +364,14 @@ fn the_kernel_s_own_files_are_no_host_path() {
         ("/proc/self/mem", "File"),
         ("/proc/new", "DirectoryOrCreate"),
         ("/proc/new", "FileOrCreate"),
+        ("/dev/none", ""),
+        ("/dev/none/new", "DirectoryOrCreate"),
+        ("/dev/none", "FileOrCreate"),
+        ("/sys/none", ""),
     ] {
         refused(&at(path, type_), &format!("hostPath {path} {shows}"));
     }
+    assert!(!Path::new("/dev/none").exists());
     let local = json!({"hostPath": {"path": "/proc"}});
     let volume: PersistentVolume = serde_json::from_value(json!({"spec": local})).unwrap();
     let made = persistent_volume(&volume, Path::new("/data/pods/u"), &objects(), &PodShare::new(None));

@@ -88,13 +88,7 @@ impl Limiter {
     }
 
     fn book(&mut self, bytes: u64) -> Result<(), OutOfMemory> {
-        let taken = match take(&self.control, &mut self.held, bytes) {
-            Err(OutOfMemory::Pod(Exceeded::Node { .. })) => {
-                blocking(|| wait_for_room(&self.pod, &self.control, &mut self.held, bytes))
-            }
-            taken => taken,
-        };
-        taken?;
+        take_or_wait(&self.pod, &self.control, &mut self.held, bytes)?;
         self.last = bytes;
         self.refused = None;
         Ok(())
@@ -141,7 +135,11 @@ impl Limiter {
     /// # Errors
     /// As a growth.
     pub(crate) fn resize(&self, held: &mut Held, bytes: u64) -> wasmtime::Result<()> {
-        held.resize(bytes).map_err(|why| self.end(why))
+        let resized = match bytes.checked_sub(held.bytes()) {
+            Some(more) => take_or_wait(&self.pod, &self.control, &mut held.charge, more),
+            None => held.resize(bytes),
+        };
+        resized.map_err(|why| self.end(why))
     }
 
     fn end(&self, why: OutOfMemory) -> wasmtime::Error {
@@ -240,6 +238,16 @@ fn take(control: &Control, charge: &mut Charge, bytes: u64) -> Result<(), OutOfM
     })
 }
 
+/// The same, but waits for room if the node has none.
+fn take_or_wait(pod: &Budget, control: &Control, charge: &mut Charge, bytes: u64) -> Result<(), OutOfMemory> {
+    match take(control, charge, bytes) {
+        Err(OutOfMemory::Pod(Exceeded::Node { .. })) => {
+            blocking(|| wait_for_room(pod, control, charge, bytes))
+        }
+        taken => taken,
+    }
+}
+
 /// Waits until the node has room, which it makes by ending somebody: perhaps this one, which counts with what it asks
 /// for. Blocks the thread.
 fn wait_for_room(
@@ -248,6 +256,9 @@ fn wait_for_room(
     charge: &mut Charge,
     bytes: u64,
 ) -> Result<(), OutOfMemory> {
+    if !pod.may_ever_have(bytes) {
+        return Err(OutOfMemory::Node); // nobody ends for that
+    }
     if !control.take_memory(bytes) {
         return Err(OutOfMemory::Container { limit: control.memory_limit() });
     }

@@ -368,6 +368,13 @@ impl Bench {
         &self.node.as_ref().unwrap().context().memory
     }
 
+    /// Has a pod hold so many bytes beside its containers, as in its volumes.
+    pub(super) fn holds_beside(&self, name: &str, bytes: u64) -> coracle_budget::Charge {
+        let pods = self.node.as_ref().unwrap().context().table.all();
+        let pod = pods.iter().find(|pod| pod.key().name == name).unwrap();
+        pod.budget.charge(bytes).unwrap()
+    }
+
     /// Waits until pods have drawn so many bytes of the node's.
     pub(super) async fn drawn(&self, bytes: u64) {
         let budget = self.memory().budget();

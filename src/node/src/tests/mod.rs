@@ -529,6 +529,69 @@ async fn who_exceeds_its_request_ends_when_the_node_is_out_of_memory() {
     }
 }
 
+/// A pod that wants more than it asked for does not get it of those within their requests, however many it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_within_its_request_ends_for_who_is_beyond_it() {
+    let bench = Bench::new().await;
+    let pages_of_mib = 16;
+    bench.push("registry.local/six:1", guests::holds(6 * pages_of_mib)).await;
+    bench.push("registry.local/twelve:1", guests::holds(12 * pages_of_mib)).await;
+    let spec = |image: &str, requests: serde_json::Value| {
+        let container = json!({"name": "c", "image": image, "resources": {"requests": requests}});
+        json!({"restartPolicy": "Never", "containers": [container]})
+    };
+    let mib = 1 << 20;
+    bench.memory().budget().set_limit(14 * mib);
+    let good = ["good1", "good2"];
+    for pod in good {
+        bench.create(pod, spec("registry.local/six:1", json!({"memory": "8Mi"}))).await;
+        bench.pod(pod, is_ready).await;
+    }
+    let others = ["evil", "best-effort1", "best-effort2"];
+    bench.create(others[0], spec("registry.local/twelve:1", json!({"memory": "1Mi"}))).await;
+    for pod in &others[1..] {
+        bench.create(pod, spec("registry.local/twelve:1", json!({}))).await;
+    }
+    for pod in others {
+        let pod = bench.pod(pod, |pod| phase(pod) == "Failed").await;
+        let end = container(&pod).state.unwrap().terminated.unwrap();
+        assert_eq!(end.reason.as_deref(), Some("OOMKilled"));
+    }
+    for pod in good {
+        assert!(is_ready(&bench.pod(pod, |_| true).await), "{pod}");
+    }
+}
+
+/// A pod whose volumes hold more than its containers is evicted, but not for them while it is within its request.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn volumes_in_memory_count_against_the_request_of_their_pod() {
+    let bench = Bench::new().await;
+    let pages_of_mib = 16;
+    bench.push("registry.local/one:1", guests::holds(pages_of_mib)).await;
+    bench.push("registry.local/six:1", guests::holds(6 * pages_of_mib)).await;
+    let spec = |image: &str, request: &str| {
+        let resources = json!({"requests": {"memory": request}});
+        let container = json!({"name": "c", "image": image, "resources": resources});
+        json!({"restartPolicy": "Never", "containers": [container]})
+    };
+    let mib = 1 << 20;
+    bench.memory().budget().set_limit(8 * mib);
+    bench.create("cache", spec("registry.local/one:1", "9Mi")).await;
+    bench.pod("cache", is_ready).await;
+    let _volume = bench.holds_beside("cache", 6 * mib);
+    bench.create("evil", spec("registry.local/six:1", "1Mi")).await;
+    let pod = bench.pod("evil", |pod| phase(pod) == "Failed").await;
+    assert_eq!(container(&pod).state.unwrap().terminated.unwrap().reason.as_deref(), Some("OOMKilled"));
+    bench.memory().budget().set_limit(13 * mib);
+    bench.create("hoarder", spec("registry.local/one:1", "1Mi")).await;
+    bench.pod("hoarder", is_ready).await;
+    let _hoard = bench.holds_beside("hoarder", 6 * mib);
+    bench.create("late", spec("registry.local/six:1", "8Mi")).await;
+    let pod = bench.pod("hoarder", |pod| phase(pod) == "Failed").await;
+    assert_eq!(pod.status.unwrap().reason.as_deref(), Some("Evicted"));
+    assert!(is_ready(&bench.pod("cache", |_| true).await));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_image_stays_in_use_when_its_tag_moves() {
     let bench = Bench::new().await;

@@ -11,19 +11,23 @@
 //! touch little of it ([`coracle_budget::FREE`]); so the process' real size is looked at, too: the nearer it is to the
 //! end, the more often.
 //!
-//! Who ends is who uses most beyond its request, of the least important: first whoever exceeds it at all, and critical
-//! pods last, as with evictions. Whose end would give nothing back is left alone. What `exec` runs counts as its
+//! Who ends ([`rank`]) is who uses most beyond its request, of the least important, what it waits for included. Critical
+//! pods end last, as with evictions, and whose end would give nothing back is left alone. What `exec` runs counts as its
 //! container's own. What a pod holds in its volumes goes with the pod alone, so a pod that holds most there is evicted.
+
+mod rank;
 
 use std::{cmp::Reverse, sync::Arc, time::Duration};
 
+use coracle_api::Resources;
 use coracle_budget::NodeBudget;
-use coracle_client::{EventType, Key};
+use coracle_client::EventType;
 use coracle_runtime::Container;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
+use self::rank::{Amount, Candidate, Shortage};
 use crate::{
     admission::is_critical,
     context::Context,
@@ -41,6 +45,9 @@ const SELDOM: Duration = Duration::from_secs(2);
 const OFTEN: Duration = Duration::from_millis(10);
 /// Between two looks, whoever asks for them.
 const PAUSE: Duration = Duration::from_millis(2);
+/// How long those that ended beyond their requests may take to give back before somebody within its request ends, too:
+/// more than the some hundredths of a second that it takes.
+const GOING: Duration = Duration::from_secs(1);
 /// A node of which pods have all but this part is short of memory, if that is not more than what the kubelet keeps free.
 const SHORT_PART: u64 = 16;
 /// The node says so long that it is short of memory. Kubernetes' `evictionPressureTransitionPeriod`.
@@ -68,7 +75,15 @@ struct Seen {
 
 /// One that was ended.
 #[derive(Debug)]
-enum Leaving {
+struct Leaving {
+    what: Ended,
+    since: Instant,
+    /// It was within its request.
+    within: bool,
+}
+
+#[derive(Debug)]
+enum Ended {
     Container(Container),
     Pod(Arc<PodHandle>),
 }
@@ -76,10 +91,10 @@ enum Leaving {
 impl Leaving {
     /// What it still holds.
     fn bytes(&self) -> u64 {
-        match self {
-            Leaving::Container(container) if container.has_ended() => 0,
-            Leaving::Container(container) => container.usage().memory,
-            Leaving::Pod(handle) => handle.budget.used(),
+        match &self.what {
+            Ended::Container(container) if container.has_ended() => 0,
+            Ended::Container(container) => container.usage().memory,
+            Ended::Pod(handle) => handle.budget.used(),
         }
     }
 }
@@ -123,53 +138,55 @@ impl Memory {
         let mut seen = self.seen.lock();
         seen.leaving.retain(|one| one.bytes() > 0);
         let leaving: u64 = seen.leaving.iter().map(Leaving::bytes).sum();
-        let (lacking, missing) =
-            (lacking.saturating_sub(leaving), self.budget.missing().saturating_sub(leaving));
-        if lacking.max(missing) > 0 {
-            self.end_some(context, node, (lacking, missing), &mut seen);
+        let lacking = lacking.saturating_sub(leaving);
+        if lacking > 0 || self.budget.missing() > leaving {
+            self.end_some(context, node, (lacking, leaving), &mut seen);
         }
         wait(left)
     }
 
-    /// Ends the containers that are ranked first, until what they hold is as much as the process lacks, and what they
-    /// have drawn as much as the budget misses.
+    /// Ends whoever is ranked first, until what those hold is as much as the process lacks, and what they have drawn or
+    /// wait for as much as the budget misses.
     fn end_some(
         &self,
         context: &Context,
         node: &ObjectReference,
-        (mut lacking, mut missing): (u64, u64),
+        (lacking, leaving): (u64, u64),
         seen: &mut Seen,
     ) {
-        let mut candidates: Vec<Candidate> =
-            context.table.all().iter().flat_map(|handle| candidates(context, handle)).collect();
-        rank(&mut candidates);
-        for candidate in candidates {
-            if lacking == 0 && (missing == 0 || candidate.drawn == 0) {
-                continue;
-            }
-            if let Some(leaving) = self.end(context, &candidate) {
-                let Candidate { key, name, used, requested, .. } = &candidate;
-                tracing::warn!(pod = %key, container = %name, used, requested, "ended: the node is out of memory");
-                let message =
-                    format!("System OOM encountered, victim process: {}/{}/{name}", key.namespace, key.name);
-                context.recorder.event(node, EventType::Warning, REASON, &message);
-                seen.leaving.push(leaving);
-                seen.last = Some(Instant::now());
-                lacking = lacking.saturating_sub(*used);
-                missing = missing.saturating_sub(candidate.drawn);
-            }
+        // Looked at before the pods are: what is granted meanwhile is counted once, or not at all.
+        let (used, limit) = (self.budget.used(), self.budget.limit());
+        let (mut candidates, mut awaited) = (Vec::new(), 0_u64);
+        for handle in context.table.all() {
+            // From the pods themselves: a wish counts only with the pod that goes for it.
+            awaited = awaited.saturating_add(handle.budget.lacks());
+            candidates.extend(candidates_of(context, &handle));
         }
+        let missing = used.saturating_add(awaited).saturating_sub(limit).saturating_sub(leaving);
+        let going = seen.leaving.iter().any(|one| !one.within && one.since.elapsed() < GOING);
+        Shortage { lacking, missing, going }.relieve(candidates, |candidate, beyond| {
+            let Some(what) = self.end(context, candidate) else { return false };
+            let Candidate { key, name, container: Amount { used, requested }, .. } = candidate;
+            tracing::warn!(pod = %key, container = %name, used, requested, "ended: the node is out of memory");
+            let message =
+                format!("System OOM encountered, victim process: {}/{}/{name}", key.namespace, key.name);
+            context.recorder.event(node, EventType::Warning, REASON, &message);
+            let now = Instant::now();
+            seen.leaving.push(Leaving { what, since: now, within: !beyond });
+            seen.last = Some(now);
+            true
+        });
     }
 
-    fn end(&self, context: &Context, candidate: &Candidate) -> Option<Leaving> {
+    fn end(&self, context: &Context, candidate: &Candidate) -> Option<Ended> {
         let Candidate { key, handle, heaviest, evict, .. } = candidate;
         let left = self.budget.limit().saturating_sub(self.budget.used());
         if *evict && context.evictor.evict_for_memory(context, key, handle.as_ref()?.uid(), left) {
-            return handle.clone().map(Leaving::Pod);
+            return handle.clone().map(Ended::Pod);
         }
         let container = heaviest.as_ref().filter(|container| !container.is_ending())?;
         container.end_for_memory();
-        Some(Leaving::Container(container.clone()))
+        Some(Ended::Container(container.clone()))
     }
 }
 
@@ -193,76 +210,63 @@ fn wait(left: u64) -> Duration {
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)).clamp(OFTEN, SELDOM)
 }
 
-/// A container that could be ended.
-#[derive(Debug, Default)]
-struct Candidate {
-    key: Key,
-    name: Box<str>,
-    critical: bool,
-    priority: i32,
-    /// Bytes used, and asked for.
-    used: u64,
-    requested: u64,
-    /// What of it was drawn from the node's budget.
-    drawn: u64,
-    /// The instance of it that uses most: its own, or one beside it.
-    heaviest: Option<Container>,
-    handle: Option<Arc<PodHandle>>,
-    /// Most of what it uses goes with the pod alone.
-    evict: bool,
-}
-
-/// The order in which containers are ended.
-fn rank(candidates: &mut [Candidate]) {
-    candidates.sort_by_key(|one| {
-        let exceeds = one.used > one.requested;
-        let excess = i128::from(one.used) - i128::from(one.requested);
-        (
-            one.critical,
-            one.drawn == 0,
-            !exceeds,
-            one.priority,
-            Reverse(excess),
-            one.key.clone(),
-            one.name.clone(),
-        )
-    });
-}
-
 /// A pod's containers, with what they use. What the pod uses besides counts as that of the one that uses most.
-fn candidates(context: &Context, handle: &Arc<PodHandle>) -> Vec<Candidate> {
+fn candidates_of(context: &Context, handle: &Arc<PodHandle>) -> Vec<Candidate> {
     let pod = context.pods.get(handle.key());
     let Some(pod) = pod.filter(|pod| pod.metadata.uid.as_deref() == Some(handle.uid())) else {
         return Vec::new();
     };
     let critical = is_critical(&pod, &context.node_name);
     let priority = pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0);
-    let candidate = |name: Box<str>, requested: u64| {
-        let (key, handle) = (handle.key().clone(), Some(handle.clone()));
-        Candidate { key, name, critical, priority, requested, handle, ..Candidate::default() }
+    let candidate = |name: Box<str>, used: u64, requested: u64| {
+        let (key, handle, container) =
+            (handle.key().clone(), Some(handle.clone()), Amount { used, requested });
+        Candidate { key, name, critical, priority, container, handle, ..Candidate::default() }
     };
-    let mut all = Vec::new();
+    // What is granted meanwhile is counted once, or not at all.
+    let (held, mut awaited) = (handle.budget.used(), handle.budget.awaited());
+    // A container counts with what it waits for.
+    let (mut all, mut leaving) = (Vec::new(), 0);
     for (name, running, beside) in handle.guests.all() {
         let instances = || beside.iter().chain([&running.container]);
-        all.push(Candidate {
-            used: instances().map(|one| one.usage().memory).sum(),
-            heaviest: instances().max_by_key(|one| one.usage().memory).cloned(),
-            ..candidate(name.clone(), requested(&pod, &name))
-        });
+        let memory = |ending: bool| {
+            let some = instances().filter(|one| one.is_ending() == ending);
+            some.map(|one| one.usage().memory).sum::<u64>()
+        };
+        leaving += memory(true);
+        let staying = instances().filter(|one| !one.is_ending());
+        if let Some(heaviest) = staying.max_by_key(|one| one.usage().memory) {
+            let heaviest = Some(heaviest.clone());
+            all.push(Candidate {
+                heaviest,
+                ..candidate(name.clone(), memory(false), requested(&pod, &name))
+            });
+        }
     }
-    let others = handle.budget.used().saturating_sub(all.iter().map(|one| one.used).sum());
-    match all.iter_mut().max_by_key(|one| one.used) {
+    all.sort_by_key(|one| Reverse(one.container.used));
+    let of_containers = all.iter().map(|one| one.container.used).sum::<u64>();
+    let others = held.saturating_add(awaited).saturating_sub(of_containers.saturating_add(leaving));
+    for one in &mut all {
+        // Nobody knows whose it is; who uses most also waits for most.
+        one.awaited = awaited.min(one.container.used);
+        awaited -= one.awaited;
+    }
+    match all.first_mut() {
         Some(first) => {
-            first.evict = !critical && others > first.used;
-            first.used += others;
+            first.evict = !critical && others > first.container.used;
+            first.container.used += others;
         }
         None if others > 0 && !critical => {
-            all.push(Candidate { used: others, evict: true, ..candidate(Box::default(), 0) });
+            all.push(Candidate { evict: true, ..candidate(Box::default(), others, 0) });
         }
         None => {}
     }
-    let drawn = handle.budget.drawn();
-    all.iter_mut().for_each(|one| one.drawn = drawn.min(one.used));
+    let drawn = handle.budget.drawn().saturating_add(handle.budget.lacks());
+    let requested = u64::try_from(Resources::taken_by(&pod).memory).unwrap_or(0);
+    for one in &mut all {
+        one.drawn = drawn.min(one.container.used);
+        one.pod = Amount { used: of_containers + others, requested };
+    }
     all
 }
 
@@ -275,32 +279,6 @@ fn requested(pod: &Pod, name: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn who_exceeds_its_request_most_ends_first() {
-        let candidate = |name: &str, priority: i32, used: u64, requested: u64| Candidate {
-            name: name.into(),
-            priority,
-            used,
-            requested,
-            drawn: used,
-            ..Candidate::default()
-        };
-        let mut all = [
-            Candidate { drawn: 0, ..candidate("small", -5, 3, 0) },
-            candidate("modest", 0, 10, 100),
-            candidate("important", 1_000, 900, 0),
-            candidate("best-effort", 0, 301, 0),
-            candidate("greedy", 0, 400, 100),
-            Candidate { critical: true, ..candidate("critical", 0, 5_000, 0) },
-            candidate("modest-and-unimportant", -5, 50, 100),
-        ];
-        rank(&mut all);
-        let order: Vec<_> = all.iter().map(|one| &*one.name).collect();
-        let expected =
-            ["best-effort", "greedy", "important", "modest-and-unimportant", "modest", "small", "critical"];
-        assert_eq!(order, expected);
-    }
 
     #[test]
     fn a_node_is_short_when_pods_have_nearly_all_of_their_part() {
