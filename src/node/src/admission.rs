@@ -2,6 +2,9 @@
 //! the pod, but whoever names a node in a spec has asked nobody. The decision is pure; the book of what the node has
 //! given to its pods is a lock around it.
 //!
+//! A critical pod for which nothing but resources is lacking is taken all the same, and other pods go for it
+//! ([`preemption`]).
+//!
 //! A pod that this node ran before is never refused: what it has is its own, even where the node has less by now.
 
 use std::{borrow::Cow, collections::HashMap};
@@ -14,7 +17,12 @@ use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::{env::Allocatable, platform, static_pods};
+use crate::{
+    env::Allocatable,
+    platform,
+    preemption::{self, Candidate, Class, Lacking},
+    static_pods,
+};
 
 /// Pods from this priority on are critical: they are taken under pressure, never evicted, and end last. Kubernetes'
 /// number, that of `system-cluster-critical`.
@@ -42,8 +50,17 @@ pub(crate) struct Denial {
 
 /// True for pods that the cluster cannot do without: those of this priority, and those of the node's own files.
 pub(crate) fn is_critical(pod: &Pod, node: &str) -> bool {
-    let priority = pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0);
-    priority >= CRITICAL || static_pods::is_mirror(pod, node)
+    priority_of(pod).unwrap_or(0) >= CRITICAL || static_pods::is_mirror(pod, node)
+}
+
+/// The priority that a pod has on its node, where those of its own files are critical.
+pub(crate) fn importance(pod: &Pod, node: &str) -> i32 {
+    let own = priority_of(pod).unwrap_or(0);
+    if is_critical(pod, node) { own.max(CRITICAL) } else { own }
+}
+
+fn priority_of(pod: &Pod) -> Option<i32> {
+    pod.spec.as_ref()?.priority
 }
 
 /// The node, as it decides what it takes.
@@ -85,17 +102,33 @@ impl<'a> NodeFacts<'a> {
     }
 }
 
-/// What a pod takes of the node.
+/// What a pod takes of the node, and what it counts there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Claim {
     requests: Resources,
     ports: Vec<Port>,
+    critical: bool,
+    priority: Option<i32>,
+    class: Class,
 }
 
 impl Claim {
     fn of(pod: &Pod) -> Claim {
         let ports = pod.spec.as_ref().map(host_ports).unwrap_or_default();
-        Claim { requests: Resources::requested_by(pod), ports }
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
+        let class = match pod.status.as_ref().and_then(|status| status.qos_class.as_deref()) {
+            Some("Guaranteed") => Class::Guaranteed,
+            Some("Burstable") => Class::Burstable,
+            _ => Class::BestEffort,
+        };
+        let (critical, priority) = (is_critical(pod, node), priority_of(pod));
+        Claim { requests: Resources::requested_by(pod), ports, critical, priority, class }
+    }
+
+    /// Whether it may have to go for another.
+    fn yields_to(&self, other: &Claim) -> bool {
+        let matters_less = self.priority.zip(other.priority).is_some_and(|(own, other)| own < other);
+        other.critical && !self.critical || matters_less
     }
 }
 
@@ -145,6 +178,39 @@ impl Admissions {
         judge(pod, &claim, node, &book)?;
         book.insert(uid, claim);
         Ok(())
+    }
+
+    /// Takes a new pod, or says why not. A critical one has its resources from others, if those are all that is
+    /// lacking: what those had is its own from now on, and they must go, whose uids these are.
+    pub(crate) fn admit_or_preempt(
+        &self,
+        uid: &str,
+        pod: &Pod,
+        node: &NodeFacts<'_>,
+    ) -> Result<Vec<Box<str>>, Refusal> {
+        if !is_critical(pod, node.name) {
+            return self.admit(uid, pod, node).map(|()| Vec::new());
+        }
+        let claim = Claim::of(pod);
+        withstands(pod, node)?;
+        platform::admit(pod)?;
+        let mut book = self.book.lock();
+        suits(pod, &claim, node, &book)?;
+        let lacking = shortages(&claim, node, &book).map(|one| (one.name.into(), one.lacking())).collect();
+        let candidates = book.claims.iter().filter(|(_, known)| known.yields_to(&claim));
+        let candidates: Vec<_> = candidates
+            .map(|(uid, known)| Candidate { uid, class: known.class, requests: &known.requests })
+            .collect();
+        let victims = preemption::choose(&Lacking(lacking), &candidates).map_err(|why| {
+            let message = format!(
+                "Unexpected error while attempting to recover from admission failure: preemption: error finding a set \
+                 of pods to preempt: {why}"
+            );
+            Refusal::new("UnexpectedAdmissionError", message)
+        })?;
+        victims.iter().for_each(|victim| drop(book.remove(victim)));
+        book.insert(uid, claim);
+        Ok(victims)
     }
 
     /// Keeps what a pod has that the node ran before.
@@ -223,23 +289,51 @@ fn withstands(pod: &Pod, node: &NodeFacts<'_>) -> Result<(), Refusal> {
 
 /// Whether enough is left.
 fn fits(claim: &Claim, node: &NodeFacts<'_>, book: &Book) -> Result<(), Refusal> {
-    let check = |name: &str, wanted: i64, used: i64, has: i64| {
-        if wanted <= 0 || wanted <= has.saturating_sub(used) {
-            return Ok(());
-        }
-        let message = format!(
-            "Node didn't have enough resource: {name}, requested: {wanted}, used: {used}, capacity: {has}"
-        );
-        Err(Refusal::new(format!("OutOf{name}"), message))
+    let Some(Shortage { name, wanted, used, has }) = shortages(claim, node, book).next() else {
+        return Ok(());
     };
+    let message = format!(
+        "Node didn't have enough resource: {name}, requested: {wanted}, used: {used}, capacity: {has}"
+    );
+    Err(Refusal::new(format!("OutOf{name}"), message))
+}
+
+/// A resource of which not enough is left.
+struct Shortage<'a> {
+    name: &'a str,
+    wanted: i64,
+    used: i64,
+    has: i64,
+}
+
+impl Shortage<'_> {
+    fn lacking(&self) -> i64 {
+        self.wanted.saturating_sub(self.has.saturating_sub(self.used))
+    }
+}
+
+/// Everything of which not enough is left.
+fn shortages<'a>(
+    claim: &'a Claim,
+    node: &'a NodeFacts<'_>,
+    book: &'a Book,
+) -> impl Iterator<Item = Shortage<'a>> {
     let (wants, used, has) = (&claim.requests, &book.sum, &node.has);
-    check("pods", 1, i64::try_from(book.claims.len()).unwrap_or(i64::MAX), node.max_pods)?;
-    check("cpu", wants.cpu, used.cpu, has.cpu)?;
-    check("memory", wants.memory, used.memory, has.memory)?;
-    check("ephemeral-storage", wants.storage, used.storage, has.storage)?;
+    let pods = i64::try_from(book.claims.len()).unwrap_or(i64::MAX);
+    let main = [
+        ("pods", 1, pods, node.max_pods),
+        ("cpu", wants.cpu, used.cpu, has.cpu),
+        ("memory", wants.memory, used.memory, has.memory),
+        ("ephemeral-storage", wants.storage, used.storage, has.storage),
+    ];
     // What the node knows nothing of is somebody else's to count.
-    let known = wants.other.iter().filter_map(|(name, wanted)| Some((name, *wanted, *has.other.get(name)?)));
-    known.into_iter().try_for_each(|(name, wanted, has)| check(name, wanted, used.amount(name), has))
+    let other = wants.other.iter().filter_map(|(name, wanted)| {
+        Some((name.as_str(), *wanted, used.amount(name), *has.other.get(name)?))
+    });
+    main.into_iter()
+        .chain(other)
+        .map(|(name, wanted, used, has)| Shortage { name, wanted, used, has })
+        .filter(|one| one.wanted > 0 && one.lacking() > 0)
 }
 
 /// Whether pod and node want each other.

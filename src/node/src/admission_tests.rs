@@ -193,3 +193,75 @@ fn what_is_given_back_is_told_and_free() {
     assert!(freed.has_changed().unwrap());
     assert_eq!(admissions.admit("new", &whole, &facts), Ok(()));
 }
+
+/// A node on which pods run (priority, class, CPU in thousandths, host port), and a new one of this priority that wants
+/// 1.5 CPUs and port 80: what becomes of it, and who goes.
+#[track_caller]
+fn check_preemption(there: &[(i32, &str, i64, u16)], fields: &Value, priority: i32, expected: &str) {
+    let spec = |priority: i32, class: &str, cpu: i64, port: u16| {
+        let mut spec = requesting(&json!({"cpu": format!("{cpu}m")}));
+        (spec["priority"], spec["qosClass"]) = (priority.into(), class.into());
+        spec["containers"][0]["ports"] = json!([{"containerPort": 1, "hostPort": port}]);
+        pod(&spec)
+    };
+    let admissions = Admissions::default();
+    for (number, (priority, class, cpu, port)) in there.iter().enumerate() {
+        admissions.keep(&number.to_string(), &spec(*priority, class, *cpu, *port));
+    }
+    let before = admissions.book.lock().sum.cpu;
+    let object = node(fields);
+    let facts = NodeFacts::new("n1", Some(&object), &Allocatable::default(), 0);
+    let new = spec(priority, "Burstable", 1_500, 80);
+    let said = match admissions.admit_or_preempt("new", &new, &facts) {
+        Ok(victims) => {
+            assert!(
+                admissions.admit("late", &spec(0, "Burstable", 1_500, 90), &facts).is_err(),
+                "it is given"
+            );
+            format!("for {}", victims.join(", "))
+        }
+        Err(refusal) => {
+            assert_eq!(admissions.book.lock().sum.cpu, before, "nobody goes in vain");
+            format!("{}: {}", refusal.reason, refusal.message)
+        }
+    };
+    assert_eq!(said, expected);
+}
+
+#[test]
+fn others_go_for_a_critical_pod() {
+    let none = json!({});
+    let two = [(0, "Burstable", 500, 1), (0, "Guaranteed", 1_000, 2)];
+    check_preemption(&two, &none, CRITICAL, "for 1");
+    check_preemption(&[(0, "Burstable", 500, 1)], &none, CRITICAL, "for ");
+    check_preemption(
+        &two,
+        &none,
+        CRITICAL - 1,
+        "OutOfcpu: Node didn't have enough resource: cpu, requested: 1500, used: 1500, capacity: 2000",
+    );
+    check_preemption(&[(CRITICAL, "Guaranteed", 1_500, 1)], &none, CRITICAL + 1, "for 0");
+    check_preemption(
+        &[(CRITICAL, "Guaranteed", 1_500, 1), (0, "BestEffort", 0, 2)],
+        &none,
+        CRITICAL,
+        "UnexpectedAdmissionError: Unexpected error while attempting to recover from admission failure: preemption: \
+         error finding a set of pods to preempt: no set of running pods found to reclaim resources: [(res: cpu, q: 1000), ]",
+    );
+    // Of pods there may be three.
+    let three = [(0, "BestEffort", 0, 1), (5, "BestEffort", 0, 2), (CRITICAL, "BestEffort", 0, 3)];
+    check_preemption(&three, &none, CRITICAL, "for 0");
+    // Only resources are taken from others.
+    check_preemption(
+        &[(0, "Guaranteed", 1_500, 80)],
+        &none,
+        CRITICAL,
+        "NodePorts: Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports",
+    );
+    check_preemption(
+        &two,
+        &json!({"/spec": {"taints": [{"key": "k", "effect": "NoExecute"}]}}),
+        CRITICAL,
+        "TaintToleration: Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate",
+    );
+}

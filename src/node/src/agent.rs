@@ -38,6 +38,7 @@ use crate::{
     exec::Toolbox,
     host::Capacity,
     images::Puller,
+    instances::Instances,
     kubelet_api,
     local_volumes::LocalVolumes,
     logs::{LogBook, LogLimits, Runs},
@@ -71,7 +72,7 @@ pub struct Config {
     pub listen: IpAddr,
     /// The data folder: `pods/`, `volumes/` and `logs/` in it are the node's.
     pub data_dir: PathBuf,
-    /// How many pods the node offers to run, if the runtime has as many places.
+    /// How many pods the node offers to run, if the runtime has as many places beside its reserve.
     pub max_pods: u32,
     /// What `kubeletVersion` says.
     pub version: String,
@@ -144,8 +145,9 @@ impl Node {
         let tokens = Arc::new(Tokens::new(deps.client.clone()));
         let capacity = Capacity::measure(&config.data_dir);
         let memory = Arc::new(Memory::new(&capacity));
+        let instances = Arc::new(Instances::new(deps.runtime.clone()));
         // A pod has one container at least.
-        let max_pods = config.max_pods.min(deps.runtime.capacity());
+        let max_pods = config.max_pods.min(Instances::most_pods(&deps.runtime));
         let recorder = Recorder::new(deps.client.clone(), "kubelet", &config.name);
         let context = Arc::new(Context {
             node_name: config.name.clone(),
@@ -170,7 +172,7 @@ impl Node {
             toolbox: Toolbox::new(config.toolbox.clone()),
             prober: Prober::new(recorder.clone()),
             stats: Stats::default(),
-            evictor: Evictor::new(deps.images.clone()),
+            evictor: Evictor::new(deps.images.clone(), instances.clone()),
             recorder,
             statuses: StatusWriter::new(deps.client.clone()),
             logs: LogBook::new(logs_dir, config.log_limits),
@@ -196,7 +198,7 @@ impl Node {
             deps.client,
             deps.informers.get::<NodeObject>(),
             deps.images,
-            context.runtime.clone(),
+            instances,
             memory,
             context.stop.clone(),
         ));

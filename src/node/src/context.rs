@@ -75,9 +75,9 @@ impl Context {
         PodFacts { pod, pod_ip, pod_ip6, host_ip: self.host_ip, allocatable: self.allocatable }
     }
 
-    /// Takes a new pod, or says why not.
-    pub(crate) fn admit(&self, uid: &str, pod: &Pod) -> Result<(), Refusal> {
-        self.with_node(|node| self.admissions.admit(uid, pod, node))
+    /// Takes a new pod, or says why not; the uids of those that must go first.
+    pub(crate) fn admit(&self, uid: &str, pod: &Pod) -> Result<Vec<Box<str>>, Refusal> {
+        self.with_node(|node| self.admissions.admit_or_preempt(uid, pod, node))
     }
 
     /// Gives a pod that runs the resources of this spec, or says why not.

@@ -5,7 +5,7 @@
 //!  look ── enough ──────────────────────────────────────────▶ look later
 //!   └─ pods beyond their limits: end them ──────────────────────────────────┐
 //!   └─ short of disk: remove images ─ still short ─┐                        │
-//!   └─ short of memory ────────────────────────────┴▶ rank pods, end the first ─▶ wait for what they free, look
+//!   └─ short of memory, for long of instances ─────┴▶ rank pods, end the first ─▶ wait for what they free, look
 //! ```
 
 use std::{
@@ -31,6 +31,7 @@ use crate::{
     context::Context,
     handle::{Eviction, PodHandle},
     host::{self, MEMORY_RESERVE},
+    instances::{Instances, Places},
     stats::{PodUsage, Stats},
     storage::StorageUsage,
 };
@@ -52,6 +53,8 @@ const IMAGE_AGE: Duration = Duration::from_secs(120);
 const REASON: &str = "Evicted";
 /// What an evicted pod's containers have to end. Kubernetes' number.
 const GRACE: Duration = Duration::from_secs(1);
+/// The same where nothing breaks before they have: their own grace, up to this. It fits [`CLEANUP`].
+const SOFT_GRACE: Duration = Duration::from_secs(20);
 
 /// Why pods are evicted: the machine is short of something, or they keep more on disk than they may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,14 +62,22 @@ pub(crate) enum Signal {
     Memory,
     Disk,
     Inodes,
+    Instances,
     EmptyDir,
     Pod,
     Container,
 }
 
 impl Signal {
-    const ALL: [Signal; 6] =
-        [Signal::Memory, Signal::Disk, Signal::Inodes, Signal::EmptyDir, Signal::Pod, Signal::Container];
+    const ALL: [Signal; 7] = [
+        Signal::Memory,
+        Signal::Disk,
+        Signal::Inodes,
+        Signal::Instances,
+        Signal::EmptyDir,
+        Signal::Pod,
+        Signal::Container,
+    ];
 
     /// How Kubernetes names the signal.
     fn name(self) -> &'static str {
@@ -74,6 +85,8 @@ impl Signal {
             Signal::Memory => "memory.available",
             Signal::Disk => "nodefs.available",
             Signal::Inodes => "nodefs.inodesFree",
+            // An instance is to a guest what a process is to a program elsewhere.
+            Signal::Instances => "pid.available",
             Signal::EmptyDir => "emptydirfs.limit",
             Signal::Pod => "ephemeralpodfs.limit",
             Signal::Container => "ephemeralcontainerfs.limit",
@@ -82,7 +95,24 @@ impl Signal {
 
     /// Whether it is the machine's, and not the pod's own doing. Only that is a disruption, as Kubernetes has it.
     fn of_node(self) -> bool {
-        matches!(self, Signal::Memory | Signal::Disk | Signal::Inodes)
+        matches!(self, Signal::Memory | Signal::Disk | Signal::Inodes | Signal::Instances)
+    }
+
+    /// Whether it is counted, in no unit.
+    fn is_count(self) -> bool {
+        matches!(self, Signal::Inodes | Signal::Instances)
+    }
+
+    /// What a pod that is evicted for it has to end.
+    fn grace(self, pod: &Pod) -> Duration {
+        let own = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+        match self {
+            Signal::Instances => own
+                .and_then(|own| u64::try_from(own).ok())
+                .map_or(SOFT_GRACE, Duration::from_secs)
+                .min(SOFT_GRACE),
+            _ => GRACE,
+        }
     }
 }
 
@@ -101,7 +131,7 @@ struct Candidate {
     key: Key,
     uid: Box<str>,
     priority: i32,
-    /// Bytes used, and asked for, of what is short.
+    /// What is used, and asked for, of what is short, of which nobody can ask for inodes and instances.
     used: u64,
     requested: u64,
     /// The containers that use more than they asked for, with both amounts.
@@ -122,7 +152,7 @@ fn message(shortage: &Shortage, pod: &Candidate) -> String {
     let Shortage { signal, resource, threshold, available } = shortage;
     let mut text = format!(
         "The node was low on resource: {resource}. Threshold quantity: {threshold}, available: {}. ",
-        if *signal == Signal::Inodes { available.to_string() } else { kibi(*available) }
+        if signal.is_count() { available.to_string() } else { kibi(*available) }
     );
     for (name, used, requested) in &pod.exceeding {
         let requested = if *requested == 0 { "0".to_owned() } else { kibi(*requested) };
@@ -138,9 +168,10 @@ fn kibi(bytes: u64) -> String {
     format!("{}Ki", bytes / 1024)
 }
 
-/// Watches over the machine's memory and disk, and what pods keep there.
+/// Watches over the machine's memory and disk, what pods keep there, and the runtime's places.
 pub(crate) struct Evictor {
     images: Arc<Images>,
+    pub(crate) instances: Arc<Instances>,
     /// When each image was last seen in use.
     used: Mutex<HashMap<String, Instant>>,
     /// How many pods were evicted, in the order of [`Signal::ALL`].
@@ -148,8 +179,8 @@ pub(crate) struct Evictor {
 }
 
 impl Evictor {
-    pub(crate) fn new(images: Arc<Images>) -> Evictor {
-        Evictor { images, used: Mutex::default(), counts: Default::default() }
+    pub(crate) fn new(images: Arc<Images>, instances: Arc<Instances>) -> Evictor {
+        Evictor { images, instances, used: Mutex::default(), counts: Default::default() }
     }
 
     /// How many pods were evicted, by signal.
@@ -176,6 +207,7 @@ impl Evictor {
         node: &ObjectReference,
     ) -> Vec<Arc<PodHandle>> {
         self.note_images(context);
+        let overdue = self.instances.overdue();
         let evicted = self.evict_beyond_limits(context);
         if !evicted.is_empty() {
             return evicted;
@@ -229,7 +261,34 @@ impl Evictor {
             let candidates = candidates(context, &stats.measure(context).pods, &shortage, usage);
             return self.evict_first(context, &shortage, candidates);
         }
-        Vec::new()
+        overdue.map_or_else(Vec::new, |places| self.evict_for_places(context, stats, node, places))
+    }
+
+    /// Ends the pod that is ranked first of those that take places: nobody asks for those, so the least important goes,
+    /// and of such the one that takes most.
+    pub(crate) fn evict_for_places(
+        &self,
+        context: &Context,
+        stats: &Stats,
+        node: &ObjectReference,
+        places: Places,
+    ) -> Vec<Arc<PodHandle>> {
+        let shortage = Shortage {
+            signal: Signal::Instances,
+            resource: "pids",
+            available: places.free.into(),
+            threshold: places.reserve.to_string(),
+        };
+        self.announce(context, node, &shortage);
+        let usage = |pod: &PodUsage| (pod.places(), Vec::new());
+        let mut candidates = candidates(context, &stats.measure(context).pods, &shortage, usage);
+        // The end of those would free nothing.
+        candidates.retain(|one| one.used > 0);
+        let evicted = self.evict_first(context, &shortage, candidates);
+        if !evicted.is_empty() {
+            self.instances.evicted();
+        }
+        evicted
     }
 
     fn announce(&self, context: &Context, node: &ObjectReference, shortage: &Shortage) {
@@ -295,7 +354,8 @@ impl Evictor {
         let handle = handle.filter(|handle| handle.evict_once())?;
         tracing::warn!(pod = %handle.key(), message, "a pod is evicted");
         context.tell(pod, None, true, REASON, &message);
-        handle.evict(Eviction { reason: REASON, message, grace: Some(GRACE), disruption: signal.of_node() });
+        let grace = Some(signal.grace(pod));
+        handle.evict(Eviction { reason: REASON, message, grace, disruption: signal.of_node() });
         self.counts[signal as usize].fetch_add(1, Ordering::Relaxed);
         Some(handle)
     }
@@ -451,6 +511,37 @@ mod tests {
     }
 
     #[test]
+    fn where_nobody_asks_for_any_who_matters_least_and_has_most_goes_first() {
+        let mut pods = [
+            candidate("important", 1_000, 90, 0),
+            candidate("one", 0, 1, 0),
+            candidate("many", 0, 40, 0),
+            candidate("unimportant", -5, 2, 0),
+        ];
+        rank(&mut pods);
+        let order: Vec<_> = pods.iter().map(|pod| pod.key.name.as_str()).collect();
+        assert_eq!(order, ["unimportant", "many", "one", "important"]);
+    }
+
+    #[test]
+    fn where_nothing_breaks_pods_have_their_own_time_to_end() {
+        #[track_caller]
+        fn check(signal: Signal, own: Option<i64>, seconds: u64) {
+            let spec = k8s_openapi::api::core::v1::PodSpec {
+                termination_grace_period_seconds: own,
+                ..Default::default()
+            };
+            let pod = Pod { spec: Some(spec), ..Pod::default() };
+            assert_eq!(signal.grace(&pod), Duration::from_secs(seconds));
+        }
+        check(Signal::Memory, Some(5), 1);
+        check(Signal::Instances, Some(5), 5);
+        check(Signal::Instances, Some(0), 0);
+        check(Signal::Instances, Some(3_600), 20);
+        check(Signal::Instances, None, 20);
+    }
+
+    #[test]
     fn the_message_is_that_of_other_clusters() {
         let shortage = |signal, resource, available, threshold: &str| Shortage {
             signal,
@@ -479,6 +570,11 @@ mod tests {
         assert_eq!(
             message(&names, &candidate("p", 0, 5_000, 0)),
             "The node was low on resource: inodes. Threshold quantity: 300, available: 120. "
+        );
+        let pids = shortage(Signal::Instances, "pids", 3, "550");
+        assert_eq!(
+            message(&pids, &one),
+            "The node was low on resource: pids. Threshold quantity: 550, available: 3. "
         );
     }
 }

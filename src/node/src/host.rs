@@ -18,8 +18,6 @@ const SYSTEM_PART: u64 = 8;
 const DISK_RESERVE: u64 = 2 << 30;
 /// The names that the disk must have room for, in percent. The kubelet's default hard threshold.
 const INODES_PERCENT: u64 = 5;
-/// The part of the runtime's places for containers from which on no more pods should come.
-const INSTANCES_PERCENT: u64 = 95;
 /// The version of Wasmtime, as containerd's stands in other nodes' `containerRuntimeVersion`.
 const WASMTIME_VERSION: &str = "48.0.8";
 
@@ -183,13 +181,13 @@ pub(crate) struct Pressure {
 }
 
 impl Pressure {
-    /// Measures the machine, and how many of `capacity` containers run.
-    pub(crate) fn measure(dir: &Path, (running, capacity): (u32, u32)) -> Pressure {
+    /// Measures the machine. Whether there are `instances` enough is the runtime's to know.
+    pub(crate) fn measure(dir: &Path, instances: bool) -> Pressure {
         let (memory, disk) = (memory_use(), disk_use(dir));
         Pressure {
             memory: memory.total > 0 && memory.available < MEMORY_RESERVE,
             disk: disk.short() || disk.short_of_inodes(),
-            instances: u64::from(running) * 100 >= u64::from(capacity) * INSTANCES_PERCENT,
+            instances,
         }
     }
 }

@@ -4,11 +4,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use coracle_network::PodStack;
-use coracle_runtime::{ContainerSpec, ProgramKind, Stdin, stdin_pipe};
+use coracle_runtime::{ContainerSpec, Place, ProgramKind, Queued, StartError, Stdin, stdin_pipe};
 use coracle_vfs::Mounts;
 use k8s_openapi::api::core::v1::{Container as Spec, Pod};
 
 use crate::{
+    admission::importance,
     context::{Context, container_at},
     env::{self, Environment},
     exec::Running,
@@ -32,6 +33,8 @@ pub(crate) struct Launch {
     pub(crate) index: usize,
     /// The restart count of the run.
     pub(crate) run: i32,
+    /// The node's place that it has waited for, if it has.
+    pub(crate) place: Option<Place>,
 }
 
 /// A run that began.
@@ -41,16 +44,29 @@ pub(crate) struct Launched {
     pub(crate) image_id: Box<str>,
 }
 
+/// Nothing was launched.
+pub(crate) struct NotLaunched {
+    pub(crate) waiting: Waiting,
+    /// Its turn in the line for a place of the node, if that is all that is missing.
+    pub(crate) queued: Option<Queued>,
+}
+
+impl From<Waiting> for NotLaunched {
+    fn from(waiting: Waiting) -> NotLaunched {
+        NotLaunched { waiting, queued: None }
+    }
+}
+
 impl Launch {
     /// Launches the container, telling users about each step. May be dropped at any await; nothing runs
     /// before the last one.
-    pub(crate) async fn run(self) -> Result<Launched, Waiting> {
-        let Launch { context, handle, pod, volumes, stack, index, run } = self;
+    pub(crate) async fn run(self) -> Result<Launched, NotLaunched> {
+        let Launch { context, handle, pod, volumes, stack, index, run, place } = self;
         let tell = |warning: bool, reason: &'static str, message: String| {
             context.tell(&pod, Some(index), warning, reason, &message);
         };
         let Some(spec) = container_at(&pod, index) else {
-            return Err(waiting("CreateContainerError", "the container is not in the pod's spec"));
+            return Err(waiting("CreateContainerError", "the container is not in the pod's spec").into());
         };
         let spec = &*spec;
         platform::check(&pod, spec).map_err(|problem| waiting("CreateContainerConfigError", &problem))?;
@@ -131,10 +147,14 @@ impl Launch {
             stderr,
         };
         let container = match serving {
-            None => context.runtime.start(program.clone(), start),
+            None => context.runtime.start_in(place, program.clone(), start),
             Some(config) => context.runtime.serve(program.clone(), start, config),
         };
-        let container = container.map_err(|error| waiting("RunContainerError", &chain(&error)))?;
+        let container = container.map_err(|error| {
+            let full = matches!(error, StartError::Exhausted { .. });
+            let queued = full.then(|| context.runtime.queue(&program, importance(&pod, &context.node_name)));
+            NotLaunched { waiting: waiting("RunContainerError", &chain(&error)), queued: queued.flatten() }
+        })?;
         let running = Arc::new(Running {
             program,
             env,

@@ -6,8 +6,8 @@
 //! from `coracle-image`. It must never decide where a pod runs, change a pod's spec, or poll the API.
 //!
 //! Read first: [`Node`] (build, router, ready, shutdown), then `state` (a pod's life as a pure machine),
-//! `worker` (the task that lives it) and `status` (what is said of it). `admission` is what the node takes,
-//! `platform` the table of what only Linux could do.
+//! `worker` (the task that lives it) and `status` (what is said of it). `admission` is what the node takes
+//! (and `preemption` who goes for a critical pod), `platform` the table of what only Linux could do.
 //!
 //! ```text
 //!  informers ── dispatch ──> worker (one task per pod) ── status_writer ──> API
@@ -16,7 +16,7 @@
 //!                              ├─ logs  <── guests             kubelet_api <── API server
 //!                              ├─ hooks, probes (one task for all) ── command ──> exec
 //!                              ├─ streams (exec, attach, port-forward, proxy) ──> exec, network
-//!                              ├─ memory, eviction: who ends when the machine runs short
+//!                              ├─ memory, instances, eviction: who ends when the machine runs short
 //!                              └─ termination: how a run ended, and its last words
 //! ```
 
@@ -36,6 +36,7 @@ mod hooks;
 mod host;
 mod http;
 mod images;
+mod instances;
 mod kubelet_api;
 mod launch;
 mod local_volumes;
@@ -44,6 +45,7 @@ mod memory;
 mod network_feed;
 mod platform;
 mod pod_network;
+mod preemption;
 mod probes;
 mod pull_secrets;
 mod registration;

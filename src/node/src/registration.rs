@@ -12,7 +12,6 @@ use std::{
 use coracle_client::{
     Delta, EventType, Informer, Key, Recorder, api_message, clock, is_already_exists, is_not_found,
 };
-use coracle_runtime::Runtime;
 use ipnet::{Ipv4Net, Ipv6Net};
 use k8s_openapi::{
     api::{
@@ -37,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     host::{self, Capacity, Pressure},
+    instances::Instances,
     memory::Memory,
 };
 
@@ -85,7 +85,7 @@ pub(crate) struct Registration {
     leases: Api<Lease>,
     informer: Informer<Node>,
     images: Arc<coracle_image::Images>,
-    runtime: Arc<Runtime>,
+    instances: Arc<Instances>,
     memory: Arc<Memory>,
     shutting_down: AtomicBool,
     stop: CancellationToken,
@@ -97,14 +97,14 @@ impl Registration {
         client: Client,
         informer: Informer<Node>,
         images: Arc<coracle_image::Images>,
-        runtime: Arc<Runtime>,
+        instances: Arc<Instances>,
         memory: Arc<Memory>,
         stop: CancellationToken,
     ) -> Registration {
         let nodes = Api::all(client.clone());
         let leases = Api::namespaced(client, LEASES);
         let shutting_down = AtomicBool::new(false);
-        Registration { identity, nodes, leases, informer, images, runtime, memory, shutting_down, stop }
+        Registration { identity, nodes, leases, informer, images, instances, memory, shutting_down, stop }
     }
 
     /// The name of the node.
@@ -203,8 +203,7 @@ impl Registration {
     }
 
     fn pressure(&self) -> Pressure {
-        let instances = (self.runtime.running(), self.runtime.capacity());
-        let measured = Pressure::measure(&self.identity.data_dir, instances);
+        let measured = Pressure::measure(&self.identity.data_dir, self.instances.is_short());
         Pressure { memory: measured.memory || self.memory.is_short(), ..measured }
     }
 

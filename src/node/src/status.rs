@@ -19,6 +19,7 @@ use k8s_openapi::{
 use serde_json::{Value, json};
 
 use crate::{
+    preemption,
     resize::{Denied, Resize},
     state::{self, RestartPolicy, Role, Stop, UnitView},
     termination::shorten,
@@ -416,6 +417,7 @@ fn resize_conditions(facts: &Facts<'_>) -> Vec<PodCondition> {
 /// The condition of a pod that the node ends for its own sake: job controllers count such an end otherwise.
 fn disruption(facts: &Facts<'_>, phase: &str) -> Option<PodCondition> {
     let message = match facts.stop {
+        Some(Stop::Failed { reason: preemption::REASON, disruption: true, .. }) => preemption::DISRUPTED,
         Some(Stop::Failed { message, disruption: true, .. }) => message,
         Some(Stop::Shutdown) if phase == "Failed" => SHUT_DOWN.1,
         _ => return None,

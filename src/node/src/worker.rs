@@ -18,7 +18,7 @@ use std::{
 use bytes::Bytes;
 use coracle_client::clock;
 use coracle_network::{PodConfig, PodStack};
-use coracle_runtime::Container;
+use coracle_runtime::{Container, Place, Queued};
 use futures::{
     FutureExt, StreamExt,
     future::{AbortHandle, BoxFuture, abortable},
@@ -37,15 +37,15 @@ use crate::{
     exec::Running,
     handle::{Mail, PodHandle},
     hooks,
-    launch::{Launch, Launched},
+    launch::{Launch, Launched, NotLaunched},
     logs::{ContainerLog, Runs},
-    platform, pod_network,
+    platform, pod_network, preemption,
     probes::{ProbeGuard, Target},
     resize::{self, Behind, Denied, Resize},
     resources, sources,
     state::{
         self, Effect, Exit, Hook, Input, MAX_GRACE, Machine, Plan, ProbeKind, RestartPolicy, Role, Stop,
-        UnitPlan, Waiting,
+        UnitPlan,
     },
     status::{self, Facts, Transitions},
     status_writer::Urgency,
@@ -78,8 +78,18 @@ pub(crate) async fn run(context: Arc<Context>, handle: Arc<PodHandle>, pod: Arc<
 
 /// What a future inside the worker came to.
 enum Done {
+    /// Those that had to go for this pod have gone.
+    Preempted,
     SetUp(Result<PodVolumes, String>),
-    Launched { index: usize, result: Result<Launched, Waiting> },
+    Launched {
+        index: usize,
+        result: Result<Launched, NotLaunched>,
+    },
+    /// A container's turn in the line has come.
+    Room {
+        index: usize,
+        place: Place,
+    },
     Abandoned,
     DiskFreed,
     CleanedUp,
@@ -110,8 +120,10 @@ enum Closing {
 /// A container as far as this process runs it.
 #[derive(Default)]
 struct Slot {
-    /// Ends the launch or the hook under way, or one that is over.
+    /// Ends the launch, the wait for a place or the hook under way, or one that is over.
     job: Option<AbortHandle>,
+    /// For the launch that comes next.
+    place: Option<Place>,
     running: Option<Arc<Running>>,
     probes: Vec<ProbeGuard>,
     /// Liveness and readiness are probed, too: there is no startup probe, or it has succeeded.
@@ -138,6 +150,8 @@ struct Worker {
     up: usize,
     /// What a resize has not come to yet.
     resize: Option<Box<Resize>>,
+    /// The pods that must have gone before this one begins.
+    preempted: Box<[Arc<PodHandle>]>,
     /// The pod was over before this worker began, so that its status says all.
     was_over: bool,
     /// Fingerprint of the status that was handed to the writer last.
@@ -184,6 +198,7 @@ impl Worker {
             runs: FuturesUnordered::new(),
             up: 0,
             resize: None,
+            preempted: Box::default(),
             was_over,
             published: 0,
             deleted: None,
@@ -305,6 +320,10 @@ impl Worker {
 
     fn done(&mut self, done: Done) {
         match done {
+            Done::Preempted => {
+                let answer = self.begin_set_up();
+                answer.into_iter().for_each(|answer| self.feed(answer));
+            }
             Done::SetUp(Ok(volumes)) => {
                 self.volumes = Arc::new(volumes);
                 self.feed(Input::SetUp);
@@ -312,8 +331,21 @@ impl Worker {
             Done::SetUp(Err(message)) => self.feed(Input::SetUpFailed { reason: "FailedMount", message }),
             Done::Launched { index, result } => match result {
                 Ok(launched) => self.launched(index, launched),
-                Err(waiting) => self.feed(Input::LaunchFailed { index, waiting }),
+                Err(NotLaunched { waiting, queued: None }) => {
+                    self.feed(Input::LaunchFailed { index, waiting });
+                }
+                Err(NotLaunched { waiting, queued: Some(queued) }) => {
+                    self.queue(index, queued);
+                    self.feed(Input::NoRoom { index, waiting });
+                }
             },
+            Done::Room { index, place } => {
+                let Some(slot) = self.slots.get_mut(index) else { return };
+                slot.place = Some(place);
+                self.feed(Input::Room { index });
+                // It may not need it any more.
+                self.slots[index].place = None;
+            }
             // Nobody waits for that launch any more.
             Done::Abandoned => {}
             Done::DiskFreed => self.freeing = false,
@@ -377,11 +409,16 @@ impl Worker {
         let fresh = self.pod.status.as_ref().is_none_or(|status| status.start_time.is_none());
         if !fresh {
             self.context.admissions.keep(self.handle.uid(), &self.pod);
-        } else if let Err(refusal) = self.context.admit(self.handle.uid(), &self.pod) {
-            self.context.tell(&self.pod, None, true, &refusal.reason, &refusal.message);
-            let message = format!("Pod was rejected: {}", refusal.message).into();
-            let stop = Stop::Refused { reason: refusal.reason, message };
-            self.feed(Input::Stop { stop, grace: Duration::ZERO });
+            return;
+        }
+        match self.context.admit(self.handle.uid(), &self.pod) {
+            Ok(victims) => self.preempted = preemption::carry_out(&self.context, &victims),
+            Err(refusal) => {
+                self.context.tell(&self.pod, None, true, &refusal.reason, &refusal.message);
+                let message = format!("Pod was rejected: {}", refusal.message).into();
+                let stop = Stop::Refused { reason: refusal.reason, message };
+                self.feed(Input::Stop { stop, grace: Duration::ZERO });
+            }
         }
     }
 
@@ -525,13 +562,12 @@ impl Worker {
 
     fn carry_out(&mut self, effect: Effect, inputs: &mut VecDeque<Input>) {
         match effect {
-            Effect::SetUp => match self.set_up() {
-                Ok(Some(job)) => self.jobs.push(job),
-                Ok(None) => inputs.push_back(Input::SetUp),
-                Err(message) => {
-                    inputs.push_back(Input::SetUpFailed { reason: "FailedCreatePodSandBox", message });
-                }
-            },
+            Effect::SetUp if !self.preempted.is_empty() => {
+                let (context, preempted) = (self.context.clone(), std::mem::take(&mut self.preempted));
+                let gone = async move { context.table.all_retired(&preempted).await };
+                self.jobs.push(gone.map(|()| Done::Preempted).boxed());
+            }
+            Effect::SetUp => inputs.extend(self.begin_set_up()),
             Effect::Launch { index, run } => self.launch(index, run),
             Effect::Abandon { index } => {
                 let launch = self.slots.get_mut(index).and_then(|slot| slot.job.take());
@@ -584,6 +620,18 @@ impl Worker {
                     self.jobs.push(job.map(|()| Done::DiskFreed).boxed());
                 }
             }
+        }
+    }
+
+    /// Sets the pod up; what the machine hears of it, if that is known at once.
+    fn begin_set_up(&mut self) -> Option<Input> {
+        match self.set_up() {
+            Ok(Some(job)) => {
+                self.jobs.push(job);
+                None
+            }
+            Ok(None) => Some(Input::SetUp),
+            Err(message) => Some(Input::SetUpFailed { reason: "FailedCreatePodSandBox", message }),
         }
     }
 
@@ -660,6 +708,7 @@ impl Worker {
 
     fn launch(&mut self, index: usize, run: i32) {
         let Some(stack) = self.stack.clone() else { return };
+        let place = self.slots.get_mut(index).and_then(|slot| slot.place.take());
         let launch = Launch {
             context: self.context.clone(),
             handle: self.handle.clone(),
@@ -668,16 +717,33 @@ impl Worker {
             stack,
             index,
             run,
+            place,
         };
         let (launch, handle) = abortable(launch.run());
-        if let Some(slot) = self.slots.get_mut(index) {
-            slot.job = Some(handle);
-        }
+        self.set_job(index, handle);
         let job = launch.map(move |result| match result {
             Ok(result) => Done::Launched { index, result },
             Err(_) => Done::Abandoned,
         });
         self.jobs.push(job.boxed());
+    }
+
+    /// Waits until it is the container's turn to have a place of the node.
+    fn queue(&mut self, index: usize, queued: Queued) {
+        let (turn, handle) = abortable(queued.place());
+        self.set_job(index, handle);
+        let job = turn.map(move |place| match place {
+            Ok(place) => Done::Room { index, place },
+            Err(_) => Done::Abandoned,
+        });
+        self.jobs.push(job.boxed());
+    }
+
+    /// Of what is done for a container before it runs there is one thing at a time.
+    fn set_job(&mut self, index: usize, job: AbortHandle) {
+        if let Some(slot) = self.slots.get_mut(index) {
+            slot.job.replace(job).iter().for_each(AbortHandle::abort);
+        }
     }
 
     /// Runs a hook beside the container.

@@ -105,6 +105,8 @@ pub struct Usage {
     pub received: u64,
     /// TCP connections now.
     pub connections: u64,
+    /// Places of the node that its instances take now.
+    pub places: u64,
     /// What it answered, if it is a `wasi:http` handler.
     pub http: Option<HttpUsage>,
 }

@@ -19,8 +19,9 @@
 //! answers that nobody has read yet count as their container's memory, and so do connections of who asks a handler as
 //! soon as they hold more than a few kilobytes (the table of what that comes to is in `http`); descriptors, sockets and
 //! streams are counted. Whoever takes more of the engine's pool than an ordinary container takes more of its places, and a
-//! handler, which takes a place for each request, leaves a quarter of them to others (`places`). Whom the engine has no
-//! room for after all ends as [`Exit::Exhausted`].
+//! handler, which takes a place for each request, leaves a quarter of them to others (`places`). A container that finds
+//! none may wait for one in a line ([`Runtime::queue`]), which each that is given back is handed to. Whom the engine has
+//! no room for after all ends as [`Exit::Exhausted`].
 //!
 //! Programs with objects that are collected or with exceptions (the GC and exception-handling proposals) have a heap,
 //! which is one more of the engine's memories: it counts as the container's memory and takes a place. The collector
@@ -62,6 +63,7 @@ pub use engine::Density;
 pub use error::{MissingImport, PrepareError, RuntimeError, StartError};
 pub use http::{BUCKETS, CONCURRENCY_MAX, HttpConfig, HttpUsage};
 pub use output::{Output, OutputReader, PipedOutput, output_pipe};
+pub use places::{Place, Queued};
 pub use program::{Compiler, Program, ProgramKind, compile_process, digest};
 pub use runtime::{Config, Runtime};
 pub use stdin::{Stdin, StdinReader, StdinWriter, stdin_pipe};

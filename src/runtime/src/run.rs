@@ -36,6 +36,8 @@ pub(crate) struct Control {
     /// The memory limit, which may change while it runs.
     memory_limit: AtomicU64,
     http: Option<Arc<Metrics>>,
+    /// The places that one instance of it takes.
+    places: u32,
     exit: watch::Sender<Option<Exit>>,
 }
 
@@ -67,6 +69,7 @@ impl Control {
             memory: AtomicU64::new(0),
             memory_limit: AtomicU64::new(memory_limit),
             http: None,
+            places: 1,
             exit: watch::Sender::new(None),
         }
     }
@@ -79,6 +82,11 @@ impl Control {
         metrics: Arc<Metrics>,
     ) -> Control {
         Control { http: Some(metrics), ..Control::new(name, &Stdin::Closed, share, memory_limit) }
+    }
+
+    /// Says how many places one instance takes, if it is not one.
+    pub(crate) fn taking(self, places: u32) -> Control {
+        Control { places, ..self }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -133,13 +141,16 @@ impl Control {
     }
 
     pub(crate) fn usage(&self) -> Usage {
+        let http = self.http.as_ref().map(|metrics| metrics.usage());
+        let instances = http.map_or(u64::from(!self.has_ended()), |http| http.instances);
         Usage {
+            places: instances * u64::from(self.places),
             cpu: self.share.used(),
             memory: self.memory.load(Ordering::Relaxed),
             sent: self.traffic.sent.load(Ordering::Relaxed),
             received: self.traffic.received.load(Ordering::Relaxed),
             connections: self.traffic.connections.load(Ordering::Relaxed),
-            http: self.http.as_ref().map(|metrics| metrics.usage()),
+            http,
         }
     }
 

@@ -16,7 +16,7 @@ use crate::engine::{Density, Guards, Settings};
 use crate::error::{PrepareError, RuntimeError, StartError};
 use crate::executor::{Executor, Share};
 use crate::limits::MEMORY_MAX;
-use crate::places::Places;
+use crate::places::{Place, Places, Queued};
 use crate::preview1::Listeners;
 use crate::program::{Compiler, Loader, Program, ProgramKind, Source, loader};
 use crate::run::{Control, run};
@@ -215,8 +215,28 @@ impl Runtime {
     /// [`StartError::Exhausted`] if too many are running, [`StartError::Listen`] if a port is taken,
     /// [`StartError::NotCommand`] for a handler.
     pub fn start(&self, program: Arc<Program>, spec: ContainerSpec) -> Result<Container, StartError> {
+        self.start_in(None, program, spec)
+    }
+
+    /// The same in a place that the container has waited for, if it has.
+    ///
+    /// # Errors
+    /// As [`Runtime::start`].
+    pub fn start_in(
+        &self,
+        place: Option<Place>,
+        program: Arc<Program>,
+        spec: ContainerSpec,
+    ) -> Result<Container, StartError> {
         let share = self.executor.share(spec.cpu);
-        self.run(program, spec, share)
+        self.run(place, program, spec, share)
+    }
+
+    /// Enters the line for a place, after a start that failed as [`StartError::Exhausted`]: whoever matters more comes
+    /// first, of those who matter alike the one that came first. `None` if this node never has as many places as the
+    /// program needs.
+    pub fn queue(&self, program: &Program, priority: i32) -> Option<Queued> {
+        self.places.queue(program.places(), priority)
     }
 
     /// Starts a container that is due its CPU time together with `other`, whatever its own spec says about it: a
@@ -230,11 +250,12 @@ impl Runtime {
         program: Arc<Program>,
         spec: ContainerSpec,
     ) -> Result<Container, StartError> {
-        self.run(program, spec, other.control.share.beside())
+        self.run(None, program, spec, other.control.share.beside())
     }
 
     fn run(
         &self,
+        place: Option<Place>,
         program: Arc<Program>,
         spec: ContainerSpec,
         share: Arc<Share>,
@@ -242,11 +263,16 @@ impl Runtime {
         if program.kind() != ProgramKind::Command {
             return Err(StartError::NotCommand);
         }
-        let place = self.places.take(program.places())?;
+        let needed = program.places();
+        let place = match place.filter(|place| place.is_for(needed, &self.places)) {
+            Some(place) => place,
+            None => self.places.take(needed)?,
+        };
         let ports = if program.accepts() { &spec.listen[..] } else { &[] };
         let listeners = Listeners::open(&spec.network, ports)?;
         let memory_limit = spec.memory_limit.unwrap_or(self.default_memory_limit).min(MEMORY_MAX);
-        let control = Arc::new(Control::new(spec.name.clone(), &spec.stdin, share, memory_limit));
+        let control = Control::new(spec.name.clone(), &spec.stdin, share, memory_limit).taking(needed);
+        let control = Arc::new(control);
         let run = run(self.engine.clone(), program, (spec, listeners), Arc::clone(&control), place);
         self.executor.spawn(&control.share, run, control.ending());
         Ok(Container { control })
@@ -275,6 +301,16 @@ impl Runtime {
     /// How many containers run now.
     pub fn running(&self) -> u32 {
         self.places.running()
+    }
+
+    /// How many of its places for containers are free. An ordinary container takes one.
+    pub fn free(&self) -> u32 {
+        self.places.free()
+    }
+
+    /// How many should be, so that there is room for what is started beside containers.
+    pub fn reserve(&self) -> u32 {
+        self.places.reserve()
     }
 
     #[cfg(test)]

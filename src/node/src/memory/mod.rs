@@ -50,8 +50,9 @@ const PAUSE: Duration = Duration::from_millis(2);
 const GOING: Duration = Duration::from_secs(1);
 /// A node of which pods have all but this part is short of memory, if that is not more than what the kubelet keeps free.
 const SHORT_PART: u64 = 16;
-/// The node says so long that it is short of memory. Kubernetes' `evictionPressureTransitionPeriod`.
-const PRESSURE: Duration = Duration::from_secs(300);
+/// The node says so long that it is short of what it has ended somebody for. Kubernetes'
+/// `evictionPressureTransitionPeriod`.
+pub(crate) const PRESSURE: Duration = Duration::from_secs(300);
 /// The event of a node that has ended a container for want of memory. Kubernetes' reason.
 const REASON: &str = "SystemOOM";
 

@@ -12,6 +12,8 @@
 //!                      Failed        Launching <─────── CrashLoop
 //! ```
 //!
+//! A launch that found no room on the node is tried again as soon as there is some (`Queued`), not after a while.
+//!
 //! A running container that must end, whatever the reason, goes through the same steps:
 //!
 //! ```text
@@ -249,6 +251,10 @@ pub(crate) enum Input {
     Launched { index: usize, container_id: Box<str>, image_id: Box<str> },
     /// A container could not be started.
     LaunchFailed { index: usize, waiting: Waiting },
+    /// It could not for want of room on the node; answered by `Room` when there is some.
+    NoRoom { index: usize, waiting: Waiting },
+    /// There is room now for a container that found none.
+    Room { index: usize },
     /// A container ended.
     Exited { index: usize, exit: Exit },
     /// A probe's verdict changed. `run` is the restart count of the run that was probed.
@@ -358,6 +364,10 @@ impl Machine {
             Input::LaunchFailed { index, waiting } => {
                 self.one(index, UnitInput::Failed(waiting), now, &mut effects);
             }
+            Input::NoRoom { index, waiting } => {
+                self.one(index, UnitInput::NoRoom(waiting), now, &mut effects);
+            }
+            Input::Room { index } => self.one(index, UnitInput::Room, now, &mut effects),
             Input::Exited { index, exit } => self.one(index, UnitInput::Exited(exit), now, &mut effects),
             Input::Probed { index, run, probe, healthy } => {
                 self.one(index, UnitInput::Probed { run, probe, healthy }, now, &mut effects);

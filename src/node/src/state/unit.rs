@@ -47,9 +47,18 @@ pub(super) enum Shown {
 pub(super) enum Life {
     Idle,
     Launching(Shown),
-    Failed { waiting: Waiting, retry_at: Instant, relabel_at: Option<Instant> },
+    Failed {
+        waiting: Waiting,
+        retry_at: Instant,
+        relabel_at: Option<Instant>,
+    },
+    /// It waits until there is room for it on the node.
+    Queued(Waiting),
     Running(Box<Run>),
-    CrashLoop { until: Instant, message: Box<str> },
+    CrashLoop {
+        until: Instant,
+        message: Box<str>,
+    },
     Ended,
 }
 
@@ -132,6 +141,8 @@ pub(super) enum UnitInput {
         image_id: Box<str>,
     },
     Failed(Waiting),
+    NoRoom(Waiting),
+    Room,
     Exited(Exit),
     Probed {
         run: i32,
@@ -238,14 +249,22 @@ impl Unit {
                 }))
             }
             (Life::Launching(_), UnitInput::Failed(waiting)) => self.fail(waiting, context, effects),
+            (Life::Launching(_), UnitInput::NoRoom(waiting)) => {
+                effects.push(note(context, true, "Failed", error_text(&waiting)));
+                Life::Queued(waiting)
+            }
             // The launch is aborted by the pod's own stop; what never ran stays as it is.
-            (Life::Launching(_) | Life::Failed { .. } | Life::CrashLoop { .. }, UnitInput::Stop { .. }) => {
+            (
+                Life::Launching(_) | Life::Failed { .. } | Life::Queued(_) | Life::CrashLoop { .. },
+                UnitInput::Stop { .. },
+            ) => {
                 if self.has_run {
                     Life::Ended
                 } else {
                     Life::Idle
                 }
             }
+            (Life::Queued(waiting), UnitInput::Room) => self.retry(waiting, context, effects),
 
             (Life::Failed { waiting, relabel_at: Some(at), retry_at }, UnitInput::Tick)
                 if at <= now.instant =>
@@ -349,7 +368,9 @@ impl Unit {
                 effects.push(Effect::Abandon { index: context.index });
                 self.launch(shown, context, effects)
             }
-            Life::Failed { waiting, .. } => self.launch(Shown::Waiting(waiting), context, effects),
+            Life::Failed { waiting, .. } | Life::Queued(waiting) => {
+                self.launch(Shown::Waiting(waiting), context, effects)
+            }
             Life::CrashLoop { message, .. } => {
                 // Unlike a run that was ended for its image, this one crashed: the next crash waits.
                 self.crashes.attempt(context.now.instant, context.now.instant);
@@ -375,10 +396,7 @@ impl Unit {
         let pull = matches!(waiting.reason, "ErrImagePull" | "SignatureValidationFailed");
         // What is wrong with an image has been told already, by an event of its own.
         let of_image = pull || matches!(waiting.reason, "ErrImageNeverPull" | "InvalidImageName");
-        let text = match &waiting.message {
-            Some(message) if !of_image => format!("Error: {message}"),
-            _ => format!("Error: {}", waiting.reason),
-        };
+        let text = if of_image { format!("Error: {}", waiting.reason) } else { error_text(&waiting) };
         effects.push(note(context, true, "Failed", text));
         // Unlike containers that ran and crashed, launches that fail are never tried again at once.
         let wait = if waiting.reason == "CreateContainerConfigError" {
@@ -627,7 +645,7 @@ impl Unit {
             Life::Failed { retry_at, .. } => Some(*retry_at),
             Life::CrashLoop { until, .. } => Some(*until),
             Life::Running(run) => run.end.filter(|end| end.step != Step::Killed).map(|end| end.at),
-            Life::Idle | Life::Launching(_) | Life::Ended => None,
+            Life::Idle | Life::Launching(_) | Life::Queued(_) | Life::Ended => None,
         }
     }
 
@@ -641,7 +659,7 @@ impl Unit {
                 let waits = run.end.is_some_and(|end| end.step == Step::Hook) || run.starting.is_some();
                 waits || run.killed == Killed::No && !finishes_soon && run.started && run.ready
             }
-            Life::Failed { .. } | Life::CrashLoop { .. } | Life::Ended => true,
+            Life::Failed { .. } | Life::Queued(_) | Life::CrashLoop { .. } | Life::Ended => true,
         }
     }
 
@@ -666,7 +684,9 @@ impl Unit {
         let (state, last_state, container_id) = match (life, shown) {
             (_, Some(Shown::Creating)) | (Life::Idle, _) => (waiting(&creating), ended(), newest),
             (_, Some(Shown::Waiting(shown))) => (waiting(shown), ended(), newest),
-            (Life::Failed { waiting: shown, .. }, _) => (waiting(shown), ended(), newest),
+            (Life::Failed { waiting: shown, .. } | Life::Queued(shown), _) => {
+                (waiting(shown), ended(), newest)
+            }
             (Life::CrashLoop { message, .. }, _) => (waiting(&crash_loop(message.clone())), ended(), newest),
             (Life::Running(run), None) => {
                 let running = ContainerStateRunning { started_at: Some(Time(run.since)) };
@@ -699,6 +719,11 @@ impl Unit {
             image: self.ran_image.clone(),
         }
     }
+}
+
+/// What is told of a launch that failed.
+fn error_text(waiting: &Waiting) -> String {
+    format!("Error: {}", waiting.message.as_deref().unwrap_or(waiting.reason))
 }
 
 fn crash_loop(message: Box<str>) -> Waiting {

@@ -97,6 +97,8 @@ pub(crate) struct ContainerUsage {
     /// Bytes of its logs on disk.
     pub(crate) log_bytes: u64,
     pub(crate) connections: u64,
+    /// Places of the node that it takes, with what was started beside it.
+    pub(crate) places: u64,
     /// What it answered, if it is a `wasi:http` handler.
     pub(crate) http: Option<HttpUsage>,
     /// HTTP requests in a thousand seconds.
@@ -125,6 +127,11 @@ pub(crate) struct PodUsage {
 impl PodUsage {
     pub(crate) fn memory(&self) -> u64 {
         self.of_containers().max(self.held)
+    }
+
+    /// Places of the node that it takes.
+    pub(crate) fn places(&self) -> u64 {
+        self.containers.iter().map(|container| container.places).sum()
     }
 
     fn of_containers(&self) -> u64 {
@@ -179,8 +186,9 @@ impl Stats {
             for (name, running, beside) in handle.guests.all() {
                 let own = running.container.usage();
                 let all = beside.iter().map(coracle_runtime::Container::usage).chain([own]);
-                let (memory, connections) =
-                    all.fold((0, 0), |sum, one| (sum.0 + one.memory, sum.1 + one.connections));
+                let (memory, connections, places) = all.fold((0, 0, 0), |sum, one| {
+                    (sum.0 + one.memory, sum.1 + one.connections, sum.2 + one.places)
+                });
                 let key = (Box::from(handle.uid()), name.clone());
                 let known = seen.containers.get(&key).copied();
                 let cpu = Meter::of(known.map(|known| known.cpu), nanos(own.cpu), now);
@@ -204,6 +212,7 @@ impl Stats {
                     root_bytes,
                     log_bytes: running.log.bytes(),
                     connections,
+                    places,
                     http: own.http,
                     http_rate: requests.and_then(|requests| requests.rate),
                 });

@@ -27,6 +27,7 @@ fn usage() -> Usage {
         root_bytes: 10,
         log_bytes: 20,
         connections: 3,
+        places: 1,
         http: None,
         http_rate: None,
     };

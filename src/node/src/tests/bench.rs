@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use crate::{Config, Deps, Node, local_volumes::DRIVER};
+use crate::{Config, Deps, Node, instances::Places, local_volumes::DRIVER};
 
 /// How long a state may take to come: far more than it needs on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -361,6 +361,23 @@ impl Bench {
     pub(super) fn evict_for_disk(&self, name: &str, uid: &str) -> bool {
         let context = self.node.as_ref().unwrap().context();
         context.evictor.evict_for_disk(context, &Key::new("default", name), uid)
+    }
+
+    /// As if the runtime had been short of places for long; whether a pod is ended for it.
+    pub(super) fn evict_for_places(&self) -> bool {
+        let context = self.node.as_ref().unwrap().context();
+        let places = Places { free: 0, reserve: 1 };
+        let node = Default::default();
+        !context.evictor.evict_for_places(context, &context.stats, &node, places).is_empty()
+    }
+
+    pub(super) fn is_short_of_places(&self) -> bool {
+        self.node.as_ref().unwrap().context().evictor.instances.is_short()
+    }
+
+    /// Waits until so many of the runtime's places are free.
+    pub(super) async fn free_places(&self, free: u32) {
+        self.state("places", async || (self.runtime.free() == free).then_some(())).await;
     }
 
     /// What all pods of the node hold together.

@@ -2,6 +2,7 @@
 
 mod bench;
 mod guests;
+mod room;
 mod setup;
 mod streams;
 

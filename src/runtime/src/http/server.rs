@@ -83,8 +83,8 @@ impl Runtime {
         let metrics = Arc::new(Metrics::default());
         let share = self.executor.share(spec.cpu);
         let memory_limit = spec.memory_limit.unwrap_or(self.default_memory_limit).min(MEMORY_MAX);
-        let control =
-            Arc::new(Control::serving(spec.name.clone(), share, memory_limit, Arc::clone(&metrics)));
+        let control = Control::serving(spec.name.clone(), share, memory_limit, Arc::clone(&metrics));
+        let control = Arc::new(control.taking(program.places()));
         control.stop.listens(listener.drain_handle());
         let tasks = Tasks::new(Arc::clone(&control.share));
         // Its share of the node's places, whatever its instances take.
@@ -212,7 +212,12 @@ impl Server {
     pub(super) fn returned(&self, result: wasmtime::Result<Instance>) -> Result<(), Failed> {
         match result {
             Ok(instance) => {
-                self.pool.give(instance);
+                // What nobody needs now goes first where others find no room.
+                if self.factory.part.may_idle() {
+                    self.pool.give(instance);
+                } else {
+                    drop(instance);
+                }
                 self.factory.part.free();
                 Ok(())
             }

@@ -195,3 +195,46 @@ fn ephemeral_containers_join_and_leave_without_consequences() {
     bench.exit(2, 143);
     bench.expect(&["teardown"]);
 }
+
+#[test]
+fn a_launch_without_room_is_tried_again_when_there_is_some() {
+    let full = || Waiting { reason: "RunContainerError", message: Some("no room".into()) };
+    let mut bench = Bench::simple("Always");
+    bench.feed(Input::SetUp);
+    bench.feed(Input::Room { index: 0 });
+    bench.feed(Input::NoRoom { index: 0, waiting: full() });
+    bench.expect(&["setup", "launch 0.0", "Failed: Error: no room"]);
+    bench.expect_views(&["RunContainerError x0"]);
+    assert_eq!(bench.machine.next_wake(), None, "nothing is tried meanwhile");
+    assert!(bench.machine.settled());
+    bench.pass(1_000);
+    bench.feed(Input::Tick);
+    bench.feed(Input::SourcesChanged);
+    bench.expect(&[]);
+    bench.feed(Input::Room { index: 0 });
+    bench.expect(&["launch 0.0"]);
+    bench.expect_views(&["RunContainerError x0"]);
+    bench.feed(Input::Room { index: 0 });
+    bench.up(0);
+    bench.expect(&[]);
+    bench.expect_views(&["Running x0 ready"]);
+    // A run that ended comes back the same way, and counts.
+    bench.exit(0, 1);
+    bench.feed(Input::NoRoom { index: 0, waiting: full() });
+    bench.expect_views(&["RunContainerError last=Error(1) x0"]);
+    bench.feed(Input::Room { index: 0 });
+    bench.up(0);
+    bench.expect(&["launch 0.1", "Failed: Error: no room", "launch 0.1"]);
+    bench.expect_views(&["Running last=Error(1) x1 ready"]);
+    // Another image is another try, and a stop an end.
+    bench.exit(0, 1);
+    bench.pass(10);
+    bench.feed(Input::Tick);
+    bench.feed(Input::NoRoom { index: 0, waiting: full() });
+    bench.seen.clear();
+    bench.feed(Input::ImageChanged { index: 0, image: "other".into() });
+    bench.expect(&["launch 0.2"]);
+    bench.feed(Input::NoRoom { index: 0, waiting: full() });
+    bench.stop(1);
+    bench.expect(&["Failed: Error: no room", "abort", "teardown"]);
+}
