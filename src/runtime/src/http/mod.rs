@@ -35,7 +35,8 @@
 //! of a few hundred bytes between others.
 //!
 //! On a small node a handler does not take all places for instances (see `places`): its requests wait for each other
-//! when it has three times as many as it leaves.
+//! when it has three times as many as it leaves, and while the node's last places are touched, no instance waits for its
+//! next request.
 //!
 //! What guests ask of others (connecting, TLS, the exchange) runs as tasks on their container's share of the CPUs,
 //! too, and so does what drops connections and instances that nobody used again.
