@@ -133,3 +133,21 @@ async fn a_handler_leaves_places_for_others() {
     assert_eq!(first.container.usage().http.unwrap().instances_made, 10);
     second.kill();
 }
+
+/// While a node's last places are taken, a handler keeps none for requests that may come.
+#[tokio::test]
+async fn idle_instances_are_given_back_where_places_are_short() {
+    let config = HttpConfig { reuse: 100, ..HttpConfig::default() };
+    let served = Served::with(Bench::with_capacity(8), config, |_| {}).await;
+    let mut client = served.client().await;
+    let others: Vec<_> = (0..7).map(|_| served.bench.runtime.places.take(1).unwrap()).collect();
+    for _ in 0..2 {
+        assert_eq!(ask(&mut client, request("/count")).await.2, "1\n");
+    }
+    assert_eq!(served.bench.runtime.free(), 1);
+    drop(others);
+    for expected in ["1\n", "2\n"] {
+        assert_eq!(ask(&mut client, request("/count")).await.2, expected);
+    }
+    assert_eq!(served.container.usage().places, 1);
+}
