@@ -573,7 +573,7 @@ mod tests {
         );
         let pids = shortage(Signal::Instances, "pids", 3, "550");
         assert_eq!(
-            message(&pids, &one),
+            message(&pids, &candidate("p", 0, 40, 0)),
             "The node was low on resource: pids. Threshold quantity: 550, available: 3. "
         );
     }
