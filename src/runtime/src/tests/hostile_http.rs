@@ -101,7 +101,7 @@ async fn requests_that_never_leave_are_memory() {
         };
         let (exit, _) = bench.run(&component(2_000, body), limit).await;
         assert_eq!(exit, Exit::OutOfMemory, "{body}");
-        let (exit, _) = bench.run(&component(12_000, &format!("{body} {release}")), limit).await;
+        let (exit, _) = bench.run(&component(5_000, &format!("{body} {release}")), limit).await;
         assert_eq!(exit, Exit::Code(0), "{body}: what is dropped costs nothing any more");
         assert_eq!(pod.used(), 0, "{body}");
     };
