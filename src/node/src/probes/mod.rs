@@ -41,9 +41,9 @@ pub(crate) use http_get::HttpRequest;
 use progress::{News, Progress, Schedule};
 
 /// Due times are moved to the next multiple of this, so that the probes of thousands of pods wake the node
-/// five times a second and not once for each: the switches between threads cost more than the checks. No period
+/// ten times a second and not once for each: the switches between threads cost more than the checks. No period
 /// is shorter than a second.
-const SLOT: Duration = Duration::from_millis(200);
+const SLOT: Duration = Duration::from_millis(100);
 
 /// For how long the answers to the checks of a slot gather before they are read: guests that answer one after
 /// the other would each wake the prober. Checks that are made closely, until a container's first success, are
