@@ -69,15 +69,9 @@ impl Limiter {
 
     /// For one of several instances, whose memory counts together.
     pub(crate) fn shared(pod: &Arc<Budget>, control: Arc<Control>) -> Limiter {
-        Limiter {
-            pod: Arc::clone(pod),
-            held: pod.empty(),
-            last: 0,
-            control,
-            shared: true,
-            heap: false,
-            refused: None,
-        }
+        let mut limiter = Limiter::new(pod, control);
+        limiter.shared = true;
+        limiter
     }
 
     /// Books a growth. One beyond the limit ends the guest: a guest told "no" would abort anyway, and then
