@@ -28,7 +28,8 @@ pub struct Connection {
     written: usize,
     close: bool,
     served: bool,
-    heard: Instant,
+    /// When it last said something, once it was waited for.
+    heard: Option<Instant>,
 }
 
 impl Connection {
@@ -40,7 +41,7 @@ impl Connection {
             written: 0,
             close: false,
             served: false,
-            heard: Instant::now(),
+            heard: None,
         }
     }
 
@@ -53,7 +54,6 @@ impl Connection {
                     Ok(n) => {
                         self.written += n;
                         moved = true;
-                        self.heard = Instant::now();
                     }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(self.waiting(moved)),
                     Err(error) => return Err(error),
@@ -64,7 +64,8 @@ impl Connection {
                 return Ok(Step { moved, finished: true });
             }
             if let Some(end) = self.head.windows(4).position(|w| w == b"\r\n\r\n") {
-                let head: Vec<u8> = self.head.drain(..end + 4).collect();
+                let next = self.head.split_off(end + 4);
+                let head = std::mem::replace(&mut self.head, next);
                 self.respond(&head, site);
                 continue;
             }
@@ -73,12 +74,11 @@ impl Connection {
                 self.close = true;
                 continue;
             }
-            let mut buffer = [0; 2048];
+            let mut buffer = [0; 512];
             match self.stream.read(&mut buffer) {
                 Ok(0) => return Ok(Step { moved, finished: true }),
                 Ok(n) => {
                     self.head.extend_from_slice(&buffer[..n]);
-                    self.heard = Instant::now();
                     moved = true;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(self.waiting(moved)),
@@ -92,8 +92,13 @@ impl Connection {
         self.served && self.head.is_empty() && self.written == self.answer.len()
     }
 
-    fn waiting(&self, moved: bool) -> Step {
-        Step { moved, finished: self.heard.elapsed() > SILENCE }
+    fn waiting(&mut self, moved: bool) -> Step {
+        let now = Instant::now();
+        let heard = *self.heard.get_or_insert(now);
+        if moved {
+            self.heard = Some(now);
+        }
+        Step { moved, finished: !moved && now - heard > SILENCE }
     }
 
     fn respond(&mut self, head: &[u8], site: &mut Site) {
@@ -103,17 +108,14 @@ impl Connection {
         let mut words = lines.next().unwrap_or_default().split(' ');
         let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         let version = words.next().unwrap_or_default();
-        let header = |name: &str| {
-            head.split("\r\n")
-                .skip(1)
-                .filter_map(|l| l.split_once(':'))
-                .find(|(n, _)| n.eq_ignore_ascii_case(name))
-        };
-        let asks_close = header("connection").is_some_and(|(_, v)| v.trim().eq_ignore_ascii_case("close"));
-        // A body would be read as the next request: this server takes none.
-        let has_body = header("content-length").is_some_and(|(_, v)| v.trim() != "0")
-            || header("transfer-encoding").is_some();
-        self.close = asks_close || has_body || version != "HTTP/1.1";
+        self.close = version != "HTTP/1.1";
+        for (name, value) in lines.filter_map(|line| line.split_once(':')) {
+            let is = |other: &str| name.eq_ignore_ascii_case(other);
+            // A body would be read as the next request: this server takes none.
+            self.close |= is("connection") && value.trim().eq_ignore_ascii_case("close")
+                || is("content-length") && value.trim() != "0"
+                || is("transfer-encoding");
+        }
 
         let only_head = method == "HEAD";
         if method != "GET" && !only_head {
@@ -145,14 +147,13 @@ impl Connection {
         self.written = 0;
         self.served = true;
         let connection = if self.close { "close" } else { "keep-alive" };
-        self.answer.extend_from_slice(
-            format!(
-                "HTTP/1.1 {code} {reason}\r\ncontent-type: {media_type}\r\ncontent-length: {}\r\n\
-                 cache-control: no-store\r\nx-pod: {}\r\nconnection: {connection}\r\n\r\n",
-                body.len(),
-                site.pod
-            )
-            .as_bytes(),
+        let length = body.len();
+        // Into a list of bytes writing does not fail.
+        let _ = write!(
+            self.answer,
+            "HTTP/1.1 {code} {reason}\r\ncontent-type: {media_type}\r\ncontent-length: {length}\r\n\
+             cache-control: no-store\r\nx-pod: {}\r\nconnection: {connection}\r\n\r\n",
+            site.pod
         );
         if !only_head {
             self.answer.extend_from_slice(body);

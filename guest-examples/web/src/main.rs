@@ -53,10 +53,14 @@ fn main() -> io::Result<()> {
         while !stopping && connections.len() < MAX_CONNECTIONS {
             match listener.accept() {
                 Ok((stream, _)) => {
-                    stream.set_nonblocking(true)?;
-                    listener.set_nonblocking(true)?;
-                    connections.push(Connection::new(stream));
                     busy = true;
+                    stream.set_nonblocking(true)?;
+                    let mut connection = Connection::new(stream);
+                    // Most clients have asked already, and are content with one answer.
+                    if connection.advance(&mut site).is_ok_and(|step| !step.finished) {
+                        connections.push(connection);
+                        listener.set_nonblocking(true)?;
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // The container is asked to end: whoever has asked is still answered.

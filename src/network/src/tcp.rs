@@ -77,7 +77,13 @@ impl TcpListener {
         self.backlog.take()
     }
 
-    /// Ready when [`TcpListener::try_accept`] would not say `WouldBlock`.
+    /// True if [`TcpListener::try_accept`] would not say `WouldBlock`.
+    #[must_use]
+    pub fn is_acceptable(&self) -> bool {
+        self.backlog.queue.lock().is_acceptable()
+    }
+
+    /// Ready when [`TcpListener::is_acceptable`].
     pub fn poll_acceptable(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.backlog.poll_acceptable(cx)
     }
@@ -148,6 +154,13 @@ struct Queue {
     /// Places to take away once they are free, after the backlog was made smaller.
     surplus: usize,
     life: Life,
+}
+
+impl Queue {
+    fn is_acceptable(&self) -> bool {
+        let failing = matches!(self.life, Life::Draining { told: false } | Life::Closed);
+        failing || !self.streams.is_empty()
+    }
 }
 
 /// How far a listener's end has come.
@@ -241,8 +254,7 @@ impl Backlog {
 
     fn poll_acceptable(&self, cx: &Context<'_>) -> Poll<()> {
         let mut queue = self.queue.lock();
-        let failing = matches!(queue.life, Life::Draining { told: false } | Life::Closed);
-        if failing || !queue.streams.is_empty() {
+        if queue.is_acceptable() {
             return Poll::Ready(());
         }
         queue.waiters.register(cx);

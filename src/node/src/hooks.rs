@@ -60,7 +60,8 @@ impl Call {
             let request = HttpRequest::of(action, container, ip, USER_AGENT)?;
             let fabric = self.context.fabric.get().ok_or("the network of the node is not ready")?;
             // Whatever the answer is, it was heard: Kubernetes does not look at its status either.
-            return request.send(fabric, None).await.map(|_| ());
+            let asked = request.ask(fabric).await?;
+            return request.answer(fabric, asked).await.map(|_| ());
         }
         if let Some(action) = &handler.sleep {
             tokio::time::sleep(Duration::from_secs(u64::try_from(action.seconds).unwrap_or(0))).await;

@@ -8,7 +8,8 @@ use std::{
 
 use coracle_network::Fabric;
 use k8s_openapi::api::core::v1::{Container, Probe};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use super::{Commands, Target, address::Destination, grpc, http_get::HttpRequest};
 use crate::backoff::go_duration;
@@ -72,14 +73,14 @@ impl Check {
         matches!(self, Check::Http(_) | Check::Tcp(_))
     }
 
-    /// Makes the check. An answer over HTTP is not looked at before `read_at`.
+    /// Makes the check. An answer over HTTP is not looked at before `gathered`.
     pub(super) async fn make(
         &self,
         target: &Target,
         fabric: &Arc<Fabric>,
         commands: &Commands,
         timeout: Duration,
-        read_at: Option<Instant>,
+        gathered: Option<&CancellationToken>,
     ) -> Outcome {
         match self {
             Check::Impossible(problem) => Outcome::Error(problem.to_string()),
@@ -89,7 +90,19 @@ impl Check {
                 Err(_) => Outcome::Failure(format!("dial tcp {}: i/o timeout", to.address)),
             },
             Check::Http(request) => {
-                match tokio::time::timeout(timeout, request.send(fabric, read_at)).await {
+                // No timer is set for what is there when it is looked for.
+                let deadline = Instant::now() + timeout;
+                let answer = async {
+                    let asked = timeout_at(deadline, request.ask(fabric)).await?;
+                    if let Some(gathered) = gathered {
+                        gathered.cancelled().await;
+                    }
+                    match asked {
+                        Ok(asked) => timeout_at(deadline, request.answer(fabric, asked)).await,
+                        Err(problem) => Ok(Err(problem)),
+                    }
+                };
+                match answer.await {
                     Ok(Ok(answer)) => match answer.status {
                         200..300 => Outcome::Success,
                         300..400 => Outcome::Warning(format!(

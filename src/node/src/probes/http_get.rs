@@ -4,13 +4,11 @@
 use std::{io, net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
-use coracle_network::Fabric;
+use coracle_network::{Fabric, Stream};
 use http::HeaderValue;
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction};
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    time::{Instant, sleep_until},
-};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio_rustls::client::TlsStream;
 
 use super::{address::Destination, tls};
 
@@ -94,14 +92,22 @@ impl HttpRequest {
         format!("{scheme}://{}{}", self.to.address, self.path)
     }
 
-    /// Sends the request, and reads what has come back at `read_at`, if that is given; answers that lead to another
-    /// place of the same host are followed. The error says what went wrong in Go's words, without the URL.
-    pub(crate) async fn send(
-        &self,
-        fabric: &Arc<Fabric>,
-        read_at: Option<Instant>,
-    ) -> Result<Answer, String> {
-        let answer = self.exchange(fabric, read_at).await?;
+    /// Sends the request. The errors of this and of [`HttpRequest::answer`] say what went wrong in Go's words, without
+    /// the URL.
+    pub(crate) async fn ask(&self, fabric: &Arc<Fabric>) -> Result<Asked, String> {
+        let mut stream = self.to.dial(fabric).await?;
+        if self.tls {
+            let mut stream = Box::pin(tls::connect(stream, self.to.address.ip())).await?;
+            let sent = stream.write_all(&self.bytes).await;
+            return Ok(Asked { connection: Connection::Tls(Box::new(stream)), sent });
+        }
+        let sent = stream.write_all(&self.bytes).await;
+        Ok(Asked { connection: Connection::Plain(stream), sent })
+    }
+
+    /// Reads what comes back; answers that lead to another place of the same host are followed.
+    pub(crate) async fn answer(&self, fabric: &Arc<Fabric>, asked: Asked) -> Result<Answer, String> {
+        let answer = asked.answer().await?;
         if answer.location.is_none() || !(300..400).contains(&answer.status) {
             return Ok(answer);
         }
@@ -114,18 +120,9 @@ impl HttpRequest {
             let location = answer.location.as_deref().filter(|_| (300..400).contains(&answer.status));
             let Some(next) = location.and_then(|location| request.moved(location)) else { return Ok(answer) };
             request = next;
-            answer = request.exchange(fabric, None).await?;
+            answer = request.ask(fabric).await?.answer().await?;
         }
         Err(format!("stopped after {MAX_REDIRECTS} redirects"))
-    }
-
-    async fn exchange(&self, fabric: &Arc<Fabric>, read_at: Option<Instant>) -> Result<Answer, String> {
-        let mut stream = self.to.dial(fabric).await?;
-        if self.tls {
-            let mut stream = Box::pin(tls::connect(stream, self.to.address.ip())).await?;
-            return Box::pin(talk(&mut stream, &self.bytes, None)).await;
-        }
-        talk(&mut stream, &self.bytes, read_at).await
     }
 
     fn written(mut self) -> HttpRequest {
@@ -186,17 +183,29 @@ fn visible(path: &str) -> String {
     out
 }
 
-/// Sends a request and reads the answer, from `read_at` on if that is given.
-async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
-    stream: &mut S,
-    request: &[u8],
-    read_at: Option<Instant>,
-) -> Result<Answer, String> {
-    // A server that answers without having read everything may have closed already.
-    let sent = stream.write_all(request).await;
-    if let Some(at) = read_at {
-        sleep_until(at).await;
+/// A request that was sent.
+pub(crate) struct Asked {
+    connection: Connection,
+    /// A server that answers without having read everything may have closed already.
+    sent: io::Result<()>,
+}
+
+enum Connection {
+    Plain(Stream),
+    Tls(Box<TlsStream<Stream>>),
+}
+
+impl Asked {
+    async fn answer(self) -> Result<Answer, String> {
+        match self.connection {
+            Connection::Plain(mut stream) => answer(&mut stream, self.sent).await,
+            Connection::Tls(mut stream) => Box::pin(answer(&mut stream, self.sent)).await,
+        }
     }
+}
+
+/// Reads the answer to a request that was sent, or not quite.
+async fn answer<S: AsyncRead + Unpin>(stream: &mut S, sent: io::Result<()>) -> Result<Answer, String> {
     let mut data = Vec::with_capacity(512);
     loop {
         if let Some(end) = head_end(&data) {
@@ -362,7 +371,8 @@ mod tests {
                     theirs.write_all(answer.as_bytes()).await.unwrap();
                     drop(theirs);
                 };
-                let (seen, ()) = tokio::join!(talk(&mut ours, b"request", None), serve);
+                let sent = ours.write_all(b"request").await;
+                let (seen, ()) = tokio::join!(super::answer(&mut ours, sent), serve);
                 let seen = seen.map(|answer| (answer.status, String::from_utf8(answer.body).unwrap()));
                 let expected = expected.map(|(status, body)| (status, body.to_owned()));
                 assert_eq!(seen, expected.map_err(str::to_owned), "{caller}");

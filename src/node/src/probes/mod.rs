@@ -28,7 +28,11 @@ use coracle_network::Fabric;
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use k8s_openapi::api::core::v1::{Container, ObjectReference, Probe};
 use parking_lot::Mutex;
-use tokio::{sync::Notify, task::unconstrained, time::Instant};
+use tokio::{
+    sync::Notify,
+    task::unconstrained,
+    time::{Instant, sleep_until},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -205,7 +209,7 @@ impl Prober {
             let next = self.start_due(&fabric, &commands, &tasks);
             let sleep = async {
                 match next {
-                    Some(at) => tokio::time::sleep_until(at).await,
+                    Some(at) => sleep_until(at).await,
                     None => std::future::pending().await,
                 }
             };
@@ -220,7 +224,8 @@ impl Prober {
     /// Starts what is due; when the next check is.
     fn start_due(&self, fabric: &Arc<Fabric>, commands: &Commands, tasks: &TaskTracker) -> Option<Instant> {
         let now = Instant::now();
-        let checks = FuturesUnordered::new();
+        let (checks, gathered) = (FuturesUnordered::new(), CancellationToken::new());
+        let mut waits = false;
         let mut state = self.shared.state.lock();
         let next = loop {
             let Some((due, id)) = state.due.first().copied() else { break None };
@@ -232,17 +237,25 @@ impl Prober {
             entry.due = None;
             let (prober, fabric, task) = (self.clone(), fabric.clone(), entry.task.clone());
             let commands = commands.clone();
-            let read_at = (!entry.progress.is_eager()).then(|| now + GATHER);
+            let patient = !entry.progress.is_eager();
+            waits |= patient;
+            let gathered = patient.then(|| gathered.clone());
             checks.push(async move {
-                let outcome =
-                    task.check.make(&task.target, &fabric, &commands, task.schedule.timeout, read_at).await;
+                let (target, timeout) = (&task.target, task.schedule.timeout);
+                let outcome = task.check.make(target, &fabric, &commands, timeout, gathered.as_ref()).await;
                 prober.record(id, &task, due, outcome);
             });
         };
         drop(state);
         if !checks.is_empty() {
             // One task for all of a slot, which has a list of its own of what is ready: no need to share it out.
-            tasks.spawn(unconstrained(checks.collect::<()>()));
+            let gather = async move {
+                if waits {
+                    sleep_until(now + GATHER).await;
+                }
+                gathered.cancel();
+            };
+            tasks.spawn(unconstrained(async { tokio::join!(checks.collect::<()>(), gather) }));
         }
         next
     }

@@ -85,13 +85,6 @@ impl TcpSocket {
         }
     }
 
-    fn check_open(&self) -> Result<(), ErrorCode> {
-        match &self.state {
-            State::Closed(error) => Err(*error),
-            _ => Ok(()),
-        }
-    }
-
     fn local(&self) -> Result<SocketAddr, ErrorCode> {
         match &self.state {
             State::Bound(binding) => Ok(binding.local_addr()),
@@ -140,6 +133,15 @@ const STREAMS: usize = 2;
 impl NetView<'_> {
     fn tcp(&mut self, this: &Resource<Theirs>) -> SocketResult<&mut TcpSocket> {
         Ok(self.table.get_mut(&ours(this))?)
+    }
+
+    fn listening(&mut self, this: &Resource<Theirs>) -> SocketResult<(&TcpSocket, &TcpListener)> {
+        let socket = self.tcp(this)?;
+        match &socket.state {
+            State::Listening(listener) => Ok((socket, listener)),
+            State::Closed(error) => Err((*error).into()),
+            _ => Err(ErrorCode::InvalidState.into()),
+        }
     }
 
     /// The two streams of a connection, as children of its socket.
@@ -294,15 +296,15 @@ impl HostTcpSocket for NetView<'_> {
         &mut self,
         this: Resource<Theirs>,
     ) -> SocketResult<(Resource<Theirs>, Resource<DynInputStream>, Resource<DynOutputStream>)> {
+        // Servers ask more often than somebody comes.
+        if !self.listening(&this)?.1.is_acceptable() {
+            return Err(ErrorCode::WouldBlock.into());
+        }
         // Without room, or without a place, the connection stays in the backlog, as with a process out of descriptors.
         self.check_room(1 + STREAMS)?;
         let sockets = self.sockets;
-        let socket = self.tcp(&this)?;
-        let State::Listening(listener) = &socket.state else {
-            socket.check_open()?;
-            return Err(ErrorCode::InvalidState.into());
-        };
         let place = sockets.place()?;
+        let (socket, listener) = self.listening(&this)?;
         let stream = listener.try_accept().map_err(|error| error_code(&error))?;
         let connection = Connection::new(stream, &sockets.control.traffic);
         let accepted = TcpSocket {
