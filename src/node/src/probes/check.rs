@@ -9,9 +9,13 @@ use std::{
 use coracle_network::Fabric;
 use k8s_openapi::api::core::v1::{Container, Probe};
 use tokio::time::{Instant, timeout_at};
-use tokio_util::sync::CancellationToken;
 
-use super::{Commands, Target, address::Destination, grpc, http_get::HttpRequest};
+use super::{
+    Commands, Target,
+    address::Destination,
+    grpc,
+    http_get::{Answer, Asked, HttpRequest},
+};
 use crate::backoff::go_duration;
 
 /// What the guest sees as the caller: programs know the kubelet's probes by it.
@@ -40,6 +44,40 @@ pub(super) enum Outcome {
     Failure(String),
     /// It could not be made: that says nothing about the container.
     Error(String),
+}
+
+/// How far a check has come.
+pub(super) enum Step<'a> {
+    Asked(&'a HttpRequest, Asked),
+    Over(Outcome),
+}
+
+impl Step<'_> {
+    /// Reads the answer if there is one to come.
+    pub(super) async fn outcome(self, fabric: &Arc<Fabric>, time: Time) -> Outcome {
+        let (request, asked) = match self {
+            Step::Asked(request, asked) => (request, asked),
+            Step::Over(outcome) => return outcome,
+        };
+        match timeout_at(time.deadline, request.answer(fabric, asked)).await {
+            Ok(Ok(answer)) => verdict(&answer),
+            Ok(Err(problem)) => failed(request, &problem),
+            Err(_) => late(request),
+        }
+    }
+}
+
+/// The time that a check has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Time {
+    allowed: Duration,
+    deadline: Instant,
+}
+
+impl Time {
+    pub(super) fn starts(now: Instant, allowed: Duration) -> Time {
+        Time { allowed, deadline: now + allowed }
+    }
 }
 
 impl Check {
@@ -73,69 +111,63 @@ impl Check {
         matches!(self, Check::Http(_) | Check::Tcp(_))
     }
 
-    /// Makes the check. An answer over HTTP is not looked at before `gathered`.
-    pub(super) async fn make(
+    /// Makes the check, but for the answer over HTTP.
+    pub(super) async fn begin(
         &self,
         target: &Target,
         fabric: &Arc<Fabric>,
         commands: &Commands,
-        timeout: Duration,
-        gathered: Option<&CancellationToken>,
-    ) -> Outcome {
-        match self {
+        time: Time,
+    ) -> Step<'_> {
+        Step::Over(match self {
             Check::Impossible(problem) => Outcome::Error(problem.to_string()),
-            Check::Tcp(to) => match tokio::time::timeout(timeout, to.dial(fabric)).await {
+            Check::Tcp(to) => match timeout_at(time.deadline, to.dial(fabric)).await {
                 Ok(Ok(_stream)) => Outcome::Success,
                 Ok(Err(problem)) => Outcome::Failure(problem),
                 Err(_) => Outcome::Failure(format!("dial tcp {}: i/o timeout", to.address)),
             },
-            Check::Http(request) => {
-                // No timer is set for what is there when it is looked for.
-                let deadline = Instant::now() + timeout;
-                let answer = async {
-                    let asked = timeout_at(deadline, request.ask(fabric)).await?;
-                    if let Some(gathered) = gathered {
-                        gathered.cancelled().await;
-                    }
-                    match asked {
-                        Ok(asked) => timeout_at(deadline, request.answer(fabric, asked)).await,
-                        Err(problem) => Ok(Err(problem)),
-                    }
-                };
-                match answer.await {
-                    Ok(Ok(answer)) => match answer.status {
-                        200..300 => Outcome::Success,
-                        300..400 => Outcome::Warning(format!(
-                            "Probe terminated redirects, Response body: {}",
-                            String::from_utf8_lossy(&answer.body)
-                        )),
-                        status => Outcome::Failure(format!("HTTP probe failed with statuscode: {status}")),
-                    },
-                    Ok(Err(problem)) => Outcome::Failure(format!("Get \"{}\": {problem}", request.url())),
-                    Err(_) => Outcome::Failure(format!(
-                        "Get \"{}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)",
-                        request.url()
-                    )),
-                }
-            }
+            Check::Http(request) => match timeout_at(time.deadline, request.ask(fabric)).await {
+                Ok(Ok(asked)) => return Step::Asked(request, asked),
+                Ok(Err(problem)) => failed(request, &problem),
+                Err(_) => late(request),
+            },
             Check::Grpc { address, service } => {
-                match Box::pin(grpc::check(fabric, *address, service, timeout)).await {
+                match Box::pin(grpc::check(fabric, *address, service, time.allowed)).await {
                     Ok(()) => Outcome::Success,
                     Err(problem) => Outcome::Failure(problem),
                 }
             }
-            Check::Exec(argv) => exec(target, commands, argv, timeout).await,
-        }
+            Check::Exec(argv) => exec(target, commands, argv, time).await,
+        })
     }
 }
 
-async fn exec(target: &Target, commands: &Commands, argv: &Arc<[String]>, timeout: Duration) -> Outcome {
-    match tokio::time::timeout(timeout, commands(target, argv.to_vec())).await {
+fn verdict(answer: &Answer) -> Outcome {
+    match answer.status {
+        200..300 => Outcome::Success,
+        300..400 => Outcome::Warning(format!(
+            "Probe terminated redirects, Response body: {}",
+            String::from_utf8_lossy(&answer.body)
+        )),
+        status => Outcome::Failure(format!("HTTP probe failed with statuscode: {status}")),
+    }
+}
+
+fn failed(request: &HttpRequest, problem: &str) -> Outcome {
+    Outcome::Failure(format!("Get \"{}\": {problem}", request.url()))
+}
+
+fn late(request: &HttpRequest) -> Outcome {
+    failed(request, "context deadline exceeded (Client.Timeout exceeded while awaiting headers)")
+}
+
+async fn exec(target: &Target, commands: &Commands, argv: &Arc<[String]>, time: Time) -> Outcome {
+    match timeout_at(time.deadline, commands(target, argv.to_vec())).await {
         Ok(Ok(end)) if end.code == 0 => Outcome::Success,
         Ok(Ok(end)) => Outcome::Failure(end.output),
         Ok(Err(problem)) => Outcome::Error(format!("rpc error: code = Unknown desc = {problem}")),
         Err(_) => {
-            let (command, timeout) = (argv.join(" "), go_duration(timeout));
+            let (command, timeout) = (argv.join(" "), go_duration(time.allowed));
             Outcome::Failure(format!("command timed out: {command:?} timed out after {timeout}"))
         }
     }

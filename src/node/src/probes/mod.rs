@@ -11,6 +11,7 @@ mod grpc;
 mod http_get;
 mod metrics;
 mod progress;
+mod slot;
 mod tls;
 
 use std::{
@@ -25,7 +26,7 @@ use std::{
 
 use coracle_client::{EventType, Recorder, random};
 use coracle_network::Fabric;
-use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Container, ObjectReference, Probe};
 use parking_lot::Mutex;
 use tokio::{
@@ -40,9 +41,10 @@ use crate::{
     handle::{PodHandle, ProbeWord},
     state::ProbeKind,
 };
-use check::{Check, Outcome};
+use check::{Check, Outcome, Time};
 pub(crate) use http_get::HttpRequest;
 use progress::{News, Progress, Schedule};
+use slot::{Due, Slot};
 
 /// Due times are moved to the next multiple of this, so that the probes of thousands of pods wake the node
 /// ten times a second and not once for each: the switches between threads cost more than the checks. No period
@@ -224,8 +226,7 @@ impl Prober {
     /// Starts what is due; when the next check is.
     fn start_due(&self, fabric: &Arc<Fabric>, commands: &Commands, tasks: &TaskTracker) -> Option<Instant> {
         let now = Instant::now();
-        let (checks, gathered) = (FuturesUnordered::new(), CancellationToken::new());
-        let mut waits = false;
+        let mut checks = Vec::new();
         let mut state = self.shared.state.lock();
         let next = loop {
             let Some((due, id)) = state.due.first().copied() else { break None };
@@ -235,27 +236,16 @@ impl Prober {
             state.due.pop_first();
             let Some(entry) = state.entries.get_mut(&id) else { continue };
             entry.due = None;
-            let (prober, fabric, task) = (self.clone(), fabric.clone(), entry.task.clone());
-            let commands = commands.clone();
-            let patient = !entry.progress.is_eager();
-            waits |= patient;
-            let gathered = patient.then(|| gathered.clone());
-            checks.push(async move {
-                let (target, timeout) = (&task.target, task.schedule.timeout);
-                let outcome = task.check.make(target, &fabric, &commands, timeout, gathered.as_ref()).await;
-                prober.record(id, &task, due, outcome);
-            });
+            let (task, eager) = (entry.task.clone(), entry.progress.is_eager());
+            let time = Time::starts(now, task.schedule.timeout);
+            checks.push(Due { id, task, due, eager, time });
         };
         drop(state);
         if !checks.is_empty() {
-            // One task for all of a slot, which has a list of its own of what is ready: no need to share it out.
-            let gather = async move {
-                if waits {
-                    sleep_until(now + GATHER).await;
-                }
-                gathered.cancel();
-            };
-            tasks.spawn(unconstrained(async { tokio::join!(checks.collect::<()>(), gather) }));
+            let (prober, fabric, commands) = (self.clone(), fabric.clone(), commands.clone());
+            let slot = Slot { prober, fabric, commands, checks, read_at: now + GATHER };
+            // The slot has a list of its own of what is ready: no need to share it out.
+            tasks.spawn(unconstrained(slot.make()));
         }
         next
     }

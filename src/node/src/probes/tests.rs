@@ -55,9 +55,9 @@ impl Net {
         let probe = serde_json::from_value(probe.clone()).unwrap();
         let container = serde_json::from_value(json!({"name": "c"})).unwrap();
         let check = Check::of(&probe, &container, self.ip());
-        check
-            .make(&target(ProbeKind::Readiness), &self.fabric, &commands(), Duration::from_secs(1), None)
-            .await
+        let (target, commands) = (target(ProbeKind::Readiness), commands());
+        let time = Time::starts(Instant::now(), Duration::from_secs(1));
+        check.begin(&target, &self.fabric, &commands, time).await.outcome(&self.fabric, time).await
     }
 }
 
