@@ -34,7 +34,7 @@ const IMAGE_BYTES: usize = 8 << 20;
 const ALL_BYTES: usize = 128 << 20;
 
 /// What a name costs beside its letters: the item with its counts, and its place in the list.
-const ITEM_BYTES: usize = size_of::<Item>() + 3 * size_of::<usize>() + 16;
+pub(super) const ITEM_BYTES: usize = size_of::<Item>() + 3 * size_of::<usize>() + 16;
 
 /// What all images have of [`ALL_BYTES`].
 static REMEMBERED: AtomicUsize = AtomicUsize::new(0);
@@ -55,6 +55,8 @@ struct Index {
     /// What is remembered of it, and how much that may be.
     bytes: AtomicUsize,
     most: usize,
+    /// Held while a directory is read: however many look into it at once, it is read for one of them.
+    reading: Mutex<()>,
 }
 
 /// A name of the folder.
@@ -109,7 +111,8 @@ impl Index {
         known.retain(|_, index| index.strong_count() > 0);
         let stat = rustix::fs::fstat(&root).map_err(from_errno)?;
         let top = Arc::new(Item::new("", &Arc::from(""), &stat, Body::Directory(OnceLock::new())));
-        let index = Arc::new(Index { root, top, bytes: AtomicUsize::new(0), most });
+        let index = Index { root, top, bytes: AtomicUsize::new(0), most, reading: Mutex::new(()) };
+        let index = Arc::new(index);
         known.insert(key, Arc::downgrade(&index));
         Ok(index)
     }
@@ -127,6 +130,10 @@ impl Index {
     /// What a directory holds, in its order; `None` if that is not remembered.
     fn names<'a>(&self, item: &'a Item) -> Result<Option<&'a [Arc<Item>]>, VfsError> {
         let Body::Directory(names) = &item.body else { return Err(VfsError::NotDirectory) };
+        if let Some(names) = names.get() {
+            return Ok(names.as_deref());
+        }
+        let _reading = self.reading.lock();
         if let Some(names) = names.get() {
             return Ok(names.as_deref());
         }
@@ -155,7 +162,7 @@ impl Index {
     fn read(&self, item: &Item) -> Result<Option<(Names, usize)>, VfsError> {
         let path = item.path();
         let folder = self.folder(&path)?;
-        let (above, mut list, mut bytes) = (Arc::from(path), Vec::new(), 0);
+        let (above, mut list, mut bytes) = (Arc::<str>::from(path), Vec::new(), 0);
         let room = self.most.saturating_sub(self.bytes.load(Relaxed));
         for entry in all_of(&folder)? {
             let entry = entry.map_err(from_errno)?;
@@ -168,7 +175,8 @@ impl Index {
                 Err(VfsError::NoEntry) => continue,
                 item => item?,
             };
-            bytes += item.bytes();
+            // All of them share the path of their folder.
+            bytes += item.bytes() + if list.is_empty() { above.len() } else { 0 };
             if bytes > room {
                 return Ok(None);
             }

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use super::handles::Handles;
-use super::image::ImageTree;
+use super::image::{ITEM_BYTES, ImageTree};
 use crate::testing::{CREATE, READ, WRITE, fails, names};
 use crate::tree::Tree;
 use crate::{Directory, FileKind, MountOptions, Mounts, OpenOptions, PodShare, VfsError, Volume};
@@ -322,4 +322,26 @@ fn folders_of_an_image_need_not_be_remembered() {
     drop((root, tree));
     let whole = Volume::image(folder.path()).unwrap().root();
     assert_eq!(names(&whole).len(), 53);
+}
+
+/// Names may be short where they are deep.
+#[test]
+fn the_path_of_a_folder_counts_with_its_names() {
+    #[track_caller]
+    fn check(room: usize, remembered: bool) {
+        let folder = tempfile::tempdir().unwrap();
+        let long = "x".repeat(200);
+        let deep = folder.path().join(&long);
+        std::fs::create_dir(&deep).unwrap();
+        std::fs::write(deep.join("a"), "").unwrap();
+        let tree: Arc<dyn Tree> =
+            Arc::new(ImageTree::remembering(folder.path(), Handles::default(), room).unwrap());
+        let root = Directory::of_tree(&tree);
+        assert_eq!(names(&root.open_directory(&long).unwrap()), ["a"]);
+        std::fs::write(deep.join("b"), "").unwrap();
+        assert_eq!(root.stat_at(&format!("{long}/b"), true).is_err(), remembered);
+    }
+    let names = ITEM_BYTES + 200 + ITEM_BYTES + 1;
+    check(names + 200, true);
+    check(names + 199, false);
 }
