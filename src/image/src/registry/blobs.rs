@@ -77,7 +77,7 @@ pub(super) enum Asked {
     All,
     /// From and to, both included.
     Part(u64, u64),
-    /// Nothing that there is.
+    /// Nothing that there is, or that ends before it begins.
     Beyond,
 }
 
@@ -90,7 +90,8 @@ pub(super) fn range_of(range: &str, size: u64) -> Asked {
         (Ok(first), "") => Asked::Part(first, size - 1),
         (Ok(first), last) => match last.parse::<u64>() {
             Ok(last) if last >= first => Asked::Part(first, last.min(size - 1)),
-            _ => Asked::All,
+            Ok(_) => Asked::Beyond,
+            Err(_) => Asked::All,
         },
         (Err(_), last) if first.trim().is_empty() => match last.parse::<u64>() {
             Ok(0) => Asked::Beyond,

@@ -502,6 +502,92 @@ async fn content_management() {
         .await;
 }
 
+/// What the suite that is to come checks besides.
+#[tokio::test]
+async fn the_next_suite() {
+    let mut suite = Suite::new();
+    suite.push_blobs().await;
+    let (layer, nothing) = (digest(LAYER), digest(b""));
+    let get = format!("GET /v2/a/b/blobs/{layer}");
+    let (one, rest) = LAYER.split_at(16);
+    let last = [("content-range", "16-20")];
+    let put_last = || Step { headers: &last, body: rest, ..step("", format!("PUT @?digest={layer}"), 416) };
+    suite
+        .check(&[
+            Step { headers: &[("range", "bytes=5-0")], ..step("range 500-0", &get, 416) },
+            Step {
+                headers: &[("range", "bytes=-5")],
+                expected: &[("content-range", "bytes 16-20/21"), ("content-length", "5")],
+                ..step("range -500", &get, 206)
+            },
+            // An upload whose last chunk came too early is not over.
+            step("POST request to begin an upload", "POST /v2/a/b/blobs/uploads/", 202),
+            Step { says: "out of order chunk and put chunk", ..put_last() },
+            step("blob chunked upload get request", "GET @", 204),
+            Step {
+                headers: &[("content-range", "0-15")],
+                body: one,
+                ..step("chunked and put chunk", "PATCH @", 202)
+            },
+            Step { says: "chunked and put chunk", status: 201, ..put_last() },
+            // Nothing, too, is a blob.
+            step("empty", format!("POST /v2/a/b/blobs/uploads/?digest={nothing}"), 201),
+            Step {
+                expected: &[("content-length", "0")],
+                ..step("empty", format!("HEAD /v2/a/b/blobs/{nothing}"), 200)
+            },
+            step("empty", format!("DELETE /v2/a/b/blobs/{nothing}"), 202),
+        ])
+        .await;
+
+    let text = "A".repeat(10_000);
+    let annotations: serde_json::Map<_, _> =
+        (0..390).map(|number| (format!("large-annotation-{number}"), json!(text))).collect();
+    let large = manifest(&[LAYER], &json!({"annotations": annotations}));
+    let custom = manifest(&[LAYER], &json!({"org.example": {"any": [1, null]}, "artifactType": "a/x"}));
+    let index = |inner: &[&[u8]], more: Value| {
+        let inner: Vec<_> = inner
+            .iter()
+            .map(|inner| json!({"mediaType": OCI_MANIFEST, "digest": digest(inner), "size": inner.len()}))
+            .collect();
+        let mut index = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": inner});
+        index.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
+        index.to_string().into_bytes()
+    };
+    let empty = index(&[], json!({}));
+    let of_two = index(&[&large, &custom], json!({}));
+    let nested = index(&[&of_two, &empty], json!({}));
+    let about = index(
+        &[&custom],
+        json!({"artifactType": "a/y", "subject": {"mediaType": OCI_INDEX, "digest": digest(&nested), "size": 7}}),
+    );
+    for (says, media_type, body) in [
+        ("Image with Large Manifest", OCI_MANIFEST, &large),
+        ("Custom Fields", OCI_MANIFEST, &custom),
+        ("Empty Index", OCI_INDEX, &empty),
+        ("Index", OCI_INDEX, &of_two),
+        ("Nested Index", OCI_INDEX, &nested),
+        ("Index with Subject", OCI_INDEX, &about),
+    ] {
+        let (headers, by_digest) = ([("content-type", media_type)], digest(body));
+        let length = body.len().to_string();
+        let expected = [("docker-content-digest", &*by_digest), ("content-type", media_type)];
+        let whole = [("content-length", &*length), ("content-type", media_type)];
+        let put = format!("PUT /v2/a/b/manifests/{by_digest}");
+        let got = suite
+            .check(&[
+                Step { headers: &headers, body, expected: &expected[..1], ..step(says, put, 201) },
+                Step { expected: &whole, ..step(says, "GET @", 200) },
+            ])
+            .await;
+        assert!(got.body == *body, "{says}");
+    }
+    let get = format!("GET /v2/a/b/referrers/{}", digest(&nested));
+    let referrers = suite.check(&[step("Index with Subject", get, 200)]).await.json();
+    let said = &referrers["manifests"][0];
+    assert_eq!((&said["digest"], &said["artifactType"]), (&json!(digest(&about)), &json!("a/y")));
+}
+
 /// The suite itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_suite_of_the_specification() {

@@ -214,11 +214,11 @@ async fn parts_of_blobs() {
             (part, told)
         );
     }
-    for range in ["bytes=10-", "bytes=11-12", "bytes=-0"] {
+    for range in ["bytes=10-", "bytes=11-12", "bytes=-0", "bytes=4-2"] {
         let answer = tool.send(Method::GET, &path, &[("range", range)], "").await;
         answer.expect_error(StatusCode::RANGE_NOT_SATISFIABLE, "SIZE_INVALID");
     }
-    for range in ["bytes=4-2", "bytes=x-y", "lines=1-2", "bytes=0-1,3-4", "bytes="] {
+    for range in ["bytes=x-y", "lines=1-2", "bytes=0-1,3-4", "bytes="] {
         let answer = tool.send(Method::GET, &path, &[("range", range)], "").await.expect(StatusCode::OK);
         assert_eq!(answer.body.len(), 10, "{range}");
     }
