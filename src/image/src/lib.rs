@@ -56,6 +56,7 @@ mod remote;
 mod shared;
 mod signature;
 mod slots;
+mod unpacking;
 mod wasm;
 
 #[cfg(test)]

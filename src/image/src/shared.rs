@@ -20,11 +20,8 @@ use crate::manifest::{Execution, MAX_CONFIG, MAX_MANIFEST, Manifest};
 use crate::registry::uploads::Uploads;
 use crate::signature::{self, SignatureMode, is_signature, signature_tag};
 use crate::slots::{Room, Slots, Turn};
+use crate::unpacking::{Extent, Lanes, Unfinished};
 use crate::{FormatError, ImageError, PullError, Reference, SignatureError, SignaturePolicy, wasm};
-
-/// Images that are unpacked at the same time. Decompressing is work for the processor: with more, pods
-/// that run already would feel it.
-const UNPACKING: Room = Room { all: 1, of_host: 1, of_namespace: 1 };
 
 /// Transfers of content at the same time, over all pulls. What more connections bring is mostly a slower answer to
 /// everybody else. One registry may have the half, the layers of one image; namespaces take turns.
@@ -45,7 +42,7 @@ pub(crate) struct Shared {
     admitted: RwLock<HashSet<(String, Digest)>>,
     /// Images by the digest of their manifest, read once.
     described: RwLock<HashMap<Digest, Image>>,
-    unpacking: Slots,
+    pub(crate) unpacking: Lanes,
 }
 
 impl Shared {
@@ -68,7 +65,7 @@ impl Shared {
             downloads: Slots::new(DOWNLOADS),
             admitted: RwLock::default(),
             described: RwLock::default(),
-            unpacking: Slots::new(UNPACKING),
+            unpacking: Lanes::new(),
         })
     }
 
@@ -162,20 +159,12 @@ impl Shared {
             Err(Unusable::Packed) => {}
             described => return described.map_err(|error| error.into_pull(reference)),
         }
-        let slot = self.unpacking.acquire(turn).await;
-        let (shared, manifest) = (self.clone(), digest.clone());
-        let unpacked = spawn_blocking(move || {
-            // Until the work ends, even if nobody waits for it any more.
-            let _slot = slot;
-            shared.unpack(&name, &manifest)?;
-            shared.describe(&name, &manifest)
+        let (shared, manifest, shown) = (self.clone(), digest.clone(), digest.to_string());
+        let unpacked = self.unpacking.unpack(turn, &shown, move |most| {
+            shared.unpack(&name, &manifest, most)?;
+            Ok(shared.describe(&name, &manifest)?)
         });
-        // What a decompressor does not expect may make it panic; that ends this work and no more.
-        let unpacked = unpacked.await.unwrap_or_else(|_| {
-            let reason = "its content is damaged".to_owned();
-            Err(FormatError::Layer { layer: digest.to_string(), reason }.into())
-        });
-        unpacked.map_err(|error| error.into_pull(reference))
+        unpacked.await.map_err(|error| error.into_pull(reference))
     }
 
     /// Reads what a manifest of this repository says, and looks whether it can run.
@@ -224,10 +213,10 @@ impl Shared {
         Ok(image)
     }
 
-    /// Unpacks the files of an image that has some. Takes its time.
-    fn unpack(&self, name: &str, digest: &Digest) -> Result<(), Unusable> {
+    /// Unpacks the files of an image that has some, if there are not more than so many. Takes its time.
+    fn unpack(&self, name: &str, digest: &Digest, most: Option<Extent>) -> Result<(), Unfinished> {
         let (manifest, plan, execution) = self.read(name, digest)?;
-        self.files.unpack(&self.content, &manifest, &plan, &execution)
+        self.files.unpack(&self.content, &manifest, &plan, &execution, most)
     }
 
     /// The image that a manifest leads to: the digest of its own manifest, and what that says.

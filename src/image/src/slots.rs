@@ -2,7 +2,7 @@
 //! namespace.
 //!
 //! ```text
-//!            of those that there is room for, the one whose namespace has least
+//!            of those that there is room for, the one whose namespace has least, or got one the longest ago
 //!   waiting ────────────────────────────────────────────────────────────────────► holding ──done──► gone
 //!      ▲                                                                             │
 //!      └── others wait, and it got too little meanwhile, or its namespace has more ──┘
@@ -42,6 +42,9 @@ const GAP: Duration = Duration::from_millis(100);
 /// that, and each of a dozen that wait gets one within two.
 const SLICE: Duration = Duration::from_secs(1);
 
+/// Namespaces of which it is remembered when they last got a slot: more than wait at the same time, mostly.
+const REMEMBERED: usize = 256;
+
 /// How many may hold a slot at the same time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Room {
@@ -79,6 +82,10 @@ struct Queue {
     next: u64,
     held: BTreeMap<u64, Held>,
     waiting: BTreeMap<u64, Waiting>,
+    /// When a namespace last got a slot, as a number that counts up: where nobody holds any, who waits longest for
+    /// one is next.
+    served: BTreeMap<Arc<str>, u64>,
+    serving: u64,
 }
 
 struct Held {
@@ -168,6 +175,7 @@ impl Inner {
                 let mut queue = self.queue.lock();
                 let Some((number, namespace)) = queue.first(self.room, None) else { return };
                 let Some(Waiting { turn, pushed, tell }) = queue.waiting.remove(&number) else { return };
+                queue.serve(&namespace);
                 queue.held.insert(number, Held { turn, namespace, pushed, since: Instant::now() });
                 (tell, Slot { inner: self.clone(), number })
             };
@@ -188,12 +196,25 @@ impl Queue {
             let of_host = held().filter(|held| held.turn.host == waiting.turn.host).count();
             let of = |namespace: &Arc<str>| held().filter(|held| held.namespace == *namespace).count();
             let namespaces = waiting.turn.namespaces.lock();
-            let (of_namespace, namespace) = namespaces.iter().map(|name| (of(name), name)).min()?;
+            let served = |name| self.served.get(name).copied().unwrap_or(0);
+            let least = namespaces.iter().map(|name| (of(name), served(name), name)).min()?;
+            let (of_namespace, served, namespace) = least;
             (of_host < room.of_host && of_namespace < room.of_namespace)
-                .then(|| ((waiting.pushed, of_namespace, of_host, *number), namespace.clone()))
+                .then(|| ((waiting.pushed, of_namespace, of_host, served, *number), namespace.clone()))
         };
         let ((.., number), namespace) = self.waiting.iter().filter_map(fits).min()?;
         Some((number, namespace))
+    }
+
+    /// A namespace gets a slot.
+    fn serve(&mut self, namespace: &Arc<str>) {
+        self.serving += 1;
+        self.served.insert(namespace.clone(), self.serving);
+        if self.served.len() > REMEMBERED
+            && let Some((_, first)) = self.served.iter().map(|(name, when)| (*when, name.clone())).min()
+        {
+            self.served.remove(&first);
+        }
     }
 
     /// Whether a slot is due to another, `enough` having come for it or not.

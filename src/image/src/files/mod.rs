@@ -34,6 +34,7 @@ use crate::digest::{Algorithm, Digest, Digester};
 use crate::error::Unusable;
 use crate::format::{Body, Plan, Target};
 use crate::manifest::Execution;
+use crate::unpacking::{Extent, Unfinished};
 use crate::{FormatError, ImageError, wasm};
 use tree::{FileId, Node, Tree};
 
@@ -84,9 +85,9 @@ struct ModuleRecord {
     size: u64,
 }
 
-/// Files and folders up to which each is made durable by itself. Beyond, one flush of the whole file system
-/// is cheaper, but it waits for what everybody else writes.
-const FEW: usize = 200;
+/// Files and folders together up to which each is made durable by itself. Each of them waits for the disk; beyond, one
+/// flush of the whole file system is cheaper, although it waits for what everybody else writes.
+const FEW: usize = 50;
 
 const ROOT: &str = "root";
 const DATA: &str = "data";
@@ -104,15 +105,15 @@ pub(crate) struct Files {
 /// What the files of one image may be.
 #[derive(Clone, Copy)]
 struct Limits {
-    bytes: u64,
-    entries: usize,
+    most: Extent,
     /// Content of this size is not looked at for how well it was compressed.
     small: u64,
 }
 
 impl Files {
     pub(crate) fn open(dir: &Path, max_bytes: u64) -> Result<Files, ImageError> {
-        let limits = Limits { bytes: max_bytes, entries: tree::MAX_ENTRIES, small: SMALL };
+        let most = Extent { bytes: max_bytes, entries: tree::MAX_ENTRIES };
+        let limits = Limits { most, small: SMALL };
         let files = Files { dir: dir.join("files"), drafts: dir.join("uploads"), limits };
         fs::create_dir_all(&files.dir).map_err(ImageError::io("create", &files.dir))?;
         Ok(files)
@@ -139,22 +140,44 @@ impl Files {
         Ok(Some(Found { files, module, env: record.env }))
     }
 
-    /// Unpacks an image whose layers are all here. Takes its time, and may panic on content that makes a
-    /// decompressor panic; what is left of that goes.
+    /// Unpacks an image whose layers are all here, if it has not more than `most`. Takes its time, and may panic on
+    /// content that makes a decompressor panic; what is left of that goes.
     pub(crate) fn unpack(
         &self,
         content: &Content,
         manifest: &Digest,
         plan: &Plan,
         execution: &Execution,
-    ) -> Result<(), Unusable> {
+        most: Option<Extent>,
+    ) -> Result<(), Unfinished> {
         if self.find(manifest)?.is_some() {
             return Ok(());
         }
-        let draft = DraftFolder::make(&self.drafts)?;
-        let mut unpacked = Unpacked::make(&draft.path)?;
-        let mut tree = Tree::new(self.limits.entries);
-        let mut budget = Budget { left: self.limits.bytes, limits: self.limits };
+        let most = most.map(|most| Extent { bytes: most.bytes.min(self.limits.most.bytes), ..most });
+        // A module that is a layer stays one. Hardly any other is larger than what is in it.
+        let packed = plan.layers().into_iter().filter(|layer| Some(*layer) != plan.module());
+        let packed = packed.fold(0_u64, |sum, layer| sum.saturating_add(layer.size));
+        if most.is_some_and(|most| packed > most.bytes) {
+            return Err(Unfinished::Larger);
+        }
+        let limits = Limits { most: most.unwrap_or(self.limits.most), ..self.limits };
+        let mut work = Work::begin(&self.drafts, limits)?;
+        match self.unpack_all(content, manifest, plan, execution, &mut work) {
+            // It may be damaged, too, which comes out when there is room for all of it.
+            Err(_) if most.is_some() && work.is_at_limit() => Err(Unfinished::Larger),
+            unpacked => Ok(unpacked?),
+        }
+    }
+
+    fn unpack_all(
+        &self,
+        content: &Content,
+        manifest: &Digest,
+        plan: &Plan,
+        execution: &Execution,
+        work: &mut Work,
+    ) -> Result<(), Unusable> {
+        let Work { draft, tree, unpacked, budget } = work;
         let mut env = Vec::new();
         let apply = |target: &Target, tree: &mut Tree, unpacked: &mut Unpacked, budget: &mut Budget| {
             let path = content.path(&target.digest);
@@ -165,36 +188,36 @@ impl Files {
             Body::Module(_) => None,
             Body::Rootfs(layers) => {
                 for target in layers {
-                    apply(target, &mut tree, &mut unpacked, &mut budget)?;
+                    apply(target, tree, unpacked, budget)?;
                 }
-                Some(module::find(&tree, &unpacked, execution)?)
+                Some(module::find(tree, unpacked, execution)?)
             }
             Body::Spin(spin) => {
                 for target in &spin.archives {
-                    apply(target, &mut tree, &mut unpacked, &mut budget)?;
+                    apply(target, tree, unpacked, budget)?;
                 }
-                env = spin::place(content, spin, &mut tree, &mut unpacked, &mut budget)?;
+                env = spin::place(content, spin, tree, unpacked, budget)?;
                 None
             }
         };
-        let (places, folders) = unpacked.place(&tree, &draft.path.join(ROOT))?;
+        let (places, folders) = unpacked.place(tree, &draft.path.join(ROOT))?;
         let module = match module {
             Some(file) => Some(keep_module(&places[file], &draft.path.join(MODULE))?),
             None => None,
         };
         let record = Record { size: unpacked.placed, empty: tree.is_empty(), module, env };
-        self.finish(&draft, manifest, &record, if unpacked.is_durable() { &folders } else { &[] })?;
-        Ok(())
+        // Some have no place; what links to a file is in its folder.
+        let made = places.iter().filter(|place| !place.as_os_str().is_empty()).chain(&folders);
+        Ok(self.finish(draft, manifest, &record, &made.collect::<Vec<_>>())?)
     }
 
-    /// Makes a draft what is found from now on. Its files are durable, its `folders` are not; without any
-    /// nothing is.
+    /// Makes a draft what is found from now on, with the files and folders that were `made` in it.
     fn finish(
         &self,
         draft: &DraftFolder,
         manifest: &Digest,
         record: &Record,
-        folders: &[PathBuf],
+        made: &[&PathBuf],
     ) -> Result<(), ImageError> {
         let dir = self.path(manifest);
         let write = || {
@@ -203,11 +226,12 @@ impl Files {
             let mut file = File::create_new(draft.path.join(RECORD))?;
             file.write_all(&record)?;
             file.sync_all()?;
-            for folder in folders.iter().chain([&draft.path]) {
-                File::open(folder)?.sync_all()?;
-            }
-            if folders.is_empty() {
+            if made.len() > FEW {
                 rustix::fs::syncfs(File::open(&draft.path)?)?;
+            } else {
+                for path in made.iter().copied().chain([&draft.path]) {
+                    File::open(path)?.sync_all()?;
+                }
             }
             match fs::rename(&draft.path, &dir) {
                 // Somebody else was faster, or what is there is not ours.
@@ -254,14 +278,11 @@ impl Files {
 /// # Panics
 /// If anything of it is not below that folder, or is left over. (And if a decompressor does.)
 pub(crate) fn try_layer(bytes: &[u8], dir: &Path) {
-    let limits = Limits { bytes: 1 << 20, entries: 100, small: 64 << 10 };
-    let draft = DraftFolder::make(dir).expect("the folder is there");
+    let limits = Limits { most: Extent { bytes: 1 << 20, entries: 100 }, small: 64 << 10 };
+    let Work { draft, mut tree, mut unpacked, mut budget } = Work::begin(dir, limits).expect("there is room");
     let path = draft.path.join("layer");
     fs::write(&path, bytes).expect("there is room");
     let file = File::open(&path).expect("it was written");
-    let mut tree = Tree::new(limits.entries);
-    let mut unpacked = Unpacked::make(&draft.path).expect("there is room");
-    let mut budget = Budget { left: limits.bytes, limits };
     if layer::apply(file, &mut tree, &mut unpacked, &mut budget).is_err() {
         return;
     }
@@ -277,7 +298,7 @@ pub(crate) fn try_layer(bytes: &[u8], dir: &Path) {
     });
     // Names that a tree holds and a file system does not (one of a whole path, say) are errors, no more.
     let _ = unpacked.place(&tree, &draft.path.join(ROOT));
-    assert!(unpacked.placed <= limits.bytes);
+    assert!(unpacked.placed <= limits.most.bytes);
 }
 
 /// Gives the module a name of its own, and says what it is.
@@ -296,6 +317,28 @@ fn keep_module(file: &Path, module: &Path) -> Result<ModuleRecord, Unusable> {
     file.rewind().map_err(ImageError::io("read", module))?;
     wasm::inspect(&mut BufReader::new(file))?;
     Ok(ModuleRecord { digest: digester.digest().to_string(), size })
+}
+
+/// An image that is being unpacked.
+struct Work {
+    draft: DraftFolder,
+    tree: Tree,
+    unpacked: Unpacked,
+    budget: Budget,
+}
+
+impl Work {
+    fn begin(drafts: &Path, limits: Limits) -> Result<Work, ImageError> {
+        let draft = DraftFolder::make(drafts)?;
+        let unpacked = Unpacked::make(&draft.path, limits.most.entries)?;
+        let budget = Budget { left: limits.most.bytes, spent: false, limits };
+        Ok(Work { draft, tree: Tree::new(limits.most.entries), unpacked, budget })
+    }
+
+    /// Whether it has as much as it may have.
+    fn is_at_limit(&self) -> bool {
+        self.budget.spent || self.tree.is_full() || self.unpacked.is_full()
+    }
 }
 
 /// A folder that goes unless it got another name.
@@ -351,6 +394,8 @@ impl From<io::Error> for Problem {
 /// Bytes that may still be unpacked.
 struct Budget {
     left: u64,
+    /// There were to be more.
+    spent: bool,
     limits: Limits,
 }
 
@@ -367,7 +412,10 @@ impl Budget {
                 self.left = left;
                 Ok(())
             }
-            None => Err(format!("the files of the image have more than {} bytes", self.limits.bytes)),
+            None => {
+                self.spent = true;
+                Err(format!("the files of the image have more than {} bytes", self.limits.most.bytes))
+            }
         }
     }
 }
@@ -394,10 +442,10 @@ impl<R: Read> Read for Meter<'_, R> {
 struct Unpacked {
     data: PathBuf,
     files: Vec<Kept>,
+    /// How many there may be.
+    most: usize,
     /// Bytes of the files that got a name.
     placed: u64,
-    /// Folders that were made for them.
-    folders: usize,
 }
 
 /// What is known of one of them.
@@ -407,19 +455,19 @@ struct Kept {
 }
 
 impl Unpacked {
-    fn make(draft: &Path) -> Result<Unpacked, ImageError> {
+    fn make(draft: &Path, most: usize) -> Result<Unpacked, ImageError> {
         let data = draft.join(DATA);
         make_dir(&data).map_err(ImageError::io("create", &data))?;
-        Ok(Unpacked { data, files: Vec::new(), placed: 0, folders: 0 })
+        Ok(Unpacked { data, files: Vec::new(), most, placed: 0 })
     }
 
     fn file(&self, file: FileId) -> PathBuf {
         self.data.join(file.to_string())
     }
 
-    /// Whether the files are durable as soon as they are written.
-    fn is_durable(&self) -> bool {
-        self.files.len() <= FEW && self.folders <= FEW
+    /// Whether there is no room for another.
+    fn is_full(&self) -> bool {
+        self.files.len() > self.most
     }
 
     fn is_wasm(&self, file: FileId) -> bool {
@@ -429,8 +477,8 @@ impl Unpacked {
     /// Copies exactly `size` bytes, which the reader counts.
     fn copy(&mut self, from: &mut impl Read, size: u64, mtime: u64) -> Result<FileId, Problem> {
         // What hides others gets no place in the tree, where the rest is counted.
-        if self.files.len() > tree::MAX_ENTRIES {
-            return Err(Problem::Format(format!("there are more than {} files", tree::MAX_ENTRIES)));
+        if self.is_full() {
+            return Err(Problem::Format(format!("there are more than {} files", self.most)));
         }
         let path = self.file(self.files.len());
         let failed = || ImageError::io("write", &path);
@@ -448,9 +496,6 @@ impl Unpacked {
             wasm = wasm.or_else(|| Some(buffer[..count].starts_with(b"\0asm")));
             file.write_all(&buffer[..count]).map_err(failed()).map_err(Problem::Store)?;
             left -= count as u64;
-        }
-        if self.is_durable() {
-            file.sync_all().map_err(failed()).map_err(Problem::Store)?;
         }
         if let Some(time) = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(mtime)) {
             // Of no consequence if the file system cannot say it.
@@ -503,7 +548,6 @@ impl Unpacked {
         });
         outcome?;
         self.placed = placed;
-        self.folders = folders.len();
         Ok((places, folders))
     }
 }

@@ -13,6 +13,7 @@ const WASM: &[u8] = b"\0asm\x01\0\0\0";
 const LIMIT: u64 = 64 << 20;
 
 /// An entry of an archive, exactly as it is said.
+#[derive(Clone)]
 struct Entry {
     kind: EntryType,
     path: Vec<u8>,
@@ -93,6 +94,19 @@ impl World {
     }
 
     fn unpack(&self, layers: &[Vec<u8>], execution: &Execution) -> Result<Found, String> {
+        match self.unpack_within(None, layers, execution) {
+            Ok(()) => Ok(self.files.find(&self.manifest).unwrap().expect("it was unpacked")),
+            Err(Unfinished::Unusable(Unusable::Format(error))) => Err(error.to_string()),
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+
+    fn unpack_within(
+        &self,
+        most: Option<Extent>,
+        layers: &[Vec<u8>],
+        execution: &Execution,
+    ) -> Result<(), Unfinished> {
         let layers = layers.iter().map(|layer| {
             let digest = self.content.write(layer).unwrap().to_string();
             json!({"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest, "size": layer.len()})
@@ -100,11 +114,7 @@ impl World {
         let manifest = json!({"schemaVersion": 2, "layers": layers.collect::<Vec<_>>()});
         let manifest = format::parse(manifest.to_string().as_bytes()).unwrap();
         let Choice::Image(plan) = format::choose(&manifest).unwrap() else { panic!("no index") };
-        match self.files.unpack(&self.content, &self.manifest, &plan, execution) {
-            Ok(()) => Ok(self.files.find(&self.manifest).unwrap().expect("it was unpacked")),
-            Err(Unusable::Format(error)) => Err(error.to_string()),
-            Err(error) => panic!("{error:?}"),
-        }
+        self.files.unpack(&self.content, &self.manifest, &plan, execution, most)
     }
 
     /// Folders, files with their content, and links with their targets.
@@ -323,7 +333,7 @@ fn hostile_archives_are_refused_and_leave_nothing() {
 
 #[test]
 fn bombs_do_not_go_off() {
-    let limits = Limits { bytes: 2 << 20, entries: 1000, small: 64 << 10 };
+    let limits = Limits { most: Extent { bytes: 2 << 20, entries: 1000 }, small: 64 << 10 };
     #[track_caller]
     fn refused(limits: Limits, layers: &[Vec<u8>], message: &str) {
         let mut world = World::new();
@@ -406,12 +416,10 @@ fn damaged_layers_are_errors_or_files() {
         for at in (0..whole.len()).step_by(whole.len() / 37 + 1) {
             let mut changed = whole.clone();
             changed[at] ^= 0x15;
-            let mut tree = Tree::new(100);
-            let draft = DraftFolder::make(&world.files.drafts).unwrap();
-            let mut unpacked = Unpacked::make(&draft.path).unwrap();
+            let work = Work::begin(&world.files.drafts, world.files.limits).unwrap();
+            let Work { draft, mut tree, mut unpacked, mut budget } = work;
             let digest = world.content.write(&changed).unwrap();
             let blob = File::open(world.content.path(&digest)).unwrap();
-            let mut budget = Budget { left: LIMIT, limits: world.files.limits };
             if layer::apply(blob, &mut tree, &mut unpacked, &mut budget).is_ok() {
                 tree.each(&mut |path, _| assert!(!path.starts_with(b"/") && !path.starts_with(b"..")));
                 unpacked.place(&tree, &draft.path.join(ROOT)).unwrap();
@@ -548,4 +556,37 @@ fn unpacked_files_are_kept_and_removed_whole() {
     assert_eq!(fs::read_dir(world.dir.path().join("files")).unwrap().count(), 0);
     assert_eq!(world.left_over(), 0);
     world.files.remove(&world.manifest).unwrap();
+}
+
+/// What is left to the other lane is what has more of anything that takes time.
+#[test]
+fn what_is_larger_than_allowed_this_time_leaves_nothing() {
+    const FEW: Extent = Extent { bytes: 20_000, entries: 10 };
+    let many = |made: fn(usize) -> Entry| [vec![wasm("m.wasm")], (0..11).map(made).collect()].concat();
+    #[track_caller]
+    fn check(layers: &[Vec<u8>], fits: bool) {
+        let world = World::new();
+        let unpacked = world.unpack_within(Some(FEW), layers, &Execution::default());
+        match unpacked {
+            Ok(()) => assert!(fits),
+            Err(Unfinished::Larger) => assert!(!fits),
+            Err(Unfinished::Unusable(error)) => panic!("{error:?}"),
+        }
+        assert_eq!((world.files.find(&world.manifest).unwrap().is_some(), world.left_over()), (fits, 0));
+        world.unpack(layers, &Execution::default()).unwrap();
+    }
+    check(&[archive(&[wasm("m.wasm"), file("a/b/c", "d")])], true);
+    check(&[archive(&many(|number| file(&number.to_string(), "")))], false);
+    check(&[archive(&many(|number| folder(&number.to_string())))], false);
+    check(&[archive(&many(|number| link(&number.to_string(), "m.wasm")))], false);
+    // Files that hide others, or that others hide, are written all the same.
+    check(&[archive(&many(|_| file("same", ""))), archive(&[folder("a")])], false);
+    check(&[archive(&many(|number| file(&format!(".wh.{number}"), "")))], false);
+    check(&[gzip(&archive(&[wasm("m.wasm"), file("large", &"x".repeat(20_000))]))], false);
+    // What is damaged as well is refused in the end.
+    let damaged = archive(&[many(|number| file(&number.to_string(), "")), vec![file("../out", "")]].concat());
+    let world = World::new();
+    let unpacked = world.unpack_within(Some(FEW), std::slice::from_ref(&damaged), &Execution::default());
+    assert!(matches!(unpacked, Err(Unfinished::Larger)), "{unpacked:?}");
+    world.unpack(&[damaged], &Execution::default()).unwrap_err();
 }

@@ -74,6 +74,11 @@ impl Tree {
         matches!(&self.nodes[ROOT].node, Node::Folder(children) if children.is_empty())
     }
 
+    /// Whether there is no room for another entry.
+    pub(super) fn is_full(&self) -> bool {
+        self.nodes.len() > self.max_entries
+    }
+
     pub(super) fn begin_layer(&mut self) {
         self.layer += 1;
     }
@@ -169,7 +174,7 @@ impl Tree {
     }
 
     fn add(&mut self, node: Node) -> Result<usize, String> {
-        if self.nodes.len() > self.max_entries {
+        if self.is_full() {
             return Err(format!("there are more than {} files and folders", self.max_entries));
         }
         self.nodes.push(Entry { layer: self.layer, hidden: 0, node });

@@ -50,6 +50,31 @@ fn who_has_least_is_next() {
     check(&["h/a,b", "i/a", "k/a", "l/a"], &["h/a", "i/a", "k/a"]);
 }
 
+/// Who asks for much does not come first because he asked first.
+#[test]
+fn namespaces_take_turns_where_one_holds_a_slot_at_a_time() {
+    let slots = Slots::new(Room { all: 1, of_host: 1, of_namespace: 1 });
+    let mut context = Context::from_waker(std::task::Waker::noop());
+    let turns = ["a", "a", "a", "b", "b", "c"].map(|namespace| turn("host", namespace));
+    let mut asking: Vec<_> = turns.iter().map(|turn| Box::pin(slots.acquire(turn))).collect();
+    let mut order = Vec::new();
+    while !asking.is_empty() {
+        // All of them ask before the first is done.
+        let polled: Vec<_> = asking.iter_mut().map(|one| one.as_mut().poll(&mut context)).collect();
+        let at = polled.iter().position(Poll::is_ready).expect("there is room for one");
+        order.extend(held(&slots));
+        drop((asking.remove(at), polled));
+    }
+    assert_eq!(order, ["host/a", "host/b", "host/c", "host/a", "host/b", "host/a"]);
+    // What is remembered of them is bounded.
+    for number in 0..2 * REMEMBERED {
+        slots.0.queue.lock().serve(&number.to_string().into());
+    }
+    let queue = slots.0.queue.lock();
+    assert_eq!(queue.served.len(), REMEMBERED);
+    assert!(!queue.served.contains_key("c") && queue.served.contains_key("511"));
+}
+
 #[test]
 fn who_is_joined_comes_as_soon_as_either() {
     let slots = Slots::new(ROOM);

@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 use super::remote::{World, world};
 use super::*;
 use crate::PullError;
+use crate::slots::Turn;
+use crate::unpacking::BRIEF;
 
 const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
@@ -401,4 +403,29 @@ async fn removing_an_image_removes_its_files_and_what_only_it_needs() {
     fs::remove_dir_all(repository).unwrap();
     world.reopened();
     assert_eq!(count("files"), 0);
+}
+
+#[tokio::test]
+async fn an_image_of_few_files_waits_for_no_large_one() {
+    let world = world(|router| router).await;
+    let core = module("m");
+    let names: Vec<String> = (0..BRIEF.entries).map(|number| number.to_string()).collect();
+    let many = names.iter().map(|name| (name.as_str(), &b""[..])).chain([("m.wasm", &*core)]);
+    let (few, many) = (tar(&[("m.wasm", &core)]), tar(&many.collect::<Vec<_>>()));
+    let config = config("wasi", &json!({}));
+    for (name, layer) in [("few", few), ("many", many)] {
+        world.tool.push_image(name, (OCI_CONFIG, &config), &[(TAR, &layer)], json!({})).await;
+    }
+    // Somebody else's is being unpacked.
+    let lanes = &world.images.shared().unpacking;
+    let slot = lanes.long.acquire(&Turn::new("host", "other")).await;
+    let mut large = Box::pin(world.pull("many:1"));
+    tokio::select! {
+        biased;
+        pulled = &mut large => panic!("there was no room: {pulled:?}"),
+        pulled = world.pull("few:1") => assert!(pulled.unwrap().files.is_some()),
+    }
+    drop(slot);
+    let files = large.await.unwrap().files.unwrap().path;
+    assert_eq!(fs::read_dir(files).unwrap().count(), names.len() + 1);
 }
