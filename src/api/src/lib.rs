@@ -35,6 +35,7 @@ mod testing;
 
 pub use k8s_openapi as k8s;
 pub use kind::{Cell, Column, FieldCause, Hooks, Kind, Scope, Subresource};
+pub use kinds::platform;
 pub use quantity::Quantity;
 pub use resources::Resources;
 pub use status::Status;

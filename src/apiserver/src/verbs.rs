@@ -2,7 +2,7 @@
 
 use axum::{body::Body, response::Response};
 use coracle_api::{
-    schema,
+    platform, schema,
     status::{self, Status},
 };
 use http::StatusCode;
@@ -134,7 +134,8 @@ pub(crate) async fn create(mut asked: Asked, body: Body) -> Result<Response, Sta
     let (options, output) = write_options(&mut asked, "CreateOptions")?;
     let encoding = Encoding::of(&asked.headers)?;
     let body = decode::read(body).await?;
-    let decoded = decode::object(asked.call.kind(), &body, encoding, options.field_validation)?;
+    let mut decoded = decode::object(asked.call.kind(), &body, encoding, options.field_validation)?;
+    decoded.warnings.extend(platform::warnings(asked.call.kind(), &decoded.object));
     let result = pipeline::create(&asked.call, decoded.object).await?;
     saved(&asked, output, StatusCode::CREATED, &result, &decoded.warnings)
 }
@@ -160,12 +161,15 @@ pub(crate) async fn update_with(mut asked: Asked, body: Body, take: Take) -> Res
     let decoded = decode::object(asked.call.kind(), &body, encoding, options.field_validation)?;
     check_name(&asked.call, &decoded.object)?;
     let call = &asked.call;
+    let warnings = Mutex::new(Vec::new());
     let mut change = |old: &Value| {
         check_uid(call, &decoded.object, old)?;
-        Ok(take(decoded.object.clone(), old))
+        let object = take(decoded.object.clone(), old);
+        *warnings.lock() = [decoded.warnings.clone(), new_warnings(call, &object, old)].concat();
+        Ok(object)
     };
     let result = pipeline::update(call, Update { part: part(call), change: &mut change }).await?;
-    saved(&asked, output, StatusCode::OK, &result, &decoded.warnings)
+    saved(&asked, output, StatusCode::OK, &result, &warnings.into_inner())
 }
 
 /// PATCH of an object or of its status.
@@ -186,12 +190,27 @@ pub(crate) async fn patch_with(mut asked: Asked, body: Body, take: Take) -> Resu
         let mut object = patch.apply(&kind.message, old)?;
         decode::check_identity(kind, &object)?;
         let problems = decode::conform(kind, &mut object)?;
-        *warnings.lock() = decode::judge(kind, problems, options.field_validation)?;
+        let judged = decode::judge(kind, problems, options.field_validation)?;
         check_name(call, &object)?;
-        Ok(take(object, old))
+        let object = take(object, old);
+        *warnings.lock() = [judged, new_warnings(call, &object, old)].concat();
+        Ok(object)
     };
     let result = pipeline::update(call, Update { part: part(call), change: &mut change }).await?;
     saved(&asked, output, StatusCode::OK, &result, &warnings.into_inner())
+}
+
+/// What is to be said of a change that was not to be said before.
+fn new_warnings(call: &Call, object: &Value, old: &Value) -> Vec<String> {
+    if part(call) == Part::Status {
+        return Vec::new();
+    }
+    let mut warnings = platform::warnings(call.kind(), object);
+    if !warnings.is_empty() {
+        let known = platform::warnings(call.kind(), old);
+        warnings.retain(|warning| !known.contains(warning));
+    }
+    warnings
 }
 
 fn part(call: &Call) -> Part {

@@ -72,7 +72,11 @@ impl Context {
     /// What references in a pod's spec resolve to.
     pub(crate) fn facts<'a>(&self, pod: &'a Pod, pod_ip: Option<IpAddr>) -> PodFacts<'a> {
         let pod_ip6 = pod_ip.and_then(|ip| self.ipv6_of(ip));
-        PodFacts { pod, pod_ip, pod_ip6, host_ip: self.host_ip, allocatable: self.allocatable }
+        let hostname = match self.fabric.get() {
+            Some(fabric) => env::seen_hostname(pod, &fabric.cluster_names()),
+            None => env::hostname(pod),
+        };
+        PodFacts { pod, pod_ip, pod_ip6, hostname, host_ip: self.host_ip, allocatable: self.allocatable }
     }
 
     /// Takes a new pod, or says why not; the uids of those that must go first.

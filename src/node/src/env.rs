@@ -9,6 +9,7 @@ use std::{
 };
 
 use coracle_api::quantity::Quantity;
+use coracle_network::{ClusterNames, HostNames};
 use k8s_openapi::api::core::v1::{
     ConfigMap, Container, EnvVarSource, ObjectFieldSelector, Pod, ResourceFieldSelector, Secret, Service,
 };
@@ -17,6 +18,9 @@ use k8s_openapi::api::core::v1::{
 /// multiply what a spec says (`$(A)$(A)`, one ConfigMap in many `envFrom`), so a pod of a few kilobytes could
 /// ask for more than the node has.
 const MAX_BYTES: usize = 2 << 20;
+
+/// How long the name of a host may be: what Linux keeps of it. Kubernetes' number.
+const HOSTNAME_MAX: usize = 64;
 
 /// Where referenced objects are looked up.
 pub(crate) trait Sources {
@@ -55,6 +59,8 @@ pub(crate) struct PodFacts<'a> {
     pub(crate) pod_ip: Option<IpAddr>,
     /// Its second address.
     pub(crate) pod_ip6: Option<Ipv6Addr>,
+    /// What its programs see as their host's name.
+    pub(crate) hostname: String,
     pub(crate) host_ip: IpAddr,
     /// Stands in for limits that a container does not set.
     pub(crate) allocatable: Allocatable,
@@ -104,7 +110,7 @@ impl Environment {
         sources: &dyn Sources,
     ) -> Result<Environment, EnvError> {
         let mut env = Environment::default();
-        for (name, value) in image.iter().chain([&("HOSTNAME".to_owned(), hostname(facts.pod))]) {
+        for (name, value) in image.iter().chain([&("HOSTNAME".to_owned(), facts.hostname.clone())]) {
             env.set(name, value.clone())?;
         }
         for (name, value) in services {
@@ -211,6 +217,28 @@ pub(crate) fn hostname(pod: &Pod) -> String {
     let name = named.or(pod.metadata.name.as_deref()).unwrap_or_default();
     let cut: String = name.chars().take(63).collect();
     cut.trim_end_matches(['-', '.']).to_owned()
+}
+
+/// What a pod's programs see as their host's name: [`hostname`], with its domain if the spec says so and it has one.
+pub(crate) fn seen_hostname(pod: &Pod, cluster: &ClusterNames) -> String {
+    let hostname = hostname(pod);
+    match pod.spec.as_ref().and_then(|spec| spec.set_hostname_as_fqdn) {
+        Some(true) => HostNames::of_pod(pod, &hostname, cluster).full().to_owned(),
+        _ => hostname,
+    }
+}
+
+/// Whether the name that a pod is to see fits where programs have it from. Kubernetes' words.
+pub(crate) fn check_hostname(pod: &Pod, cluster: &ClusterNames) -> Result<(), String> {
+    let name = seen_hostname(pod, cluster);
+    let length = name.len();
+    if length <= HOSTNAME_MAX {
+        return Ok(());
+    }
+    Err(format!(
+        "Failed to construct FQDN from Pod hostname and cluster domain, FQDN {name} is too long \
+         ({HOSTNAME_MAX} characters is the max, {length} characters requested)"
+    ))
 }
 
 /// Replaces `$(NAME)` where `lookup` knows it; `$$` is a literal dollar sign, everything else stays.

@@ -35,6 +35,7 @@ fn environment(container: &Value) -> Result<Environment, EnvError> {
         pod: &pod,
         pod_ip: Some("10.128.0.2".parse().unwrap()),
         pod_ip6: None,
+        hostname: hostname(&pod),
         host_ip: "10.0.0.1".parse().unwrap(),
         allocatable,
     };
@@ -251,4 +252,29 @@ fn host_names_fit_a_label() {
     let mut pod = pod();
     pod.metadata.name = Some(format!("{}-x", "a".repeat(62)));
     assert_eq!(hostname(&pod), "a".repeat(62));
+}
+
+#[test]
+fn programs_see_the_full_name_where_the_spec_says_so() {
+    #[track_caller]
+    fn check(spec: Value, expected: Result<&str, &str>) {
+        let pod: Pod =
+            serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n"}, "spec": spec}))
+                .unwrap();
+        let cluster = ClusterNames { domain: "cluster.local".into(), server: "10.96.0.10".parse().unwrap() };
+        let seen = check_hostname(&pod, &cluster).map(|()| seen_hostname(&pod, &cluster));
+        assert_eq!(seen, expected.map(str::to_owned).map_err(str::to_owned));
+    }
+    check(json!({"hostname": "h", "subdomain": "s", "containers": []}), Ok("h"));
+    check(json!({"setHostnameAsFQDN": true, "hostname": "h", "containers": []}), Ok("h"));
+    let full = |subdomain: &str| json!({"setHostnameAsFQDN": true, "hostname": "h", "subdomain": subdomain, "containers": []});
+    check(full("s"), Ok("h.s.n.svc.cluster.local"));
+    let most = "s".repeat(42);
+    check(full(&most), Ok(&format!("h.{most}.n.svc.cluster.local")));
+    let long = "s".repeat(43);
+    let why = format!(
+        "Failed to construct FQDN from Pod hostname and cluster domain, FQDN h.{long}.n.svc.cluster.local is too \
+         long (64 characters is the max, 65 characters requested)"
+    );
+    check(full(&long), Err(&why));
 }

@@ -213,7 +213,7 @@ impl Evictor {
             return evicted;
         }
         let memory = host::memory_use();
-        if memory.total > 0 && memory.available < MEMORY_RESERVE {
+        if memory.short() {
             let shortage = Shortage {
                 signal: Signal::Memory,
                 resource: "memory",

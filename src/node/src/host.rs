@@ -61,6 +61,13 @@ impl MemoryUse {
     }
 }
 
+impl MemoryUse {
+    /// Whether too little is left.
+    pub(crate) fn short(&self) -> bool {
+        self.total > 0 && self.available < MEMORY_RESERVE
+    }
+}
+
 /// How much memory the machine has left, within the limit that this process lives under.
 pub(crate) fn memory_use() -> MemoryUse {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
@@ -181,14 +188,10 @@ pub(crate) struct Pressure {
 }
 
 impl Pressure {
-    /// Measures the machine. Whether there are `instances` enough is the runtime's to know.
-    pub(crate) fn measure(dir: &Path, instances: bool) -> Pressure {
-        let (memory, disk) = (memory_use(), disk_use(dir));
-        Pressure {
-            memory: memory.total > 0 && memory.available < MEMORY_RESERVE,
-            disk: disk.short() || disk.short_of_inodes(),
-            instances,
-        }
+    /// Measures the machine's disk. Whether there are memory and instances enough is for others to know.
+    pub(crate) fn measure(dir: &Path, memory: bool, instances: bool) -> Pressure {
+        let disk = disk_use(dir);
+        Pressure { memory, disk: disk.short() || disk.short_of_inodes(), instances }
     }
 }
 

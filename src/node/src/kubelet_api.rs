@@ -32,7 +32,8 @@ pub(crate) fn router(context: Arc<Context>) -> Router {
                 let usage = context.stats.measure(&context);
                 let denials = context.fabric.get().map(|fabric| fabric.denials()).unwrap_or_default();
                 let agent = stats::kubelet(&context.node_name, &usage, &context.evictor.counts());
-                page(agent + &stats::denials(&denials))
+                let volumes = stats::volumes(&usage, &stats::known(&context, &usage));
+                page(agent + &volumes + &stats::denials(&denials))
             }),
         )
         .route(
@@ -42,14 +43,16 @@ pub(crate) fn router(context: Arc<Context>) -> Router {
         .route(
             "/metrics/resource",
             get(async |State(context): State<Arc<Context>>| {
-                page(stats::resource(&context.stats.measure(&context)))
+                let usage = context.stats.measure(&context);
+                page(stats::resource(&usage, &stats::known(&context, &usage)))
             }),
         )
         .route(
             "/metrics/cadvisor",
             get(async |State(context): State<Arc<Context>>| {
                 let cores = context.allocatable.cpu_milli.unsigned_abs() / 1000;
-                page(stats::cadvisor(cores, &context.stats.measure(&context)))
+                let usage = context.stats.measure(&context);
+                page(stats::cadvisor(cores, &usage, &stats::known(&context, &usage)))
             }),
         )
         .route(

@@ -64,6 +64,7 @@ mod table;
 mod termination;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod tokens;
 mod volumes;
 mod worker;

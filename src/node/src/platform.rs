@@ -1,10 +1,11 @@
 //! Fields of a pod's spec that speak of Linux: processes, users, kernels, devices. A module has none of
 //! them. Where that changes nothing that the author could notice, the field is accepted; where silence
-//! would be a lie, the pod or the container is refused and says why. Pure.
+//! would be a lie, the pod or the container is refused and says why; who writes such a spec is warned by the API server
+//! ([`coracle_api::platform`]). Pure.
 //!
 //! | field | here |
 //! | --- | --- |
-//! | `runAsUser`, `runAsGroup`, `fsGroup`, `supplementalGroups`, `hostUsers` | accepted: files have no owners, a module is no user of the host |
+//! | `runAsUser`, `runAsGroup`, `fsGroup`, `supplementalGroups`, `hostUsers` | accepted: files have no owners, a module is no user of the host; `status.containerStatuses[].user` stays empty, for WASI has no word for one |
 //! | `runAsNonRoot` | accepted; refused with `runAsUser: 0`, as the kubelet does |
 //! | `seccompProfile`, `appArmorProfile`, `seLinuxOptions`, `procMount`, `allowPrivilegeEscalation` | accepted: a module makes no system call that could be filtered |
 //! | `capabilities.drop`, and `add` of what ordinary containers have and `kubectl debug` adds | accepted: there is nothing to take away, and any port may be bound |
@@ -17,11 +18,13 @@
 //! | `hostIPC`, `shareProcessNamespace` | accepted: there are neither processes nor means of IPC to share |
 //! | `sysctls` | accepted if Kubernetes calls them safe, else `SysctlForbidden` |
 //! | `os` | `windows` is refused with `PodOSNotSupported` |
-//! | `runtimeClassName`, `windowsOptions` | accepted: there is one runtime |
+//! | `runtimeClassName` | accepted with a warning: there is one runtime, and manifests for Wasm on other clusters name theirs |
+//! | `windowsOptions` | accepted: there is one runtime |
 //! | `oomScoreAdj`, cgroups | not there: a memory limit ends the container that exceeds it and no other |
 
 use std::collections::BTreeMap;
 
+use coracle_api::platform::{CAPABILITY, DEVICES, HOST_NETWORK, HOST_PID, is_ordinary, without_prefix};
 use coracle_network::{HostPort, Protocol};
 use k8s_openapi::api::core::v1::{Container, Pod};
 
@@ -47,23 +50,6 @@ const SAFE_SYSCTLS: &[&str] = &[
     "net.ipv4.tcp_wmem",
 ];
 
-/// What container runtimes give by default, as far as a module does not miss it.
-const ORDINARY_CAPABILITIES: &[&str] = &[
-    "AUDIT_WRITE",
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "NET_BIND_SERVICE",
-    "SETFCAP",
-    "SETGID",
-    "SETPCAP",
-    "SETUID",
-    // What `kubectl debug` asks for by its general profile; there are no other processes to look into.
-    "SYS_PTRACE",
-];
-
 /// Whether the node takes a new pod at all.
 pub(crate) fn admit(pod: &Pod) -> Result<(), Refusal> {
     let Some(spec) = &pod.spec else { return Ok(()) };
@@ -86,25 +72,22 @@ pub(crate) fn admit(pod: &Pod) -> Result<(), Refusal> {
 pub(crate) fn check(pod: &Pod, container: &Container) -> Result<(), String> {
     let Some(spec) = &pod.spec else { return Ok(()) };
     if spec.host_network == Some(true) {
-        return Err(
-            "hostNetwork is not supported: the network of a pod is virtual, apart from the host's".into()
-        );
+        return Err(format!("hostNetwork is {HOST_NETWORK}"));
     }
     if spec.host_pid == Some(true) {
-        return Err("hostPID is not supported: a module sees no processes of the host".into());
+        return Err(format!("hostPID is {HOST_PID}"));
     }
     if container.volume_devices.as_ref().is_some_and(|devices| !devices.is_empty()) {
-        return Err("volumeDevices are not supported: a module reaches no device of the host".into());
+        return Err(format!("volumeDevices are {DEVICES}"));
     }
     let own = container.security_context.as_ref();
     if own.and_then(|own| own.privileged) == Some(true) {
-        return Err("privileged containers are not supported: a module reaches no device of the host".into());
+        return Err(format!("privileged containers are {DEVICES}"));
     }
     let capabilities = own.and_then(|own| own.capabilities.as_ref());
     for capability in capabilities.and_then(|list| list.add.as_deref()).unwrap_or_default() {
-        let name = capability.strip_prefix("CAP_").unwrap_or(capability);
-        if !ORDINARY_CAPABILITIES.contains(&name) {
-            return Err(format!("capability {name} is not supported: a module has no kernel to use it on"));
+        if !is_ordinary(capability) {
+            return Err(format!("capability {} is {CAPABILITY}", without_prefix(capability)));
         }
     }
     let shared = spec.security_context.as_ref();

@@ -44,7 +44,7 @@ pub(crate) async fn write_files(
     let files = [
         ("etc/hosts", HostNames::of_pod(pod, &hostname, cluster).hosts_file(addresses)),
         ("etc/resolv.conf", DnsConfig::of_pod(pod, cluster).resolv_conf(cluster)),
-        ("etc/hostname", format!("{hostname}\n")),
+        ("etc/hostname", format!("{}\n", env::seen_hostname(pod, cluster))),
     ];
     let files: Vec<_> = files.into_iter().filter(|(path, _)| !is_mounted(container, path)).collect();
     on_disk(root, move |root| {

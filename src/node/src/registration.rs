@@ -203,8 +203,7 @@ impl Registration {
     }
 
     fn pressure(&self) -> Pressure {
-        let measured = Pressure::measure(&self.identity.data_dir, self.instances.is_short());
-        Pressure { memory: measured.memory || self.memory.is_short(), ..measured }
+        Pressure::measure(&self.identity.data_dir, self.memory.is_short(), self.instances.is_short())
     }
 
     fn image_list(&self) -> Vec<ContainerImage> {

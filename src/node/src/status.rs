@@ -27,8 +27,13 @@ use crate::{
 
 /// The condition of a pod whose new resources are granted, but not there yet.
 const RESIZE_IN_PROGRESS: &str = "PodResizeInProgress";
+/// The condition of a pod that is ended for the sake of others.
+pub(crate) const DISRUPTED: &str = "DisruptionTarget";
+/// The reason of that condition where it is the node that does so.
+const BY_NODE: &str = "TerminationByKubelet";
 /// What is said of a pod that restarts no container and was ended by the shutdown of its node. Kubernetes' words.
-const SHUT_DOWN: (&str, &str) = ("Terminated", "Pod was terminated in response to imminent node shutdown.");
+pub(crate) const SHUT_DOWN: (&str, &str) =
+    ("Terminated", "Pod was terminated in response to imminent node shutdown.");
 
 /// Where the status is computed from.
 pub(crate) struct Facts<'a> {
@@ -157,7 +162,7 @@ pub(crate) fn status_patch(pod: &Pod, uid: &str, status: &PodStatus) -> Value {
                 condition.entry(field).or_insert(Value::Null);
             }
         }
-        for name in resizes_over(pod, status) {
+        for name in conditions_over(pod, status) {
             conditions.push(json!({ "type": name, "$patch": "delete" }));
         }
     }
@@ -172,7 +177,7 @@ pub(crate) fn status_patch(pod: &Pod, uid: &str, status: &PodStatus) -> Value {
 /// Tells patches of one pod apart without making them: most looks at a pod find its status unchanged.
 pub(crate) fn fingerprint(pod: &Pod, status: &PodStatus) -> u64 {
     let mut hasher = DefaultHasher::new();
-    resizes_over(pod, status).for_each(|name| name.hash(&mut hasher));
+    conditions_over(pod, status).for_each(|name| name.hash(&mut hasher));
     let mut into = BufWriter::with_capacity(1024, Hashing(&mut hasher));
     // Neither a status nor a hasher can fail.
     let _ = serde_json::to_writer(&mut into, status).map(|()| into.flush());
@@ -194,15 +199,18 @@ impl Write for Hashing<'_> {
     }
 }
 
-/// The conditions of a resize that the API knows of and that are true no more.
-fn resizes_over(pod: &Pod, status: &PodStatus) -> impl Iterator<Item = &'static str> {
-    let has = |status: Option<&PodStatus>, name: &str| {
-        let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-        conditions.iter().any(|condition| condition.type_ == name)
-    };
-    [RESIZE_PENDING, RESIZE_IN_PROGRESS]
-        .into_iter()
-        .filter(move |name| has(pod.status.as_ref(), name) && !has(Some(status), name))
+/// The conditions that the API knows of and that are true no more: of a resize, and of a shutdown of the node after
+/// which the pod goes on. What others say of the pod is theirs.
+fn conditions_over(pod: &Pod, status: &PodStatus) -> impl Iterator<Item = &'static str> {
+    fn find<'a>(status: Option<&'a PodStatus>, name: &str) -> Option<&'a PodCondition> {
+        let mut conditions = status?.conditions.iter().flatten();
+        conditions.find(|condition| condition.type_ == name)
+    }
+    [RESIZE_PENDING, RESIZE_IN_PROGRESS, DISRUPTED].into_iter().filter(move |name| {
+        let Some(known) = find(pod.status.as_ref(), name) else { return false };
+        let own = *name != DISRUPTED || known.reason.as_deref() == Some(BY_NODE) && !is_over(status);
+        own && find(Some(status), name).is_none()
+    })
 }
 
 /// What the last words of all containers of a pod may come to, in bytes. Kubernetes' number.
@@ -420,9 +428,13 @@ fn disruption(facts: &Facts<'_>, phase: &str) -> Option<PodCondition> {
         Some(Stop::Failed { reason: preemption::REASON, disruption: true, .. }) => preemption::DISRUPTED,
         Some(Stop::Failed { message, disruption: true, .. }) => message,
         Some(Stop::Shutdown) if phase == "Failed" => SHUT_DOWN.1,
+        // It goes on when the node is back, and that is no failure of its own: what it was ended for says so.
+        Some(Stop::Shutdown) if facts.policy == RestartPolicy::OnFailure && phase != "Succeeded" => {
+            SHUT_DOWN.1
+        }
         _ => return None,
     };
-    Some(holds(facts, "DisruptionTarget", "TerminationByKubelet", message))
+    Some(holds(facts, DISRUPTED, BY_NODE, message))
 }
 
 /// A condition that is true since the API knows of it, or since now.

@@ -271,7 +271,24 @@ fn a_shutdown_of_the_node_fails_what_never_restarts() {
     let interrupted = (main, json!({"state": {"waiting": {}}, "last": {"terminated": {"exitCode": 0}}}));
     shut_down("OnFailure", vec![interrupted]).phase("Running");
     let status = shut_down("OnFailure", vec![ended(main, 143)]).status();
-    assert_eq!((status.phase.as_deref(), status.reason), (Some("Running"), None));
+    assert_eq!((status.phase.as_deref(), status.reason.clone()), (Some("Running"), None));
+
+    // It says what it was ended for until it runs again; what others say of it stays.
+    let is_disrupted = |one: &PodCondition| one.type_ == "DisruptionTarget";
+    assert!(status.conditions.iter().flatten().any(is_disrupted));
+    let again = case("OnFailure", vec![running(true)]).status();
+    let over = |of: &PodStatus, status: &PodStatus| {
+        let pod = Pod { status: Some(of.clone()), ..Pod::default() };
+        conditions_over(&pod, status).collect::<Vec<_>>()
+    };
+    assert_eq!(over(&status, &again), ["DisruptionTarget"]);
+    assert_eq!(over(&status, &case("Never", vec![ended(main, 1)]).over().status()), [""; 0]);
+    let mut by_others = status.clone();
+    let mut conditions = by_others.conditions.iter_mut().flatten();
+    conditions.find(|one| is_disrupted(one)).unwrap().reason = Some("PreemptionByScheduler".into());
+    assert_eq!(over(&by_others, &again), [""; 0]);
+    let status = Case { stop: Some(Stop::Shutdown), ..case("Always", vec![ended(main, 143)]) }.status();
+    assert!(!status.conditions.iter().flatten().any(is_disrupted));
 }
 
 #[test]

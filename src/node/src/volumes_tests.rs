@@ -94,6 +94,7 @@ fn facts(pod: &Pod) -> PodFacts<'_> {
         pod,
         pod_ip: None,
         pod_ip6: None,
+        hostname: String::new(),
         host_ip,
         allocatable: Allocatable { memory: 1 << 30, ..Allocatable::default() },
     }

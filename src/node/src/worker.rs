@@ -33,7 +33,7 @@ use tokio::time::Instant;
 use crate::{
     bandwidth,
     context::{Context, container_at, field_path, now},
-    dirs,
+    dirs, env,
     exec::Running,
     handle::{Mail, PodHandle},
     hooks,
@@ -683,6 +683,9 @@ impl Worker {
         let meta = &self.pod.metadata;
         let text = |field: &Option<String>| field.clone().unwrap_or_default();
         let known_ip = self.pod.status.as_ref().and_then(|status| status.pod_ip.as_deref());
+        let cluster = fabric.cluster_names();
+        env::check_hostname(&self.pod, &cluster)
+            .map_err(|why| format!("Failed to create pod sandbox: {why}"))?;
         let failed =
             |why: &dyn Display| format!("Failed to create pod sandbox: failed to set up pod network: {why}");
         let config = PodConfig {
@@ -692,7 +695,7 @@ impl Worker {
             want_ip: known_ip.and_then(|ip| ip.parse().ok()),
             budget: Some(self.handle.budget.clone()),
             bandwidth: bandwidth::of(&self.pod).map_err(|error| failed(&error))?,
-            ..pod_network::config(&self.pod, &fabric.cluster_names())
+            ..pod_network::config(&self.pod, &cluster)
         };
         let (pod, namespace) = (config.name.clone(), config.namespace.clone());
         let stack = fabric.add_pod(config).map_err(|error| failed(&error))?;

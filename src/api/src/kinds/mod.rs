@@ -33,6 +33,7 @@ mod network_policy;
 mod node;
 mod persistent_volume;
 mod persistent_volume_claim;
+pub mod platform;
 mod pod;
 mod pod_disruption_budget;
 mod pod_spec;

@@ -1,7 +1,9 @@
 //! `…/proxy`: HTTP to a pod, to a ready endpoint of a service, or to the kubelet API of a node.
 //!
-//! Names may carry a scheme and a port: `[scheme:]name[:port]`. What follows `/proxy` in the path, the query,
+//! Names may carry a scheme and a port: `[scheme:]name[:port]`; by `https` any certificate will do. What follows `/proxy` in the path, the query,
 //! the body and the method are passed on as they are.
+
+use std::net::{IpAddr, SocketAddr};
 
 use axum::{body::Body, response::Response};
 use coracle_api::{Subresource, status::Status};
@@ -21,6 +23,7 @@ use crate::{
 
 /// The port of a pod that says nothing of ports: that of the scheme.
 const HTTP: u16 = 80;
+const HTTPS: u16 = 443;
 
 /// Any method.
 pub(crate) async fn any(asked: Asked, body: Body) -> Result<Response, Status> {
@@ -73,28 +76,24 @@ fn split(name: &str) -> Option<(&str, &str, &str)> {
     (matches!(scheme, "" | "http" | "https") && !name.is_empty()).then_some((scheme, name, port))
 }
 
-/// The scheme that is spoken to pods: the virtual network inside a node is not on any wire.
-fn check_scheme(scheme: &str) -> Result<(), Status> {
-    match scheme {
-        "https" => Err(Status::bad_request("proxying to https endpoints of pods is not supported")),
-        _ => Ok(()),
-    }
+/// How a node is told that TLS is to be spoken.
+fn secure(scheme: &str) -> &'static str {
+    if scheme == "https" { "https:" } else { "" }
 }
 
 fn pod(call: &Call) -> Result<Place, Status> {
     let Some((scheme, name, port)) = split(&call.name) else {
         return Err(Status::bad_request(format!("invalid pod request {:?}", call.name)));
     };
-    check_scheme(scheme)?;
     let pod = get(call, name)?;
     let port = match port {
-        "" => first_port(&pod).unwrap_or(HTTP),
+        "" => first_port(&pod).unwrap_or(if scheme == "https" { HTTPS } else { HTTP }),
         text => match text.parse() {
             Ok(port) if port > 0 => port,
             _ => return Err(Status::bad_request(format!("invalid port {text:?}"))),
         },
     };
-    place_of_pod(&pod, port).ok_or_else(|| Status::bad_request("address not allowed"))
+    place_of_pod(&pod, scheme, port).ok_or_else(|| Status::bad_request("address not allowed"))
 }
 
 fn first_port(pod: &Value) -> Option<u16> {
@@ -105,21 +104,44 @@ fn first_port(pod: &Value) -> Option<u16> {
 }
 
 /// `None` if the pod has no address yet, or none of its own.
-fn place_of_pod(pod: &Value, port: u16) -> Option<Place> {
+fn place_of_pod(pod: &Value, scheme: &str, port: u16) -> Option<Place> {
     let node = object::text(pod, "/spec/nodeName");
-    let ip: std::net::IpAddr = object::text(pod, "/status/podIP").parse().ok()?;
-    if node.is_empty() || ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() {
+    let ip: IpAddr = object::text(pod, "/status/podIP").parse().ok()?;
+    if node.is_empty() || !is_allowed(ip) {
         return None;
     }
     let (namespace, name) = (escape(object::namespace(pod)), escape(object::name(pod)));
-    Some(Place { node: node.to_owned(), path: format!("/podProxy/{namespace}/{name}/{port}") })
+    let path = format!("/podProxy/{namespace}/{name}/{}{port}", secure(scheme));
+    Some(Place { node: node.to_owned(), path })
+}
+
+/// An endpoint that is no pod is reached from the node that it says it is on, or else from any: what a node may
+/// reach is for the node to know.
+fn place_of_address(call: &Call, address: &Value, scheme: &str, port: u16) -> Option<Place> {
+    let ip: IpAddr = object::text(address, "/ip").parse().ok()?;
+    if !is_allowed(ip) {
+        return None;
+    }
+    let own = Some(object::text(address, "/nodeName")).filter(|name| !name.is_empty()).map(str::to_owned);
+    let node = own.or_else(|| call.core.nodes.first())?;
+    let address = escape(&SocketAddr::new(ip, port).to_string());
+    Some(Place { node, path: format!("/addressProxy/{}{address}", secure(scheme)) })
+}
+
+/// Kubernetes' rule: never what is the proxying machine's own.
+fn is_allowed(ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    let link_local = match ip {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    !(ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || link_local)
 }
 
 fn service(call: &Call) -> Result<Place, Status> {
     let Some((scheme, name, port)) = split(&call.name) else {
         return Err(Status::bad_request(format!("invalid service request {:?}", call.name)));
     };
-    check_scheme(scheme)?;
     let service = get(call, name)?;
     let mut port_name = port;
     if let Ok(number) = port.parse::<i64>() {
@@ -136,7 +158,7 @@ fn service(call: &Call) -> Result<Place, Status> {
     let none =
         |name: &str| Status::service_unavailable(format!("no endpoints available for service {name:?}"));
     let endpoints = stored(call, "endpoints", name).ok_or_else(|| none(name))?;
-    let places = places_of(call, &endpoints, port_name);
+    let places = places_of(call, &endpoints, scheme, port_name);
     let count = places.len();
     if count == 0 {
         return Err(none(if port.is_empty() { name } else { &call.name }));
@@ -145,8 +167,8 @@ fn service(call: &Call) -> Result<Place, Status> {
     places.into_iter().nth(pick).ok_or_else(|| none(name))
 }
 
-/// Where the ready pods behind a named port are.
-fn places_of(call: &Call, endpoints: &Value, port_name: &str) -> Vec<Place> {
+/// Where the ready endpoints behind a named port are.
+fn places_of(call: &Call, endpoints: &Value, scheme: &str, port_name: &str) -> Vec<Place> {
     let array =
         |value: &Value, field: &str| value.get(field).and_then(Value::as_array).cloned().unwrap_or_default();
     let mut places = Vec::new();
@@ -158,8 +180,12 @@ fn places_of(call: &Call, endpoints: &Value, port_name: &str) -> Vec<Place> {
         };
         for address in array(&subset, "addresses") {
             let name = object::text(&address, "/targetRef/name");
-            let pod = stored(call, "pods", name).filter(|_| !name.is_empty());
-            places.extend(pod.and_then(|pod| place_of_pod(&pod, port)));
+            if object::text(&address, "/targetRef/kind") != "Pod" || name.is_empty() {
+                places.extend(place_of_address(call, &address, scheme, port));
+                continue;
+            }
+            let pod = stored(call, "pods", name);
+            places.extend(pod.and_then(|pod| place_of_pod(&pod, scheme, port)));
         }
     }
     places

@@ -136,6 +136,44 @@ async fn a_log_needs_one_container_and_a_node_that_answers() {
     server.get(&format!("{POD}/log?container=a")).await.fails(404, "NotFound", "no such container");
 }
 
+/// What a node ignores or refuses is said when it is written, and once.
+#[tokio::test]
+async fn who_asks_for_linux_is_warned() {
+    let server = Server::new().await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let containers = json!([{"name": "a", "image": "i"}]);
+    let spec = json!({"runtimeClassName": "wasmedge", "containers": containers});
+    let written = server.post(pods, json!({"metadata": {"name": "p"}, "spec": spec})).await;
+    written.is(201);
+    let ignored = "ignored: there is one runtime, and it runs Wasm modules";
+    assert_eq!(written.header("warning"), format!("299 - \"spec.runtimeClassName: {ignored}\""));
+    let labelled = server.patch(POD, MERGE, json!({"metadata": {"labels": {"a": "b"}}})).await;
+    labelled.is(200);
+    assert_eq!(labelled.header("warning"), "");
+    let privileged = json!({"name": "debug", "image": "i", "securityContext": {"privileged": true}});
+    let patch = json!({"spec": {"ephemeralContainers": [privileged]}});
+    let debugged = server.patch(&format!("{POD}/ephemeralcontainers"), STRATEGIC, patch).await;
+    debugged.is(200);
+    let refused = "not supported: a module reaches no device of the host";
+    let place = "spec.ephemeralContainers[0].securityContext.privileged";
+    assert_eq!(debugged.header("warning"), format!("299 - \"{place}: {refused}\""));
+    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": spec});
+    let deployment = json!({"metadata": {"name": "d"}, "spec": {
+        "selector": {"matchLabels": {"a": "b"}}, "template": template,
+    }});
+    let path = "/apis/apps/v1/namespaces/default/deployments";
+    let mut written = server.post(path, deployment).await;
+    assert_eq!(
+        written.header("warning"),
+        format!("299 - \"spec.template.spec.runtimeClassName: {ignored}\"")
+    );
+    let mut object = written.is(201).clone();
+    object["spec"]["replicas"] = json!(3);
+    written = server.put(&format!("{path}/d"), &object).await;
+    written.is(200);
+    assert_eq!(written.header("warning"), "");
+}
+
 #[tokio::test]
 async fn ephemeral_containers_are_added_and_stay() {
     let server = Server::new().await;

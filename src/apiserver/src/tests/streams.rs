@@ -170,7 +170,11 @@ async fn proxies_pass_everything_on() {
     let head = request(Method::OPTIONS, &format!("{pod}/"), "", "");
     assert_eq!(server.send(head).await.header("x-asked"), "OPTIONS /podProxy/default/p/80/");
     server.get("/api/v1/namespaces/default/pods/p:x/proxy/").await.fails(400, "BadRequest", "invalid port");
-    server.get("/api/v1/namespaces/default/pods/https:p:1/proxy/").await.fails(400, "BadRequest", "https");
+    for (name, port) in [("https:p:1", "https:1"), ("https:p:", "https:443")] {
+        let answer = server.get(&format!("/api/v1/namespaces/default/pods/{name}/proxy/")).await;
+        assert_eq!(answer.header("x-asked"), format!("GET /podProxy/default/p/{port}/"));
+    }
+    server.get("/api/v1/namespaces/default/pods/ftp:p:1/proxy/").await.fails(400, "BadRequest", "ftp:p:1");
 
     let mut wire = server.connect();
     wire.write(&upgrade("GET", &format!("{pod}/socket"), "")).await;
@@ -207,9 +211,37 @@ async fn services_are_proxied_to_a_ready_pod() {
         let answer = server.get(&format!("{services}/{name}/proxy/a?b=c")).await;
         assert_eq!(answer.header("x-asked"), "GET /podProxy/default/p/8080/a?b=c", "{name}");
     }
+    let answer = server.get(&format!("{services}/https:s:80/proxy/")).await;
+    assert_eq!(answer.header("x-asked"), "GET /podProxy/default/p/https:8080/");
     let missing = "no service port 90 found for service \"s\"";
     server.get(&format!("{services}/s:90/proxy/")).await.fails(503, "ServiceUnavailable", missing);
     let none = "no endpoints available for service \"s:81\"";
     server.get(&format!("{services}/s:81/proxy/")).await.fails(503, "ServiceUnavailable", none);
     assert_eq!(server.get(&format!("{services}/q/proxy/")).await.code, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn services_without_selectors_are_proxied_to_their_addresses() {
+    let server = server().await;
+    let services = "/api/v1/namespaces/default/services";
+    let check = async |name: &str, address: serde_json::Value, expected: Result<&str, u16>| {
+        let service = json!({"metadata": {"name": name}, "spec": {"ports": [{"port": 80}]}});
+        server.post(services, service).await.is(201);
+        let subsets = json!([{"addresses": [address], "ports": [{"port": 8443}]}]);
+        let endpoints = json!({"metadata": {"name": name}, "subsets": subsets});
+        server.post("/api/v1/namespaces/default/endpoints", endpoints).await.is(201);
+        let answer = server.get(&format!("{services}/https:{name}:80/proxy/x?y")).await;
+        match expected {
+            Ok(asked) => assert_eq!(answer.header("x-asked"), asked, "{name}"),
+            Err(code) => assert_eq!(answer.code, code, "{name}"),
+        }
+    };
+    check("any", json!({"ip": "192.0.2.7"}), Ok("GET /addressProxy/https:192.0.2.7%3A8443/x?y")).await;
+    check(
+        "v6",
+        json!({"ip": "2001:db8::1"}),
+        Ok("GET /addressProxy/https:%5B2001%3Adb8%3A%3A1%5D%3A8443/x?y"),
+    )
+    .await;
+    check("away", json!({"ip": "192.0.2.7", "nodeName": "m"}), Err(503)).await;
 }

@@ -182,6 +182,12 @@ impl HostNames {
         }
     }
 
+    /// The name of the pod that says most: with its domain, if it has one.
+    #[must_use]
+    pub fn full(&self) -> &str {
+        self.own.first().map_or("", String::as_str)
+    }
+
     /// A pod with one name and no aliases.
     pub(crate) fn simple(hostname: &str) -> HostNames {
         HostNames { own: vec![hostname.to_owned()], aliases: Vec::new() }

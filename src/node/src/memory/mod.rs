@@ -50,7 +50,7 @@ const PAUSE: Duration = Duration::from_millis(2);
 const GOING: Duration = Duration::from_secs(1);
 /// A node of which pods have all but this part is short of memory, if that is not more than what the kubelet keeps free.
 const SHORT_PART: u64 = 16;
-/// The node says so long that it is short of what it has ended somebody for. Kubernetes'
+/// The node says so long that it is short of something after it was last seen to be. Kubernetes'
 /// `evictionPressureTransitionPeriod`.
 pub(crate) const PRESSURE: Duration = Duration::from_secs(300);
 /// The event of a node that has ended a container for want of memory. Kubernetes' reason.
@@ -70,8 +70,19 @@ pub(crate) struct Memory {
 struct Seen {
     /// Those that were ended and still hold something.
     leaving: Vec<Leaving>,
-    /// When somebody was ended last.
-    last: Option<Instant>,
+    /// When hardly anything was left last.
+    short: Option<Instant>,
+}
+
+impl Seen {
+    /// Whether no more pods should come. That somebody was ended is no reason: what was wanted too much of is free again
+    /// then, and who is restarted only to be ended again would keep all others away.
+    fn presses(&mut self, is_short: bool, now: Instant) -> bool {
+        if is_short && self.leaving.is_empty() {
+            self.short = Some(now);
+        }
+        self.short.is_some_and(|short| now.duration_since(short) < PRESSURE)
+    }
 }
 
 /// One that was ended.
@@ -115,10 +126,11 @@ impl Memory {
         &self.budget
     }
 
-    /// Whether no more pods should come: hardly anything is left, or somebody was ended not long ago.
+    /// To be asked again and again: whether no more pods should come, since hardly anything is left or was not long ago.
     pub(crate) fn is_short(&self) -> bool {
-        let ended = self.seen.lock().last.is_some_and(|last| last.elapsed() < PRESSURE);
-        ended || is_hardly_any(self.budget.limit(), self.budget.used())
+        let (used, limit) = (self.budget.used(), self.budget.limit());
+        let is_short = is_hardly_any(limit, used) || host::memory_use().short();
+        self.seen.lock().presses(is_short, Instant::now())
     }
 
     /// Looks again and again, for ever, and at once when a pod finds no room.
@@ -172,9 +184,7 @@ impl Memory {
             let message =
                 format!("System OOM encountered, victim process: {}/{}/{name}", key.namespace, key.name);
             context.recorder.event(node, EventType::Warning, REASON, &message);
-            let now = Instant::now();
-            seen.leaving.push(Leaving { what, since: now, within: !beyond });
-            seen.last = Some(now);
+            seen.leaving.push(Leaving { what, since: Instant::now(), within: !beyond });
             true
         });
     }
@@ -290,6 +300,21 @@ mod tests {
             [false, false, true, true]
         );
         assert!(!short(0, 0), "a machine that does not say what it has");
+    }
+
+    #[test]
+    fn pressure_is_of_what_was_short_and_not_of_who_was_ended() {
+        let begun = Instant::now();
+        let mut seen = Seen::default();
+        let leaving = |handle| Leaving { what: Ended::Pod(handle), since: begun, within: false };
+        assert!(!seen.presses(false, begun));
+        seen.leaving.push(leaving(Arc::new(PodHandle::new(&Pod::default()))));
+        assert!(!seen.presses(true, begun), "its end may be enough");
+        seen.leaving.clear();
+        assert!(!seen.presses(false, begun), "it was");
+        assert!(seen.presses(true, begun), "it was not");
+        assert!(seen.presses(false, begun + PRESSURE / 2));
+        assert!(!seen.presses(false, begun + PRESSURE));
     }
 
     #[test]

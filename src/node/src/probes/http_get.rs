@@ -10,7 +10,8 @@ use k8s_openapi::api::core::v1::{Container, HTTPGetAction};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::client::TlsStream;
 
-use super::{address::Destination, tls};
+use super::address::Destination;
+use crate::tls;
 
 /// How much of a body is read. Kubernetes' number.
 const MAX_BODY: usize = 10 << 10;

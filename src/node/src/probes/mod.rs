@@ -12,7 +12,6 @@ mod http_get;
 mod metrics;
 mod progress;
 mod slot;
-mod tls;
 
 use std::{
     collections::{BTreeSet, HashMap},

@@ -1,12 +1,16 @@
 //! A machine for a pod that this process meets for the first time: new, or known to the API from a life
 //! before this process. Guests live inside the process, so whatever the API calls running is lost.
 
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, PodStatus};
+use k8s_openapi::{
+    api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, PodCondition, PodStatus},
+    jiff::Timestamp,
+};
 
 use super::{
     Machine, Now, Plan, RestartPolicy, Role, Setup,
     unit::{Ended, Life, Unit, restarts_after},
 };
+use crate::status::{DISRUPTED, SHUT_DOWN};
 
 /// Exit code of a container whose end nobody saw. Kubernetes' number.
 const LOST: i32 = 137;
@@ -17,16 +21,20 @@ impl Machine {
     /// Containers that ran are restarted (one restart more) where the restart policy allows it and are
     /// terminated otherwise; init containers run again with them, since volumes in memory are gone. Unless all
     /// containers may be restarted, the API lets no container that has succeeded be anything but terminated again.
+    /// What an orderly shutdown of the node ended is no restart where restarts are counted as failures: see
+    /// [`shut_down_at`].
     pub(crate) fn new(plan: Plan, known: Option<&PodStatus>, now: Now) -> Machine {
         let phase = known.and_then(|status| status.phase.as_deref());
         let phase_over = matches!(phase, Some("Succeeded" | "Failed"));
         let policy = plan.policy;
+        let shut_down = known.and_then(|known| shut_down_at(policy, known));
         let mut units = Vec::with_capacity(plan.units.len());
         for unit_plan in &plan.units {
             let mut unit = Unit::new(unit_plan.clone());
             if let Some(status) = known.and_then(|known| find(known, &unit_plan.name)) {
                 let ended_now = unit.recall(status, now);
                 let code = unit.ended.as_ref().map_or(LOST, |ended| ended.code);
+                unit.interrupted = shut_down.is_some_and(|at| unit.was_up(at));
                 if ended_now && !restarts_after(policy, unit_plan.role, code) {
                     unit.life = Life::Ended;
                 }
@@ -50,6 +58,12 @@ impl Machine {
 }
 
 impl Unit {
+    /// Whether its newest run was through only after this, or with success before.
+    fn was_up(&self, at: Timestamp) -> bool {
+        let Some(ended) = &self.ended else { return false };
+        ended.code == 0 || ended.finished.is_some_and(|finished| finished.as_second() + 1 >= at.as_second())
+    }
+
     /// Takes over what the API knows; true if the container is at the end of a run now.
     fn recall(&mut self, status: &ContainerStatus, now: Now) -> bool {
         self.restarts = status.restart_count;
@@ -86,6 +100,16 @@ impl Unit {
             }
         }
     }
+}
+
+/// When the node began to shut down, if that is how a pod ended whose containers are restarted when they fail: jobs
+/// count the restarts of such as failures, and this was none of theirs.
+fn shut_down_at(policy: RestartPolicy, status: &PodStatus) -> Option<Timestamp> {
+    let mut conditions = status.conditions.iter().flatten().filter(|_| policy == RestartPolicy::OnFailure);
+    let said = |one: &&PodCondition| {
+        one.type_ == DISRUPTED && one.status == "True" && one.message.as_deref() == Some(SHUT_DOWN.1)
+    };
+    conditions.find(said)?.last_transition_time.as_ref().map(|time| time.0)
 }
 
 fn find<'a>(status: &'a PodStatus, name: &str) -> Option<&'a ContainerStatus> {

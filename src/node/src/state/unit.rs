@@ -126,6 +126,9 @@ pub(super) struct Unit {
     pub(super) ran_image: Option<Box<str>>,
     /// Seen from outside it stays at the end of its newest run, although it may run again.
     pub(super) looks_ended: bool,
+    /// The node's shutdown ended its newest run before that was through: the next one goes on with it, and is no
+    /// restart.
+    pub(super) interrupted: bool,
     crashes: Backoff,
     failures: Backoff,
     /// When the newest run ended.
@@ -198,6 +201,7 @@ impl Unit {
             image_id: None,
             ran_image: None,
             looks_ended: false,
+            interrupted: false,
             crashes: Backoff::default(),
             failures: Backoff::default(),
             failed_at: None,
@@ -224,10 +228,9 @@ impl Unit {
             (Life::Idle, UnitInput::Start) => self.launch(Shown::Creating, context, effects),
 
             (Life::Launching(shown), UnitInput::Launched { container_id, image_id }) => {
-                if self.has_run {
-                    self.restarts += 1;
-                }
+                self.restarts = self.next_run();
                 self.has_run = true;
+                self.interrupted = false;
                 self.image_id = Some(image_id);
                 self.ran_image = None;
                 self.failures.reset();
@@ -340,9 +343,13 @@ impl Unit {
     }
 
     fn launch(&mut self, shown: Shown, context: &Context<'_>, effects: &mut Vec<Effect>) -> Life {
-        let run = self.restarts + i32::from(self.has_run);
-        effects.push(Effect::Launch { index: context.index, run });
+        effects.push(Effect::Launch { index: context.index, run: self.next_run() });
         Life::Launching(shown)
+    }
+
+    /// The number of a run that begins now.
+    fn next_run(&self) -> i32 {
+        self.restarts + i32::from(self.has_run && !self.interrupted)
     }
 
     fn retry(&mut self, waiting: Waiting, context: &Context<'_>, effects: &mut Vec<Effect>) -> Life {
@@ -592,6 +599,7 @@ impl Unit {
     /// Unless more is known of it than its number.
     pub(super) fn recall_run(&mut self, run: i32) {
         if run > self.restarts || !self.has_run {
+            self.interrupted &= run <= self.restarts;
             self.restarts = self.restarts.max(run);
             self.has_run = true;
         }

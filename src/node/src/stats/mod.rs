@@ -3,6 +3,7 @@
 //! A container's rate of CPU is what it used since it was measured last, a few seconds ago; the measuring itself
 //! reads a handful of counters per container.
 
+mod known;
 mod prometheus;
 mod summary;
 #[cfg(test)]
@@ -239,5 +240,6 @@ impl Stats {
     }
 }
 
-pub(crate) use prometheus::{cadvisor, denials, kubelet, resource};
+pub(crate) use known::known;
+pub(crate) use prometheus::{cadvisor, denials, kubelet, resource, volumes};
 pub(crate) use summary::summary;

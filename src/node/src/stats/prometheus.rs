@@ -1,10 +1,14 @@
 //! What Prometheus reads: the kubelet's `/metrics/resource`, `/metrics/cadvisor` and `/metrics`, by their names.
 
-use std::fmt::Write;
+use std::{collections::BTreeMap, fmt::Write};
 
 use coracle_runtime::{BUCKETS, HttpUsage};
 
-use super::{ContainerUsage, PodUsage, Usage};
+use super::{
+    ContainerUsage, PodUsage, Usage,
+    known::{Known, KnownContainer},
+};
+use crate::host::DiskUse;
 
 /// A page in Prometheus' text format.
 #[derive(Default)]
@@ -17,12 +21,13 @@ impl Page {
     }
 
     fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
-        self.0.push_str(name);
-        for (number, (label, value)) in labels.iter().enumerate() {
-            let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-            let _ = write!(self.0, "{}{label}=\"{value}\"", if number == 0 { '{' } else { ',' });
-        }
-        let _ = writeln!(self.0, "{} {value}", if labels.is_empty() { "" } else { "}" });
+        self.written(name, &written(labels), value);
+    }
+
+    /// A sample whose labels are written already.
+    fn written(&mut self, name: &str, labels: &str, value: f64) {
+        let (open, close) = if labels.is_empty() { ("", "") } else { ("{", "}") };
+        let _ = writeln!(self.0, "{name}{open}{labels}{close} {value}");
     }
 
     fn single(&mut self, name: &str, kind: &str, help: &str, value: f64) {
@@ -37,25 +42,58 @@ impl Page {
         }
     }
 
+    /// A sample for each container of which there is one.
     fn containers(
         &mut self,
         (name, kind, help): (&str, &str, &str),
-        more: &[(&str, &str)],
-        value: impl Fn(&ContainerUsage) -> f64,
-        usage: &Usage,
+        rows: &[Row<'_>],
+        value: impl Fn(&ContainerUsage, &KnownContainer) -> Option<f64>,
     ) {
         self.family(name, kind, help);
-        for pod in &usage.pods {
-            for container in &pod.containers {
-                let labels: Vec<_> =
-                    [("container", &*container.name), ("namespace", &pod.namespace), ("pod", &pod.name)]
-                        .into_iter()
-                        .chain(more.iter().copied())
-                        .collect();
-                self.sample(name, &labels, value(container));
+        for row in rows {
+            if let Some(value) = value(row.usage, row.known) {
+                self.written(name, &row.labels, value);
             }
         }
     }
+}
+
+/// A container with its labels, which are the same in all families of a page.
+struct Row<'a> {
+    labels: String,
+    usage: &'a ContainerUsage,
+    known: &'a KnownContainer,
+}
+
+/// Of a container of which nothing is known yet.
+static UNKNOWN: KnownContainer = KnownContainer { id: String::new(), image: String::new(), started: None };
+
+/// The containers, with their names and those of their pods, and the labels that `more` knows.
+fn rows<'a>(
+    usage: &'a Usage,
+    known: &'a [Known],
+    more: impl Fn(&Known, &KnownContainer) -> String,
+) -> Vec<Row<'a>> {
+    let mut rows = Vec::new();
+    for (pod, known) in usage.pods.iter().zip(known) {
+        let rest = known.containers.iter().chain(std::iter::repeat(&UNKNOWN));
+        for (container, of) in pod.containers.iter().zip(rest) {
+            let mut labels =
+                written(&[("container", &container.name), ("namespace", &pod.namespace), ("pod", &pod.name)]);
+            labels.push_str(&more(known, of));
+            rows.push(Row { labels, usage: container, known: of });
+        }
+    }
+    rows
+}
+
+fn written(labels: &[(&str, &str)]) -> String {
+    let mut text = String::new();
+    for (number, (label, value)) in labels.iter().enumerate() {
+        let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        let _ = write!(text, "{}{label}=\"{value}\"", if number == 0 { "" } else { "," });
+    }
+    text
 }
 
 #[expect(clippy::cast_precision_loss, reason = "samples are floats; 2^53 bytes are eight petabytes")]
@@ -64,17 +102,19 @@ fn bytes(amount: u64) -> f64 {
 }
 
 /// `/metrics/resource`: what metrics-server reads.
-pub(crate) fn resource(usage: &Usage) -> String {
+pub(crate) fn resource(usage: &Usage, known: &[Known]) -> String {
     let mut page = Page::default();
+    let rows = rows(usage, known, |_, _| String::new());
     let cpu = "Cumulative cpu time consumed by the container in core-seconds";
+    page.containers(("container_cpu_usage_seconds_total", "counter", cpu), &rows, |container, _| {
+        Some(container.cpu.as_secs_f64())
+    });
     let memory = "Current working set of the container in bytes";
-    page.containers(
-        ("container_cpu_usage_seconds_total", "counter", cpu),
-        &[],
-        |c| c.cpu.as_secs_f64(),
-        usage,
-    );
-    page.containers(("container_memory_working_set_bytes", "gauge", memory), &[], |c| bytes(c.memory), usage);
+    page.containers(("container_memory_working_set_bytes", "gauge", memory), &rows, |container, _| {
+        Some(bytes(container.memory))
+    });
+    let start = "Start time of the container since unix epoch in seconds";
+    page.containers(("container_start_time_seconds", "gauge", start), &rows, |_, known| started(known));
     let cpu = "Cumulative cpu time consumed by the node in core-seconds";
     page.single("node_cpu_usage_seconds_total", "counter", cpu, usage.node.cpu.as_secs_f64());
     let memory = "Current working set of the node in bytes";
@@ -89,11 +129,28 @@ pub(crate) fn resource(usage: &Usage) -> String {
     page.0
 }
 
-/// `/metrics/cadvisor`: the names that dashboards of other clusters know.
-pub(crate) fn cadvisor(cores: u64, usage: &Usage) -> String {
+#[expect(clippy::cast_precision_loss, reason = "samples are floats; 2^53 seconds are ages")]
+fn started(known: &KnownContainer) -> Option<f64> {
+    known.started.map(|seconds| seconds as f64)
+}
+
+/// `/metrics/cadvisor`: the names that dashboards of other clusters know. They look for containers by their images and
+/// cgroups, too.
+pub(crate) fn cadvisor(cores: u64, usage: &Usage, known: &[Known]) -> String {
     let mut page = Page::default();
-    let cpu = ("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed in seconds.");
-    page.containers(cpu, &[("cpu", "total")], |container| container.cpu.as_secs_f64(), usage);
+    let rows = rows(usage, known, |pod, of| match of.id.as_str() {
+        "" => String::new(),
+        id => {
+            let cgroup = format!("{}/{id}", pod.cgroup);
+            format!(",{}", written(&[("id", &cgroup), ("image", &of.image), ("name", id)]))
+        }
+    });
+    let name = "container_cpu_usage_seconds_total";
+    page.family(name, "counter", "Cumulative cpu time consumed in seconds.");
+    for row in &rows {
+        let labels = format!("{},cpu=\"total\"", row.labels);
+        page.written(name, &labels, row.usage.cpu.as_secs_f64());
+    }
     for (name, help) in [
         (
             "container_memory_usage_bytes",
@@ -102,16 +159,18 @@ pub(crate) fn cadvisor(cores: u64, usage: &Usage) -> String {
         ("container_memory_working_set_bytes", "Current working set in bytes."),
         ("container_memory_rss", "Size of RSS in bytes."),
     ] {
-        page.containers((name, "gauge", help), &[], |container| bytes(container.memory), usage);
+        page.containers((name, "gauge", help), &rows, |container, _| Some(bytes(container.memory)));
     }
     let limit = ("container_spec_memory_limit_bytes", "gauge", "Memory limit for the container.");
-    page.containers(limit, &[], |container| bytes(container.memory_limit.unwrap_or(0)), usage);
+    page.containers(limit, &rows, |container, _| Some(bytes(container.memory_limit.unwrap_or(0))));
+    let start = "Start time of the container since unix epoch in seconds.";
+    page.containers(("container_start_time_seconds", "gauge", start), &rows, |_, known| started(known));
     let files = (
         "container_fs_usage_bytes",
         "gauge",
         "Number of bytes that are consumed by the container on this filesystem.",
     );
-    page.containers(files, &[], |container| bytes(container.root_bytes), usage);
+    page.containers(files, &rows, |container, _| Some(bytes(container.root_bytes)));
     for (name, help, value) in [
         (
             "container_network_receive_bytes_total",
@@ -123,8 +182,13 @@ pub(crate) fn cadvisor(cores: u64, usage: &Usage) -> String {
         }),
     ] {
         page.family(name, "counter", help);
-        for pod in usage.pods.iter().filter(|pod| !pod.containers.is_empty()) {
-            let labels = [("interface", "eth0"), ("namespace", &*pod.namespace), ("pod", &*pod.name)];
+        for (pod, known) in usage.pods.iter().zip(known).filter(|(pod, _)| !pod.containers.is_empty()) {
+            let labels = [
+                ("interface", "eth0"),
+                ("namespace", &*pod.namespace),
+                ("pod", &*pod.name),
+                ("id", &*known.cgroup),
+            ];
             page.sample(name, &labels, value(pod));
         }
     }
@@ -142,6 +206,50 @@ pub(crate) fn denials(counts: &[(String, String, &'static str, u64)]) -> String 
     for (namespace, pod, reason, count) in counts {
         let labels = [("namespace", namespace.as_str()), ("pod", pod.as_str()), ("reason", *reason)];
         page.sample("coracle_network_denied_total", &labels, bytes(*count));
+    }
+    page.0
+}
+
+/// `kubelet_volume_stats_…`: each claim that pods of the node use, once. A volume without a limit has what its disk has.
+pub(crate) fn volumes(usage: &Usage, known: &[Known]) -> String {
+    let disk = &usage.node.disk;
+    let mut claims = BTreeMap::new();
+    for (pod, known) in usage.pods.iter().zip(known) {
+        for (volume, claim) in &known.claims {
+            let usage = pod.volumes.iter().find(|(name, _)| **name == **volume);
+            if let Some((_, usage)) = usage {
+                claims.insert((&pod.namespace, claim), usage);
+            }
+        }
+    }
+    let mut page = Page::default();
+    type Value = fn(&coracle_vfs::Usage, &DiskUse) -> u64;
+    let families: [(&str, &str, Value); 6] = [
+        ("available_bytes", "Number of available bytes in the volume", |volume, disk| match volume.limit {
+            Some(limit) => limit.saturating_sub(volume.bytes).min(disk.free),
+            None => disk.free,
+        }),
+        ("capacity_bytes", "Capacity in bytes of the volume", |volume, disk| {
+            volume.limit.unwrap_or(disk.total)
+        }),
+        ("inodes", "Maximum number of inodes in the volume", |_, disk| disk.inodes),
+        ("inodes_free", "Number of free inodes in the volume", |_, disk| disk.inodes_free),
+        ("inodes_used", "Number of used inodes in the volume", |volume, disk| match volume.limit {
+            Some(_) => volume.entries,
+            None => disk.inodes.saturating_sub(disk.inodes_free),
+        }),
+        ("used_bytes", "Number of used bytes in the volume", |volume, disk| match volume.limit {
+            Some(_) => volume.bytes,
+            None => disk.total.saturating_sub(disk.free),
+        }),
+    ];
+    for (name, help, value) in families.into_iter().filter(|_| !claims.is_empty()) {
+        let name = format!("kubelet_volume_stats_{name}");
+        page.family(&name, "gauge", help);
+        for ((namespace, claim), volume) in &claims {
+            let labels = [("namespace", namespace.as_str()), ("persistentvolumeclaim", claim.as_str())];
+            page.sample(&name, &labels, bytes(value(volume, disk)));
+        }
     }
     page.0
 }

@@ -1,6 +1,9 @@
 //! Rates, and what the pages say.
 
-use super::*;
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::json;
+
+use super::{known::Known, *};
 
 #[tokio::test(start_paused = true)]
 async fn a_rate_is_what_was_used_since() {
@@ -67,14 +70,15 @@ fn the_summary_adds_containers_up() {
 
 #[test]
 fn prometheus_reads_the_known_names() {
-    let resource = resource(&usage());
+    let known = [Known::default(), Known::default()];
+    let resource = resource(&usage(), &known);
     let line = "container_cpu_usage_seconds_total{container=\"web\",namespace=\"n\",pod=\"p\\\"q\"} 1.5\n";
     assert!(resource.contains(line), "{resource}");
     assert!(
         resource.contains("pod_memory_working_set_bytes{namespace=\"n\",pod=\"p\\\"q\"} 8192\n"),
         "{resource}"
     );
-    let cadvisor = cadvisor(2, &usage());
+    let cadvisor = cadvisor(2, &usage(), &known);
     assert!(cadvisor.contains("container_network_receive_bytes_total{interface=\"eth0\""), "{cadvisor}");
     assert!(cadvisor.contains("machine_cpu_cores 2\n"), "{cadvisor}");
     let kubelet = kubelet("node", &usage(), &[("memory.available", 2)]);
@@ -137,4 +141,55 @@ fn what_a_pod_holds_is_in_its_containers_usage() {
     check(70, &[10, 30], &[25, 45], 70);
     check(71, &[10, 30], &[26, 45], 71);
     check(20, &[10, 30], &[10, 30], 40);
+}
+
+/// The labels by which dashboards pick containers and claims.
+#[test]
+fn metrics_name_images_cgroups_and_claims() {
+    let mut usage = usage();
+    usage.node.disk = host::DiskUse { total: 1_000, free: 60, inodes: 50, inodes_free: 40 };
+    usage.pods[0].volumes.push(("free".into(), coracle_vfs::Usage::default()));
+    let claim =
+        |volume: &str, claim: &str| json!({"name": volume, "persistentVolumeClaim": {"claimName": claim}});
+    let status = |name: &str| {
+        json!({
+            "name": name, "image": "registry.local/web:1", "imageID": "", "ready": true, "restartCount": 0,
+            "containerID": "coracle://abc", "state": {"running": {"startedAt": "2025-01-01T00:00:00Z"}},
+        })
+    };
+    let pod: Pod = serde_json::from_value(json!({
+        "spec": {"containers": [], "volumes": [claim("data", "d"), claim("free", "f"), claim("gone", "g")]},
+        "status": {"qosClass": "Burstable", "containerStatuses": [status("web")]},
+    }))
+    .unwrap();
+    let known = [Known::of(&pod, &usage.pods[0]), Known::default()];
+    let cadvisor = cadvisor(2, &usage, &known);
+    let labels = "container=\"web\",namespace=\"n\",pod=\"p\\\"q\"";
+    let cgroup = "id=\"/kubepods/burstable/podu/abc\",image=\"registry.local/web:1\",name=\"abc\"";
+    let resource = resource(&usage, &known);
+    let volumes = volumes(&usage, &known);
+    let claim = |name: &str, claim: &str, value: u64| {
+        format!("kubelet_volume_stats_{name}{{namespace=\"n\",persistentvolumeclaim=\"{claim}\"}} {value}")
+    };
+    let started = "container_start_time_seconds";
+    for (line, page) in [
+        (format!("container_cpu_usage_seconds_total{{{labels},{cgroup},cpu=\"total\"}} 1.5"), &cadvisor),
+        (format!("container_memory_working_set_bytes{{{labels},{cgroup}}} 4096"), &cadvisor),
+        (format!("{started}{{{labels},{cgroup}}} 1735689600"), &cadvisor),
+        (format!("{started}{{{labels}}} 1735689600"), &resource),
+        (claim("capacity_bytes", "d", 100), &volumes),
+        (claim("available_bytes", "d", 60), &volumes),
+        (claim("used_bytes", "d", 30), &volumes),
+        (claim("inodes", "d", 50), &volumes),
+        (claim("inodes_free", "d", 40), &volumes),
+        (claim("inodes_used", "d", 2), &volumes),
+        (claim("capacity_bytes", "f", 1_000), &volumes),
+        (claim("used_bytes", "f", 940), &volumes),
+    ] {
+        assert!(page.lines().any(|found| found == line), "{line} in {page}");
+    }
+    assert!(cadvisor.contains("container_network_receive_bytes_total{interface=\"eth0\",namespace=\"n\",pod=\"p\\\"q\",id=\"/kubepods/burstable/podu\"} 9\n"), "{cadvisor}");
+    // Of one whose status is not written yet, or whose claim nobody uses, nothing is made up.
+    assert_eq!(resource.matches(&format!("{started}{{")).count(), 1, "{resource}");
+    assert!(!volumes.contains("\"g\""), "{volumes}");
 }

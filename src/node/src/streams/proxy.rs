@@ -1,6 +1,7 @@
-//! `proxy`: HTTP requests to a pod's port, upgrades included, for the API server's pod and service proxies.
+//! `proxy`: HTTP requests to a pod's port, or to an endpoint that is no pod, upgrades included, for the API server's
+//! pod and service proxies. `https:` before the port or the address means TLS, by whatever certificate.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -8,12 +9,21 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version, header},
     response::Response,
 };
+use coracle_network::Stream;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
 
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::timeout,
+};
+
 use super::{Refusal, bad, find, spawn};
-use crate::context::Context;
+use crate::{context::Context, tls};
+
+/// How long the far end may take to agree on TLS. Kubernetes' number.
+const TLS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Headers that belong to one connection. `Upgrade` is passed on when something is to be upgraded.
 const HOP_BY_HOP: [&str; 7] = [
@@ -26,47 +36,101 @@ const HOP_BY_HOP: [&str; 7] = [
     "transfer-encoding",
 ];
 
-/// `/podProxy/{namespace}/{pod}/{port}/{*path}`.
+/// `/podProxy/{namespace}/{pod}/{[https:]port}/{*path}`.
 pub(super) async fn pod_proxy(
     State(context): State<Arc<Context>>,
     Path(parameters): Path<Vec<(String, String)>>,
     mut request: Request,
 ) -> Result<Response, Refusal> {
-    let parameter = |name: &str| {
-        parameters.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value.as_str())
-    };
-    let (namespace, name, port) = (parameter("namespace"), parameter("pod"), parameter("port"));
+    let parameter = |name| parameter(&parameters, name);
+    let (namespace, name) = (parameter("namespace"), parameter("pod"));
+    let (secure, port) = scheme(parameter("port"));
     let (pod, _) = find(&context, namespace, name)?;
     let port =
         port_of(&pod, port).ok_or_else(|| bad(format!("no service port {port:?} found for pod {name:?}")))?;
     let ip = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref()).and_then(|ip| ip.parse().ok());
     let address =
         SocketAddr::new(ip.ok_or_else(|| bad(format!("address not allowed: pod {name:?} has no IP")))?, port);
-    let fabric = context.fabric.get().ok_or_else(|| bad("the network of the node is not ready"))?;
+    *request.uri_mut() = target(request.uri(), 5).map_err(bad)?;
+    let fabric = context.fabric.get().ok_or_else(no_network)?;
+    let stream = fabric.connect(address).await.map_err(|error| unreached(address, &error))?;
+    exchange(&context, stream, (secure, address), request).await
+}
 
-    *request.uri_mut() = target(request.uri()).map_err(bad)?;
+/// `/addressProxy/{[https:]ip:port}/{*path}`: an endpoint that somebody wrote down. Pods are reached by it as others
+/// from outside reach them: only the API server's word for a pod itself goes past their policies.
+pub(super) async fn address_proxy(
+    State(context): State<Arc<Context>>,
+    Path(parameters): Path<Vec<(String, String)>>,
+    mut request: Request,
+) -> Result<Response, Refusal> {
+    let (secure, address) = scheme(parameter(&parameters, "address"));
+    let address: SocketAddr = address.parse().map_err(|_| bad("address not allowed"))?;
+    *request.uri_mut() = target(request.uri(), 3).map_err(bad)?;
+    let fabric = context.fabric.get().ok_or_else(no_network)?;
+    let stream = fabric.connect_as_visitor(address).await.map_err(|error| unreached(address, &error))?;
+    exchange(&context, stream, (secure, address), request).await
+}
+
+fn parameter<'a>(parameters: &'a [(String, String)], name: &str) -> &'a str {
+    parameters.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value.as_str())
+}
+
+/// Whether TLS is to be spoken, and what follows.
+fn scheme(text: &str) -> (bool, &str) {
+    text.strip_prefix("https:").map_or((false, text), |rest| (true, rest))
+}
+
+fn no_network() -> Refusal {
+    bad("the network of the node is not ready")
+}
+
+fn gateway(problem: impl std::fmt::Display) -> Refusal {
+    (StatusCode::SERVICE_UNAVAILABLE, format!("error trying to reach service: {problem}"))
+}
+
+fn unreached(address: SocketAddr, error: &std::io::Error) -> Refusal {
+    gateway(format!("dial tcp {address}: {}", dial_problem(error)))
+}
+
+/// Sends the request on a connection of its own, and gives the answer.
+async fn exchange(
+    context: &Arc<Context>,
+    stream: Stream,
+    (secure, address): (bool, SocketAddr),
+    mut request: Request,
+) -> Result<Response, Refusal> {
     let from_client = prepare(&mut request, address);
-    let gateway = |problem: String| {
-        (StatusCode::SERVICE_UNAVAILABLE, format!("error trying to reach service: {problem}"))
+    if !secure {
+        return answer(context, stream, request, from_client).await;
+    }
+    let stream = match timeout(TLS_TIMEOUT, tls::connect(stream, address.ip())).await {
+        Ok(stream) => stream.map_err(gateway)?,
+        Err(_) => return Err(gateway("net/http: TLS handshake timeout")),
     };
-    let stream = fabric
-        .connect(address)
-        .await
-        .map_err(|error| gateway(format!("dial tcp {address}: {}", dial_problem(&error))))?;
+    answer(context, stream, request, from_client).await
+}
+
+async fn answer<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    context: &Arc<Context>,
+    stream: S,
+    request: Request,
+    from_client: Option<OnUpgrade>,
+) -> Result<Response, Refusal> {
     let handshake = hyper::client::conn::http1::handshake::<_, Body>(TokioIo::new(stream)).await;
-    let (mut sender, connection) = handshake.map_err(|error| gateway(error.to_string()))?;
-    spawn(&context, async move {
+    let (mut sender, connection) = handshake.map_err(gateway)?;
+    spawn(context, async move {
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%error, "a proxied connection ended early");
         }
     });
-    let mut response = sender.send_request(request).await.map_err(|error| gateway(error.to_string()))?;
+    let mut response = sender.send_request(request).await.map_err(gateway)?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(from_client) = from_client else {
             return Err((StatusCode::BAD_GATEWAY, "the pod switched protocols without being asked".into()));
         };
         let from_pod = hyper::upgrade::on(&mut response);
-        spawn(&context, async move {
+        spawn(context, async move {
             let (Ok(client), Ok(pod)) = tokio::join!(from_client, from_pod) else { return };
             let (mut client, mut pod) = (TokioIo::new(client), TokioIo::new(pod));
             let _ = tokio::io::copy_bidirectional(&mut client, &mut pod).await;
@@ -91,9 +155,9 @@ fn port_of(pod: &Pod, port: &str) -> Option<u16> {
     u16::try_from(named.container_port).ok()
 }
 
-/// What the pod is asked for: the part of the path after the port, as it was written.
-fn target(uri: &Uri) -> Result<Uri, String> {
-    let path = uri.path().splitn(6, '/').nth(5).unwrap_or_default();
+/// What is asked for: the path without its first `place` slashes and what is between them, as it was written.
+fn target(uri: &Uri, place: usize) -> Result<Uri, String> {
+    let path = uri.path().splitn(place + 1, '/').nth(place).unwrap_or_default();
     let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
     format!("/{path}{query}").parse().map_err(|error| format!("invalid path: {error}"))
 }
@@ -141,7 +205,7 @@ mod tests {
     fn the_path_after_the_port_is_kept_as_it_is() {
         #[track_caller]
         fn check(uri: &str, expected: &str) {
-            assert_eq!(target(&uri.parse().unwrap()).unwrap(), expected);
+            assert_eq!(target(&uri.parse().unwrap(), 5).unwrap(), expected);
         }
         check("/podProxy/n/p/80", "/");
         check("/podProxy/n/p/80/", "/");

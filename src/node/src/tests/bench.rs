@@ -278,6 +278,12 @@ impl Bench {
         self.node.as_ref().unwrap().context().table.get(&uid).unwrap().guests.stack().unwrap()
     }
 
+    /// What the container `c` of a pod that runs was given.
+    pub(super) async fn running(&self, name: &str) -> Arc<crate::exec::Running> {
+        let uid = self.pod(name, |_| true).await.metadata.uid.unwrap();
+        self.node.as_ref().unwrap().context().table.get(&uid).unwrap().running("c").unwrap()
+    }
+
     /// Waits until a pod has no worker.
     pub(super) async fn retired(&self, name: &str) {
         let uid = self.pod(name, |_| true).await.metadata.uid.unwrap();

@@ -345,20 +345,31 @@ async fn a_node_that_shuts_down_lets_pods_end_and_runs_them_again() {
         "restartPolicy": "Never", "volumes": [{"name": "v", "emptyDir": {}}],
         "containers": [{"name": "c", "image": "registry.local/sleeps:1"}],
     });
+    let mut job = once.clone();
+    job["restartPolicy"] = "OnFailure".into();
     bench.create("once", once).await;
+    bench.create("job", job).await;
     bench.pod("once", is_ready).await;
+    bench.pod("job", is_ready).await;
     bench.stop_node().await;
     let once = bench.pod("once", |pod| phase(pod) == "Failed").await;
     let words = "Pod was terminated in response to imminent node shutdown.";
     assert_eq!(condition(&once, "DisruptionTarget"), ("TerminationByKubelet".into(), words.into()));
     let status = once.status.unwrap();
     assert_eq!((status.reason.as_deref(), status.message.as_deref()), (Some("Terminated"), Some(words)));
-    assert_eq!(bench.pod_folders(), 1);
+    let job = bench.pod("job", |pod| !is_ready(pod)).await;
+    assert_eq!((phase(&job), condition(&job, "DisruptionTarget").1.as_str()), ("Running", words));
+    assert_eq!(bench.pod_folders(), 2);
     assert_eq!(bench.node_condition("Ready").await, ("False".into(), "node is shutting down".into()));
     let pod = bench.pod("p", |pod| !is_ready(pod)).await;
     assert_eq!((phase(&pod), container_end(&pod)), ("Running", (143, "Error".into())));
     bench.start_node().await;
-    assert_eq!(bench.pod_folders(), 0, "what was over at the start needs no folder");
+    assert_eq!(bench.pod_folders(), 1, "what was over at the start needs no folder");
+    // A Job would count it as a failure.
+    let job = bench.pod("job", is_ready).await;
+    assert_eq!(container(&job).restart_count, 0);
+    assert!(!job.status.unwrap().conditions.unwrap().iter().any(|one| one.type_ == "DisruptionTarget"));
+    bench.log("job", "up\nup\n").await;
     let pod = bench.pod("p", |pod| is_ready(pod) && container(pod).restart_count == 2).await;
     let last = container(&pod).last_state.unwrap().terminated.unwrap();
     assert_eq!(last.exit_code, 143);
@@ -523,11 +534,15 @@ async fn who_exceeds_its_request_ends_when_the_node_is_out_of_memory() {
     assert_eq!(end.message.as_deref(), Some("the node is out of memory"));
     let events = bench.events("n", "SystemOOM").await;
     assert_eq!(events, ["System OOM encountered, victim process: default/greedy/c"]);
-    assert!(bench.memory().is_short());
     bench.drawn(10 * mib).await;
     for pod in ["modest", "late"] {
         assert!(is_ready(&bench.pod(pod, is_ready).await));
     }
+    assert!(!bench.memory().is_short(), "there is room again");
+    budget.set_limit(10 * mib);
+    bench.state("pressure", async || bench.memory().is_short().then_some(())).await;
+    budget.set_limit(14 * mib);
+    assert!(bench.memory().is_short(), "it says so for a while");
 }
 
 /// A pod that wants more than it asked for does not get it of those within their requests, however many it is.
@@ -790,4 +805,31 @@ async fn a_resize_gives_what_the_node_has() {
     bench.delete("large").await;
     bench.pod("p", |pod| pending("")(pod) && allocated(pod) == "500m").await;
     bench.file("p", "d/cpu", "500").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_may_see_its_full_name_if_that_fits() {
+    let bench = Bench::new().await;
+    bench.push("registry.local/sleeps:1", guests::sleeps("")).await;
+    let spec = |subdomain: &str| {
+        json!({
+            "setHostnameAsFQDN": true, "hostname": "h", "subdomain": subdomain,
+            "containers": [{"name": "c", "image": "registry.local/sleeps:1"}],
+        })
+    };
+    bench.create("short", spec("s")).await;
+    bench.create("long", spec(&"s".repeat(60))).await;
+    bench.pod("short", is_ready).await;
+    let running = bench.running("short").await;
+    let full = "h.s.default.svc.cluster.local";
+    assert!(running.env.contains(&("HOSTNAME".to_owned(), full.to_owned())), "{:?}", running.env);
+    let file = running.mounts.root().read("etc/hostname", 1 << 10).unwrap();
+    assert_eq!(file, format!("{full}\n").as_bytes());
+    bench
+        .state("why it waits", async || {
+            let events = bench.events("long", "FailedCreatePodSandBox").await;
+            events.iter().any(|event| event.contains("is too long (64 characters is the max, ")).then_some(())
+        })
+        .await;
+    bench.pod("long", |pod| waiting(pod) == "ContainerCreating").await;
 }

@@ -1,6 +1,6 @@
 //! Streams of the kubelet API, by a client that speaks SPDY.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -11,12 +11,36 @@ use k8s_openapi::{ByteString, api::core::v1::ConfigMap};
 use kube::{Api, api::PostParams};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{ServerConfig, pki_types::PrivateKeyDer},
+};
 
 use super::{
     bench::{Bench, is_ready},
     guests,
 };
 use crate::streams::spdy::{Decoder, Encoder, Frame};
+
+/// The connection after its upgrade.
+async fn upgraded(bench: &Bench, request: http::request::Builder) -> TokioIo<Upgraded> {
+    let (near, far) = duplex(64 << 10);
+    let service = TowerToHyperService::new(bench.router());
+    tokio::spawn(
+        hyper::server::conn::http1::Builder::new()
+            .serve_connection(TokioIo::new(far), service)
+            .with_upgrades(),
+    );
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake::<_, Body>(TokioIo::new(near)).await.unwrap();
+    tokio::spawn(connection.with_upgrades());
+    let request = request.header("host", "n").header("connection", "Upgrade").body(Body::empty()).unwrap();
+    let wanted = request.headers().get("x-stream-protocol-version").cloned();
+    let answer = sender.send_request(request).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
+    assert_eq!(answer.headers().get("x-stream-protocol-version"), wanted.as_ref());
+    TokioIo::new(hyper::upgrade::on(answer).await.unwrap())
+}
 
 /// One session: a stream for each of its parts.
 struct Session {
@@ -29,27 +53,10 @@ struct Session {
 
 impl Session {
     async fn open(bench: &Bench, path: &str, parts: &[&'static str]) -> Session {
-        let (near, far) = duplex(64 << 10);
-        let service = TowerToHyperService::new(bench.router());
-        tokio::spawn(
-            hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(far), service)
-                .with_upgrades(),
-        );
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake::<_, Body>(TokioIo::new(near)).await.unwrap();
-        tokio::spawn(connection.with_upgrades());
         let request = Request::post(path)
-            .header("host", "n")
-            .header("connection", "Upgrade")
             .header("upgrade", "SPDY/3.1")
-            .header("x-stream-protocol-version", "v4.channel.k8s.io")
-            .body(Body::empty())
-            .unwrap();
-        let answer = sender.send_request(request).await.unwrap();
-        assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
-        assert_eq!(answer.headers()["x-stream-protocol-version"], "v4.channel.k8s.io");
-        let io = TokioIo::new(hyper::upgrade::on(answer).await.unwrap());
+            .header("x-stream-protocol-version", "v4.channel.k8s.io");
+        let io = upgraded(bench, request).await;
         let (encoder, decoder) = (Encoder::new(), Decoder::new());
         let mut session = Session { io, encoder, decoder, parts: parts.to_vec(), received: BTreeMap::new() };
         for (part, stream) in parts.iter().zip((1..).step_by(2)) {
@@ -187,4 +194,66 @@ async fn sessions_end_with_their_pod() {
     assert_eq!(exec.end().await["details"]["causes"][0]["message"], "137");
     assert_eq!(attach.end().await["status"], "Success");
     bench.gone("p").await;
+}
+
+/// A program in the pod that speaks HTTPS by a certificate of its own making: it says what it was asked for, and
+/// echoes what comes over an upgraded connection.
+async fn serve_tls(stack: coracle_network::PodStack) {
+    let rcgen::CertifiedKey { cert, signing_key } =
+        rcgen::generate_simple_self_signed(["elsewhere".to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_no_client_auth().with_single_cert(vec![cert.der().clone()], key).unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = stack.listen(std::net::SocketAddr::new(stack.ip().into(), 443), 8).unwrap();
+    tokio::spawn(async move {
+        while let Ok(stream) = listener.accept().await {
+            let Ok(stream) = acceptor.accept(stream).await else { continue };
+            let service = hyper::service::service_fn(async |mut request: Request<hyper::body::Incoming>| {
+                let path = request.uri().to_string();
+                if !request.headers().contains_key("upgrade") {
+                    return Ok::<_, std::convert::Infallible>(http::Response::new(path));
+                }
+                let upgrade = hyper::upgrade::on(&mut request);
+                tokio::spawn(async move {
+                    let mut io = TokioIo::new(upgrade.await.unwrap());
+                    let mut word = [0; 4];
+                    io.read_exact(&mut word).await.unwrap();
+                    io.write_all(&word).await.unwrap();
+                });
+                let response = http::Response::builder().status(101).header("connection", "Upgrade");
+                Ok(response.header("upgrade", "echo").body(String::new()).unwrap())
+            });
+            let http = hyper::server::conn::http1::Builder::new();
+            tokio::spawn(http.serve_connection(TokioIo::new(stream), service).with_upgrades());
+        }
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn proxies_speak_tls_to_pods_and_addresses() {
+    let bench = Bench::new().await;
+    bench.push("registry.local/sleeps:1", guests::sleeps("up\n")).await;
+    bench.create("p", json!({"containers": [{"name": "c", "image": "registry.local/sleeps:1"}]})).await;
+    bench.pod("p", is_ready).await;
+    let stack = bench.stack("p").await;
+    let address = format!("{}:443", stack.ip());
+    serve_tls(stack).await;
+
+    let pod = "/podProxy/default/p/https:443";
+    assert_eq!(bench.get(&format!("{pod}/a%2Fb?c")).await, (200, "/a%2Fb?c".into()));
+    assert_eq!(bench.get(pod).await, (200, "/".into()));
+    let by_address = format!("/addressProxy/https:{address}");
+    assert_eq!(bench.get(&format!("{by_address}/x/y?z")).await, (200, "/x/y?z".into()));
+    for own in ["127.0.0.1", "169.254.169.254"] {
+        let (code, text) = bench.get(&format!("/addressProxy/{own}:443/")).await;
+        assert!(code == 503 && text.contains("dial tcp"), "{own}: {code} {text}");
+    }
+
+    let mut io = upgraded(&bench, Request::get(format!("{pod}/socket")).header("upgrade", "echo")).await;
+    io.write_all(b"word").await.unwrap();
+    let mut word = [0; 4];
+    io.read_exact(&mut word).await.unwrap();
+    assert_eq!(&word, b"word");
 }

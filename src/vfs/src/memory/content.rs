@@ -360,10 +360,13 @@ fn write_piece(piece: &mut Vec<u8>, start: usize, data: &[u8], quota: &Quota) ->
     let growth = (start + data.len()).saturating_sub(have);
     let granted = usize::try_from(quota.charge_some(growth as u64)).unwrap_or(growth);
     let end = if growth == 0 { start + data.len() } else { have + granted };
-    if end <= start || reserve(piece, end, quota).is_err() {
+    let fits = reserve_some(piece, start, end, quota);
+    if fits <= start {
         quota.release(granted as u64);
         return 0;
     }
+    quota.release((end - fits) as u64);
+    let end = fits;
     let data = &data[..data.len().min(end - start)];
     if start > have {
         piece.resize(start, 0);
@@ -391,6 +394,24 @@ fn reserve(piece: &mut Vec<u8>, needed: usize, quota: &Quota) -> Result<(), VfsE
     };
     piece.reserve_exact(target - piece.len());
     Ok(())
+}
+
+/// Makes room for `needed` bytes, or for as many as the pod has memory for, and says for how many: a pod that is full is
+/// full to the last byte, as a volume is, so that nobody who has a few bytes less to write finds room again. Takes
+/// nothing that does not reach beyond `start`.
+fn reserve_some(piece: &mut Vec<u8>, start: usize, needed: usize, quota: &Quota) -> usize {
+    if reserve(piece, needed, quota).is_ok() {
+        return needed;
+    }
+    let mut more = needed - piece.capacity();
+    while more > 1 && piece.capacity() + more / 2 > start {
+        more /= 2;
+        if quota.hold(more as u64).is_ok() {
+            piece.reserve_exact(piece.capacity() + more - piece.len());
+            break;
+        }
+    }
+    piece.capacity().min(needed)
 }
 
 /// Gives a piece this length, with zeros, if it is shorter. That is charged already.

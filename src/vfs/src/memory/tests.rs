@@ -37,6 +37,29 @@ fn the_pod_pays_for_what_is_held() {
     assert_eq!(budget.used(), rest, "all is given back");
 }
 
+/// Programs that ask what was wrong with a write try a smaller one: a full pod has no room for that, either.
+#[test]
+fn a_full_pod_is_full_to_the_last_byte() {
+    for limit in [100_000, 100_001, 200_000, 1 << 20] {
+        let budget = Budget::new(Some(limit));
+        let volume = Volume::memory_of(None, &budget);
+        let file = volume.root().open_file("f", CREATE).unwrap();
+        let mut size = 0;
+        let error = loop {
+            match file.write_at(size, &[1; 4_096]) {
+                Ok(written) => size += written as u64,
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, VfsError::NoSpace));
+        assert!(matches!(file.write_at(size, b"x"), Err(VfsError::NoSpace)), "{limit}: {size}");
+        assert_eq!((file.stat().unwrap().size, volume.usage().bytes), (size, size));
+        assert!(size > limit - 4_096 && budget.used() <= limit, "{size} of {limit}");
+        file.set_size(0).unwrap();
+        assert_eq!(file.write_at(0, &[1; 4_096]).unwrap(), 4_096);
+    }
+}
+
 /// What is reserved is the pod's at once, and the host's only as it is written.
 #[test]
 fn the_pod_pays_for_what_is_reserved() {

@@ -157,3 +157,59 @@ fn a_container_remembers_the_image_that_ran() {
     bench.up(0);
     assert_eq!(images(&bench), [None]);
 }
+
+/// Jobs count restarts as failures; what the node itself ended is none.
+#[test]
+fn what_a_shutdown_of_the_node_interrupted_is_no_restart() {
+    #[track_caller]
+    fn check(policy: &str, message: &str, main: &Value, expected: &str) {
+        let spec = json!({
+            "restartPolicy": policy, "initContainers": [{"name": "init", "image": "i"}],
+            "containers": [{"name": "main", "image": "i"}],
+        });
+        let state = |name: &str, state: &Value| {
+            json!({
+                "name": name, "image": "i", "imageID": "", "ready": false, "restartCount": 2,
+                "state": state["state"], "lastState": state["last"],
+            })
+        };
+        let done = json!({"state": {"terminated": {"exitCode": 0, "finishedAt": "2024-12-30T00:00:00Z"}}});
+        let known = json!({
+            "phase": "Running", "initContainerStatuses": [state("init", &done)],
+            "containerStatuses": [state("main", main)],
+            "conditions": [{
+                "type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet",
+                "message": message, "lastTransitionTime": "2024-12-31T00:00:00Z",
+            }],
+        });
+        let mut bench = Bench::new(&spec, &known);
+        // Its log tells of the same.
+        bench.machine.recall_run(1, 2);
+        bench.feed(Input::SetUp);
+        bench.up(0);
+        bench.exit(0, 0);
+        bench.seen.retain(|effect| effect.starts_with("launch"));
+        let both = bench.seen.join(" ");
+        assert_eq!(both, expected);
+        bench.up(1);
+        bench.seen.clear();
+        bench.exit(1, 1);
+        let next: i32 = expected.rsplit_once('.').unwrap().1.parse().unwrap();
+        assert!(
+            bench.seen.contains(&format!("launch 1.{}", next + 1)),
+            "its own failure counts: {:?}",
+            bench.seen
+        );
+    }
+    let words = "Pod was terminated in response to imminent node shutdown.";
+    let ended = |code: i32, at: &str| json!({"exitCode": code, "finishedAt": at});
+    let told = json!({"state": {"terminated": ended(143, "2024-12-31T00:00:05Z")}});
+    let through = json!({"state": {"waiting": {"reason": "ContainerCreating"}},
+        "last": {"terminated": ended(0, "2024-12-31T00:00:05Z")}});
+    let crashed = json!({"state": {"terminated": ended(1, "2024-12-30T23:59:00Z")}});
+    check("OnFailure", words, &told, "launch 0.2 launch 1.2");
+    check("OnFailure", words, &through, "launch 0.2 launch 1.2");
+    check("OnFailure", words, &crashed, "launch 0.2 launch 1.3");
+    check("OnFailure", "The node was low on resource: memory.", &told, "launch 0.3 launch 1.3");
+    check("Always", words, &told, "launch 0.3 launch 1.3");
+}

@@ -1,5 +1,5 @@
-//! TLS to a guest that is probed. As the kubelet, a probe asks whether somebody answers, not who: any
-//! certificate will do.
+//! TLS to a guest, for probes and proxies. As with Kubernetes, the question is whether somebody answers, not who:
+//! any certificate will do.
 
 use std::{
     net::IpAddr,
@@ -30,7 +30,7 @@ static CONNECTOR: LazyLock<Result<TlsConnector, String>> = LazyLock::new(|| {
 });
 
 /// Makes a TLS connection of a stream.
-pub(super) async fn connect(stream: Stream, ip: IpAddr) -> Result<TlsStream<Stream>, String> {
+pub(crate) async fn connect(stream: Stream, ip: IpAddr) -> Result<TlsStream<Stream>, String> {
     let connector = CONNECTOR.as_ref().map_err(Clone::clone)?;
     connector.connect(ServerName::from(ip), stream).await.map_err(|error| match error.kind() {
         std::io::ErrorKind::UnexpectedEof => "EOF".into(),
