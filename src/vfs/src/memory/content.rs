@@ -360,7 +360,7 @@ fn write_piece(piece: &mut Vec<u8>, start: usize, data: &[u8], quota: &Quota) ->
     let growth = (start + data.len()).saturating_sub(have);
     let granted = usize::try_from(quota.charge_some(growth as u64)).unwrap_or(growth);
     let end = if growth == 0 { start + data.len() } else { have + granted };
-    let fits = reserve_some(piece, start, end, quota);
+    let fits = if end > start { reserve_some(piece, start, end, quota) } else { 0 };
     if fits <= start {
         quota.release(granted as u64);
         return 0;
