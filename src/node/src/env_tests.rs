@@ -257,7 +257,7 @@ fn host_names_fit_a_label() {
 #[test]
 fn programs_see_the_full_name_where_the_spec_says_so() {
     #[track_caller]
-    fn check(spec: Value, expected: Result<&str, &str>) {
+    fn check(spec: &Value, expected: Result<&str, &str>) {
         let pod: Pod =
             serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n"}, "spec": spec}))
                 .unwrap();
@@ -265,16 +265,16 @@ fn programs_see_the_full_name_where_the_spec_says_so() {
         let seen = check_hostname(&pod, &cluster).map(|()| seen_hostname(&pod, &cluster));
         assert_eq!(seen, expected.map(str::to_owned).map_err(str::to_owned));
     }
-    check(json!({"hostname": "h", "subdomain": "s", "containers": []}), Ok("h"));
-    check(json!({"setHostnameAsFQDN": true, "hostname": "h", "containers": []}), Ok("h"));
+    check(&json!({"hostname": "h", "subdomain": "s", "containers": []}), Ok("h"));
+    check(&json!({"setHostnameAsFQDN": true, "hostname": "h", "containers": []}), Ok("h"));
     let full = |subdomain: &str| json!({"setHostnameAsFQDN": true, "hostname": "h", "subdomain": subdomain, "containers": []});
-    check(full("s"), Ok("h.s.n.svc.cluster.local"));
+    check(&full("s"), Ok("h.s.n.svc.cluster.local"));
     let most = "s".repeat(42);
-    check(full(&most), Ok(&format!("h.{most}.n.svc.cluster.local")));
+    check(&full(&most), Ok(&format!("h.{most}.n.svc.cluster.local")));
     let long = "s".repeat(43);
     let why = format!(
         "Failed to construct FQDN from Pod hostname and cluster domain, FQDN h.{long}.n.svc.cluster.local is too \
          long (64 characters is the max, 65 characters requested)"
     );
-    check(full(&long), Err(&why));
+    check(&full(&long), Err(&why));
 }

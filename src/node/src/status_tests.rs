@@ -283,7 +283,7 @@ fn a_shutdown_of_the_node_fails_what_never_restarts() {
     };
     assert_eq!(over(&status, &again), ["DisruptionTarget"]);
     assert_eq!(over(&status, &case("Never", vec![ended(main, 1)]).over().status()), [""; 0]);
-    let mut by_others = status.clone();
+    let mut by_others = status;
     let mut conditions = by_others.conditions.iter_mut().flatten();
     conditions.find(|one| is_disrupted(one)).unwrap().reason = Some("PreemptionByScheduler".into());
     assert_eq!(over(&by_others, &again), [""; 0]);
