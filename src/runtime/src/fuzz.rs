@@ -2,7 +2,7 @@
 //! else.
 
 use crate::linker::Offers;
-use crate::program::inspect_bytes;
+use crate::program::{inspect_bytes, piecewise};
 
 /// Says whether bytes are a program that a node would compile; what is not says why, in a sentence or two.
 pub fn module(bytes: &[u8]) -> bool {
@@ -15,6 +15,11 @@ pub fn module(bytes: &[u8]) -> bool {
         }
     });
     assert!(answers[1] || !answers[0], "more is offered, and less can run");
+    if answers[1] {
+        let compiled = piecewise(bytes).expect("it is valid").unwrap_or_default();
+        let all = Offers { wasi_p3: true };
+        assert!(compiled.is_empty() || inspect_bytes(&compiled, all).is_ok(), "what is compiled is valid");
+    }
     answers[1]
 }
 

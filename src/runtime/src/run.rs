@@ -233,7 +233,9 @@ async fn guest(
     let state = match program.entry() {
         Entry::Command(_) | Entry::Command3(_) => State::new(spec, control),
         Entry::Module(_) => State::module(spec, listeners, control),
-        Entry::Handler(_) | Entry::Handler3(_) => return failure(&StartError::NotCommand.into(), control),
+        Entry::Handler(_) | Entry::Handler3(_) => {
+            return failure(&StartError::NotCommand.into(), program, control);
+        }
     };
     let mut store = store(engine, state, control);
     let result = async {
@@ -262,7 +264,7 @@ async fn guest(
             if wants_memory(&error) {
                 store.data_mut().limiter.end_as_refused();
             }
-            failure(&error, control)
+            failure(&error, program, control)
         }
     }
 }
@@ -293,14 +295,14 @@ pub(crate) fn store(engine: &Engine, state: State, control: &Arc<Control>) -> St
 /// A backtrace as Wasmtime shows it, but for C++ names, which stay as the module gives them. A few hundred bytes
 /// of those stand for more text than a host has memory for, and nothing stops who writes it out. What Rust's stand
 /// for is bounded by who reads them.
-fn described(backtrace: &WasmBacktrace) -> String {
+fn described(backtrace: &WasmBacktrace, program: &Program) -> String {
     let mut text = String::from("wasm backtrace:");
     for (number, frame) in backtrace.frames().iter().enumerate() {
         if text.len() > MESSAGE_BYTES {
             break;
         }
         let module = shortened(frame.module().name().unwrap_or("<unknown>"));
-        let offset = frame.module_offset().unwrap_or_default();
+        let offset = frame.module_offset().map_or(0, |offset| program.offset(offset));
         let name = match frame.func_name() {
             Some(name) => readable(shortened(name)),
             None => format!("<wasm function {}>", frame.func_index()),
@@ -326,7 +328,7 @@ fn shortened(name: &str) -> &str {
 const NO_ROOM: &str = "no room for its memories, tables or stacks on this node";
 
 /// What an error that left the guest means.
-fn failure(error: &wasmtime::Error, control: &Control) -> Exit {
+fn failure(error: &wasmtime::Error, program: &Program, control: &Control) -> Exit {
     if let Some(I32Exit(code)) = error.downcast_ref() {
         return Exit::Code(*code);
     }
@@ -339,11 +341,11 @@ fn failure(error: &wasmtime::Error, control: &Control) -> Exit {
     if engine::is_full(error) {
         return Exit::Exhausted { message: NO_ROOM.to_owned() };
     }
-    Exit::Trap { message: message(error) }
+    Exit::Trap { message: message(error, program) }
 }
 
 /// Why a guest failed: the reason, then the backtrace.
-pub(crate) fn message(error: &wasmtime::Error) -> String {
+pub(crate) fn message(error: &wasmtime::Error, program: &Program) -> String {
     if let Some(I32Exit(code)) = error.downcast_ref() {
         return format!("exit with code {code}");
     }
@@ -355,7 +357,9 @@ pub(crate) fn message(error: &wasmtime::Error) -> String {
         None => error.root_cause().to_string(),
     };
     let mut message = match error.downcast_ref::<WasmBacktrace>() {
-        Some(backtrace) if !backtrace.frames().is_empty() => format!("{reason}\n{}", described(backtrace)),
+        Some(backtrace) if !backtrace.frames().is_empty() => {
+            format!("{reason}\n{}", described(backtrace, program))
+        }
         _ => reason,
     };
     if message.len() > MESSAGE_BYTES {

@@ -232,7 +232,7 @@ impl Server {
             self.metrics.failed();
             match full {
                 Some(_) => self.trouble.tell(&error.root_cause().to_string()),
-                None => self.trouble.tell(&message(error)),
+                None => self.trouble.tell(&message(error, &self.factory.program)),
             }
         }
         Failed(full)

@@ -6,6 +6,7 @@ use wasmtime::Engine;
 use super::cache::checksum;
 use super::context;
 use super::inspect::{self, Found, Kind};
+use super::pieces::{self, Moved};
 use crate::engine::Settings;
 use crate::error::PrepareError;
 use crate::limits::CONTEXT_BYTES;
@@ -28,6 +29,8 @@ pub(super) struct Facts {
     pub(super) context: u64,
     /// Its instances have a heap of objects that are collected.
     pub(super) heap: bool,
+    /// Where its instructions were before it was compiled.
+    pub(super) moved: Moved,
 }
 
 /// Checks and compiles a module. `engine` has these settings.
@@ -42,6 +45,11 @@ pub(super) fn compile(engine: &Engine, settings: Settings, module: &[u8]) -> Res
             ),
         });
     }
+    let rewritten = pieces::piecewise(module).map_err(inspect::invalid)?;
+    let (module, moved) = match &rewritten {
+        Some((module, moved)) => (module.as_slice(), moved.clone()),
+        None => (module, Moved::default()),
+    };
     let code = match kind {
         Kind::Module => engine.precompile_module(module),
         Kind::Command | Kind::Handler | Kind::Command3 | Kind::Handler3 => {
@@ -49,5 +57,5 @@ pub(super) fn compile(engine: &Engine, settings: Settings, module: &[u8]) -> Res
         }
     };
     let bytes = code.map_err(|error| PrepareError::Compile { message: format!("{error:#}") })?;
-    Ok(Code { facts: Facts { sum: checksum(&bytes), kind, context, heap }, bytes })
+    Ok(Code { facts: Facts { sum: checksum(&bytes), kind, context, heap, moved }, bytes })
 }

@@ -366,7 +366,8 @@ impl Shop {
         // A heap of objects lies in a memory of its own.
         let places = places::needed(memories.saturating_add(u32::from(facts.heap)), tables);
         let (kind, context, heap) = (kind.program_kind(), facts.context, facts.heap);
-        Ok(Arc::new(Program { digest, kind, entry, places, context, heap, _pin: pin }))
+        let moved = facts.moved.clone();
+        Ok(Arc::new(Program { digest, kind, entry, places, context, heap, moved, _pin: pin }))
     }
 }
 

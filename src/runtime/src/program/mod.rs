@@ -3,7 +3,7 @@
 //! ```text
 //!   loader ─▶ cache ───────────────────────────── known ──▶ link ─▶ Program
 //!      └─ line ─▶ process ─▶ worker (another process) ─ code ─▶ cache ─▶ link
-//!                               └ inspect, compile
+//!                               └ inspect, pieces, compile
 //! ```
 //!
 //! Whoever waits in the line for a compiler has their turn, however many modules others have.
@@ -17,6 +17,7 @@ mod context;
 mod inspect;
 mod line;
 pub(crate) mod loader;
+mod pieces;
 mod process;
 mod worker;
 
@@ -30,6 +31,7 @@ use wasmtime_wasi_http::p3::bindings::ServicePre;
 use self::cache::Pin;
 pub use self::loader::Compiler;
 pub(crate) use self::loader::{Loader, Source};
+use self::pieces::Moved;
 pub use self::worker::compile_process;
 use crate::error::PrepareError;
 use crate::limits::CONTEXT_FREE;
@@ -42,6 +44,12 @@ pub(crate) fn inspect_bytes(bytes: &[u8], offers: Offers) -> Result<(), PrepareE
     inspect::inspect(bytes, offers).map(drop)
 }
 
+/// A valid program as it is compiled, if that is not as it is: for `crate::fuzz`.
+pub(crate) fn piecewise(bytes: &[u8]) -> Result<Option<Vec<u8>>, PrepareError> {
+    let pieces = pieces::piecewise(bytes).map_err(inspect::invalid)?;
+    Ok(pieces.map(|(program, _)| program))
+}
+
 /// A module that is ready to run. It is shared by all containers that run it, and stays loaded as long as
 /// somebody holds it.
 pub struct Program {
@@ -52,6 +60,8 @@ pub struct Program {
     /// Bytes.
     context: u64,
     heap: bool,
+    /// Where its instructions were before it was compiled.
+    moved: Moved,
     /// Keeps its code in the cache.
     _pin: Option<Pin>,
 }
@@ -114,6 +124,11 @@ impl Program {
     /// Whether instances have a heap of objects that are collected.
     pub(crate) fn heap(&self) -> bool {
         self.heap
+    }
+
+    /// Where an instruction stands in the module, of which the engine knows only where it was when it was compiled.
+    pub(crate) fn offset(&self, compiled: usize) -> usize {
+        self.moved.before(compiled)
     }
 
     pub(crate) fn entry(&self) -> &Entry {

@@ -11,6 +11,7 @@ mod hostile_http;
 mod hostile_requests;
 mod lifecycle;
 mod p3;
+mod pieces;
 mod places;
 mod prepare;
 mod requests;
