@@ -5,13 +5,13 @@
 //! exit is known, and the CPU time from the beginning of the turn that the kill found, which other work on the machine
 //! does not change. `spin after touching all` is what taking down the memory takes, which is part of every other figure.
 
+mod common;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use coracle_budget::Budget;
-use coracle_network::{Fabric, PodConfig, PodStack};
-use coracle_runtime::{Config, Container, ContainerSpec, Cpu, Exit, Output, Program, Runtime};
-use coracle_vfs::Mounts;
+use common::{Bench, say};
+use coracle_runtime::{Config, Exit, Program, Runtime};
 use tokio::time::Instant;
 
 const MIB: u64 = 1 << 20;
@@ -37,12 +37,6 @@ const SHORT: [(&str, &str); 3] = [
 
 /// How often.
 const TIMES: u32 = 5_000_000;
-
-struct Nowhere;
-
-impl Output for Nowhere {
-    fn write(&self, _bytes: &[u8]) {}
-}
 
 /// A module that does something with all of a memory of so many pages, over and over.
 fn over_and_over(pages: u64, items: &str, once: &str, again: &str) -> String {
@@ -198,55 +192,34 @@ fn strings(from: &str, to: &str, length: u64) -> String {
                     (realloc (core func $i "realloc"))
                     string-encoding={to})))
         (instance $callee (instantiate $callee))
-        (core module $libc (memory (export "memory") {from_pages}))
-        (core instance $libc (instantiate $libc))
-        (core func $f (canon lower (func $callee "f") (memory (core memory $libc "memory")) string-encoding={from}))
-        (core module $main
-            (import "" "memory" (memory {from_pages}))
-            (import "" "f" (func $f (param i32 i32)))
-            (func (export "run") (result i32)
-                (memory.fill (i32.const 0) (i32.const 65) (i32.const {bytes}))
-                (loop $again (call $f (i32.const 0) (i32.const {length})) (br $again))
-                unreachable))
-        (core instance $main (instantiate $main (with "" (instance
-            (export "memory" (memory $libc "memory")) (export "f" (func $f))))))
-        (func $run (result (result)) (canon lift (core func $main "run")))
-        (instance (export "wasi:cli/run@0.2.0") (export "run" (func $run))))"#,
+        (component $caller
+            (import "f" (func $callee (param "s" string)))
+            (core module $libc (memory (export "memory") {from_pages}))
+            (core instance $libc (instantiate $libc))
+            (core func $f (canon lower (func $callee) (memory (core memory $libc "memory")) string-encoding={from}))
+            (core module $main
+                (import "" "memory" (memory {from_pages}))
+                (import "" "f" (func $f (param i32 i32)))
+                (func (export "run") (result i32)
+                    (memory.fill (i32.const 0) (i32.const 65) (i32.const {bytes}))
+                    (loop $again (call $f (i32.const 0) (i32.const {length})) (br $again))
+                    unreachable))
+            (core instance $main (instantiate $main (with "" (instance
+                (export "memory" (memory $libc "memory")) (export "f" (func $f))))))
+            (func $run (result (result)) (canon lift (core func $main "run")))
+            (export "run" (func $run)))
+        (instance $caller (instantiate $caller (with "f" (func $callee "f"))))
+        (instance (export "wasi:cli/run@0.2.0") (export "run" (func $caller "run"))))"#,
         bytes = length * unit,
     )
 }
 
-struct Bench {
-    runtime: Arc<Runtime>,
-    pod: PodStack,
-}
-
 impl Bench {
-    fn start(&self, program: &Arc<Program>, limit: u64) -> Container {
-        let spec = ContainerSpec {
-            budget: Budget::new(None),
-            cpu: Cpu::default(),
-            listen: Vec::new(),
-            name: "bench".into(),
-            args: vec!["guest".into()],
-            env: Vec::new(),
-            mounts: Mounts::new(),
-            network: self.pod.clone(),
-            memory_limit: Some(limit),
-            working_dir: None,
-            stdin: coracle_runtime::Stdin::Closed,
-            tty: false,
-            stdout: Arc::new(Nowhere),
-            stderr: Arc::new(Nowhere),
-        };
-        self.runtime.start(Arc::clone(program), spec).expect("there is room")
-    }
-
     async fn kills(&self, what: &str, program: &Arc<Program>, limit: u64, runs: Duration) {
         let (mut times, mut turns) = (Vec::new(), Vec::new());
         let mut early = None;
         for at in 0..KILLS {
-            let container = self.start(program, limit);
+            let container = self.start(program, Some(limit));
             tokio::time::sleep(runs + Duration::from_millis(7) * at).await;
             let (begin, used) = (Instant::now(), container.usage().cpu);
             container.kill();
@@ -262,7 +235,7 @@ impl Bench {
         let early = early.map(|exit| format!("  (ended by itself: {exit:?})")).unwrap_or_default();
         say(
             what,
-            &format!(
+            format!(
                 "median {:>7.1} ms, worst {:>7.1} ms; CPU time {:>7.1} and {:>7.1} ms{}",
                 millis(times[times.len() / 2]),
                 millis(times[times.len() - 1]),
@@ -281,9 +254,7 @@ async fn main() {
     let config = Config::new(dir.path().join("compiled"));
     let config = Config { threads: 2, max_containers: 8, ..config };
     let runtime = Runtime::build(config).expect("a runtime");
-    let fabric = Fabric::build(coracle_network::Config::default());
-    let pod = PodConfig { namespace: "bench".into(), name: "pod".into(), ..PodConfig::default() };
-    let bench = Bench { runtime, pod: fabric.add_pod(pod).expect("an address") };
+    let bench = Bench::new(runtime);
     for (what, body) in SHORT {
         if !what.contains(&wanted) {
             continue;
@@ -299,13 +270,13 @@ async fn main() {
         let program = bench.runtime.prepare(what, &path, "test").await.expect("a program");
         let mut times = Vec::new();
         for _ in 0..KILLS {
-            let container = bench.start(&program, 4 * MIB);
+            let container = bench.start(&program, None);
             assert_eq!(container.wait().await, Exit::Code(0));
             times.push(container.usage().cpu);
         }
         times.sort();
         let each = times[0].as_secs_f64() * 1e9 / f64::from(TIMES);
-        say(what, &format!("{each:>7.2} ns each, the least of {KILLS}"));
+        say(what, format!("{each:>7.2} ns each, the least of {KILLS}"));
     }
     for (limit, used) in [(256, 250), (1024, 1000), (4096, 4000)] {
         for (name, text) in guests(used * MIB) {
@@ -322,11 +293,6 @@ async fn main() {
             bench.kills(&what, &program, limit * MIB, runs).await;
         }
     }
-}
-
-#[expect(clippy::print_stdout, reason = "a benchmark's result is what it prints")]
-fn say(what: &str, figure: &str) {
-    println!("{what:<48} {figure}");
 }
 
 fn millis(time: Duration) -> f64 {

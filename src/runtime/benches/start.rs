@@ -2,15 +2,14 @@
 //!
 //! Prints one line per figure. Plain figures, no statistics package: compare runs of one machine.
 
-use std::fmt::Display;
+mod common;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coracle_budget::Budget;
-use coracle_network::{Fabric, PodConfig, PodStack};
-use coracle_runtime::{Config, Container, ContainerSpec, Cpu, Exit, Output, Program, Runtime};
-use coracle_vfs::Mounts;
+use common::{Bench, say};
+use coracle_runtime::{Config, Container, Exit, Program, Runtime};
 use tokio::time::Instant;
 
 const ROUNDS: usize = 2_000;
@@ -36,44 +35,13 @@ const SLEEP: &str = r#"(module
 const SPIN: &str =
     r#"(module (memory (export "memory") 1) (func (export "_start") (loop $again (br $again))))"#;
 
-struct Nowhere;
-
-impl Output for Nowhere {
-    fn write(&self, _bytes: &[u8]) {}
-}
-
-struct Bench {
-    runtime: Arc<Runtime>,
-    pod: PodStack,
-}
-
 impl Bench {
-    fn start(&self, program: &Arc<Program>) -> Container {
-        let spec = ContainerSpec {
-            budget: Budget::new(None),
-            cpu: Cpu::default(),
-            listen: Vec::new(),
-            name: "bench".into(),
-            args: vec!["guest".into()],
-            env: Vec::new(),
-            mounts: Mounts::new(),
-            network: self.pod.clone(),
-            memory_limit: None,
-            working_dir: None,
-            stdin: coracle_runtime::Stdin::Closed,
-            tty: false,
-            stdout: Arc::new(Nowhere),
-            stderr: Arc::new(Nowhere),
-        };
-        self.runtime.start(Arc::clone(program), spec).expect("there is room")
-    }
-
     /// Starts a program that ends at once, again and again.
     async fn starts(&self, what: &str, program: &Arc<Program>) {
         let mut times = Vec::with_capacity(ROUNDS);
         for _ in 0..ROUNDS {
             let begin = Instant::now();
-            assert_eq!(self.start(program).wait().await, Exit::Code(0));
+            assert_eq!(self.start(program, None).wait().await, Exit::Code(0));
             times.push(begin.elapsed());
         }
         times.sort();
@@ -82,7 +50,7 @@ impl Bench {
 
         let begin = Instant::now();
         for _ in 0..ROUNDS * 5 / IN_FLIGHT {
-            let running: Vec<Container> = (0..IN_FLIGHT).map(|_| self.start(program)).collect();
+            let running: Vec<Container> = (0..IN_FLIGHT).map(|_| self.start(program, None)).collect();
             for container in running {
                 container.wait().await;
             }
@@ -123,9 +91,7 @@ async fn main() {
     let sleeps = prepare(&runtime, "sleep", SLEEP).await;
     say("prepare, two modules, from the cache", micros(begin.elapsed()));
 
-    let fabric = Fabric::build(coracle_network::Config::default());
-    let pod = PodConfig { namespace: "bench".into(), name: "pod".into(), ..PodConfig::default() };
-    let bench = Bench { runtime, pod: fabric.add_pod(pod).expect("an address") };
+    let bench = Bench::new(runtime);
 
     bench.starts("0.1", &returns).await;
     let hello = concat!(env!("CARGO_MANIFEST_DIR"), "/../../guest-examples/built/hello.wasm");
@@ -135,7 +101,7 @@ async fn main() {
     let spins = prepare(&bench.runtime, "spin", SPIN).await;
     let mut times = Vec::new();
     for _ in 0..100 {
-        let spinning = bench.start(&spins);
+        let spinning = bench.start(&spins, None);
         while spinning.usage().cpu == Duration::ZERO {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -149,7 +115,7 @@ async fn main() {
     say("kill of a tight loop, worst of 100", micros(times[99]));
 
     let before = resident_kib();
-    let idle: Vec<Container> = (0..IDLE).map(|_| bench.start(&sleeps)).collect();
+    let idle: Vec<Container> = (0..IDLE).map(|_| bench.start(&sleeps, None)).collect();
     while idle.iter().any(|container| container.usage().memory == 0) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -165,11 +131,6 @@ async fn main() {
         assert_eq!(container.wait().await, Exit::Killed);
     }
     say("kill 1,000 idle containers", micros(begin.elapsed()));
-}
-
-#[expect(clippy::print_stdout, reason = "a benchmark's result is what it prints")]
-fn say(what: &str, figure: impl Display) {
-    println!("{what:<48} {figure}");
 }
 
 fn micros(time: Duration) -> String {
