@@ -16,6 +16,7 @@
 //! | requests that never leave, or are kept | `requests_that_never_leave_are_memory`, `requests_that_are_kept_are_memory` | |
 //! | deep recursion | `deep_components_are_refused` | `lifecycle: deep_recursion_is_a_trap` |
 //! | tight loops | `tight_loops_delay_nobody_and_can_be_killed` | `lifecycle: killing_ends_a_guest_wherever_it_is`, `spinning_guests_share_their_threads` |
+//! | filling and copying gigabytes | `pieces: who_moves_memory_for_ever_is_killed` | `program::pieces: the_engine_looks_between_pieces`, `what_an_operation_does_stays_the_same` |
 //! | poll storms | `poll_storms_can_be_killed`, `lists_are_bounded` | `network: WAITERS` |
 //! | header and trailer bombs, smuggling | `what_two_readers_would_read_differently_is_refused` | `handlers: what_no_guest_can_answer_is_refused`, `io: a_head_that_comes_byte_by_byte_is_not_waited_for` |
 //! | answers that nobody reads | | `slow_clients: heads_that_nobody_reads_are_memory`, and those after it |
