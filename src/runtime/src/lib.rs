@@ -23,12 +23,11 @@
 //! none may wait for one in a line ([`Runtime::queue`]), which each that is given back is handed to. Whom the engine has
 //! no room for after all ends as [`Exit::Exhausted`].
 //!
-//! Who is killed runs nothing any more within some milliseconds, also in the middle of filling or copying gigabytes:
-//! that is compiled to be done in pieces (`program::pieces`). What the engine does not stop in is a string that one part
-//! of a composed component hands to another, an array of objects that is made, filled or copied, and what of a
-//! collection comes after the kill: these take as long as the container's memory limit lets them, a millisecond or two
-//! for each MiB at worst. The exit is known when memory was given back, a tenth of a millisecond for each MiB that was
-//! used.
+//! Who is killed runs nothing any more after a millisecond or two, also in the middle of filling or copying gigabytes:
+//! that is compiled to be done in pieces (`program::pieces`). The exit is known when memory was given back, which takes
+//! a tenth of a millisecond for each MiB that was used. What the engine does not stop in is a string that one part of a
+//! composed component hands to another, and an array of objects that is made, filled or copied: such may take as long as
+//! the container's memory limit lets them.
 //!
 //! Programs with objects that are collected or with exceptions (the GC and exception-handling proposals) have a heap,
 //! which is one more of the engine's memories: it counts as the container's memory and takes a place. The collector
