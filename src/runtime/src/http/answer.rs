@@ -21,6 +21,7 @@ use super::factory::{Full, Instance, MakeError};
 use super::io::Busy;
 use super::memory::{charged, fields_bytes};
 use super::metrics::InFlight;
+use super::pieces::Taken;
 use super::server::Server;
 use crate::limiter::Held;
 
@@ -80,6 +81,8 @@ pub(super) async fn answer(
     request: Request<Incoming>,
 ) -> Response<AnswerBody> {
     let version = request.version();
+    let account = (version >= Version::HTTP_2).then(|| Arc::clone(&connection.account));
+    let request = request.map(|body| Taken::new(body, account));
     let flight = InFlight::begin(&server.metrics);
     let busy = connection.activity.request();
     if version < Version::HTTP_2 {
@@ -111,7 +114,7 @@ pub(super) async fn answer(
 }
 
 /// Pays for what a request makes the node hold: its head, and what comes ahead of its body, if it has one.
-fn pay(server: &Server, request: &Request<Incoming>) -> Result<(Arc<Paid>, Option<Held>), Unpaid> {
+fn pay(server: &Server, request: &Request<Taken>) -> Result<(Arc<Paid>, Option<Held>), Unpaid> {
     let uri = request.uri();
     let path = uri.path_and_query().map_or(0, |path| path.as_str().len());
     let authority = uri.authority().map_or(0, |authority| authority.as_str().len());
@@ -125,7 +128,7 @@ fn pay(server: &Server, request: &Request<Incoming>) -> Result<(Arc<Paid>, Optio
 async fn guest_answer(
     server: &Arc<Server>,
     connection: &Connection,
-    mut request: Request<Incoming>,
+    mut request: Request<Taken>,
     (paid, ahead): (&Arc<Paid>, Option<Held>),
 ) -> Result<Response<GuestBody>, Refusal> {
     check(connection, &mut request)?;
@@ -183,7 +186,7 @@ async fn instance(server: &Server) -> Result<Instance, Refusal> {
 }
 
 /// Refuses what no guest can answer.
-fn check(connection: &Connection, request: &mut Request<Incoming>) -> Result<(), Refusal> {
+fn check(connection: &Connection, request: &mut Request<Taken>) -> Result<(), Refusal> {
     let websocket = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"websocket");
     if request.method() == Method::CONNECT || request.headers().get(UPGRADE).is_some_and(websocket) {
         return Err(Refusal::Upgrade);

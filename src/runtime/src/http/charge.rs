@@ -2,7 +2,8 @@
 //! that have not left.
 //!
 //! ```text
-//!   connection ── Account: nothing for one that does little; its buffers when they grow, until it ends
+//!   connection ── Account: nothing for one that does little; its buffers when they grow, until it ends; in HTTP/2
+//!                          those that pieces of bodies keep, until they are taken (see `pieces`)
 //!       request ── Paid: one of REQUESTS, its head ───────────────┬─▶ given back when the guest has returned, too
 //!           answer ── Leaving: that, and in HTTP/2 its own head ──┴─▶ given back when the last of it left
 //!               bodies ── what waits in them (see `memory`), piece by piece
@@ -24,6 +25,7 @@ use parking_lot::Mutex;
 use super::config::{REQUEST_BYTES, WRITE_FREE};
 use super::factory::Full;
 use super::memory::fields_bytes;
+use super::pieces::Pieces;
 use crate::limiter::{Held, OutOfMemory, Purse};
 
 /// What one connection is charged with, and whether what was written on it has left.
@@ -35,6 +37,8 @@ pub(super) struct Account {
     unsent: AtomicUsize,
     /// Who waits until there are none.
     waits: AtomicWaker,
+    /// Pieces of bodies that no guest has taken, and what is paid for the buffers that they keep.
+    pieces: Mutex<(Pieces, Held)>,
 }
 
 impl Account {
@@ -44,6 +48,7 @@ impl Account {
             sending: AtomicUsize::new(WRITE_FREE),
             unsent: AtomicUsize::new(0),
             waits: AtomicWaker::new(),
+            pieces: Mutex::new((Pieces::default(), purse.nothing())),
         })
     }
 
@@ -67,6 +72,32 @@ impl Account {
         held.resize(total)?;
         self.sending.store(wanted, Relaxed);
         Ok(())
+    }
+
+    /// So many pieces of bodies came, among so many bytes.
+    pub(super) fn came(&self, pieces: usize, bytes: usize) -> Result<(), OutOfMemory> {
+        let (waiting, held) = &mut *self.pieces.lock();
+        waiting.came(pieces, bytes);
+        let charge = waiting.charge();
+        if charge == held.bytes() { Ok(()) } else { held.resize(charge) }
+    }
+
+    /// A guest took one.
+    pub(super) fn taken(&self) {
+        let (waiting, held) = &mut *self.pieces.lock();
+        waiting.taken();
+        let charge = waiting.charge();
+        if charge < held.bytes() {
+            // Less is always to be had.
+            let _ = held.resize(charge);
+        }
+    }
+
+    /// All that came was for requests that are over.
+    pub(super) fn none_waits(&self) {
+        let (waiting, held) = &mut *self.pieces.lock();
+        *waiting = Pieces::default();
+        let _ = held.resize(0);
     }
 
     /// After a write so many bytes of what was to be written are left. For the one who writes.

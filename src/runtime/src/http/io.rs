@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::charge::Account;
 use super::config::{H2_CONNECTION_BYTES, READ_BYTES, READ_FREE};
+use super::pieces::Frames;
 use super::server::FULL;
 use crate::limiter::OutOfMemory;
 use crate::run::Traffic;
@@ -48,6 +49,8 @@ struct Incoming {
     preface: usize,
     /// The connection pays for a large buffer.
     large: bool,
+    /// Of HTTP/2, what comes after [`PREFACE`].
+    frames: Frames,
 }
 
 impl Incoming {
@@ -91,11 +94,26 @@ impl Io {
             activity.received();
         }
         let begun = self.activity.as_ref().map(|activity| activity.begun());
+        let before = self.incoming.preface;
         let charge = self.incoming.charge(bytes, begun);
-        if charge == 0 {
-            return Ok(());
+        let mut paid = if charge == 0 { Ok(()) } else { self.account.grow(charge) };
+        if paid.is_ok() && self.incoming.preface == PREFACE.len() {
+            paid = self.framed(&bytes[PREFACE.len() - before..]);
         }
-        self.account.grow(charge).map_err(|error| self.unpaid(error))
+        paid.map_err(|error| self.unpaid(error))
+    }
+
+    /// Pays for what these bytes of HTTP/2 frames make the connection hold.
+    fn framed(&mut self, bytes: &[u8]) -> Result<(), OutOfMemory> {
+        let frames = &mut self.incoming.frames;
+        if self
+            .activity
+            .as_ref()
+            .is_some_and(|activity| activity.is_idle() && activity.begun() == frames.opened)
+        {
+            self.account.none_waits();
+        }
+        self.account.came(frames.follow(bytes), bytes.len())
     }
 
     /// The connection cannot be paid for, and ends. A client that waits for nothing else is told.

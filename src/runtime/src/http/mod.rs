@@ -26,13 +26,13 @@
 //! | connections that do little | 1,024 (`CONNECTIONS`) of 32 KiB: 32 MiB | nobody |
 //! | connections of HTTP/2 | 384 KiB (`H2_CONNECTION_BYTES`) each, which the refusals of 100 streams are part of | the container |
 //! | connections that receive or send much | 128 KiB (`READ_BYTES`), and what waits to be sent at once | the container |
+//! | pieces of HTTP/2 bodies that wait for their guest | 1,538 (`pieces`) on a connection, of a buffer of 8 KiB each, from 256 KiB on | the container |
 //! | requests, until their guest has returned and their answer left | 2,048 (`REQUESTS`) of 4 KiB, their heads, 64 KiB while a body lasts | the container |
 //! | what an instance keeps of earlier ones | 128 KiB (`READ_BYTES`) for each | the container, or it gets no other |
 //! | answers | heads and trailers of 128 KiB, and 48 KiB (`BODY_BYTES`) while a body lasts | the container |
 //!
-//! So a handler's clients make the node hold no more than its memory limit and 32 MiB. Pieces of an HTTP/2 body are
-//! counted as long as they are; h2 keeps the whole buffers that they came in, which are longer if a client sends pieces
-//! of a few hundred bytes between others.
+//! So a handler's clients make the node hold no more than its memory limit and 32 MiB, and 256 KiB for each of its
+//! connections that has requests with bodies.
 //!
 //! On a small node a handler does not take all places for instances (see `places`): its requests wait for each other
 //! when it has three times as many as it leaves, and while the node's last places are touched, no instance waits for its
@@ -59,6 +59,7 @@ mod io;
 mod memory;
 mod metrics;
 mod output;
+mod pieces;
 mod pool;
 mod server;
 mod tasks;

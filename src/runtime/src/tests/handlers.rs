@@ -588,6 +588,60 @@ async fn http_2_is_spoken_to_who_begins_with_it() {
     }
 }
 
+/// Pieces that nobody reads keep the buffers that they came in, which are larger by what came between them: that is
+/// paid for, and given back when they are gone.
+#[tokio::test]
+async fn pieces_of_bodies_that_nobody_reads_are_paid_for() {
+    fn frame(kind: u8, flags: u8, stream: u8, content: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(content.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags, 0, 0, 0, stream], content].concat()
+    }
+    const STREAMS: [u8; 4] = [1, 3, 5, 7];
+    const PIECES: usize = 250;
+    // `:method: POST`, `:scheme: http`, and two with texts of their own.
+    let path = "/wait?ms=600000";
+    let head = [&b"\x83\x86\x04\x0f"[..], path.as_bytes(), b"\x01\x06routes"].concat();
+    let mut sent = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(4, 0, 0, b"")[..]].concat();
+    sent.extend(STREAMS.iter().flat_map(|stream| frame(1, 4, *stream, &head)));
+    // Of a kind that nobody knows, which is to be read over.
+    let (piece, between) = ([0; 256], frame(0xfa, 0, 0, &[0; 8_000]));
+    let flood: Vec<u8> = STREAMS
+        .iter()
+        .flat_map(|stream| {
+            (0..PIECES).flat_map(|_| [frame(0, 0, *stream, &piece), between.clone()]).flatten()
+        })
+        .collect();
+    let all = (STREAMS.len() * PIECES * 8_192) as u64;
+    let until = async |served: &Served, says: &str, holds: &dyn Fn(u64) -> bool| {
+        let held = async {
+            while !holds(served.container.usage().memory) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, held).await.expect(says);
+    };
+    let mut limit = 64 * MIB;
+    for fits in [true, false] {
+        let served = both_with(config(), |spec| spec.memory_limit = Some(limit)).await.remove(0);
+        let mut client = served.connect().await;
+        client.write_all(&sent).await.unwrap();
+        served.counts(|usage| usage.instances == 4).await;
+        let before = served.container.usage().memory;
+        let written = client.write_all(&flood).await;
+        if fits {
+            until(&served, "they are charged", &|memory| memory >= before + all / 10 * 9).await;
+            drop(client);
+        } else {
+            // What cannot be paid for ends the connection.
+            let ended = tokio::time::timeout(PATIENCE, client.read_to_end(&mut Vec::new())).await;
+            assert!(ended.is_ok(), "{written:?}");
+        }
+        served.counts(|usage| usage.instances == 0).await;
+        until(&served, "nothing is held any more", &|memory| memory == 0).await;
+        limit = before + all / 2;
+    }
+}
+
 #[tokio::test]
 async fn handlers_and_commands_are_not_mixed_up() {
     let bench = Bench::new();
