@@ -8,11 +8,17 @@
 //! All pods' budgets together draw from that of their node ([`NodeBudget`]), so that pods within their own limits do
 //! not take more than the machine has.
 
+mod line;
 mod node;
 
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
+
+use node::Waiting;
+use parking_lot::{Condvar, Mutex};
 
 pub use node::NodeBudget;
 
@@ -33,6 +39,8 @@ pub struct Budget {
     drawn: AtomicU64,
     /// What is being waited for, beyond what is used.
     awaited: AtomicU64,
+    /// How many wait.
+    waiting: AtomicU32,
     node: Option<Arc<NodeBudget>>,
 }
 
@@ -77,7 +85,7 @@ impl Budget {
     fn with(limit: Option<u64>, node: Option<Arc<NodeBudget>>) -> Budget {
         let limit = AtomicU64::new(limit.unwrap_or(u64::MAX));
         let [used, drawn, awaited] = [0; 3].map(AtomicU64::new);
-        Budget { limit, used, drawn, awaited, node }
+        Budget { limit, used, drawn, awaited, waiting: AtomicU32::new(0), node }
     }
 
     /// What it draws from.
@@ -110,7 +118,7 @@ impl Budget {
         self.drawn.load(Ordering::Relaxed)
     }
 
-    /// Bytes that are waited for on its behalf, with [`Budget::wait_for`]. What is granted is no longer waited for before
+    /// Bytes that are waited for on its behalf, with [`Budget::room`]. What is granted is no longer waited for before
     /// it is used: who reads [`Budget::used`] first counts nothing twice.
     pub fn awaited(&self) -> u64 {
         self.awaited.load(Ordering::SeqCst)
@@ -138,18 +146,30 @@ impl Budget {
         self.used().checked_add(bytes).is_some_and(|used| wanted(used) <= most)
     }
 
-    /// Waits until its node may have what it would draw for `bytes` more, and at most so long; false if it does not by
-    /// then. What is there may be gone when it is asked for. The node is told of the shortage. Blocks the thread.
-    pub fn wait_for(&self, bytes: u64, most: Duration) -> bool {
-        let Some(node) = &self.node else { return true };
+    /// Waits until its node may have what it would draw for `bytes` more. What is there may be gone when it is asked for:
+    /// then it waits anew, behind others. The node is told of the shortage.
+    pub fn room(&self, bytes: u64) -> Room<'_> {
         let lacks = wanted(self.used().saturating_add(bytes)).saturating_sub(self.drawn());
-        if lacks == 0 {
-            return true;
+        let node = self.node.as_deref().filter(|_| lacks > 0);
+        let waiting = node.map(|node| {
+            self.awaited.fetch_add(bytes, Ordering::SeqCst);
+            let before = self.waiting.fetch_add(1, Ordering::Relaxed);
+            (before, Waiting::begin(node, lacks))
+        });
+        Room { budget: self, bytes, waiting }
+    }
+
+    /// The same for who cannot but block its thread, and at most so long; false if there was no room then, or it has
+    /// gone to somebody else.
+    pub fn wait_for(&self, bytes: u64, most: Duration) -> bool {
+        let bell = Arc::new(Bell::default());
+        let waker = Waker::from(Arc::clone(&bell));
+        let (mut room, mut cx) = (self.room(bytes), Context::from_waker(&waker));
+        let mut there = || Pin::new(&mut room).poll(&mut cx).is_ready();
+        there() || {
+            bell.wait(most);
+            there()
         }
-        self.awaited.fetch_add(bytes, Ordering::SeqCst);
-        let fits = node.wait_for(lacks, most);
-        self.awaited.fetch_sub(bytes, Ordering::SeqCst);
-        fits
     }
 
     fn take(&self, bytes: u64) -> Result<(), Exceeded> {
@@ -218,6 +238,57 @@ impl Budget {
                 node.owe(wanted - drawn);
             }
         }
+    }
+}
+
+/// Waits for room: [`Budget::room`]. Dropped, it waits no longer.
+#[derive(Debug)]
+#[must_use]
+pub struct Room<'a> {
+    budget: &'a Budget,
+    bytes: u64,
+    /// How many of the pod were before it, and its turn; `None` if there is nothing to wait for.
+    waiting: Option<(u32, Waiting<'a>)>,
+}
+
+impl Future for Room<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.waiting {
+            Some((before, waiting)) => waiting.poll(*before, cx),
+            None => Poll::Ready(()),
+        }
+    }
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        if let Some((_, waiting)) = self.waiting.take() {
+            self.budget.awaited.fetch_sub(self.bytes, Ordering::SeqCst);
+            self.budget.waiting.fetch_sub(1, Ordering::Relaxed);
+            drop(waiting);
+        }
+    }
+}
+
+/// Wakes a thread.
+#[derive(Default)]
+struct Bell {
+    rung: Mutex<bool>,
+    rings: Condvar,
+}
+
+impl Bell {
+    fn wait(&self, most: Duration) {
+        self.rings.wait_while_for(&mut self.rung.lock(), |rung| !*rung, most);
+    }
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        *self.rung.lock() = true;
+        self.rings.notify_all();
     }
 }
 

@@ -3,9 +3,11 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::task::{Context, Poll};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
+
+use crate::line::{Line, Turn};
 
 /// Called when the pods of a node want more than it has: whoever set it ends some of them.
 type Shortage = Box<dyn Fn() + Send + Sync>;
@@ -13,14 +15,13 @@ type Shortage = Box<dyn Fn() + Send + Sync>;
 /// The bytes that all pods of a node may hold, and have drawn.
 ///
 /// Pods draw from it by [`crate::CHUNK`]s. What does not fit is refused, and [`NodeBudget::on_shortage`] is called:
-/// who can wait does so with [`crate::Budget::wait_for`], and finds room when somebody was ended.
+/// who can wait does so with [`crate::Budget::room`], and finds room when somebody was ended.
 pub struct NodeBudget {
     limit: AtomicU64,
     used: AtomicU64,
     /// Bytes that are waited for.
     missed: AtomicU64,
-    waiting: Mutex<()>,
-    given: Condvar,
+    line: Mutex<Line>,
     shortage: OnceLock<Shortage>,
 }
 
@@ -32,8 +33,7 @@ impl NodeBudget {
             limit: AtomicU64::new(limit),
             used: AtomicU64::new(0),
             missed: AtomicU64::new(0),
-            waiting: Mutex::new(()),
-            given: Condvar::new(),
+            line: Mutex::default(),
             shortage: OnceLock::new(),
         })
     }
@@ -50,7 +50,8 @@ impl NodeBudget {
 
     /// Changes the limit. What is drawn beyond a lower one stays until it is given back.
     pub fn set_limit(&self, limit: u64) {
-        self.limit.store(limit, Ordering::Relaxed);
+        self.limit.store(limit, Ordering::SeqCst);
+        self.serve();
     }
 
     /// Bytes by which what is drawn and waited for is more than there is.
@@ -64,17 +65,21 @@ impl NodeBudget {
         let _ = self.shortage.set(Box::new(tell));
     }
 
-    /// Waits until `bytes` more fit, and at most so long; false if they do not by then. Blocks the thread.
-    pub(crate) fn wait_for(&self, bytes: u64, most: Duration) -> bool {
-        let fits = || self.used.load(Ordering::SeqCst).saturating_add(bytes) <= self.limit();
-        self.missed.fetch_add(bytes, Ordering::SeqCst);
-        self.tell();
-        let mut waiting = self.waiting.lock();
-        // What others give may be less than this one needs.
-        self.given.wait_while_for(&mut waiting, |()| !fits(), most);
-        drop(waiting);
-        self.missed.fetch_sub(bytes, Ordering::SeqCst);
-        fits()
+    /// Bytes that pods may draw now.
+    fn free(&self) -> u64 {
+        self.limit.load(Ordering::SeqCst).saturating_sub(self.used.load(Ordering::SeqCst))
+    }
+
+    /// Wakes those who wait for what is there now.
+    fn serve(&self) {
+        if self.missed.load(Ordering::SeqCst) > 0 {
+            // Whoever is not in line yet looks what is there when it is.
+            let fitting = {
+                let line = self.line.lock();
+                line.fitting(self.free())
+            };
+            fitting.into_iter().for_each(std::task::Waker::wake);
+        }
     }
 
     pub(crate) fn take(&self, bytes: u64) -> bool {
@@ -97,11 +102,7 @@ impl NodeBudget {
             return;
         }
         self.used.fetch_sub(bytes, Ordering::SeqCst);
-        if self.missed.load(Ordering::SeqCst) > 0 {
-            // Whoever has looked and does not wait yet holds this.
-            drop(self.waiting.lock());
-            self.given.notify_all();
-        }
+        self.serve();
     }
 
     fn tell(&self) {
@@ -120,9 +121,49 @@ impl fmt::Debug for NodeBudget {
     }
 }
 
+/// One that waits for bytes of the node.
+#[derive(Debug)]
+pub(crate) struct Waiting<'a> {
+    node: &'a NodeBudget,
+    bytes: u64,
+    turn: Option<Turn>,
+}
+
+impl<'a> Waiting<'a> {
+    /// The node is told of the shortage.
+    pub(crate) fn begin(node: &'a NodeBudget, bytes: u64) -> Waiting<'a> {
+        node.missed.fetch_add(bytes, Ordering::SeqCst);
+        node.tell();
+        Waiting { node, bytes, turn: None }
+    }
+
+    /// Ready if they fit now. `before` others of the same pod were there when this one came.
+    pub(crate) fn poll(&mut self, before: u32, cx: &Context<'_>) -> Poll<()> {
+        let mut line = self.node.line.lock();
+        match self.turn {
+            Some(turn) => line.stay(turn, cx.waker()),
+            None => self.turn = Some(line.enter(before, self.bytes, cx.waker())),
+        }
+        drop(line);
+        if self.bytes <= self.node.free() { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    /// What it leaves may be enough for others.
+    fn drop(&mut self) {
+        if let Some(turn) = self.turn {
+            self.node.line.lock().leave(turn);
+        }
+        self.node.missed.fetch_sub(self.bytes, Ordering::SeqCst);
+        self.node.serve();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicU32;
+    use std::time::Duration;
 
     use super::*;
     use crate::{Budget, CHUNK, Exceeded, FREE};

@@ -20,8 +20,10 @@
 //! soon as they hold more than a few kilobytes (the table of what that comes to is in `http`); descriptors, sockets and
 //! streams are counted. Whoever takes more of the engine's pool than an ordinary container takes more of its places, and a
 //! handler, which takes a place for each request, leaves a quarter of them to others (`places`). A container that finds
-//! none may wait for one in a line ([`Runtime::queue`]), which each that is given back is handed to. Whom the engine has
-//! no room for after all ends as [`Exit::Exhausted`].
+//! none may wait for one in a line ([`Runtime::queue`]), which each that is given back is handed to; a request
+//! waits, until its timeout, while what is left is for others, and is refused at once if nothing is (503, `Retry-After`),
+//! as is what is started beside a container. Whom the engine has no room for after all ends as [`Exit::Exhausted`]. A guest that wants
+//! memory which its node does not have waits without a thread, pods in turns, until somebody has given some back.
 //!
 //! Who is killed runs nothing any more after a millisecond or two, also in the middle of filling or copying gigabytes:
 //! that is compiled to be done in pieces (`program::pieces`). The exit is known when memory was given back, which takes
@@ -58,6 +60,7 @@ mod program;
 mod run;
 mod runtime;
 mod sockets;
+mod stack;
 mod state;
 mod stdin;
 mod stdio;

@@ -4,9 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use coracle_budget::{Budget, Charge, Exceeded};
 use tokio::time::Instant;
-use wasmtime::ResourceLimiter;
+use wasmtime::ResourceLimiterAsync;
 
 use crate::container::Exit;
 use crate::executor::blocking;
@@ -76,21 +77,28 @@ impl Limiter {
 
     /// Books a growth. One beyond the limit ends the guest: a guest told "no" would abort anyway, and then
     /// nobody could tell an `OOMKilled` from a bug. One that the node has no room for waits until it has.
-    fn grow(&mut self, bytes: u64) -> wasmtime::Result<bool> {
-        self.book(bytes).map_err(|why| self.end(why))?;
+    async fn grow(&mut self, bytes: u64) -> wasmtime::Result<bool> {
+        self.book(bytes).await.map_err(|why| self.end(why))?;
         Ok(true)
     }
 
-    fn book(&mut self, bytes: u64) -> Result<(), OutOfMemory> {
-        take_or_wait(&self.pod, &self.control, &mut self.held, bytes)?;
+    async fn book(&mut self, bytes: u64) -> Result<(), OutOfMemory> {
+        match take(&self.control, &mut self.held, bytes) {
+            Err(OutOfMemory::Pod(Exceeded::Node { .. })) => {
+                let booked = Booked::begin(&self.pod, &self.control, bytes)?;
+                let taken = tokio::time::timeout(ROOM, room(&self.pod, &mut self.held, bytes)).await;
+                booked.end(taken.unwrap_or(Err(OutOfMemory::Node)))?;
+            }
+            taken => taken?,
+        }
         self.last = bytes;
         self.refused = None;
         Ok(())
     }
 
     /// Books a growth, or remembers why it cannot be.
-    fn grow_if_possible(&mut self, bytes: u64) -> bool {
-        self.refused = self.book(bytes).err();
+    async fn grow_if_possible(&mut self, bytes: u64) -> bool {
+        self.refused = self.book(bytes).await.err();
         self.refused.is_none()
     }
 
@@ -105,10 +113,10 @@ impl Limiter {
     ///
     /// # Errors
     /// As a growth.
-    pub(crate) fn keep(&mut self, bytes: u64, heap: bool) -> wasmtime::Result<()> {
+    pub(crate) async fn keep(&mut self, bytes: u64, heap: bool) -> wasmtime::Result<()> {
         self.heap = heap;
         if bytes > 0 {
-            self.grow(bytes)?;
+            self.grow(bytes).await?;
             self.last = 0;
         }
         Ok(())
@@ -232,7 +240,8 @@ fn take(control: &Control, charge: &mut Charge, bytes: u64) -> Result<(), OutOfM
     })
 }
 
-/// The same, but waits for room if the node has none.
+/// The same, but waits for room if the node has none, and blocks the thread: for what is asked for within a host
+/// function of `wasi:http`.
 fn take_or_wait(pod: &Budget, control: &Control, charge: &mut Charge, bytes: u64) -> Result<(), OutOfMemory> {
     match take(control, charge, bytes) {
         Err(OutOfMemory::Pod(Exceeded::Node { .. })) => {
@@ -250,12 +259,7 @@ fn wait_for_room(
     charge: &mut Charge,
     bytes: u64,
 ) -> Result<(), OutOfMemory> {
-    if !pod.may_ever_have(bytes) {
-        return Err(OutOfMemory::Node); // nobody ends for that
-    }
-    if !control.take_memory(bytes) {
-        return Err(OutOfMemory::Container { limit: control.memory_limit() });
-    }
+    let booked = Booked::begin(pod, control, bytes)?;
     let begun = Instant::now();
     let mut taken = Err(OutOfMemory::Node);
     while begun.elapsed() < ROOM && control.ended_from_outside().is_none() {
@@ -268,7 +272,51 @@ fn wait_for_room(
             break;
         }
     }
-    taken.inspect_err(|_| control.give_memory(bytes))
+    booked.end(taken)
+}
+
+/// Takes from the pod what its container has been booked with, when the node has room for it.
+async fn room(pod: &Budget, charge: &mut Charge, bytes: u64) -> Result<(), OutOfMemory> {
+    loop {
+        pod.room(bytes).await;
+        match charge.grow(bytes) {
+            // Another was faster.
+            Err(Exceeded::Node { .. }) => tokio::task::yield_now().await,
+            taken => return taken.map_err(OutOfMemory::Pod),
+        }
+    }
+}
+
+/// What a container waits for counts as its memory. Dropped, it is not waited for any more.
+struct Booked<'a> {
+    control: &'a Control,
+    bytes: u64,
+}
+
+impl<'a> Booked<'a> {
+    fn begin(pod: &Budget, control: &'a Control, bytes: u64) -> Result<Booked<'a>, OutOfMemory> {
+        if !pod.may_ever_have(bytes) {
+            return Err(OutOfMemory::Node); // nobody ends for that
+        }
+        if !control.take_memory(bytes) {
+            return Err(OutOfMemory::Container { limit: control.memory_limit() });
+        }
+        Ok(Booked { control, bytes })
+    }
+
+    /// It has what it waited for, or not.
+    fn end(mut self, taken: Result<(), OutOfMemory>) -> Result<(), OutOfMemory> {
+        if taken.is_ok() {
+            self.bytes = 0;
+        }
+        taken
+    }
+}
+
+impl Drop for Booked<'_> {
+    fn drop(&mut self) {
+        self.control.give_memory(self.bytes);
+    }
 }
 
 impl Drop for Limiter {
@@ -280,8 +328,9 @@ impl Drop for Limiter {
     }
 }
 
-impl ResourceLimiter for Limiter {
-    fn memory_growing(
+#[async_trait]
+impl ResourceLimiterAsync for Limiter {
+    async fn memory_growing(
         &mut self,
         current: usize,
         desired: usize,
@@ -294,9 +343,9 @@ impl ResourceLimiter for Limiter {
         let bytes = desired.saturating_sub(current) as u64;
         // A heap, which always asks for as much again as it has, does with less: it is collected more often.
         if self.heap && current > 0 && desired / 2 >= current {
-            return Ok(self.grow_if_possible(bytes));
+            return Ok(self.grow_if_possible(bytes).await);
         }
-        self.grow(bytes)
+        self.grow(bytes).await
     }
 
     fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
@@ -304,7 +353,7 @@ impl ResourceLimiter for Limiter {
         Ok(())
     }
 
-    fn table_growing(
+    async fn table_growing(
         &mut self,
         current: usize,
         desired: usize,
@@ -315,7 +364,7 @@ impl ResourceLimiter for Limiter {
             return Ok(false);
         }
         let element = if self.heap { HEAP_ELEMENT_BYTES } else { ELEMENT_BYTES };
-        self.grow(desired.saturating_sub(current) as u64 * element)
+        self.grow(desired.saturating_sub(current) as u64 * element).await
     }
 
     fn table_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {

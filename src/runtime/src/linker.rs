@@ -15,7 +15,7 @@ use crate::engine::Settings;
 use crate::files::FileSystem;
 use crate::lifecycle;
 use crate::p3;
-use crate::poll::{Poll, PollView};
+use crate::poll::Poll;
 use crate::sockets;
 use crate::state::State;
 
@@ -128,7 +128,7 @@ pub(crate) fn build(engine: &Engine, settings: Settings) -> wasmtime::Result<Lin
     let mut linker = Linker::new(engine);
     let l = &mut linker;
     io::error::add_to_linker::<State, Io>(l, |state| &mut state.table)?;
-    io::poll::add_to_linker::<State, Poll>(l, |state| PollView(&mut state.table))?;
+    io::poll::add_to_linker::<State, Poll>(l, State::poll)?;
     io::streams::add_to_linker::<State, Io>(l, |state| &mut state.table)?;
     clocks::wall_clock::add_to_linker::<State, WasiClocks>(l, State::clocks)?;
     clocks::monotonic_clock::add_to_linker::<State, WasiClocks>(l, State::clocks)?;

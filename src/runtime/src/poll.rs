@@ -8,9 +8,13 @@ use wasmtime_wasi_io::bindings::wasi::io::poll::{Host, HostPollable};
 use wasmtime_wasi_io::poll::DynPollable;
 
 use crate::limits::RESOURCES;
+use crate::stack::Slack;
 
 /// What the host of `wasi:io/poll` sees of a container.
-pub(crate) struct PollView<'a>(pub(crate) &'a mut ResourceTable);
+pub(crate) struct PollView<'a> {
+    pub(crate) table: &'a mut ResourceTable,
+    pub(crate) slack: &'a mut Slack,
+}
 
 /// Tells the generated bindings that their host is [`PollView`].
 pub(crate) struct Poll;
@@ -24,20 +28,20 @@ impl Host for PollView<'_> {
         if pollables.len() > RESOURCES {
             return Err(wasmtime::format_err!("poll list is longer than {RESOURCES}"));
         }
-        self.0.poll(pollables).await
+        self.slack.during(self.table.poll(pollables)).await
     }
 }
 
 impl HostPollable for PollView<'_> {
     async fn block(&mut self, pollable: Resource<DynPollable>) -> wasmtime::Result<()> {
-        self.0.block(pollable).await
+        self.slack.during(self.table.block(pollable)).await
     }
 
     async fn ready(&mut self, pollable: Resource<DynPollable>) -> wasmtime::Result<bool> {
-        self.0.ready(pollable).await
+        self.table.ready(pollable).await
     }
 
     fn drop(&mut self, pollable: Resource<DynPollable>) -> wasmtime::Result<()> {
-        HostPollable::drop(self.0, pollable)
+        HostPollable::drop(self.table, pollable)
     }
 }

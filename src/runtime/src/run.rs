@@ -210,7 +210,7 @@ impl Control {
 pub(crate) async fn run(
     engine: Engine,
     program: Arc<Program>,
-    spec: (ContainerSpec, Listeners),
+    spec: Box<(ContainerSpec, Listeners)>,
     control: Arc<Control>,
     _place: Place,
 ) -> Exit {
@@ -227,9 +227,11 @@ pub(crate) async fn run(
 async fn guest(
     engine: &Engine,
     program: &Program,
-    (spec, listeners): (ContainerSpec, Listeners),
+    // A box, as it would be part of the future as long as the guest runs, several times over.
+    spec: Box<(ContainerSpec, Listeners)>,
     control: &Arc<Control>,
 ) -> Exit {
+    let (spec, listeners) = *spec;
     let state = match program.entry() {
         Entry::Command(_) | Entry::Command3(_) => State::new(spec, control),
         Entry::Module(_) => State::module(spec, listeners, control),
@@ -239,7 +241,7 @@ async fn guest(
     };
     let mut store = store(engine, state, control);
     let result = async {
-        store.data_mut().limiter.keep(program.context(), program.heap())?;
+        store.data_mut().limiter.keep(program.context(), program.heap()).await?;
         match program.entry() {
             Entry::Command(command) => {
                 let command = command.instantiate_async(&mut store).await?;
@@ -277,7 +279,7 @@ fn wants_memory(error: &wasmtime::Error) -> bool {
 /// A store for an instance of the container, held to its limits, that ends when the container is ended.
 pub(crate) fn store(engine: &Engine, state: State, control: &Arc<Control>) -> Store<State> {
     let mut store = Store::new(engine, state);
-    store.limiter(|state| &mut state.limiter);
+    store.limiter_async(|state| &mut state.limiter);
     store.set_hostcall_fuel(CALL_BYTES);
     store.set_max_component_handles(RESOURCES);
     store.set_epoch_deadline(1);

@@ -273,7 +273,8 @@ impl Runtime {
         let memory_limit = spec.memory_limit.unwrap_or(self.default_memory_limit).min(MEMORY_MAX);
         let control = Control::new(spec.name.clone(), &spec.stdin, share, memory_limit).taking(needed);
         let control = Arc::new(control);
-        let run = run(self.engine.clone(), program, (spec, listeners), Arc::clone(&control), place);
+        let spec = Box::new((spec, listeners));
+        let run = run(self.engine.clone(), program, spec, Arc::clone(&control), place);
         self.executor.spawn(&control.share, run, control.ending());
         Ok(Container { control })
     }

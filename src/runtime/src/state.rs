@@ -13,9 +13,11 @@ use crate::http::Http;
 use crate::limiter::{Limiter, Purse};
 use crate::limits::{RANDOM_BYTES, RESOURCES};
 use crate::output::{GuestOutput, Output};
+use crate::poll::PollView;
 use crate::preview1::{Listeners, Preview1};
 use crate::run::Control;
 use crate::sockets::{NetView, Sockets};
+use crate::stack::Slack;
 use crate::stdin::{GuestStdin, Stdin};
 use crate::stdio::Stdio;
 
@@ -26,6 +28,7 @@ pub(crate) struct State {
     /// `None` for a component.
     pub(crate) preview1: Option<Box<Preview1>>,
     pub(crate) table: ResourceTable,
+    pub(crate) slack: Slack,
     pub(crate) limiter: Limiter,
     files: Files,
     pub(crate) sockets: Sockets,
@@ -63,7 +66,9 @@ impl State {
         http: Http,
     ) -> State {
         let limiter = Limiter::shared(&spec.budget, Arc::clone(control));
-        State::with(spec, Streams { stdin: Stdin::Closed, stdout, stderr }, limiter, control, http)
+        let streams = Streams { stdin: Stdin::Closed, stdout, stderr };
+        // One that is there for a request need not give back what it soon uses again.
+        State { slack: Slack::kept(), ..State::with(spec, streams, limiter, control, http) }
     }
 
     fn with(
@@ -90,6 +95,7 @@ impl State {
             wasi: Some(Box::new(wasi.build())),
             preview1: None,
             table,
+            slack: Slack::default(),
             limiter,
             files: Files::new(&spec.mounts, &spec.budget, stdio),
             sockets: Sockets::new(spec.network.clone(), control),
@@ -106,6 +112,7 @@ impl State {
             wasi: None,
             preview1: Some(Box::new(preview1)),
             table: ResourceTable::new(),
+            slack: Slack::default(),
             limiter: Limiter::new(&spec.budget, Arc::clone(control)),
             files: Files::new(&spec.mounts, &spec.budget, stdio),
             sockets: Sockets::new(spec.network, control),
@@ -143,6 +150,11 @@ impl State {
     /// For the hosts of `wasi:filesystem`.
     pub(crate) fn files(&mut self) -> FilesView<'_> {
         FilesView { table: &mut self.table, files: &mut self.files }
+    }
+
+    /// For the host of `wasi:io/poll`.
+    pub(crate) fn poll(&mut self) -> PollView<'_> {
+        PollView { table: &mut self.table, slack: &mut self.slack }
     }
 
     /// For the hosts of `wasi:sockets`.

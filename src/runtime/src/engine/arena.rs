@@ -276,7 +276,7 @@ fn guard_lightly(slot: &Slot) -> bool {
 }
 
 /// The size of a page.
-pub(super) fn page() -> usize {
+pub(crate) fn page() -> usize {
     // SAFETY: it asks for a number.
     usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4_096)
 }

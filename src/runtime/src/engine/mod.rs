@@ -12,7 +12,7 @@ mod dense;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-pub(crate) use arena::Guards;
+pub(crate) use arena::{Guards, page};
 use serde::{Deserialize, Serialize};
 use wasmtime::{
     Collector, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolConcurrencyLimitError,

@@ -41,7 +41,7 @@ pub(crate) use self::share::Share;
 pub(crate) use self::task::Lost;
 use self::task::{Job, Task, Work};
 use self::worker::{Desk, Seat};
-pub(crate) use self::worker::{blocking, gives_way, memory_limit, turn_is_over};
+pub(crate) use self::worker::{blocking, gives_way, memory_limit, turn_began, turn_is_over};
 use crate::container::Cpu;
 
 /// Ticks without a worker that works before the clock stops: waking it costs as much as a few idle ticks.
@@ -160,6 +160,12 @@ impl Executor {
         let clock = Arc::clone(&inner);
         std::thread::Builder::new().name("epoch".into()).spawn(move || clock.run_clock(&tick))?;
         Ok(executor)
+    }
+
+    /// How many there are, those that stand in included.
+    #[cfg(test)]
+    pub(crate) fn threads(&self) -> usize {
+        self.0.state.lock().total
     }
 
     /// A share of its own for a container.

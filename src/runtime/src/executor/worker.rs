@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Context;
+use std::time::Duration;
 
 use parking_lot::MutexGuard;
 
@@ -24,6 +25,8 @@ struct Now {
     going: Cell<bool>,
     /// The executor's ticks at its beginning.
     ticks: Cell<u64>,
+    /// The executor's time then.
+    begun: Cell<Nanos>,
     /// It has woken a task, which this thread will find when the turn is over.
     woken: Cell<bool>,
     /// Ticks that it has waited for a disk while no other thread could stand in.
@@ -36,6 +39,7 @@ impl Now {
         Now {
             going: Cell::new(false),
             ticks: Cell::new(0),
+            begun: Cell::new(0),
             woken: Cell::new(false),
             waited: Cell::new(0),
             memory: Cell::new(MEMORY_MAX),
@@ -58,6 +62,11 @@ pub(crate) fn turn_is_over() -> bool {
                     .is_none_or(|(executor, _)| executor.ticks.load(Ordering::Relaxed) != turn.ticks.get())
             })
     })
+}
+
+/// When the turn that goes on on this thread began, since the executor did; costs nothing. `None` on any other thread.
+pub(crate) fn turn_began() -> Option<Duration> {
+    TURN.with(|turn| turn.going.get().then(|| Duration::from_nanos(turn.begun.get())))
 }
 
 /// For host code that moves data for as long as there is some: true if the turn that goes on on this thread has taken
@@ -265,6 +274,7 @@ impl<'a> Worker<'a> {
 
         TURN.with(|turn| {
             turn.ticks.set(executor.ticks.load(Ordering::Relaxed));
+            turn.begun.set(begun);
             turn.woken.set(false);
             turn.waited.set(0);
             turn.memory.set(task.share.memory());

@@ -112,7 +112,7 @@ impl Factory {
         let state = State::one_of_many(&self.spec, stdout, stderr, &self.control, http);
         let mut store = store(&self.engine, state, &self.control);
         let handler = async {
-            store.data_mut().limiter.keep(self.program.context(), self.program.heap())?;
+            store.data_mut().limiter.keep(self.program.context(), self.program.heap()).await?;
             match self.program.entry() {
                 Entry::Handler(handler) => handler.instantiate_async(&mut store).await.map(Handler::Two),
                 Entry::Handler3(handler) => {

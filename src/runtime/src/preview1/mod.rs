@@ -178,11 +178,13 @@ async fn retry(
 /// Waits until an operation on a descriptor would not have to wait.
 async fn ready(caller: &mut Caller<'_, State>, fd: u32, direction: Direction) {
     std::future::poll_fn(|cx| {
-        let table = caller.data_mut().preview1.as_ref().map(|preview1| &preview1.table);
-        match table.and_then(|table| table.get(fd).ok()) {
+        let State { preview1, slack, .. } = caller.data_mut();
+        let table = preview1.as_ref().map(|preview1| &preview1.table);
+        let polled = match table.and_then(|table| table.get(fd).ok()) {
             Some(descriptor) => descriptor.poll(direction, cx),
             None => std::task::Poll::Ready(()),
-        }
+        };
+        slack.minds(polled)
     })
     .await;
 }

@@ -100,7 +100,8 @@ async fn wait(caller: &mut Caller<'_, State>, subscriptions: &[Subscription]) {
                 happened |= is_ready(&preview1.table, subscription.what, now, cx);
             }
         }
-        if happened { Poll::Ready(()) } else { timer.as_mut().poll(cx) }
+        let polled = if happened { Poll::Ready(()) } else { timer.as_mut().poll(cx) };
+        caller.data_mut().slack.minds(polled)
     })
     .await;
 }

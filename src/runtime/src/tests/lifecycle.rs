@@ -186,6 +186,45 @@ async fn the_memory_of_a_node_has_a_limit() {
     assert_eq!(node.used(), 0);
 }
 
+/// Those that wait for memory of their node take no thread of others, and who is ended waits no longer.
+#[tokio::test]
+async fn who_waits_for_memory_keeps_nobody_from_running() {
+    let bench = Bench::new();
+    let threads = bench.runtime.executor.threads();
+    let node = NodeBudget::new(8 * MIB);
+    let pods = [(); 3].map(|()| Budget::of_node(None, &node));
+    let sleeps = |pages: u32| {
+        let memory = format!("(memory (export \"memory\") {pages})");
+        guests::SLEEP.replacen("(memory (export \"memory\") 1)", &memory, 1)
+    };
+    let start = async |pages, pod: usize| {
+        let budget = Arc::clone(&pods[pod]);
+        bench.start(&sleeps(pages), move |spec| spec.budget = budget).await
+    };
+    let (held, output) = start(96, 0).await;
+    output.shows("sleep").await;
+    let mut waiting = Vec::new();
+    for _ in 0..threads + 2 {
+        waiting.push(start(112, 1).await.0);
+    }
+    while pods[1].awaited() == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let (grown, output) = start(64, 2).await;
+    output.shows("sleep").await;
+    assert_eq!(bench.runtime.executor.threads(), threads, "nobody had to stand in");
+    waiting.iter().for_each(Container::kill);
+    for one in &waiting {
+        ended(one).await;
+        assert_eq!(one.usage().memory, 0);
+    }
+    assert_eq!((node.missing(), node.used(), pods[1].awaited()), (0, 6 * MIB, 0));
+    for one in [held, grown] {
+        one.kill();
+        ended(&one).await;
+    }
+}
+
 /// A memory limit may change while a guest runs, but not to less than it holds.
 #[tokio::test]
 async fn the_memory_limit_of_a_guest_that_runs_may_change() {

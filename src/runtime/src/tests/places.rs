@@ -151,3 +151,22 @@ async fn idle_instances_are_given_back_where_places_are_short() {
     }
     assert_eq!(served.container.usage().places, 1);
 }
+
+/// `exec` at a full node says so at once, and takes nothing.
+#[tokio::test]
+async fn what_is_started_beside_finds_no_place_and_says_so() {
+    let bench = Bench::with_capacity(2);
+    let (container, output) = bench.start(guests::SLEEP, |_| {}).await;
+    output.shows("sleep").await;
+    let program = bench.prepare(guests::SLEEP).await.unwrap();
+    let beside = || {
+        let spec = bench.spec(&Arc::default());
+        bench.runtime.start_beside(&container, Arc::clone(&program), spec)
+    };
+    let other = beside().unwrap();
+    let refused = beside().map(|_| ()).unwrap_err().to_string();
+    assert_eq!(refused, "no room for another container: 2 are running, which is the limit of this node");
+    other.kill();
+    assert_eq!(ended(&other).await, Exit::Killed);
+    assert!(beside().is_ok(), "its place is free again");
+}
