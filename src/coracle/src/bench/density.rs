@@ -61,18 +61,25 @@ pub(crate) async fn run(args: BenchDensity) -> anyhow::Result<()> {
 #[derive(Clone, Copy)]
 struct Held {
     resident: u64,
+    /// The same, but what several mappings share is counted once.
+    own: u64,
     page_tables: u64,
 }
 
 impl Held {
     fn now() -> anyhow::Result<Held> {
-        let status = std::fs::read_to_string("/proc/self/status").context("cannot read the memory")?;
-        let field = |name: &str| -> anyhow::Result<u64> {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)).context("not in it")?;
+        let field = |file: &str, name: &str| -> anyhow::Result<u64> {
+            let text = std::fs::read_to_string(file).context("cannot read the memory")?;
+            let line = text.lines().find_map(|line| line.strip_prefix(name)).context("not in it")?;
             let kib: u64 = line.trim().trim_end_matches(" kB").parse().context("memory is not a number")?;
             Ok(kib << 10)
         };
-        Ok(Held { resident: field("VmRSS:")?, page_tables: field("VmPTE:")? })
+        let status = "/proc/self/status";
+        Ok(Held {
+            resident: field(status, "VmRSS:")?,
+            own: field("/proc/self/smaps_rollup", "Pss:")?,
+            page_tables: field(status, "VmPTE:")?,
+        })
     }
 }
 
@@ -83,6 +90,8 @@ async fn idle(count: u32, density: DensityOption, web: bool) -> anyhow::Result<(
         if web { (guests::WEB.wasm, "a WASI 0.2 server") } else { (SLEEP, "a WASI 0.1 sleeper") };
     let program = lab.program(guest).await?;
     ui::line(&format!("{count} idle pods of one container, {what}, {density:?} class:"));
+    // What the first one touches of the binary is not the pods'.
+    singles(&lab, &program, 1).await?;
     let before = Held::now()?;
     let mut pods: Vec<(PodStack, Container)> = Vec::new();
     let mut busy = Duration::ZERO;
@@ -96,7 +105,7 @@ async fn idle(count: u32, density: DensityOption, web: bool) -> anyhow::Result<(
         }
         asleep(&pods).await;
         busy += begin.elapsed();
-        let (mut starts, mut kills) = singles(&lab, &program).await?;
+        let (mut starts, mut kills) = singles(&lab, &program, SINGLES).await?;
         ui::line(&format!("  beside {step:>6}: start {}", micros(&mut starts)));
         ui::line(&format!("                 kill  {}", micros(&mut kills)));
     }
@@ -107,8 +116,10 @@ async fn idle(count: u32, density: DensityOption, web: bool) -> anyhow::Result<(
         kib / f64::from(count)
     };
     ui::line(&format!(
-        "  {:.1} KiB resident and {:.1} KiB of page tables each; {} and {} in all, {} mappings, {:.2} s to start",
+        "  {:.1} KiB resident each, {:.1} KiB if what they share is counted once, and {:.1} KiB of page tables; \
+         {} and {} in all, {} mappings, {:.2} s to start",
         each(|held| held.resident),
+        each(|held| held.own),
         each(|held| held.page_tables),
         mib(after.resident),
         mib(after.page_tables),
@@ -141,9 +152,13 @@ async fn asleep(pods: &[(PodStack, Container)]) {
 }
 
 /// Times of single starts (until its memory is there) and kills (until all is given back), in one more pod.
-async fn singles(lab: &Lab, program: &Arc<Program>) -> anyhow::Result<(Vec<Duration>, Vec<Duration>)> {
+async fn singles(
+    lab: &Lab,
+    program: &Arc<Program>,
+    count: u32,
+) -> anyhow::Result<(Vec<Duration>, Vec<Duration>)> {
     let (mut starts, mut kills) = (Vec::new(), Vec::new());
-    for number in 0..SINGLES {
+    for number in 0..count {
         let begin = Instant::now();
         let pod = lab.pod(&format!("single-{number}"))?;
         let container = idler(lab, program, &pod)?;
