@@ -10,6 +10,7 @@
 
 pub(crate) mod serve;
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -240,16 +241,13 @@ impl Answer {
     fn add_services(&mut self, services: &[Service]) {
         // Kubernetes shares the weight evenly, and never gives none.
         let weight = 100 / u16::try_from(services.len()).unwrap_or(u16::MAX).clamp(1, 100);
-        let mut told = Vec::new();
+        let mut told = HashSet::new();
         for service in services {
             let Ok(target) = Name::from_ascii(format!("{}.", service.target)) else { continue };
             self.add(TTL, RData::SRV(SRV::new(0, weight, service.port, target.clone())));
-            if !told.contains(&&service.target) {
-                told.push(&service.target);
-                let addresses =
-                    service.addresses.iter().map(|address| record(&target, TTL, data_of(*address)));
-                self.message.additionals.extend(addresses);
-            }
+            let new = service.addresses.iter().filter(|address| told.insert((&service.target, **address)));
+            let addresses = new.map(|address| record(&target, TTL, data_of(*address)));
+            self.message.additionals.extend(addresses);
         }
     }
 

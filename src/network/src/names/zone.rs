@@ -8,6 +8,8 @@
 //!  10-128-0-2.ns.pod.cluster.local       a pod's address
 //! ```
 
+use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::Fabric;
@@ -89,11 +91,10 @@ pub(crate) fn find(fabric: &Fabric, name: &str) -> Option<Found> {
             let found: Vec<_> = named.endpoints.iter().filter(is_it).collect();
             let services = found.iter().flat_map(|endpoint| {
                 let ports = endpoint.ports.iter().map(|(_, _, port)| *port);
-                ports.map(|port| Service { target: name.to_owned(), port, addresses: vec![endpoint.address] })
+                ports.map(|port| (name.to_owned(), port, endpoint.address))
             });
-            let mut addresses: Vec<IpAddr> = found.iter().map(|endpoint| endpoint.address).collect();
-            addresses.dedup();
-            (!addresses.is_empty()).then(|| Found::Records { addresses, services: services.collect() })
+            let addresses = unique(found.iter().map(|endpoint| endpoint.address));
+            (!addresses.is_empty()).then(|| Found::Records { addresses, services: gathered(services) })
         }
         ["svc", namespace, service, protocol, port] => {
             let protocol = match protocol {
@@ -129,19 +130,15 @@ pub(crate) fn names_of(fabric: &Fabric, address: IpAddr) -> Vec<String> {
         let own = named.endpoints.iter().filter(|endpoint| endpoint.address == address);
         own.map(move |endpoint| format!("{}.{service}.{namespace}.svc.{domain}", host_of(endpoint)))
     });
-    let mut names: Vec<_> = parts.take(ADDRESSES_PER_NAME).collect();
-    names.dedup();
-    names
+    unique(parts.take(ADDRESSES_PER_NAME))
 }
 
 /// What the name of a service leads to.
 fn addresses(named: &Named) -> Vec<IpAddr> {
-    let mut addresses: Vec<IpAddr> = if named.headless {
-        named.endpoints.iter().map(|endpoint| endpoint.address).collect()
-    } else {
-        named.cluster_ips.clone()
+    let mut addresses = match named.headless {
+        true => unique(named.endpoints.iter().map(|endpoint| endpoint.address)),
+        false => named.cluster_ips.clone(),
     };
-    addresses.dedup();
     addresses.truncate(ADDRESSES_PER_NAME);
     addresses
 }
@@ -160,13 +157,36 @@ fn ports(named: &Named, at: &str, only: Option<(&str, Protocol)>) -> Vec<Service
     }
     let services = named.endpoints.iter().flat_map(|endpoint| {
         let ports = endpoint.ports.iter().filter(|(name, protocol, _)| wanted(name, *protocol));
-        ports.map(|(_, _, port)| Service {
-            target: format!("{}.{at}", host_of(endpoint)),
-            port: *port,
-            addresses: vec![endpoint.address],
-        })
+        ports.map(|(_, _, port)| (format!("{}.{at}", host_of(endpoint)), *port, endpoint.address))
     });
-    services.take(ADDRESSES_PER_NAME).collect()
+    // A service of two families has each endpoint twice.
+    let mut services = gathered(services.take(2 * ADDRESSES_PER_NAME));
+    services.truncate(ADDRESSES_PER_NAME);
+    services
+}
+
+/// Endpoints of the same name and port are one: each family of addresses has a slice of its own.
+fn gathered(endpoints: impl Iterator<Item = (String, u16, IpAddr)>) -> Vec<Service> {
+    let mut services: Vec<Service> = Vec::new();
+    let mut known: HashMap<(String, u16), usize> = HashMap::new();
+    for (target, port, address) in endpoints {
+        let next = services.len();
+        let at = *known.entry((target.clone(), port)).or_insert(next);
+        if at == next {
+            services.push(Service { target, port, addresses: Vec::new() });
+        }
+        let addresses = &mut services[at].addresses;
+        if addresses.len() < ADDRESSES_PER_NAME && !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    services
+}
+
+/// Each of them once, in the order in which they come.
+fn unique<T: Clone + Eq + Hash>(all: impl Iterator<Item = T>) -> Vec<T> {
+    let mut known = HashSet::new();
+    all.filter(|one| known.insert(one.clone())).collect()
 }
 
 /// The label of an endpoint: its own host name, or its address with dashes.

@@ -166,6 +166,23 @@ async fn records_of_the_cluster() {
     let srv = ask(&stack, "_sql._tcp.db.default.svc.cluster.local.", SRV).await;
     assert_eq!(srv.additionals.len(), 2, "the addresses of the targets");
 
+    let six = json!([{"addresses": ["fd00::8"], "hostname": "db-0"}, {"addresses": ["fd00::9"]}]);
+    let mut six = slice_of("db", json!([{"name": "sql", "port": 6432}]), six);
+    (six.metadata.name, six.address_type) = (Some("db-6".to_owned()), "IPv6".to_owned());
+    fabric.apply_slice(&six);
+    let srv = ask(&stack, "_sql._tcp.db.default.svc.cluster.local.", SRV).await;
+    let mut targets: Vec<_> = srv.answers.iter().map(|record| record.data.to_string()).collect();
+    targets.sort();
+    let of = |label: &str| format!("0 33 6432 {label}.db.default.svc.cluster.local.");
+    assert_eq!(targets, ["10-128-0-9", "db-0", "fd00--9"].map(of), "db-0 once");
+    let mut addresses: Vec<_> = srv.additionals.iter().map(|record| record.data.to_string()).collect();
+    addresses.sort();
+    assert_eq!(addresses, ["10.128.0.8", "10.128.0.9", "fd00::8", "fd00::9"]);
+    let own = ask(&stack, "db-0.db.default.svc.cluster.local.", SRV).await;
+    assert_eq!((own.answers.len(), own.additionals.len()), (1, 2));
+    check("db-0.db.default.svc", AAAA, "ok AAAA fd00::8").await;
+    fabric.remove_slice("default", "db-6");
+
     fabric.remove_slice("default", "db-1");
     check("db.default.svc", A, "ok +SOA").await;
     check("8.0.128.10.in-addr.arpa.", PTR, "NXDomain +SOA").await;
