@@ -310,7 +310,10 @@ fn add_service(out: &mut BTreeMap<String, String>, name: &str, service: &Service
         if let Some(name) = port.name.as_deref().filter(|name| !name.is_empty()) {
             out.insert(format!("{prefix}_SERVICE_PORT_{}", variable(name)), number.to_string());
         }
-        let url = format!("{lower}://{address}:{number}");
+        let url = match address.contains(':') {
+            true => format!("{lower}://[{address}]:{number}"),
+            false => format!("{lower}://{address}:{number}"),
+        };
         if index == 0 {
             out.insert(format!("{prefix}_PORT"), url.clone());
         }

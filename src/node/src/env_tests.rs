@@ -227,6 +227,7 @@ fn service_variables_of_the_namespace() {
     let all = [
         service("default", "kubernetes", "10.96.0.1"),
         service("n", "my-db", "10.96.0.7"),
+        service("n", "six", "fd00::7"),
         service("n", "headless", "None"),
         service("other", "x", "10.96.0.8"),
     ];
@@ -237,6 +238,10 @@ fn service_variables_of_the_namespace() {
         ("MY_DB_SERVICE_PORT_HTTP", "80"),
         ("MY_DB_PORT", "tcp://10.96.0.7:80"),
         ("MY_DB_PORT_80_TCP_ADDR", "10.96.0.7"),
+        ("SIX_SERVICE_HOST", "fd00::7"),
+        ("SIX_PORT", "tcp://[fd00::7]:80"),
+        ("SIX_PORT_53_UDP", "udp://[fd00::7]:53"),
+        ("SIX_PORT_80_TCP_ADDR", "fd00::7"),
         ("MY_DB_PORT_53_UDP_PROTO", "udp"),
         ("KUBERNETES_SERVICE_HOST", "10.96.0.1"),
     ] {
