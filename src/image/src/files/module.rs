@@ -1,5 +1,6 @@
 //! Which file of a container image is the module: the one its entrypoint names, `plugin.wasm`, or the
-//! only one there is.
+//! only one there is. An entrypoint that is the path of something else, which the image does not have either, is a
+//! mistake (Docker's `/bin/sh -c`, say), and nothing runs in its place.
 
 use super::Unpacked;
 use super::tree::{FileId, Node, Tree, show};
@@ -26,6 +27,13 @@ pub(super) fn find(tree: &Tree, unpacked: &Unpacked, execution: &Execution) -> R
             }
         };
     }
+    if let Some(program) = execution.command().first()
+        && program.contains('/')
+        && !is_module_name(program)
+    {
+        let reason = format!("its entrypoint {program:?}: no such file or directory");
+        return Err(FormatError::Program { reason });
+    }
     if let Some((_, Node::File(file))) = tree.look_up(PLUGIN)
         && unpacked.is_wasm(*file)
     {
@@ -51,6 +59,11 @@ pub(super) fn find(tree: &Tree, unpacked: &Unpacked, execution: &Execution) -> R
             Err(FormatError::Modules { count: several.len(), names: names.join(", ") })
         }
     }
+}
+
+/// Whether engines would take a file for a module by its name.
+fn is_module_name(program: &str) -> bool {
+    [".wasm", ".wat"].iter().any(|ending| program.ends_with(ending))
 }
 
 /// The file that a command means, as a shell would find it; and the folder to start in counts, for

@@ -526,6 +526,16 @@ fn the_module_is_what_the_entrypoint_names() {
     let several = "it has 3 modules (\"app/a.wasm\", \"deep/d.wasm\", \"usr/bin/b\"), and its entrypoint names none of them";
     check(layer(), &Execution::default(), Err(several));
     check(layer(), &entrypoint("/none.wasm"), Err(several));
+    // What is meant by Docker's shell, and what is not meant at all.
+    let one = || archive(&[wasm("t.wasm")]);
+    let shell = Execution { entrypoint: words(&["/bin/sh", "-c", "/t.wasm"]), ..Execution::default() };
+    let missing = "image is not WebAssembly: its entrypoint \"/bin/sh\": no such file or directory";
+    check(one(), &shell, Err(missing));
+    check(one(), &Execution { entrypoint: Vec::new(), cmd: shell.entrypoint.clone(), ..shell }, Err(missing));
+    check(one(), &entrypoint("bin/app"), Err("its entrypoint \"bin/app\": no such file or directory"));
+    for program in ["title", "/other/name.wasm", "/module.wat"] {
+        check(one(), &entrypoint(program), Ok(()));
+    }
     let plugin = archive(&[wasm("plugin.wasm"), wasm("other.wasm")]);
     check(plugin, &Execution::default(), Ok(()));
     let none = archive(&[file("a", "1"), file("b.wasm", "no")]);
