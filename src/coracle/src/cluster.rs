@@ -18,7 +18,7 @@ use bytes::Bytes;
 use coracle_apiserver::{ApiServer, User};
 use coracle_client::{Election, Informers};
 use coracle_dashboard::Dashboard;
-use coracle_image::{Images, Reference, SignaturePolicy, SignatureRule, manifest_for};
+use coracle_image::{Images, Reference, SignaturePolicy, SignatureRule};
 use coracle_node::Node;
 use coracle_runtime::{Compiler, Runtime};
 use coracle_store::Embedded;
@@ -261,15 +261,8 @@ fn image_policy(path: &Path) -> anyhow::Result<SignaturePolicy> {
 /// Puts this binary's toolbox into the registry, unless it is there.
 async fn push_toolbox(images: &Images) -> anyhow::Result<()> {
     // The first name that is read costs more than all others: a large regular expression is compiled.
-    let prepared = spawn_blocking(|| {
-        let reference: Reference = TOOLBOX_IMAGE.parse()?;
-        anyhow::Ok((reference, manifest_for(guests::TOOLBOX.wasm)?.module_digest))
-    });
-    let (reference, digest) = prepared.await??;
-    if images.find(&reference).is_none_or(|image| image.module_digest != digest) {
-        images.push_local(&reference, guests::TOOLBOX.wasm.to_vec()).await?;
-    }
-    Ok(())
+    let reference: Reference = spawn_blocking(|| TOOLBOX_IMAGE.parse()).await??;
+    Ok(images.ship(&reference, guests::TOOLBOX.wasm).await?)
 }
 
 /// The address that the node tells others: where the API server listens, or, if that is everywhere, the one from which

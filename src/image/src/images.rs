@@ -18,7 +18,7 @@ use crate::shared::Shared;
 use crate::slots::{Room, Slots, Turn};
 use crate::{
     Credentials, ImageError, ImageFiles, LOCAL_REGISTRY, PullError, Reference, SignaturePolicy, manifest_for,
-    registry, remote,
+    registry, registry_name, remote,
 };
 
 /// Pulls from other registries that run at the same time; more wait. Each holds a client and its connections, some
@@ -115,8 +115,12 @@ struct Running {
 
 impl Images {
     /// Opens the folder, and forgets what was left unfinished in it.
-    pub fn open(config: Config) -> Result<Arc<Images>, ImageError> {
+    pub fn open(mut config: Config) -> Result<Arc<Images>, ImageError> {
         let pull_timeout = config.pull_timeout;
+        for registry in &mut config.plain_http {
+            *registry = registry_name(registry).unwrap_or_else(|| registry.clone());
+        }
+        config.policy = config.policy.with_plain_http(&config.plain_http);
         Ok(Arc::new(Images {
             shared: Arc::new(Shared::open(config)?),
             pulls: Mutex::default(),
@@ -264,6 +268,23 @@ impl Images {
             })
         };
         self.shared.blocking(push).await
+    }
+
+    /// Sees to it that a module which comes with this program is in the embedded registry under its name, where it is
+    /// let in unsigned for what it is: who may start this program has that module. Under a rule that lets nothing in,
+    /// it is not let in either.
+    pub async fn ship(&self, reference: &Reference, module: &'static [u8]) -> Result<(), ImageError> {
+        let name = reference.name();
+        let look = move |shared: &Shared| {
+            let package = manifest_for(module)?;
+            shared.trust(&name, &Digest::of(&package.manifest));
+            Ok(package.manifest_digest)
+        };
+        let digest = self.shared.blocking(look).await?;
+        if self.find(reference).is_none_or(|image| image.digest != digest) {
+            self.push_local(reference, module.to_vec()).await?;
+        }
+        Ok(())
     }
 
     #[cfg(test)]

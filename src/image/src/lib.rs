@@ -66,7 +66,7 @@ pub use error::{FormatError, ImageError, PullError};
 pub use files::ImageFiles;
 pub use images::{Config, Image, Images, Listed};
 pub use package::{Package, manifest_for};
-pub use reference::{LOCAL_REGISTRY, Reference, ReferenceError};
+pub use reference::{LOCAL_REGISTRY, Reference, ReferenceError, registry_name};
 pub use remote::Credentials;
 pub use signature::{
     PolicyError, SignatureError, SignatureMode, SignaturePolicy, SignatureRule, SignedIdentity,

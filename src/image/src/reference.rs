@@ -1,8 +1,10 @@
 //! The names of images.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
+use reqwest::Url;
 use thiserror::Error;
 
 use crate::digest::Digest;
@@ -13,7 +15,8 @@ pub const LOCAL_REGISTRY: &str = "registry.local";
 /// The name of an image, complete: registry, repository, and a tag or a digest or both.
 ///
 /// Short names mean what they mean to Docker and the kubelet: `web` is
-/// `docker.io/library/web:latest`. With both a tag and a digest the digest decides.
+/// `docker.io/library/web:latest`. With both a tag and a digest the digest decides. However a registry is
+/// written, it has [one name](registry_name).
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Reference(oci_client::Reference);
 
@@ -40,8 +43,17 @@ impl Reference {
     /// Reads a name as a pod's `image` field has it.
     pub fn parse(input: &str) -> Result<Reference, ReferenceError> {
         let error = |source| ReferenceError { input: input.to_owned(), source };
-        let parsed = oci_client::Reference::try_from(input)
-            .map_err(|problem| error(ReferenceProblem::Syntax(problem.to_string())))?;
+        let syntax = |problem: String| error(ReferenceProblem::Syntax(problem));
+        let read =
+            |text: &str| oci_client::Reference::try_from(text).map_err(|problem| syntax(problem.to_string()));
+        let mut parsed = read(input)?;
+        let registry = registry_name(parsed.registry())
+            .ok_or_else(|| syntax(format!("{} is no registry", parsed.registry())))?;
+        if registry != parsed.registry()
+            && let Some((_, rest)) = input.split_once('/')
+        {
+            parsed = read(&format!("{registry}/{rest}"))?;
+        }
         if parsed.repository().bytes().any(|byte| byte.is_ascii_uppercase()) {
             return Err(error(ReferenceProblem::UpperCase(parsed.repository().to_owned())));
         }
@@ -109,6 +121,50 @@ impl fmt::Debug for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)
     }
+}
+
+/// The name of a registry, of all that it may be written as (`host` or `host:port`): lower case, addresses in
+/// decimal, without the port that is meant if there is none, and Docker's by the name that images have. Nothing if
+/// no host can have this name.
+///
+/// Names are compared by it wherever a registry is looked up: images, the rules for signatures, accounts, and the
+/// registries without TLS.
+pub fn registry_name(written: &str) -> Option<String> {
+    let read = |scheme: &str| Url::parse(&format!("{scheme}://{written}/")).ok();
+    let mut url = read("https")?;
+    if is_loopback(url.host_str()?) {
+        url = read("http")?;
+    }
+    Some(match (url.host_str()?, url.port()) {
+        ("index.docker.io" | "registry-1.docker.io", None) => "docker.io".to_owned(),
+        (host, None) => host.to_owned(),
+        (host, Some(port)) => format!("{host}:{port}"),
+    })
+}
+
+/// Whether a registry is spoken to without TLS: one on this machine, where everybody expects that, and one of those
+/// that are `configured` by their names.
+pub(crate) fn is_plain(registry: &str, configured: &[String]) -> bool {
+    let (host, port) = split_port(registry);
+    let configured_with = |port: &str| configured.iter().any(|other| split_port(other) == (host, port));
+    is_loopback(host)
+        || match port {
+            "" | PLAIN_PORT => configured_with("") || configured_with(PLAIN_PORT),
+            port => configured_with(port),
+        }
+}
+
+/// The port of a registry without TLS that names none.
+pub(crate) const PLAIN_PORT: &str = ":80";
+
+/// The host of a registry, and its port with the colon if it names one.
+pub(crate) fn split_port(registry: &str) -> (&str, &str) {
+    registry.split_at(registry.rfind(':').unwrap_or(registry.len()))
+}
+
+/// Whether a host is this machine, by one of its many names.
+pub(crate) fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Whether this is the name of a repository: components of lower-case letters and digits, with

@@ -1,6 +1,6 @@
 //! Accounts at registries, from the secrets that a pod names in `imagePullSecrets`.
 
-use coracle_image::{Credentials, Reference};
+use coracle_image::{Credentials, Reference, registry_name};
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::Value;
 
@@ -44,8 +44,8 @@ fn rank(name: &str, image: &Reference) -> Option<usize> {
     // What old clients append to a registry's address.
     let path = if matches!(path, "v1" | "v2") { "" } else { path };
     // A registry may have several names; images go by one of them.
-    let known = Reference::parse(&format!("{host}/any"));
-    let host = known.as_ref().map_or(host, Reference::registry);
+    let known = registry_name(host);
+    let host = known.as_deref().unwrap_or(host);
     let fits = |pattern: &str, label: &str| pattern == "*" || pattern == label;
     let (pattern, registry): (Vec<&str>, Vec<&str>) =
         (host.split('.').collect(), image.registry().split('.').collect());
@@ -87,7 +87,8 @@ mod tests {
             "https://hub.test/v1/": login("v1"),
             "hub.test/team": login("team"),
             "hub.test/team/web": login("web"),
-            "*.many.test:5000": login("many"),
+            "*.Many.test:5000": login("many"),
+            "Other.test:443": login("other"),
             "plain.test": { "auth": ByteString(b"someone:pa:ss".to_vec()) },
             "https://index.docker.io/v1/": login("first"),
             "broken.test": { "auth": "###" },
@@ -108,6 +109,8 @@ mod tests {
         check("a.b.many.test:5000/x:1", &[]);
         check("a.many.test/x:1", &[]);
         check("old.test/x:1", &["old"]);
+        check("OTHER.test/x:1", &["other"]);
+        check("other.test:0443/x:1", &["other"]);
         check("broken.test/x:1", &[]);
         check("x:1", &["first"]);
         check("plain.test/x:1", &["someone"]);

@@ -31,6 +31,7 @@ use crate::claims::Claim;
 use crate::digest::Digest;
 use crate::format::{self, Choice, Plan, Target};
 use crate::manifest::{MANIFESTS, MAX_CONFIG, MAX_MANIFEST, Manifest, OCI_MANIFEST};
+use crate::reference::is_plain;
 use crate::shared::Shared;
 use crate::slots::Turn;
 use crate::{FormatError, ImageError, PullError, Reference};
@@ -94,7 +95,7 @@ pub(crate) async fn fetch(
     came: &AtomicU64,
 ) -> Result<Digest, PullError> {
     let host = reference.host();
-    let plain = is_loopback(host) || shared.plain_http.iter().any(|registry| registry == host);
+    let plain = is_plain(reference.registry(), &shared.plain_http);
     let remote = Remote::new(host, reference.repository(), credentials, plain);
     let remote = remote.map_err(|failure| failed(reference, "the image", failure))?;
     let name = reference.name();
@@ -121,12 +122,6 @@ fn is_final(error: &PullError) -> bool {
         | PullError::Store { .. }
         | PullError::Shutdown { .. } => false,
     }
-}
-
-/// Whether a registry is on this machine, where plain HTTP is what everybody expects.
-fn is_loopback(registry: &str) -> bool {
-    let host = registry.rsplit_once(':').map_or(registry, |(host, _)| host);
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 impl Pull<'_> {

@@ -16,7 +16,8 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::digest::Digest;
-use crate::{LOCAL_REGISTRY, Reference};
+use crate::reference::{PLAIN_PORT, is_loopback, is_plain, is_repository, split_port};
+use crate::{LOCAL_REGISTRY, Reference, registry_name};
 use key::Key;
 pub(crate) use verify::verify;
 
@@ -116,6 +117,12 @@ pub enum PolicyError {
         /// The rule.
         prefix: String,
     },
+    /// It is the beginning of no image's name.
+    #[error("the prefix {prefix:?} is neither a registry nor one with a repository")]
+    Prefix {
+        /// The rule.
+        prefix: String,
+    },
     /// Two rules for the same images.
     #[error("the prefix {prefix:?} has two rules")]
     Twice {
@@ -129,11 +136,16 @@ pub enum PolicyError {
 pub struct SignaturePolicy {
     /// The longest prefix first.
     rules: Arc<[Rule]>,
+    /// The names of registries that are configured to be without TLS.
+    plain_http: Arc<[String]>,
 }
 
 #[derive(Debug)]
 pub(crate) struct Rule {
-    pub(crate) prefix: String,
+    /// As it was written.
+    prefix: String,
+    /// What the names of images begin with; the empty one is for all.
+    beginning: String,
     pub(crate) mode: SignatureMode,
     identity: SignedIdentity,
     keys: Vec<Key>,
@@ -177,11 +189,9 @@ impl SignaturePolicy {
     pub fn build(rules: Vec<SignatureRule>, dir: &Path) -> Result<SignaturePolicy, PolicyError> {
         let mut built: Vec<Rule> = Vec::new();
         for SignatureRule { prefix, keys, mode, identity } in rules {
-            let prefix = match prefix.as_str() {
-                "*" => String::new(),
-                named => named.trim_end_matches('/').to_owned(),
-            };
-            if built.iter().any(|other| other.prefix == prefix) {
+            let prefix = prefix.trim_end_matches('/').to_owned();
+            let Some(beginning) = beginning(&prefix) else { return Err(PolicyError::Prefix { prefix }) };
+            if built.iter().any(|other| other.beginning == beginning) {
                 return Err(PolicyError::Twice { prefix });
             }
             if keys.is_empty() && matches!(mode, SignatureMode::Require | SignatureMode::Warn) {
@@ -199,19 +209,37 @@ impl SignaturePolicy {
                 Key::parse(&pem).map_err(|reason| PolicyError::Key { prefix: prefix.clone(), reason })
             });
             let keys = keys.collect::<Result<_, _>>()?;
-            built.push(Rule { prefix, mode, identity, keys });
+            built.push(Rule { prefix, beginning, mode, identity, keys });
         }
-        built.sort_by_key(|rule| std::cmp::Reverse(rule.prefix.len()));
-        Ok(SignaturePolicy { rules: built.into() })
+        built.sort_by_key(|rule| std::cmp::Reverse(rule.beginning.len()));
+        Ok(SignaturePolicy { rules: built.into(), plain_http: Arc::default() })
+    }
+
+    /// The same where these registries, by their names, are without TLS.
+    pub(crate) fn with_plain_http(self, registries: &[String]) -> SignaturePolicy {
+        SignaturePolicy { plain_http: registries.into(), ..self }
     }
 
     /// The rule for an image.
     pub(crate) fn rule(&self, image: &Reference) -> Option<&Rule> {
-        let name = image.name();
-        self.rules.iter().find(|rule| {
-            let rest = name.strip_prefix(&rule.prefix);
-            rest.is_some_and(|rest| rule.prefix.is_empty() || rest.is_empty() || rest.starts_with('/'))
-        })
+        let names = self.names(image);
+        self.rules.iter().find(|rule| names.iter().any(|name| rule.is_for(name)))
+    }
+
+    /// What rules may call an image: without TLS, no port is another way to write the usual one.
+    fn names(&self, image: &Reference) -> Vec<String> {
+        let named = |registry: &str| format!("{}/{}", place(registry), image.repository());
+        let registry = image.registry();
+        let mut names = vec![named(registry)];
+        if is_plain(registry, &self.plain_http) {
+            let other = match split_port(registry) {
+                (host, "") => Some(format!("{host}{PLAIN_PORT}")),
+                (host, PLAIN_PORT) => Some(host.to_owned()),
+                _ => None,
+            };
+            names.extend(other.map(|other| named(&other)));
+        }
+        names
     }
 
     /// Whether it depends on its signatures if an image is let in.
@@ -224,7 +252,12 @@ impl SignaturePolicy {
 impl Rule {
     /// The prefix as it was written.
     pub(crate) fn shown(&self) -> String {
-        if self.prefix.is_empty() { "*".to_owned() } else { self.prefix.clone() }
+        self.prefix.clone()
+    }
+
+    fn is_for(&self, name: &str) -> bool {
+        let rest = name.strip_prefix(&self.beginning);
+        rest.is_some_and(|rest| self.beginning.is_empty() || rest.is_empty() || rest.starts_with('/'))
     }
 
     /// Whether a signature that names `signed` is about this image's repository.
@@ -234,7 +267,31 @@ impl Rule {
         }
         let Ok(signed) = Reference::parse(signed) else { return false };
         // The embedded registry has many addresses; whoever signs uses one of them.
-        let same_registry = image.registry() == LOCAL_REGISTRY || signed.registry() == image.registry();
+        let same_registry =
+            image.registry() == LOCAL_REGISTRY || place(signed.registry()) == place(image.registry());
         same_registry && signed.repository() == image.repository()
+    }
+}
+
+/// What the names of a rule's images begin with; `None` if no name does.
+fn beginning(prefix: &str) -> Option<String> {
+    if prefix == "*" {
+        return Some(String::new());
+    }
+    let (registry, repository) =
+        prefix.split_once('/').map_or((prefix, None), |(registry, repository)| (registry, Some(repository)));
+    let registry = registry_name(registry)?;
+    let image = Reference::parse(&format!("{registry}/{}", repository.unwrap_or("any"))).ok()?;
+    // Not `team`, which would be read as Docker's, and no tag.
+    let is_one = image.registry() == registry && repository.is_none_or(is_repository);
+    let place = place(&registry);
+    is_one.then(|| repository.map_or(place.clone(), |repository| format!("{place}/{repository}")))
+}
+
+/// A registry for comparing: this machine is one place, by all of its names.
+fn place(registry: &str) -> String {
+    match split_port(registry) {
+        (host, port) if is_loopback(host) => format!("localhost{port}"),
+        _ => registry.to_owned(),
     }
 }

@@ -1,7 +1,8 @@
 //! Names: completed as Docker does, and refused when they are none.
 
 use super::*;
-use crate::reference::{is_repository, is_tag};
+use crate::reference::{is_plain, is_repository, is_tag};
+use crate::registry_name;
 
 const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
@@ -23,6 +24,57 @@ fn names_are_completed_as_docker_does() {
     check("registry.local/web", "registry.local/web:latest");
     check(&format!("web@{DIGEST}"), &format!("docker.io/library/web@{DIGEST}"));
     check(&format!("registry.example.org/a/b:1@{DIGEST}"), &format!("registry.example.org/a/b:1@{DIGEST}"));
+}
+
+#[test]
+fn a_registry_has_one_name_however_it_is_written() {
+    #[track_caller]
+    fn check(written: &str, name: Option<&str>) {
+        assert_eq!(registry_name(written).as_deref(), name, "{written}");
+        let Some(name) = name.filter(|_| !written.contains('*')) else { return };
+        assert_eq!(reference(&format!("{written}/team/web")).to_string(), format!("{name}/team/web:latest"));
+    }
+    check("hub.test", Some("hub.test"));
+    check("HUB.Test:443", Some("hub.test"));
+    check("hub.test:00443", Some("hub.test"));
+    check("hub.test:80", Some("hub.test:80"));
+    check("hub.test:05000", Some("hub.test:5000"));
+    // On this machine plain HTTP is meant.
+    check("127.0.0.1:80", Some("127.0.0.1"));
+    check("127.0.0.1:443", Some("127.0.0.1:443"));
+    check("LOCALHOST:80", Some("localhost"));
+    check("127.1", Some("127.0.0.1"));
+    check("0x7f.1:5000", Some("127.0.0.1:5000"));
+    check("10.010.1", Some("10.8.0.1"));
+    check("Docker.IO", Some("docker.io"));
+    check("INDEX.docker.io:443", Some("docker.io"));
+    check("registry-1.docker.io", Some("docker.io"));
+    check("*.Many.test:443", Some("*.many.test"));
+    check("hub.test:65536", None);
+    check("1.2.3.4.5", None);
+    assert_eq!(reference("Docker.IO/web").to_string(), "docker.io/library/web:latest");
+    assert!(Reference::parse("hub.test:65536/web").is_err());
+    assert!(reference("REGISTRY.local:443/web").is_local());
+}
+
+#[test]
+fn registries_without_tls_are_those_of_this_machine_and_the_configured() {
+    let configured = ["hub.test".to_owned(), "other.test:80".to_owned(), "third.test:5000".to_owned()];
+    for plain in [
+        "127.0.0.1",
+        "127.0.0.1:443",
+        "localhost:5000",
+        "hub.test",
+        "hub.test:80",
+        "other.test",
+        "other.test:80",
+        "third.test:5000",
+    ] {
+        assert!(is_plain(plain, &configured), "{plain}");
+    }
+    for secure in ["hub.test:5000", "third.test", "third.test:80", "a.hub.test", "docker.io"] {
+        assert!(!is_plain(secure, &configured), "{secure}");
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Images that are let in or not, by signatures as cosign makes them.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::extract::Request;
@@ -457,6 +458,49 @@ async fn the_longest_prefix_counts_and_its_mode() {
 }
 
 #[tokio::test]
+async fn another_spelling_of_a_registry_is_under_the_same_rule() {
+    let world = world(|router| router).await;
+    let signer = Signer::ecdsa();
+    let port = world.host.rsplit_once(':').unwrap().1;
+    let digest = world.tool.push("team/signed", "1", &module("signed")).await.manifest_digest;
+    let identity = format!("{}/team/signed", world.host);
+    world.tool.sign("team/signed", &digest, &signer, &payload(&identity, &digest)).await;
+    world.tool.push("team/unsigned", "1", &module("unsigned")).await;
+    for prefix in ["127.0.0.1", "LocalHost", "127.1"] {
+        let (_dir, images) = guarded(vec![rule(&format!("{prefix}:{port}/team"), &[&signer])]);
+        for host in ["127.0.0.1", "127.1", "0177.0.1", "LOCALHOST", "localhost"] {
+            let pull = async |name: &str| {
+                images.pull(&reference(&format!("{host}:0{port}/team/{name}")), None, "team").await
+            };
+            let error = pull("unsigned:1").await.unwrap_err();
+            assert!(matches!(error, PullError::Signature { .. }), "{prefix} {host}: {error:?}");
+            pull("signed:1").await.unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_rule_is_found_by_every_name_of_its_registry() {
+    let signer = Signer::ecdsa();
+    #[track_caller]
+    fn check(signer: &Signer, prefix: &str, image: &str, expected: bool) {
+        let policy = SignaturePolicy::build(vec![rule(prefix, &[signer])], Path::new("/")).unwrap();
+        let policy = policy.with_plain_http(&["plain.test".to_owned(), "other.test:80".to_owned()]);
+        assert_eq!(policy.rule(&reference(image)).is_some(), expected, "{prefix} {image}");
+    }
+    let check = |prefix: &str, image: &str, expected: bool| check(&signer, prefix, image, expected);
+    check("hub.test/team", "HUB.test:443/team/web", true);
+    check("HUB.test:443/team/", "hub.test/team", true);
+    check("hub.test", "hub.test:80/team/web", false);
+    check("hub.test", "hub.test:5000/web", false);
+    check("plain.test", "plain.test:80/web", true);
+    check("plain.test:80/team", "plain.test/team/web", true);
+    check("other.test", "other.test:080/web", true);
+    check("docker.io/library", "registry-1.docker.io/library/web", true);
+    check("registry.local/prod", "REGISTRY.LOCAL/prod/web", true);
+}
+
+#[tokio::test]
 async fn images_of_the_embedded_registry_are_under_the_same_policy() {
     let signer = Signer::ecdsa();
     let (_dir, images) = guarded(vec![rule("registry.local/prod", &[&signer])]);
@@ -472,6 +516,32 @@ async fn images_of_the_embedded_registry_are_under_the_same_policy() {
     assert!(images.find(&name).is_some());
     tool.push("web", "1", &module("m")).await;
     assert!(images.find(&reference("registry.local/web:1")).is_some());
+}
+
+#[tokio::test]
+async fn what_comes_with_the_program_needs_no_signature() {
+    let signer = Signer::ecdsa();
+    let shipped: &'static [u8] = Box::leak(module("shipped").into_boxed_slice());
+    let name = reference("registry.local/coracle/toolbox:latest");
+    let (_dir, images) = guarded(vec![rule("*", &[&signer])]);
+    images.ship(&name, shipped).await.unwrap();
+    let image = images.pull(&name, None, "team").await.unwrap();
+    assert_eq!(image.module_digest, Digest::of(shipped).to_string());
+    // It is let in for what it is: not by its name, and not under another.
+    let tool = Tool { router: images.registry_router() };
+    tool.push("coracle/toolbox", "latest", &module("other")).await;
+    tool.push("other", "1", shipped).await;
+    for refused in [&name, &reference("registry.local/other:1")] {
+        let error = images.pull(refused, None, "team").await.unwrap_err();
+        assert!(matches!(error, PullError::Signature { .. }), "{error:?}");
+    }
+    images.ship(&name, shipped).await.unwrap();
+    assert_eq!(images.find(&name), Some(image));
+
+    let reject = SignatureRule { mode: SignatureMode::Reject, ..rule("registry.local/coracle", &[]) };
+    let (_dir, images) = guarded(vec![reject]);
+    images.ship(&name, shipped).await.unwrap();
+    assert_eq!(images.find(&name), None, "who says no means it");
 }
 
 #[test]
@@ -490,6 +560,14 @@ fn policies_are_checked_when_they_are_read() {
         build(vec![with("cosign.pub"), with("cosign.pub")]).unwrap(),
         "the prefix \"registry.example.org\" has two rules"
     );
+    assert_eq!(
+        build(vec![with("cosign.pub"), rule("Registry.example.org:443/", &[&signer])]).unwrap(),
+        "the prefix \"Registry.example.org:443\" has two rules"
+    );
+    for prefix in ["", "team", "*.example.org", "https://registry.example.org", "a.test/b:1", "a.test/Web"] {
+        let text = format!("the prefix {prefix:?} is neither a registry nor one with a repository");
+        assert_eq!(build(vec![rule(prefix, &[&signer])]), Some(text));
+    }
     let missing = SignaturePolicy::build(vec![with("none.pub")], dir.path()).unwrap_err();
     assert!(matches!(missing, PolicyError::Read { .. }), "{missing}");
     for other in
