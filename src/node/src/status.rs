@@ -10,8 +10,8 @@ use std::{
 use coracle_api::resources::RESIZE_PENDING;
 use k8s_openapi::{
     api::core::v1::{
-        Container, ContainerState, ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus, VolumeMount,
-        VolumeMountStatus,
+        Container, ContainerState, ContainerStateTerminated, ContainerStatus, HostIP, Pod, PodCondition,
+        PodIP, PodStatus, VolumeMount, VolumeMountStatus,
     },
     apimachinery::pkg::apis::meta::v1::Time,
     jiff::Timestamp,
@@ -54,6 +54,13 @@ pub(crate) struct Facts<'a> {
     /// When this node took the pod up.
     pub(crate) start: Timestamp,
     pub(crate) now: Timestamp,
+}
+
+impl Facts<'_> {
+    /// It is over for good; what a node that shuts down has ended runs again when it comes back, if it may.
+    fn is_terminal(&self) -> bool {
+        self.over && self.stop != Some(&Stop::Shutdown)
+    }
 }
 
 /// The conditions that the node sets, in the order they are listed.
@@ -221,6 +228,9 @@ fn container_statuses(facts: &Facts<'_>) -> Vec<(Role, ContainerStatus)> {
         .zip(&facts.views)
         .map(|((container, role), view)| (role, container_status(&container, role, view)))
         .collect();
+    if facts.is_terminal() {
+        end_what_never_began(&mut statuses);
+    }
     let share = MAX_MESSAGES / statuses.len().max(1);
     for (_, status) in &mut statuses {
         for state in [&mut status.state, &mut status.last_state].into_iter().flatten() {
@@ -239,6 +249,38 @@ fn container_statuses(facts: &Facts<'_>) -> Vec<(Role, ContainerStatus)> {
         }
     }
     statuses
+}
+
+/// Of a pod that is over, what never came to run counts as failed, as the kubelet has it: all but the init
+/// containers whose turn never came, and the main ones while those were not through.
+fn end_what_never_began(statuses: &mut [(Role, ContainerStatus)]) {
+    fn ended(status: &ContainerStatus) -> Option<&ContainerStateTerminated> {
+        status.state.as_ref()?.terminated.as_ref()
+    }
+    let began = |status: &ContainerStatus| {
+        status.state.as_ref().is_none_or(|state| state.waiting.is_none())
+            || status.last_state.as_ref().is_some_and(|last| last.terminated.is_some())
+    };
+    let is_init = |role: &Role| matches!(role, Role::Init | Role::Sidecar);
+    let init = || statuses.iter().filter(|(role, _)| is_init(role)).map(|(_, status)| status);
+    let initialized = init().next_back().is_none_or(|last| ended(last).is_some_and(|end| end.exit_code == 0))
+        || statuses.iter().any(|(role, status)| *role == Role::Main && began(status));
+    let tried = init().enumerate().filter(|(_, status)| began(status)).last().map_or(1, |(last, _)| last + 1);
+    let mut inits = 0;
+    for (role, status) in statuses {
+        inits += usize::from(is_init(role));
+        let counts = if is_init(role) { inits <= tried } else { *role == Role::Main && initialized };
+        if counts && ended(status).is_none() {
+            let (reason, message) = state::UNKNOWN;
+            let end = ContainerStateTerminated {
+                exit_code: state::LOST,
+                reason: Some(reason.into()),
+                message: Some(message.into()),
+                ..ContainerStateTerminated::default()
+            };
+            status.state = Some(ContainerState { terminated: Some(end), ..ContainerState::default() });
+        }
+    }
 }
 
 fn container_status(container: &Container, role: Role, view: &UnitView) -> ContainerStatus {
@@ -310,9 +352,8 @@ fn phase_in_the_end(facts: &Facts<'_>, statuses: &[(Role, ContainerStatus)]) -> 
             (Role::Sidecar, None) => initializing |= status.started != Some(true) && !facts.over,
         }
     }
-    // What a node that shuts down has ended runs again when it comes back, if it may.
     let shut_down = facts.stop == Some(&Stop::Shutdown);
-    let terminal = facts.over && !shut_down;
+    let terminal = facts.is_terminal();
     if initializing && !terminal {
         return "Pending";
     }
@@ -334,6 +375,8 @@ fn phase_in_the_end(facts: &Facts<'_>, statuses: &[(Role, ContainerStatus)]) -> 
         }
     }
     match (waiting, running, stopped) {
+        // Who waits for the end of a pod, as a job with a failure policy, would wait for ever.
+        (1.., _, _) if terminal => "Failed",
         (1.., _, _) => "Pending",
         (_, 1.., _) => "Running",
         // It was not through, whatever it says at the end.

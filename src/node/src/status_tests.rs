@@ -159,6 +159,41 @@ fn phases_of_init_containers() {
 }
 
 #[test]
+fn what_never_began_in_a_pod_that_is_over_has_failed() {
+    /// The phase, and of each container the code it ended with, or why it waits.
+    #[track_caller]
+    fn check(case: Case, phase: &str, containers: &[&str]) {
+        let status = case.over().status();
+        let all = [status.init_container_statuses, status.container_statuses];
+        let seen: Vec<String> = all
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|container| match container.state.unwrap().terminated {
+                Some(end) => format!("{} {}", end.exit_code, end.reason.unwrap_or_default()),
+                None => "waits".into(),
+            })
+            .collect();
+        let seen: Vec<&str> = seen.iter().map(|text| text.trim()).collect();
+        assert_eq!((status.phase.as_deref(), &seen[..]), (Some(phase), containers));
+    }
+    let (init, side, main) = (Role::Init, Role::Sidecar, Role::Main);
+    let unknown = "137 ContainerStatusUnknown";
+    for policy in ["Always", "Never"] {
+        check(case(policy, vec![waiting(main)]), "Failed", &[unknown]);
+        check(case(policy, vec![ended(main, 0), waiting(main)]), "Failed", &["0", unknown]);
+        check(case(policy, vec![waiting(init), waiting(main)]), "Failed", &[unknown, "waits"]);
+        check(case(policy, vec![ended(init, 0), waiting(main)]), "Failed", &["0", unknown]);
+        let amid = vec![ended(init, 143), waiting(side), waiting(main)];
+        check(case(policy, amid), "Failed", &["143", "waits", "waits"]);
+    }
+    let status = case("Always", vec![waiting(main)]).over().status().container_statuses.unwrap().remove(0);
+    let end = status.state.unwrap().terminated.unwrap();
+    let words = "The container could not be located when the pod was terminated";
+    assert_eq!(end.message.as_deref(), Some(words));
+}
+
+#[test]
 fn conditions_name_what_is_missing() {
     let (init, main) = (Role::Init, Role::Main);
     case("Always", vec![running(true)]).conditions(&[]);

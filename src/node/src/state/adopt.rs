@@ -13,7 +13,11 @@ use super::{
 use crate::status::{DISRUPTED, SHUT_DOWN};
 
 /// Exit code of a container whose end nobody saw. Kubernetes' number.
-const LOST: i32 = 137;
+pub(crate) const LOST: i32 = 137;
+
+/// The reason and message that go with it. Kubernetes' words.
+pub(crate) const UNKNOWN: (&str, &str) =
+    ("ContainerStatusUnknown", "The container could not be located when the pod was terminated");
 
 impl Machine {
     /// Starts from what the API knows of the pod.
@@ -84,8 +88,8 @@ impl Unit {
                 self.ended = Some(Box::new(Ended {
                     container_id: status.container_id.as_deref().unwrap_or_default().into(),
                     code: LOST,
-                    reason: "ContainerStatusUnknown".into(),
-                    message: Some("The container could not be located when the pod was terminated".into()),
+                    reason: UNKNOWN.0.into(),
+                    message: Some(UNKNOWN.1.into()),
                     started: running.started_at.map(|time| time.0),
                     finished: Some(now.wall),
                 }));
