@@ -6,6 +6,10 @@ use k8s_openapi::api::autoscaling::v2::{HPAScalingPolicy, HPAScalingRules, Horiz
 /// Scaling down waits so long for a higher recommendation. Kubernetes' time.
 const DOWN_WINDOW: i32 = 300;
 
+/// As many may always be asked for at once where no behavior is given, and twice as many as there are.
+/// Kubernetes' number.
+const PLAIN_LEAST: i32 = 4;
+
 /// The longest window that the API allows; nothing is remembered for longer.
 const LONGEST: SignedDuration = SignedDuration::from_hours(1);
 
@@ -52,6 +56,8 @@ pub(super) type Reasoned = (i32, &'static str, &'static str);
 pub(super) struct Rules {
     up: HPAScalingRules,
     down: HPAScalingRules,
+    /// The spec says nothing of behavior. The API fills in none, and Kubernetes then limits otherwise.
+    plain: bool,
     pub(super) least: i32,
     pub(super) most: i32,
 }
@@ -70,6 +76,7 @@ impl Rules {
         Rules {
             up: fill(behavior.scale_up, 0, vec![policy("Pods", 4), policy("Percent", 100)]),
             down: fill(behavior.scale_down, DOWN_WINDOW, vec![policy("Percent", 100)]),
+            plain: spec.behavior.is_none(),
             least: spec.min_replicas.unwrap_or(1),
             most: spec.max_replicas,
         }
@@ -142,6 +149,9 @@ impl Rules {
     }
 
     fn highest(&self, memory: &Memory, current: i32, now: Timestamp) -> i32 {
+        if self.plain {
+            return current.saturating_mul(2).max(PLAIN_LEAST);
+        }
         let proposals =
             Self::proposals(&self.up, memory, current, now, |start, policy| match policy.type_.as_str() {
                 "Percent" => (f64::from(start) * (1.0 + f64::from(policy.value) / 100.0)).ceil() as i32,

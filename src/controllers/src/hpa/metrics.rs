@@ -218,14 +218,18 @@ impl Metrics {
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, String> {
         let request = http::Request::get(path).body(Vec::new()).map_err(|error| error.to_string())?;
-        self.client.request(request).await.map_err(|error| {
-            if is_not_found(&error) {
-                "the server could not find the requested resource".to_owned()
-            } else {
-                api_message(&error)
-            }
-        })
+        self.client.request(request).await.map_err(|error| told(&error))
     }
+}
+
+/// What an API says of itself; one that is not there says nothing that helps.
+pub(super) fn told(error: &kube::Error) -> String {
+    let message = api_message(error);
+    // One that has no such sample yet.
+    if is_not_found(error) && !message.starts_with("the server could not find") {
+        return "the server could not find the requested resource".to_owned();
+    }
+    message
 }
 
 fn unable(metric: &str, why: &str) -> String {

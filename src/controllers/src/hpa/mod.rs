@@ -14,7 +14,11 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use behavior::Memory;
 use coracle_api::selector::LabelSelector;
@@ -63,6 +67,7 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
             scales: Scales::new(context.client.clone()),
             metrics: Metrics { client: context.client.clone() },
             memory: Mutex::default(),
+            selectors: Mutex::default(),
         });
         let queue = WorkQueue::new();
         let feed = async {
@@ -98,12 +103,17 @@ struct Controller {
     metrics: Metrics,
     /// Taken out while the key is reconciled, which one worker does at a time.
     memory: Mutex<HashMap<Key, (String, Memory)>>,
+    /// Which pods each autoscaler's target had when it was looked at last.
+    selectors: Mutex<BTreeMap<Key, LabelSelector>>,
 }
 
 impl Controller {
     async fn reconcile(&self, key: Key) -> Result<Option<Duration>, ReconcileError> {
         let remembered = self.memory.lock().remove(&key);
-        let Some(scaler) = self.scalers.get(&key) else { return Ok(None) };
+        let Some(scaler) = self.scalers.get(&key) else {
+            self.selectors.lock().remove(&key);
+            return Ok(None);
+        };
         let uid = pods::uid(&scaler.metadata).to_owned();
         let mut memory =
             remembered.filter(|(of, _)| *of == uid).map(|(_, memory)| memory).unwrap_or_default();
@@ -127,6 +137,7 @@ impl Controller {
         let (resource, scale) = match self.target(key, scaler).await {
             Ok(found) => found,
             Err(why) => {
+                self.selectors.lock().remove(key);
                 self.tell(scaler, EventType::Warning, "FailedGetScale", &why);
                 let message =
                     format!("the HPA controller was unable to get the target's current scale: {why}");
@@ -136,14 +147,15 @@ impl Controller {
             }
         };
         let selector = scale.status.as_ref().and_then(|status| status.selector.clone()).unwrap_or_default();
-        let selected = self.selected(&key.namespace, &selector);
+        let (selected, owners) = self.selected(key, &selector);
         let mut readings: Vec<Result<Reading, String>> = Vec::new();
-        if plan::is_measured(spec, &scale) && !selector.is_empty() {
+        if plan::is_measured(spec, &scale) && !selector.is_empty() && owners.len() < 2 {
             for metric in spec.metrics.iter().flatten() {
                 readings.push(self.metrics.read(&self.scales, &key.namespace, &selector, metric).await);
             }
         }
-        let observed = Observed { scaler, spec, scale: &scale, pods: &selected, readings: &readings };
+        let observed =
+            Observed { scaler, spec, scale: &scale, pods: &selected, owners: &owners, readings: &readings };
         let now = clock::now();
         let Plan { mut status, events, rescale } = plan::plan(&observed, memory, now);
         for (type_, reason, message) in &events {
@@ -195,11 +207,20 @@ impl Controller {
         Ok((resource, scale))
     }
 
-    fn selected(&self, namespace: &str, selector: &str) -> Vec<Arc<Pod>> {
-        let Ok(selector) = LabelSelector::parse(selector) else { return Vec::new() };
-        let mut found = self.pods.list_namespace(namespace);
+    /// The pods of the target, and the autoscalers that have any of them for theirs.
+    fn selected(&self, key: &Key, selector: &str) -> (Vec<Arc<Pod>>, Vec<Key>) {
+        let Ok(selector) = LabelSelector::parse(selector) else { return Default::default() };
+        let mut found = self.pods.list_namespace(&key.namespace);
         found.retain(|pod| selector.matches(&pod.metadata.labels.as_ref()));
-        found
+        let mut selectors = self.selectors.lock();
+        selectors.insert(key.clone(), selector);
+        let owns = |(owner, selector): &(&Key, &LabelSelector)| {
+            owner.namespace == key.namespace
+                && found.iter().any(|pod| selector.matches(&pod.metadata.labels.as_ref()))
+        };
+        let owners = selectors.iter().filter(owns).map(|(owner, _)| owner.clone()).collect();
+        drop(selectors);
+        (found, owners)
     }
 
     async fn write_status(

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use coracle_api::{Quantity, quantity::Format};
-use coracle_client::EventType;
+use coracle_client::{EventType, Key};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::{
@@ -33,6 +33,8 @@ pub(super) struct Observed<'a> {
     pub(super) spec: &'a HorizontalPodAutoscalerSpec,
     pub(super) scale: &'a Scale,
     pub(super) pods: &'a [Arc<Pod>],
+    /// The autoscalers that have any of these pods for theirs.
+    pub(super) owners: &'a [Key],
     /// What each metric of the spec was read as; none if the target need not be measured.
     pub(super) readings: &'a [Result<Reading, String>],
 }
@@ -133,6 +135,15 @@ fn measured(
         plan.warn("SelectorRequired", "selector is required");
         let message = "the HPA target's scale is missing a selector";
         status::set(&mut plan.status, "ScalingActive", false, "InvalidSelector", message, now);
+        return None;
+    }
+    if observed.owners.len() > 1 {
+        let owners: Vec<String> = observed.owners.iter().map(Key::to_string).collect();
+        let owners = owners.join(" ");
+        let message = format!("pods by selector {selector} are controlled by multiple HPAs: [{owners}]");
+        status::set(&mut plan.status, "ScalingActive", false, "AmbiguousSelector", &message, now);
+        plan.warn("AmbiguousSelector", message.clone());
+        plan.warn("FailedComputeMetricsReplicas", message);
         return None;
     }
     let (up, down) = rules.tolerances();

@@ -222,6 +222,14 @@ fn rules_hold_back() {
 }
 
 #[test]
+fn without_behavior_twice_as_many_or_four_are_asked_for() {
+    let rules = Rules::new(&HorizontalPodAutoscalerSpec { behavior: None, ..spec("") });
+    let limited = |current, desired| rules.limit(&Memory::default(), current, desired, now()).0;
+    assert_eq!([1, 2, 3, 4, 60].map(|current| limited(current, 500)), [4, 4, 6, 8, 100]);
+    assert_eq!(limited(9, 0), 1);
+}
+
+#[test]
 fn reasons_of_limits() {
     #[track_caller]
     fn check(text: &str, current: i32, desired: i32, stable: &str, limited: &str) {
@@ -329,6 +337,18 @@ fn load(bench: &Bench, cpu: &str, rate: &str) {
     bench.api.answer(path, json!({"kind": "MetricValueList", "items": values}));
 }
 
+#[test]
+fn a_metric_without_a_sample_is_not_an_api_that_is_not_there() {
+    #[track_caller]
+    fn check(message: &str, expected: &str) {
+        let status = kube::core::Status::failure(message, "NotFound").with_code(404);
+        assert_eq!(metrics::told(&kube::Error::Api(Box::new(status))), expected);
+    }
+    let none = "the server could not find the metric http_requests_per_second for pods";
+    check(none, none);
+    check("404 page not found", "the server could not find the requested resource");
+}
+
 fn replicas_of(bench: &Bench) -> i32 {
     bench.api.get::<Deployment>("ns", "web").and_then(|web| web.spec?.replicas).unwrap_or(-1)
 }
@@ -400,6 +420,33 @@ async fn requests_scale_too_and_bounds_hold() {
     .await;
     tokio::time::sleep(Duration::from_mins(1)).await;
     assert_eq!(replicas_of(&bench), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_of_two_autoscalers_follow_neither() {
+    let bench = stage("100m", "5");
+    bench.api.create(&scaler(vec![cpu()]));
+    eventually("more pods", || (replicas_of(&bench) == 4).then_some(())).await;
+    let mut second = scaler(vec![cpu()]);
+    second.metadata = meta("second");
+    bench.api.create(&second);
+    let active = |wanted: &'static str| {
+        let bench = &bench;
+        move || condition(bench, "ScalingActive").filter(|(_, reason, _)| reason == wanted)
+    };
+    let (status, _, message) = eventually("told", active("AmbiguousSelector")).await;
+    let said = "pods by selector app=web are controlled by multiple HPAs: [ns/scaler ns/second]";
+    assert_eq!((status.as_str(), message.as_str()), ("False", said));
+    load(&bench, "1m", "0");
+    tokio::time::sleep(Duration::from_mins(10)).await;
+    assert_eq!(replicas_of(&bench), 4);
+    bench.api.remove::<HorizontalPodAutoscaler>("ns", "second");
+    eventually("alone again", active("ValidMetricFound")).await;
+    eventually("fewer pods", || (replicas_of(&bench) < 4).then_some(())).await;
+    let told = events(bench).await;
+    for reason in ["AmbiguousSelector", "FailedComputeMetricsReplicas"] {
+        assert!(told.contains(&format!("{reason}: {said}")), "{told:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
