@@ -30,7 +30,7 @@ use kube::{
 };
 
 use super::{
-    plan::{BY_CONTROLLER, COMPLETED, LOCAL_FINALIZER, Note, SELECTED_NODE},
+    plan::{BY_CONTROLLER, COMPLETED, LOCAL_FINALIZER, Note, PROVISIONED_BY, SELECTED_NODE},
     rules::{self, LOCAL, LOCAL_DRIVER, annotation},
 };
 use crate::{Context, pods};
@@ -38,8 +38,9 @@ use crate::{Context, pods};
 /// How long the caches may take to show a write; it takes milliseconds.
 const CATCH_UP: Duration = Duration::from_secs(5);
 
-const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
-const PROVISIONER: &str = "volume.kubernetes.io/storage-provisioner";
+/// Which provisioner is asked; those of old look for the second.
+const PROVISIONER: [&str; 2] =
+    ["volume.kubernetes.io/storage-provisioner", "volume.beta.kubernetes.io/storage-provisioner"];
 
 pub(super) struct Applier {
     client: Client,
@@ -116,9 +117,14 @@ impl Applier {
     }
 
     pub(super) fn tell(&self, claim: &PersistentVolumeClaim, note: Option<Note>) {
-        let Some(Note { warning, reason, message }) = note else { return };
-        let type_ = if warning { EventType::Warning } else { EventType::Normal };
-        self.recorder.event(&claim.object_ref(&()), type_, reason, &message);
+        if let Some(note) = note {
+            self.tell_of(&claim.object_ref(&()), &note);
+        }
+    }
+
+    fn tell_of(&self, object: &ObjectReference, Note { warning, reason, message }: &Note) {
+        let type_ = if *warning { EventType::Warning } else { EventType::Normal };
+        self.recorder.event(object, type_, reason, message);
     }
 
     /// Promises the volume to the claim, then has the claim agree; writes only what is not so yet.
@@ -230,7 +236,9 @@ impl Applier {
         provisioner: &str,
     ) -> Result<(), ReconcileError> {
         let mut asking = claim.clone();
-        annotate(&mut asking.metadata, PROVISIONER, provisioner);
+        for name in PROVISIONER {
+            annotate(&mut asking.metadata, name, provisioner);
+        }
         let claim = self.write_claim(claim, asking).await?;
         self.pending(&claim).await?;
         let message = format!(
@@ -301,6 +309,16 @@ impl Applier {
                 self.saw(&self.volumes_at, &written.metadata);
             }
         }
+        Ok(())
+    }
+
+    /// Says once, of a released volume, why it cannot be reclaimed.
+    pub(super) async fn fail(&self, volume: &PersistentVolume, note: &Note) -> Result<(), ReconcileError> {
+        if volume.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Failed") {
+            return Ok(());
+        }
+        self.phase(volume, "Failed", Some(&note.message)).await?;
+        self.tell_of(&volume.object_ref(&()), note);
         Ok(())
     }
 

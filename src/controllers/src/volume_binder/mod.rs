@@ -242,7 +242,8 @@ impl Binder {
             None => None,
         };
         match plan::volume(&volume, claim.as_deref(), &self.nodes.list()) {
-            plan::VolumePlan::Phase(phase, message) => self.applier.phase(&volume, phase, message).await?,
+            plan::VolumePlan::Phase(phase) => self.applier.phase(&volume, phase, None).await?,
+            plan::VolumePlan::Fail(note) => self.applier.fail(&volume, &note).await?,
             plan::VolumePlan::LookAtClaim => {
                 claim_key.into_iter().for_each(|key| self.queue.add(Subject::Claim(key)));
             }

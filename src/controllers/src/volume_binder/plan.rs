@@ -19,6 +19,8 @@ pub(super) const COMPLETED: &str = "pv.kubernetes.io/bind-completed";
 pub(super) const BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
 /// Which node the scheduler has chosen for the first pod.
 pub(super) const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+/// Which provisioner made a volume.
+pub(super) const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 /// What the node that has the folder removes when it has removed the folder.
 pub(super) const LOCAL_FINALIZER: &str = "coracle.dev/local-volume";
 
@@ -133,6 +135,13 @@ fn provision(claim: &PersistentVolumeClaim, class: Option<&StorageClass>, node: 
         return ClaimPlan::Ask { provisioner: class.provisioner.clone() };
     }
     let spec = claim.spec.as_ref();
+    if spec.is_some_and(|spec| spec.selector.is_some()) {
+        let class = class_of(claim);
+        let message = format!(
+            "failed to provision volume with StorageClass \"{class}\": claim Selector is not supported"
+        );
+        return ClaimPlan::Wait(note(true, "ProvisioningFailed", message));
+    }
     if spec.and_then(|spec| spec.volume_mode.as_deref()) == Some("Block") {
         let message = format!("{LOCAL} offers no block volumes; volumeMode must be Filesystem");
         return ClaimPlan::Wait(note(true, "ProvisioningFailed", message));
@@ -212,8 +221,10 @@ pub(super) fn growth(
 /// What is to be done for a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum VolumePlan {
-    /// Its phase is to be this, with a message.
-    Phase(&'static str, Option<&'static str>),
+    /// Its phase is to be this.
+    Phase(&'static str),
+    /// It is released, but cannot be reclaimed as it asks to be.
+    Fail(Note),
     /// The claim has to be looked at: it decides.
     LookAtClaim,
     /// The controller promised it to a claim that took another volume: it is free again.
@@ -239,11 +250,11 @@ pub(super) fn volume(
             return VolumePlan::DropFinalizer;
         }
     }
-    let Some(reference) = claim_ref(volume) else { return VolumePlan::Phase("Available", None) };
+    let Some(reference) = claim_ref(volume) else { return VolumePlan::Phase("Available") };
     if uid(reference).is_none() {
         return match claim {
             Some(_) => VolumePlan::LookAtClaim,
-            None => VolumePlan::Phase("Available", None),
+            None => VolumePlan::Phase("Available"),
         };
     }
     let Some(claim) = claim.filter(|claim| Some(pods::uid(&claim.metadata)) == uid(reference)) else {
@@ -254,7 +265,7 @@ pub(super) fn volume(
         return VolumePlan::LookAtClaim;
     }
     if name == pods::name(&volume.metadata) {
-        return VolumePlan::Phase("Bound", None);
+        return VolumePlan::Phase("Bound");
     }
     if annotation(&volume.metadata, BY_CONTROLLER).is_some() { VolumePlan::Free } else { released(volume) }
 }
@@ -265,16 +276,27 @@ fn released(volume: &PersistentVolume) -> VolumePlan {
     let policy = spec.and_then(|spec| spec.persistent_volume_reclaim_policy.as_deref()).unwrap_or("Retain");
     let local = spec.and_then(|spec| spec.csi.as_ref()).is_some_and(|csi| csi.driver == LOCAL_DRIVER);
     let phase = volume.status.as_ref().and_then(|status| status.phase.as_deref());
+    let fail = |reason, message| VolumePlan::Fail(Note { warning: true, reason, message });
     match policy {
         // First it is said that it is released, then it goes: its protection ends with the phase.
         "Delete" if local && phase == Some("Released") => match volume.metadata.deletion_timestamp {
             None => VolumePlan::Delete,
-            Some(_) => VolumePlan::Phase("Released", None),
+            Some(_) => VolumePlan::Phase("Released"),
         },
-        "Recycle" => VolumePlan::Phase(
-            "Failed",
-            Some("the reclaim policy Recycle is not supported; use Delete or Retain"),
+        "Recycle" => fail(
+            "VolumeFailedRecycle",
+            "the reclaim policy Recycle is not supported; use Delete or Retain".to_owned(),
         ),
-        _ => VolumePlan::Phase("Released", None),
+        // Who made it on demand removes it; of another nobody knows how.
+        "Delete" if !local && annotation(&volume.metadata, PROVISIONED_BY).is_none() => {
+            let name = pods::name(&volume.metadata);
+            fail(
+                "VolumeFailedDelete",
+                format!(
+                    "error getting deleter volume plugin for volume \"{name}\": no deletable volume plugin matched"
+                ),
+            )
+        }
+        _ => VolumePlan::Phase("Released"),
     }
 }

@@ -154,6 +154,10 @@ fn folders_are_made_where_the_first_pod_is() {
     check(&waiting, &[], Some(&class("local", "Immediate")), "wait ProvisioningFailed");
     let other = StorageClass { provisioner: "x.example".to_owned(), ..class("local", "Immediate") };
     check(&waiting, &[], Some(&other), "ask x.example");
+    let mut picky = annotated(waiting.clone(), plan::SELECTED_NODE, "n");
+    picky.spec.as_mut().unwrap().selector = Some(testing::selector());
+    check(&picky, &[], local(), "wait ProvisioningFailed");
+    check(&picky, &[], Some(&other), "ask x.example");
     let mut block = annotated(waiting, plan::SELECTED_NODE, "n");
     block.spec.as_mut().unwrap().volume_mode = Some("Block".to_owned());
     check(&block, &[], local(), "wait ProvisioningFailed");
@@ -167,18 +171,18 @@ fn what_becomes_of_a_volume() {
     }
     let free = volume("v", "2Gi", "");
     let own = claim("c", "2Gi", "");
-    check(&free, None, &VolumePlan::Phase("Available", None));
-    check(&promised(free.clone(), "c", None), None, &VolumePlan::Phase("Available", None));
+    check(&free, None, &VolumePlan::Phase("Available"));
+    check(&promised(free.clone(), "c", None), None, &VolumePlan::Phase("Available"));
     let bound = promised(free, "c", Some("uid-of-c"));
     check(&bound, Some(&own), &VolumePlan::LookAtClaim);
-    check(&bound, None, &VolumePlan::Phase("Released", None));
+    check(&bound, None, &VolumePlan::Phase("Released"));
     let named = |name: &str| {
         let mut claim = own.clone();
         claim.spec.as_mut().unwrap().volume_name = Some(name.to_owned());
         claim
     };
-    check(&bound, Some(&named("v")), &VolumePlan::Phase("Bound", None));
-    check(&bound, Some(&named("other")), &VolumePlan::Phase("Released", None));
+    check(&bound, Some(&named("v")), &VolumePlan::Phase("Bound"));
+    check(&bound, Some(&named("other")), &VolumePlan::Phase("Released"));
     let mut chosen = bound.clone();
     chosen.metadata.annotations = Some(labels(&[(plan::BY_CONTROLLER, "yes")]));
     check(&chosen, Some(&named("other")), &VolumePlan::Free);
@@ -186,17 +190,25 @@ fn what_becomes_of_a_volume() {
     let mut local = bound;
     let spec = local.spec.as_mut().unwrap();
     spec.persistent_volume_reclaim_policy = Some("Delete".to_owned());
+    let message =
+        "error getting deleter volume plugin for volume \"v\": no deletable volume plugin matched".to_owned();
+    let note = plan::Note { warning: true, reason: "VolumeFailedDelete", message };
+    check(&local, None, &VolumePlan::Fail(note));
+    let mut foreign = local.clone();
+    foreign.metadata.annotations = Some(labels(&[(plan::PROVISIONED_BY, "x.example")]));
+    check(&foreign, None, &VolumePlan::Phase("Released"));
+    let spec = local.spec.as_mut().unwrap();
     spec.csi = Some(k8s_openapi::api::core::v1::CSIPersistentVolumeSource {
         driver: rules::LOCAL_DRIVER.to_owned(),
         ..Default::default()
     });
-    check(&local, None, &VolumePlan::Phase("Released", None));
+    check(&local, None, &VolumePlan::Phase("Released"));
     local.status = Some(PersistentVolumeStatus { phase: Some("Released".to_owned()), ..Default::default() });
     check(&local, None, &VolumePlan::Delete);
     local.metadata.deletion_timestamp = Some(clock::time());
-    check(&local, None, &VolumePlan::Phase("Released", None));
+    check(&local, None, &VolumePlan::Phase("Released"));
     local.metadata.finalizers = Some(vec![plan::LOCAL_FINALIZER.to_owned()]);
-    check(&local, None, &VolumePlan::Phase("Released", None));
+    check(&local, None, &VolumePlan::Phase("Released"));
     assert_eq!(
         plan::volume(&local, None, &[]),
         VolumePlan::DropFinalizer,
@@ -228,6 +240,39 @@ async fn a_claim_tells_for_whom_it_waits() {
         "WaitForPodScheduled: waiting for pods one,two to be scheduled",
     ];
     assert_eq!(told, wanted.map(str::to_owned).into());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_can_delete_says_so_once() {
+    let bench = Bench::start(ONLY);
+    let mut left = promised(volume("left", "1Gi", ""), "gone", Some("u"));
+    left.spec.as_mut().unwrap().persistent_volume_reclaim_policy = Some("Delete".to_owned());
+    bench.api.create(&left);
+    let status = eventually("failed", || {
+        let status = bench.api.get::<PersistentVolume>("", "left").and_then(|volume| volume.status);
+        status.filter(|status| status.phase.as_deref() == Some("Failed"))
+    })
+    .await;
+    let why = "error getting deleter volume plugin for volume \"left\": no deletable volume plugin matched";
+    assert_eq!(status.message.as_deref(), Some(why));
+    bench.quiet().await;
+    bench.handle.shutdown().await;
+    let events = bench.api.list::<Event>();
+    let told: Vec<_> = events.iter().map(|event| (event.reason.as_deref(), event.count)).collect();
+    assert_eq!(told, [(Some("VolumeFailedDelete"), Some(1))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_asked_stands_under_both_names() {
+    let bench = Bench::start(ONLY);
+    bench.api.create(&StorageClass { provisioner: "x.example".to_owned(), ..class("other", "Immediate") });
+    bench.api.create(&claim("c", "1Gi", "other"));
+    let asked = eventually("annotations", || {
+        bench.api.get::<PersistentVolumeClaim>("ns", "c").and_then(|claim| claim.metadata.annotations)
+    })
+    .await;
+    let names = ["volume.beta.kubernetes.io/storage-provisioner", "volume.kubernetes.io/storage-provisioner"];
+    assert_eq!(asked, labels(&names.map(|name| (name, "x.example"))));
 }
 
 #[tokio::test(start_paused = true)]
