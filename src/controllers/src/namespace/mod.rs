@@ -85,17 +85,21 @@ impl Controller {
         let Some(since) = plan::deleting_since(&home) else { return Ok(None) };
         let content = self.empty(&key.name).await;
         let now = clock::now();
+        // Who goes at once need not say why not.
+        let held = home.metadata.finalizers.as_ref().is_some_and(|held| !held.is_empty());
+        let mut home = (*home).clone();
+        if (held || !content.is_empty())
+            && let Some(status) = plan::status(&home, &content, now)
+        {
+            let api: Api<Namespace> = Api::all(self.client.clone());
+            home.status = Some(status);
+            match api.replace_status(&key.name, &PostParams::default(), &home).await {
+                Err(error) if is_not_found(&error) => return Ok(None),
+                other => home = other.during(|| format!("write the status of namespace {key}"))?,
+            }
+        }
         if content.is_empty() {
             return self.finalize(&home).await.map(|()| None);
-        }
-        if let Some(status) = plan::status(&home, &content, now) {
-            let api: Api<Namespace> = Api::all(self.client.clone());
-            let mut changed = (*home).clone();
-            changed.status = Some(status);
-            match api.replace_status(&key.name, &PostParams::default(), &changed).await {
-                Err(error) if is_not_found(&error) => return Ok(None),
-                other => other.during(|| format!("write the status of namespace {key}"))?,
-            };
         }
         Ok(Some(pause(since, now)))
     }

@@ -86,6 +86,30 @@ async fn finalizers_of_content_are_named() {
     eventually("the end", || bench.api.get::<Namespace>("", "ns").is_none().then_some(())).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn one_that_others_hold_says_that_its_content_is_gone() {
+    let bench = Bench::start(ONLY);
+    let mut held = namespace("ns");
+    held.metadata.finalizers = Some(vec!["example.com/hold".to_owned()]);
+    bench.api.create(&held);
+    delete(&bench, "ns").await;
+    let finalized = || {
+        let home = bench.api.get::<Namespace>("", "ns")?;
+        plan::deleting_since(&home).is_none().then_some(home)
+    };
+    let conditions = eventually("finalized", finalized).await.status.and_then(|status| status.conditions);
+    let said: Vec<_> =
+        conditions.unwrap_or_default().into_iter().map(|one| (one.type_, one.status)).collect();
+    let types = [
+        "NamespaceDeletionDiscoveryFailure",
+        "NamespaceDeletionGroupVersionParsingFailure",
+        "NamespaceDeletionContentFailure",
+        "NamespaceContentRemaining",
+        "NamespaceFinalizersRemaining",
+    ];
+    assert_eq!(said, types.map(|type_| (type_.to_owned(), "False".to_owned())));
+}
+
 #[test]
 fn a_status_that_says_the_same_is_not_written() {
     let mut home = namespace("ns");
