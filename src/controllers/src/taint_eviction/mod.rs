@@ -7,7 +7,11 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use coracle_client::{Delta, Deltas, EventType, Informer, Key, ReconcileError, Recorder, WorkQueue, clock};
 use futures::future::BoxFuture;
@@ -44,6 +48,7 @@ pub(crate) fn run(context: Context) -> BoxFuture<'static, ()> {
             recorder: context.recorder("taint-eviction-controller"),
             nodes: nodes.clone(),
             pods: pods.clone(),
+            waiting: Mutex::default(),
         });
         let queue = WorkQueue::new();
         let feed = async {
@@ -106,7 +111,7 @@ async fn feed_nodes(mut deltas: Deltas<Node>, pods: &Informer<Pod>, queue: &Work
         }
         let concerns = match &delta {
             Delta::Added(node) => evicts(node),
-            Delta::Updated { old, new } => taints(old) != taints(new) && evicts(new),
+            Delta::Updated { old, new } => taints(old) != taints(new) && (evicts(old) || evicts(new)),
             Delta::Deleted(_) => false,
         };
         if concerns {
@@ -141,25 +146,36 @@ struct Controller {
     recorder: Recorder,
     nodes: Informer<Node>,
     pods: Informer<Pod>,
+    /// The pods that will have to go if nothing changes; each is looked at again then.
+    waiting: Mutex<BTreeSet<Key>>,
 }
 
 impl Controller {
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>, ReconcileError> {
+        let waited = self.waiting.lock().remove(key);
         let Some(pod) = self.pods.get(key) else { return Ok(None) };
         let Some(node) = pods::node_name(&pod).and_then(|name| self.nodes.get(&Key::cluster(name))) else {
             return Ok(None);
         };
+        let tell = |what: &str| {
+            let message = format!("{what} Pod {key}");
+            let object = pod.object_ref(&());
+            self.recorder.event(&object, EventType::Normal, "TaintManagerEviction", &message);
+        };
         match plan(&pod, &self.since.timed(&node), clock::now()) {
-            Plan::Stay => Ok(None),
-            Plan::Later(wait) => Ok(Some(wait)),
+            Plan::Stay => {
+                let stays = pod.metadata.deletion_timestamp.is_none() && !pods::is_terminal(&pod);
+                if waited && stays {
+                    tell("Cancelling deletion of");
+                }
+                Ok(None)
+            }
+            Plan::Later(wait) => {
+                self.waiting.lock().insert(key.clone());
+                Ok(Some(wait))
+            }
             Plan::Now => {
-                let message = format!("Marking for deletion Pod {key}");
-                self.recorder.event(
-                    &pod.object_ref(&()),
-                    EventType::Normal,
-                    "TaintManagerEviction",
-                    &message,
-                );
+                tell("Marking for deletion");
                 disruption_target::delete(&self.client, &pod, Some(WHY), End::Graceful).await?;
                 Ok(None)
             }

@@ -3,7 +3,7 @@
 use coracle_client::test_support::eventually;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
-    api::core::v1::{NodeSpec, Toleration},
+    api::core::v1::{Event, NodeSpec, Toleration},
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
 
@@ -86,4 +86,9 @@ async fn a_pod_leaves_when_its_time_is_over_unless_the_taint_goes_first() {
     set(vec![unsaid("lost"), Taint { effect: "NoSchedule".to_owned(), ..unsaid("other") }]);
     tokio::time::sleep(Duration::from_secs(15)).await;
     eventually("it has to go", || gone().then_some(())).await;
+    bench.handle.shutdown().await;
+    let events = bench.api.list::<Event>();
+    let told: Vec<_> = events.iter().map(|event| (event.message.as_deref(), event.count)).collect();
+    let said = ["Cancelling deletion of Pod ns/p", "Marking for deletion Pod ns/p"];
+    assert_eq!(told, said.map(|message| (Some(message), Some(1))));
 }
