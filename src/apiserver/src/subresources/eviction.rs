@@ -38,7 +38,7 @@ pub(crate) async fn create(mut asked: Asked, body: Body) -> Result<Response, Sta
         .ok_or_else(|| Status::internal_error("the schema has no Eviction"))?;
     let eviction = decode::message("Eviction", message, &decode::read(body).await?, encoding)?;
     let version = object::text(&eviction, "/apiVersion");
-    if !matches!(version, "" | "policy/v1") {
+    if !matches!(version, "" | "policy/v1" | "policy/v1beta1") {
         let why = "does not match the expected API version (policy/v1)";
         return Err(Status::bad_request(format!("the API version in the data ({version}) {why}")));
     }

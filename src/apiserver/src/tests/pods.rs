@@ -259,6 +259,11 @@ async fn a_pod_without_a_budget_is_evicted() {
     let other = server.post(&path, eviction("q", json!({}))).await;
     other.fails(400, "BadRequest", "name in URL does not match name in Eviction object");
     server.post(&path, eviction("p", json!({"dryRun": ["All"]}))).await.is(201);
+    let mut of_old = eviction("p", json!({"dryRun": ["All"]}));
+    of_old["apiVersion"] = json!("policy/v1beta1");
+    server.post(&path, of_old.clone()).await.is(201);
+    of_old["apiVersion"] = json!("policy/v2");
+    server.post(&path, of_old).await.fails(400, "BadRequest", "does not match the expected API version");
     let stale = eviction("p", json!({"preconditions": {"resourceVersion": "1"}}));
     server.post(&path, stale).await.fails(409, "Conflict", "");
     assert!(server.get(POD).await.is(200)["metadata"].get("deletionTimestamp").is_none());
