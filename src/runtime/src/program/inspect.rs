@@ -13,13 +13,13 @@
 
 use serde::{Deserialize, Serialize};
 use wasmparser::{
-    ComponentExternalKind, ComponentTypeRef, Encoding, ExternalKind, Parser, Payload, TypeRef, Validator,
-    WasmFeatures,
+    ComponentExternalKind, ComponentTypeRef, Encoding, ExternalKind, Parser, Payload, TableSectionReader,
+    TypeRef, Validator, WasmFeatures,
 };
 
 use super::ProgramKind;
 use crate::error::{MissingImport, PrepareError};
-use crate::limits::{MEMORIES, TABLES};
+use crate::limits::{MEMORIES, TABLE_ELEMENTS, TABLES};
 use crate::linker::{Offer, Offers};
 use crate::{lifecycle, preview1};
 
@@ -123,7 +123,10 @@ fn check_module(bytes: &[u8]) -> Result<Kind, PrepareError> {
                     memories.push(its.map_err(invalid)?);
                 }
             }
-            Payload::TableSection(section) => tables = section.count(),
+            Payload::TableSection(section) => {
+                tables = section.count();
+                check_tables(section)?;
+            }
             Payload::ExportSection(section) => {
                 for export in section {
                     let export = export.map_err(invalid)?;
@@ -173,6 +176,19 @@ fn check_module(bytes: &[u8]) -> Result<Kind, PrepareError> {
     }
 }
 
+/// Checks that an instance finds room for its tables: the pool's are no larger.
+fn check_tables(section: TableSectionReader<'_>) -> Result<(), PrepareError> {
+    for table in section {
+        let elements = table.map_err(invalid)?.ty.initial;
+        if elements > TABLE_ELEMENTS as u64 {
+            let message =
+                format!("it has a table of {elements} elements, and a program's may have {TABLE_ELEMENTS}");
+            return Err(not_program(&message));
+        }
+    }
+    Ok(())
+}
+
 const WIT_ONLY: &str = "it is a WIT package: it has types, but no code";
 
 /// Checks a component's imports, and says how it is entered.
@@ -187,6 +203,7 @@ pub(super) fn check_component(bytes: &[u8], offers: Offers) -> Result<Kind, Prep
                 depth += 1;
             }
             Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::TableSection(section) => check_tables(section)?,
             Payload::ComponentImportSection(section) if depth == 1 => {
                 for import in section {
                     let import = import.map_err(invalid)?;
@@ -359,6 +376,24 @@ mod tests {
         check(STABLE, "(component (import \"f\" (func)))", Err("unknown import `f`"));
         let root = "(component (import \"m\" (core module)))";
         check(STABLE, root, Err("unknown import `m`"));
+    }
+
+    #[test]
+    fn a_table_that_no_instance_has_room_for_is_named() {
+        let module = |elements: usize| {
+            format!(
+                "(module (table {elements} funcref) (func (export \"_start\")) (memory (export \"memory\") 1))"
+            )
+        };
+        let inside = |elements: usize| {
+            let module = module(elements).replacen("(module", "(core module", 1);
+            format!("(component {module} (instance $i) (export \"wasi:cli/run@0.2.0\" (instance $i)))")
+        };
+        check(STABLE, &module(TABLE_ELEMENTS), Ok(Kind::Module));
+        check(STABLE, &inside(TABLE_ELEMENTS), Ok(Kind::Command));
+        let refusal = "not a program: it has a table of 100001 elements, and a program's may have 100000";
+        check(STABLE, &module(TABLE_ELEMENTS + 1), Err(refusal));
+        check(STABLE, &inside(TABLE_ELEMENTS + 1), Err(refusal));
     }
 
     #[test]
