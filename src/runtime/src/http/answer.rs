@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use http::header::{HOST, RETRY_AFTER, UPGRADE};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::uri::Authority;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use tokio::sync::oneshot;
@@ -31,7 +32,7 @@ const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
 /// Why a request gets its answer from the node.
 #[derive(Debug)]
 enum Refusal {
-    /// It names no host.
+    /// It names no host, or several, or one that is none.
     NoHost,
     /// It wants another protocol on its connection.
     Upgrade,
@@ -53,6 +54,8 @@ enum Refusal {
     Nothing,
     /// The guest answered with an error.
     Guest(String),
+    /// The guest answered with a status that begins an answer only, and is the node's to send.
+    Interim(StatusCode),
 }
 
 impl From<Failed> for Refusal {
@@ -163,6 +166,9 @@ async fn guest_answer(
             Ok(response) => response,
             Err(code) => return Poll::Ready(Err(Refusal::Guest(code))),
         };
+        if response.status().is_informational() {
+            return Poll::Ready(Err(Refusal::Interim(response.status())));
+        }
         let mut response = response.map(|body| GuestBody::new(body, run.take()));
         response.body_mut().settle(cx);
         Poll::Ready(Ok(response))
@@ -187,23 +193,47 @@ async fn instance(server: &Server) -> Result<Instance, Refusal> {
 
 /// Refuses what no guest can answer.
 fn check(connection: &Connection, request: &mut Request<Taken>) -> Result<(), Refusal> {
-    let websocket = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"websocket");
-    if request.method() == Method::CONNECT || request.headers().get(UPGRADE).is_some_and(websocket) {
+    if request.method() == Method::CONNECT || wants_websocket(request.headers()) {
         return Err(Refusal::Upgrade);
     }
-    if request.uri().authority().is_some() {
-        return Ok(());
+    // RFC 9112, 3.2: who stands before the node may read the one, the guest the other.
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let (host, more) = (hosts.next(), hosts.next());
+    let named = request.uri().authority();
+    let is_other =
+        |host: &HeaderValue| !Authority::try_from(host.as_bytes()).is_ok_and(|host| is_host(&host));
+    if more.is_some() || host.is_some_and(is_other) || named.is_some_and(|named| !is_host(named)) {
+        return Err(Refusal::NoHost);
     }
-    match request.headers().get(HOST) {
-        Some(host) if host.to_str().is_ok() => Ok(()),
+    match (host, named) {
+        (Some(_), _) => Ok(()),
+        (None, Some(_)) if request.version() != Version::HTTP_11 => Ok(()),
         // Older clients need not say whom they want; a guest is told the address that they dialled.
-        None if request.version() < Version::HTTP_11 => {
+        (None, None) if request.version() < Version::HTTP_11 => {
             let host = HeaderValue::from_str(&connection.local.to_string()).map_err(|_| Refusal::NoHost)?;
             request.headers_mut().insert(HOST, host);
             Ok(())
         }
-        _ => Err(Refusal::NoHost),
+        (None, _) => Err(Refusal::NoHost),
     }
+}
+
+/// Whether one of the protocols that a client would change to is WebSocket.
+fn wants_websocket(headers: &HeaderMap) -> bool {
+    let lists = headers.get_all(UPGRADE).into_iter();
+    let mut protocols = lists.flat_map(|list| list.as_bytes().split(|byte| *byte == b','));
+    protocols.any(|protocol| protocol.trim_ascii().eq_ignore_ascii_case(b"websocket"))
+}
+
+/// Whether it is a host, with a port or without, and nobody's name before it.
+fn is_host(authority: &Authority) -> bool {
+    let (text, host) = (authority.as_str(), authority.host());
+    let port =
+        text.strip_prefix(host).and_then(|rest| rest.strip_prefix(':').or(rest.is_empty().then_some("")));
+    !host.is_empty()
+        && port.is_some_and(|port| {
+            port.is_empty() || (port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok())
+        })
 }
 
 fn from_guest(
@@ -215,9 +245,7 @@ fn from_guest(
     busy: Busy,
 ) -> Response<AnswerBody> {
     flight.answered(response.status());
-    let no_body = no_body
-        || response.status().is_informational()
-        || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let no_body = no_body || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let (parts, body) = response.into_parts();
     let body = match no_body && !body.has_returned() {
         false => AnswerBody::guest(body, leaving, flight, busy),
@@ -239,7 +267,7 @@ fn from_node(
     busy: Busy,
 ) -> Response<AnswerBody> {
     let (status, text) = match refusal {
-        Refusal::NoHost => (StatusCode::BAD_REQUEST, "the request names no host\n"),
+        Refusal::NoHost => (StatusCode::BAD_REQUEST, "the request names no host, or not one\n"),
         Refusal::Upgrade => (
             StatusCode::NOT_IMPLEMENTED,
             "a wasi:http handler cannot take over a connection (WebSocket, CONNECT); a command with wasi:sockets can\n",
@@ -274,6 +302,9 @@ fn from_node(
         }
         Refusal::Nothing => (StatusCode::INTERNAL_SERVER_ERROR, "the handler gave no answer\n"),
         Refusal::Guest(_) => (StatusCode::INTERNAL_SERVER_ERROR, "the handler answered with an error\n"),
+        Refusal::Interim(_) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, "the handler answered with the status of no answer\n")
+        }
     };
     match refusal {
         Refusal::NoHost | Refusal::Upgrade | Refusal::Failed | Refusal::Memory(_) => {}
@@ -289,6 +320,10 @@ fn from_node(
         Refusal::Guest(code) => {
             server.metrics.failed();
             server.trouble.tell(&format!("the handler answered with the error {code}"));
+        }
+        Refusal::Interim(status) => {
+            server.metrics.failed();
+            server.trouble.tell(&format!("the handler answered with the status {}", status.as_u16()));
         }
     }
     flight.answered(status);

@@ -523,10 +523,30 @@ async fn what_no_guest_can_answer_is_refused() {
     };
     check("GET / HTTP/1.1\r\n\r\n", "HTTP/1.1 400 ").await;
     check("GET / HTTP/1.0\r\n\r\n", "HTTP/1.0 200 ").await;
+    for host in
+        ["", "u@b", "b/c?d", "u@b/c?d", "a b", "a:b", "a:+80", "a:65536", ":80", "a,b", "a\r\nhost: a"]
+    {
+        check(&format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n"), "HTTP/1.1 400 ").await;
+    }
+    for host in ["a", "a:", "a.b:80", "10.0.0.1", "[fd00::1]", "[fd00::1]:80"] {
+        check(&format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n"), "HTTP/1.1 200 ").await;
+    }
+    check("GET http://a/ HTTP/1.1\r\n\r\n", "HTTP/1.1 400 ").await;
+    check("GET http://u@a/ HTTP/1.1\r\nhost: a\r\n\r\n", "HTTP/1.1 400 ").await;
+    check("GET http://a/ HTTP/1.1\r\nhost: a\r\n\r\n", "HTTP/1.1 200 ").await;
     check("CONNECT a:1 HTTP/1.1\r\nhost: a\r\n\r\n", "HTTP/1.1 501 ").await;
     let upgrade = "GET / HTTP/1.1\r\nhost: a\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n";
     let answer = check(upgrade, "HTTP/1.1 501 ").await;
     assert!(answer.contains("a command with wasi:sockets can"), "{answer}");
+    for fields in ["upgrade: foo, WebSocket", "upgrade: foo\r\nupgrade: bar ,websocket"] {
+        let upgrade = format!("GET / HTTP/1.1\r\nhost: a\r\n{fields}\r\nconnection: upgrade\r\n\r\n");
+        check(&upgrade, "HTTP/1.1 501 ").await;
+    }
+    check("GET / HTTP/1.1\r\nhost: a\r\nupgrade: foo\r\n\r\n", "HTTP/1.1 200 ").await;
+    for status in [100, 101, 103, 199] {
+        let asked = format!("GET /status?code={status} HTTP/1.1\r\nhost: a\r\n\r\n");
+        check(&asked, "HTTP/1.1 500 ").await;
+    }
     let many: String = (0..200).map(|n| format!("x-{n}: y\r\n")).collect();
     check(&format!("GET / HTTP/1.1\r\nhost: a\r\n{many}\r\n"), "HTTP/1.1 431 ").await;
     let long = "y".repeat(80 << 10);
