@@ -25,7 +25,8 @@
 //! | Docker and OCI images | tar layers, plain, gzip or zstd; platform, annotation or entrypoint | what the entrypoint names, `plugin.wasm`, or the only module; the other files are the container's |
 //! | an index of any of them | platform `wasi*/wasm*` | the image for it |
 //!
-//! WIT packages without code, images for other platforms and anything else are refused by name.
+//! WIT packages without code, images for other platforms or with an entrypoint that is a path of no file and no
+//! module's name (Docker's `/bin/sh -c`, say), and anything else are refused by name.
 //!
 //! ```text
 //!  DIR/blobs/sha256/<hex>, DIR/blobs/sha512/<hex>            content

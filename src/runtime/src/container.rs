@@ -40,9 +40,10 @@ pub struct ContainerSpec {
     /// Its share of the node's CPUs.
     pub cpu: Cpu,
     /// TCP ports that a 0.1 module which can accept, but not listen by itself, finds as listeners: the first is
-    /// descriptor 3, the others follow in this order, and after them comes its preopened directory, `/`.
+    /// descriptor 3, the others follow in this order, and after them come its preopened directories.
     pub listen: Vec<u16>,
-    /// Where relative paths begin: an absolute path; `None` for the root. It need not exist.
+    /// Where relative paths begin: an absolute path; `None` for the root. It need not exist; where it does, programs
+    /// that do not ask for it find it as a preopened directory `.`.
     pub working_dir: Option<String>,
     /// What it reads.
     pub stdin: Stdin,

@@ -233,7 +233,7 @@ async fn guest(
 ) -> Exit {
     let (spec, listeners) = *spec;
     let state = match program.entry() {
-        Entry::Command(_) | Entry::Command3(_) => State::new(spec, control),
+        Entry::Command(_) | Entry::Command3(_) => State::new(program, spec, control),
         Entry::Module(_) => State::module(spec, listeners, control),
         Entry::Handler(_) | Entry::Handler3(_) => {
             return failure(&StartError::NotCommand.into(), program, control);

@@ -15,6 +15,7 @@ use crate::limits::{RANDOM_BYTES, RESOURCES};
 use crate::output::{GuestOutput, Output};
 use crate::poll::PollView;
 use crate::preview1::{Listeners, Preview1};
+use crate::program::Program;
 use crate::run::Control;
 use crate::sockets::{NetView, Sockets};
 use crate::stack::Slack;
@@ -46,7 +47,7 @@ struct Streams {
 
 impl State {
     /// For a container that is one instance.
-    pub(crate) fn new(mut spec: ContainerSpec, control: &Arc<Control>) -> State {
+    pub(crate) fn new(program: &Program, mut spec: ContainerSpec, control: &Arc<Control>) -> State {
         let http = Http::new(spec.network.clone(), Arc::clone(control), Purse::new(&spec.budget, control));
         let limiter = Limiter::new(&spec.budget, Arc::clone(control));
         let streams = Streams {
@@ -54,11 +55,12 @@ impl State {
             stdout: Arc::clone(&spec.stdout),
             stderr: Arc::clone(&spec.stderr),
         };
-        State::with(&spec, streams, limiter, control, http)
+        State::with(program, &spec, streams, limiter, control, http)
     }
 
     /// For one of the instances of a container, which share its memory limit.
     pub(crate) fn one_of_many(
+        program: &Program,
         spec: &ContainerSpec,
         stdout: Arc<dyn Output>,
         stderr: Arc<dyn Output>,
@@ -68,10 +70,11 @@ impl State {
         let limiter = Limiter::shared(&spec.budget, Arc::clone(control));
         let streams = Streams { stdin: Stdin::Closed, stdout, stderr };
         // One that is there for a request need not give back what it soon uses again.
-        State { slack: Slack::kept(), ..State::with(spec, streams, limiter, control, http) }
+        State { slack: Slack::kept(), ..State::with(program, spec, streams, limiter, control, http) }
     }
 
     fn with(
+        program: &Program,
         spec: &ContainerSpec,
         streams: Streams,
         limiter: Limiter,
@@ -86,8 +89,12 @@ impl State {
             .stdout(GuestOutput::new(streams.stdout, spec.tty))
             .stderr(GuestOutput::new(streams.stderr, spec.tty))
             .max_random_size(RANDOM_BYTES);
+        let mut files = Files::new(&spec.mounts, &spec.budget, stdio);
         if let Some(dir) = &spec.working_dir {
             wasi.initial_cwd(dir);
+            if !program.asks_where() {
+                files.work_in(dir);
+            }
         }
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES);
@@ -97,7 +104,7 @@ impl State {
             table,
             slack: Slack::default(),
             limiter,
-            files: Files::new(&spec.mounts, &spec.budget, stdio),
+            files,
             sockets: Sockets::new(spec.network.clone(), control),
             http: Some(http),
             control: Arc::clone(control),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::error::VfsError;
 use crate::file::File;
-use crate::namespace::{Found, Mount, Place, Point, check_relative, walk};
+use crate::namespace::{Found, Mount, Place, Point, check_length, check_relative, walk};
 use crate::tree::{Access, Cursor, Entry, FileKind, Stat, Times, Tree};
 
 /// How many times a name may appear and vanish under an open before it gives up.
@@ -48,11 +48,13 @@ pub struct Directory {
     pub(crate) place: Arc<Place>,
     root: Arc<Place>,
     paths_block: bool,
+    /// See [`Directory::working`].
+    is_working: bool,
 }
 
 impl Directory {
     pub(crate) fn new(root: Arc<Place>, paths_block: bool) -> Directory {
-        Directory { place: Arc::clone(&root), root, paths_block }
+        Directory { place: Arc::clone(&root), root, paths_block, is_working: false }
     }
 
     pub(crate) fn of_tree(tree: &Arc<dyn Tree>) -> Directory {
@@ -110,6 +112,15 @@ impl Directory {
             Opened::Directory(directory) => Ok(directory),
             Opened::File(_) => Err(VfsError::NotDirectory),
         }
+    }
+
+    /// Opens a directory for programs that work in it and say neither of a path whether it was absolute. One whose
+    /// first name is in the view's root begins there; all others begin in the directory, and may lead above it.
+    ///
+    /// # Errors
+    /// As [`Directory::open_directory`].
+    pub fn working(&self, path: &str) -> Result<Directory, VfsError> {
+        Ok(Directory { is_working: true, ..self.open_directory(path)? })
     }
 
     /// Opens a regular file.
@@ -370,8 +381,17 @@ impl Directory {
     }
 
     pub(crate) fn find<'p>(&self, path: &'p str, follow: bool) -> Result<Found<'p>, VfsError> {
-        check_relative(path)?;
-        walk(&self.root, &self.place, path, follow)
+        if !self.is_working {
+            check_relative(path)?;
+            return walk(&self.root, &self.place, path, follow);
+        }
+        check_length(path)?;
+        if path.starts_with('/') {
+            return Err(VfsError::NotPermitted);
+        }
+        let first = path.split('/').find(|name| !matches!(*name, "" | "."));
+        let in_root = first.is_some_and(|name| name != ".." && self.root.child(name).is_ok());
+        walk(&self.root, if in_root { &self.root } else { &self.place }, path, follow)
     }
 
     fn open_existing(
@@ -387,7 +407,8 @@ impl Directory {
         match place.node.kind {
             FileKind::Directory if write || options.create => Err(VfsError::IsDirectory),
             FileKind::Directory => {
-                Ok(Opened::Directory(Directory { place: Arc::clone(place), ..self.clone() }))
+                let place = Arc::clone(place);
+                Ok(Opened::Directory(Directory { place, is_working: false, ..self.clone() }))
             }
             _ if directory || options.directory => Err(VfsError::NotDirectory),
             FileKind::Symlink => Err(VfsError::Loop),

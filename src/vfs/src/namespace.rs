@@ -78,7 +78,8 @@ impl Place {
         self.point.as_ref().is_some_and(|point| point.children.contains_key(name))
     }
 
-    fn child(self: &Arc<Place>, name: &str) -> Result<Arc<Place>, VfsError> {
+    /// What goes by this name here.
+    pub(crate) fn child(self: &Arc<Place>, name: &str) -> Result<Arc<Place>, VfsError> {
         if name.len() > NAME_MAX {
             return Err(VfsError::NameTooLong);
         }
@@ -205,7 +206,8 @@ fn component(path: &str, at: usize) -> Option<(usize, usize)> {
     }
 }
 
-fn check_length(path: &str) -> Result<(), VfsError> {
+/// Checks a path for what none may have.
+pub(crate) fn check_length(path: &str) -> Result<(), VfsError> {
     if path.is_empty() {
         return Err(VfsError::NoEntry);
     }

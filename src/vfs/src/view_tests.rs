@@ -26,6 +26,42 @@ fn files(list: &[(&str, &'static str)]) -> BTreeMap<String, ProjectedFile> {
 }
 
 #[test]
+fn a_working_directory_has_what_the_root_has_not() {
+    let mut mounts = Mounts::new();
+    mount(&mut mounts, "/srv/app", &Volume::memory(None));
+    let root = mounts.root();
+    root.create_directory("etc").unwrap();
+    root.write("etc/name", b"root").unwrap();
+    root.write("srv/above", b"above").unwrap();
+    let here = root.working("srv/app").unwrap();
+    here.write("new", b"new").unwrap();
+    here.create_directory("sub").unwrap();
+    here.rename("./new", &here, "sub/moved").unwrap();
+    here.write("etc/more", b"more").unwrap();
+    assert_eq!((names(&here), names(&root)), (vec!["sub".into()], vec!["etc".into(), "srv".into()]));
+    for (path, text) in [
+        ("etc/name", "root"),
+        ("./etc/more", "more"),
+        ("srv/app/sub/moved", "new"),
+        ("sub/moved", "new"),
+        ("../above", "above"),
+        ("sub/../../above", "above"),
+        ("../../../../etc/name", "root"),
+    ] {
+        assert_eq!(here.read(path, 9).unwrap(), text.as_bytes(), "{path}");
+    }
+    assert_eq!(root.read("srv/app/sub/moved", 9).unwrap(), b"new");
+    for (path, expected) in [("/etc/name", "NotPermitted"), ("", "NoEntry"), ("e\0", "IllegalByteSequence")] {
+        fails(here.stat_at(path, true), expected);
+    }
+    // What is opened in it is a directory like any other.
+    let own = here.open_directory(".").unwrap();
+    fails(own.stat_at("etc", true), "NoEntry");
+    fails(own.stat_at("../above", true), "NotPermitted");
+    fails(root.working("none"), "NoEntry");
+}
+
+#[test]
 fn mounts_lie_inside_mounts_in_any_order() {
     let (outer, inner, innermost) = (Volume::memory(None), Volume::memory(None), Volume::memory(None));
     outer.root().create_directories("in/was").unwrap();

@@ -76,7 +76,8 @@ pub enum SignedIdentity {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct SignatureRule {
-    /// A registry, or a registry and a repository or the beginning of one; `*` is all of them.
+    /// A registry, or a registry and a repository or the beginning of one; `*` is all of them. However the registry is
+    /// written, here or in the name of an image, it is the same one.
     pub prefix: String,
     /// Public keys in PEM: files, or the text itself.
     #[serde(default)]

@@ -29,6 +29,8 @@ use crate::stdio::Stdio;
 /// A container's files.
 pub(crate) struct Files {
     root: Directory,
+    /// Where the guest works, if it is to be told by a directory ([`Files::work_in`]).
+    working: Option<Directory>,
     /// What the guest has open.
     open: Arc<AtomicUsize>,
     /// What its pod may hold.
@@ -38,7 +40,13 @@ pub(crate) struct Files {
 
 impl Files {
     pub(crate) fn new(mounts: &Mounts, budget: &Arc<Budget>, stdio: Stdio) -> Files {
-        Files { root: mounts.root(), open: Arc::default(), budget: Arc::clone(budget), stdio }
+        let (open, budget) = (Arc::default(), Arc::clone(budget));
+        Files { root: mounts.root(), working: None, open, budget, stdio }
+    }
+
+    /// The guest finds its working directory as a second one, `.`.
+    pub(crate) fn work_in(&mut self, path: &str) {
+        self.working = working(&self.root, path);
     }
 
     /// Starts a listing, which holds on to the directory, so that it counts as one more that is open.
@@ -158,18 +166,41 @@ impl FilesView<'_> {
         Ok(Resource::new_own(self.table.push(handle)?.rep()))
     }
 
-    /// The root of the container's view, opened once more.
-    pub(crate) fn root(&self) -> Result<Handle, TooMany> {
+    /// What the guest finds open, with its names: the root of the container's view and, if it is to be told so, the
+    /// directory to work in. They are opened once more each time.
+    pub(crate) fn preopened(&self) -> Result<Vec<(Handle, &'static str)>, TooMany> {
         let flags = DescriptorFlags::READ | DescriptorFlags::MUTATE_DIRECTORY;
-        Ok(Handle::Directory { directory: self.files.root.clone(), flags, _open: self.files.open()? })
+        let working = self.files.working.as_ref().map(|working| (working, WORKING));
+        let all = [(&self.files.root, ROOT)].into_iter().chain(working);
+        all.map(|(directory, name)| {
+            let directory = directory.clone();
+            Ok((Handle::Directory { directory, flags, _open: self.files.open()? }, name))
+        })
+        .collect()
     }
 }
 
+/// The name of the root among the directories that a guest finds open.
+pub(crate) const ROOT: &str = "/";
+
+/// The name of the directory to work in. It comes after the root: wasi-libc takes both for the same prefix of every
+/// path, and the later one for the better.
+pub(crate) const WORKING: &str = ".";
+
+/// The directory that a guest works in, unless that is the root, or it is missing.
+pub(crate) fn working(root: &Directory, path: &str) -> Option<Directory> {
+    let path = path.trim_matches('/');
+    let is_root = path.split('/').all(|name| matches!(name, "" | "."));
+    if is_root { None } else { on_disk(root.paths_block(), || root.working(path)).ok() }
+}
+
 impl preopens::Host for FilesView<'_> {
-    /// One directory: the root of the container's view.
     fn get_directories(&mut self) -> wasmtime::Result<Vec<(Resource<Descriptor>, String)>> {
-        let root = self.root().map_err(FsError::from).and_then(|root| self.push(root));
-        Ok(vec![(root.map_err(wasmtime::Error::new)?, "/".to_owned())])
+        let all = self.preopened().map_err(|error| wasmtime::Error::new(FsError::from(error)))?;
+        let push = |(handle, name): (Handle, &str)| {
+            Ok((self.push(handle).map_err(wasmtime::Error::new)?, name.to_owned()))
+        };
+        all.into_iter().map(push).collect()
     }
 }
 

@@ -109,7 +109,7 @@ impl Factory {
         let http = Http::sharing(Arc::clone(&self.client));
         let lines = |output: &Arc<dyn Output>| Lines::new(output) as Arc<dyn Output>;
         let (stdout, stderr) = (lines(&self.spec.stdout), lines(&self.spec.stderr));
-        let state = State::one_of_many(&self.spec, stdout, stderr, &self.control, http);
+        let state = State::one_of_many(&self.program, &self.spec, stdout, stderr, &self.control, http);
         let mut store = store(&self.engine, state, &self.control);
         let handler = async {
             store.data_mut().limiter.keep(self.program.context(), self.program.heap()).await?;

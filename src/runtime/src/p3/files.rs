@@ -98,10 +98,12 @@ impl HostDescriptor for FilesView<'_> {
 }
 
 impl preopens::Host for FilesView<'_> {
-    /// One directory: the root of the container's view.
     fn get_directories(&mut self) -> wasmtime::Result<Vec<(Resource<Descriptor>, String)>> {
-        let root = self.root().map_err(wasmtime::Error::new)?;
-        Ok(vec![(Resource::new_own(self.table.push(root)?.rep()), "/".to_owned())])
+        let all = self.preopened().map_err(wasmtime::Error::new)?;
+        let push = |(handle, name): (Handle, &str)| {
+            Ok((Resource::new_own(self.table.push(handle)?.rep()), name.to_owned()))
+        };
+        all.into_iter().map(push).collect()
     }
 }
 

@@ -16,9 +16,6 @@ use crate::limits::CHUNK;
 /// Kinds of advice that there are.
 const ADVICES: u32 = 6;
 
-/// The name of the preopened directory.
-const ROOT: &[u8] = b"/";
-
 impl Guest<'_> {
     /// Advice may be ignored, and is.
     pub(super) fn fd_advise(&mut self, fd: u32, _offset: u64, _length: u64, advice: u32) -> Result<()> {
@@ -174,7 +171,9 @@ impl Guest<'_> {
     /// What is a directory says its name. What is a listener says only that it is something else.
     pub(super) fn fd_prestat_get(&mut self, fd: u32, result_at: u32) -> Result<()> {
         let (tag, length) = match &self.preview1.table.get(fd)?.kind {
-            Kind::Directory(OpenDirectory { preopened: true, .. }) => (PREOPEN_DIRECTORY, ROOT.len() as u8),
+            Kind::Directory(OpenDirectory { preopened: Some(name), .. }) => {
+                (PREOPEN_DIRECTORY, name.len() as u8)
+            }
             Kind::Listener { .. } => (PREOPEN_LISTENER, 0),
             _ => return Err(Errno::Badf),
         };
@@ -182,15 +181,15 @@ impl Guest<'_> {
     }
 
     pub(super) fn fd_prestat_dir_name(&mut self, fd: u32, name: u32, length: u32) -> Result<()> {
-        match &self.preview1.table.get(fd)?.kind {
-            Kind::Directory(OpenDirectory { preopened: true, .. }) => {}
+        let own = match &self.preview1.table.get(fd)?.kind {
+            Kind::Directory(OpenDirectory { preopened: Some(own), .. }) => *own,
             Kind::Listener { .. } => return Err(Errno::NotDir),
             _ => return Err(Errno::Badf),
-        }
-        if (length as usize) < ROOT.len() {
+        };
+        if (length as usize) < own.len() {
             return Err(Errno::NameTooLong);
         }
-        self.memory.put(name, ROOT)
+        self.memory.put(name, own.as_bytes())
     }
 
     pub(super) fn fd_read(&mut self, fd: u32, list: u32, count: u32, result_at: u32) -> Result<()> {

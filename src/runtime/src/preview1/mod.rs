@@ -12,14 +12,16 @@
 //!
 //! Descriptors at the start: 0, 1 and 2; then, if the program imports `sock_accept`, a listener for each port
 //! that the container declares, so that the first is 3, where programs made for `wasmtime --tcplisten` and for
-//! systemd's `LISTEN_FDS` look for it; then `/`, the root of the container's view. What looks for directories
-//! (wasi-libc, Rust, Go) skips the listeners, because `fd_prestat_get` calls them something that is no directory.
+//! systemd's `LISTEN_FDS` look for it; then `/`, the root of the container's view; then, if there is one, the working
+//! directory as `.`. What looks for directories (wasi-libc, Rust, Go) skips the listeners, because `fd_prestat_get` calls them something that is no directory.
 //! A program that cannot accept gets no listeners, so that a port it only declares stays closed. A listener says
 //! that it does not block, as Wasmtime's do (Go would otherwise accept and do nothing else), but waits for those
 //! that accept without having asked or said how it behaves: simple programs in C and Rust.
 //!
-//! A working directory is told as `PWD`, which Go begins in. wasi-libc begins in `/`: it resolves paths itself,
-//! and nothing of 0.1 could tell it otherwise.
+//! A working directory is told as `PWD`, which Go begins in. wasi-libc begins in `/` whatever it is told: it makes all
+//! paths relative itself, and of the directories found it uses the last that fits, which `.` always does. So a path
+//! leads from there to the root if that has its first name, and to the working directory otherwise
+//! (`Directory::working`).
 //!
 //! It must never trust a pointer, a length or a number of the guest, allocate what a guest asks for, or hold a
 //! thread: what may wait is asynchronous, what may be long is done in pieces.
@@ -47,6 +49,7 @@ use self::abi::{Errno, Result, Snapshot, code, fdflags};
 use self::memory::GuestMemory;
 use self::table::{Descriptor, Direction, Kind, OpenDirectory, Table};
 use crate::container::ContainerSpec;
+use crate::files as host_files;
 use crate::run::Control;
 use crate::sockets::Sockets;
 use crate::state::State;
@@ -104,8 +107,13 @@ impl Preview1 {
             control.stop.listens(listener.drain_handle());
             opened &= open(Kind::Listener { listener, unseen: true });
         }
-        let root = OpenDirectory { directory: spec.mounts.root(), preopened: true, listing: None };
-        opened &= open(Kind::Directory(root));
+        let mut preopen = |directory, name| {
+            open(Kind::Directory(OpenDirectory { directory, preopened: Some(name), listing: None }))
+        };
+        let root = spec.mounts.root();
+        let working = spec.working_dir.as_deref().and_then(|dir| host_files::working(&root, dir));
+        opened &= preopen(root, host_files::ROOT);
+        opened &= working.is_none_or(|working| preopen(working, host_files::WORKING));
         debug_assert!(opened, "a new table has room");
         Preview1 {
             args: std::mem::take(&mut spec.args),

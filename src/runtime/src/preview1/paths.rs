@@ -120,7 +120,7 @@ impl Guest<'_> {
                 }
             }
             Opened::Directory(directory) => {
-                Kind::Directory(OpenDirectory { directory, preopened: false, listing: None })
+                Kind::Directory(OpenDirectory { directory, preopened: None, listing: None })
             }
         };
         let mut descriptor = Descriptor::new(kind, flags);

@@ -52,8 +52,8 @@ pub(super) enum Kind {
 
 pub(super) struct OpenDirectory {
     pub(super) directory: Directory,
-    /// The guest found it here and did not open it.
-    pub(super) preopened: bool,
+    /// Its name, if the guest found it here and did not open it.
+    pub(super) preopened: Option<&'static str>,
     pub(super) listing: Option<Box<Listing>>,
 }
 
@@ -242,7 +242,7 @@ mod tests {
     use super::*;
 
     fn directory() -> Descriptor {
-        let directory = OpenDirectory { directory: Mounts::new().root(), preopened: false, listing: None };
+        let directory = OpenDirectory { directory: Mounts::new().root(), preopened: None, listing: None };
         Descriptor::new(Kind::Directory(directory), 0)
     }
 

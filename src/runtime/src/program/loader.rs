@@ -17,7 +17,8 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use wasmtime::Engine;
-use wasmtime::component::Linker;
+use wasmtime::component::types::ComponentItem;
+use wasmtime::component::{Component, Linker};
 use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi::p3::bindings::CommandPre as Command3Pre;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
@@ -357,6 +358,10 @@ impl Shop {
                 entry.map_err(link)?
             }
         };
+        let asks_where = match loaded {
+            Loaded::Module(_) => false,
+            Loaded::Component(component) => asks_where(component),
+        };
         let needs = match loaded {
             Loaded::Module(module) => Some(module.resources_required()),
             Loaded::Component(component) => component.resources_required(),
@@ -367,8 +372,22 @@ impl Shop {
         let places = places::needed(memories.saturating_add(u32::from(facts.heap)), tables);
         let (kind, context, heap) = (kind.program_kind(), facts.context, facts.heap);
         let moved = facts.moved.clone();
-        Ok(Arc::new(Program { digest, kind, entry, places, context, heap, moved, _pin: pin }))
+        Ok(Arc::new(Program { digest, kind, entry, places, context, heap, asks_where, moved, _pin: pin }))
     }
+}
+
+/// Whether a component imports the function that says where it is to work. Linkers leave out those that nothing calls.
+fn asks_where(component: &Component) -> bool {
+    let (engine, type_) = (component.engine(), component.component_type());
+    type_.imports(engine).any(|(name, import)| match import.ty {
+        ComponentItem::ComponentInstance(interface) => {
+            name.starts_with("wasi:cli/environment@")
+                && interface
+                    .exports(engine)
+                    .any(|(function, _)| matches!(function, "initial-cwd" | "get-initial-cwd"))
+        }
+        _ => false,
+    })
 }
 
 /// Opens a module, and says how many bytes it has.

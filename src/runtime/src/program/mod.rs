@@ -62,6 +62,7 @@ pub struct Program {
     heap: bool,
     /// Where its instructions were before it was compiled.
     moved: Moved,
+    asks_where: bool,
     /// Keeps its code in the cache.
     _pin: Option<Pin>,
 }
@@ -129,6 +130,11 @@ impl Program {
     /// Where an instruction stands in the module, of which the engine knows only where it was when it was compiled.
     pub(crate) fn offset(&self, compiled: usize) -> usize {
         self.moved.before(compiled)
+    }
+
+    /// Whether it is a component that asks where it is to work. Others work in the directory that they find as theirs.
+    pub(crate) fn asks_where(&self) -> bool {
+        self.asks_where
     }
 
     pub(crate) fn entry(&self) -> &Entry {

@@ -523,9 +523,7 @@ async fn what_no_guest_can_answer_is_refused() {
     };
     check("GET / HTTP/1.1\r\n\r\n", "HTTP/1.1 400 ").await;
     check("GET / HTTP/1.0\r\n\r\n", "HTTP/1.0 200 ").await;
-    for host in
-        ["", "u@b", "b/c?d", "u@b/c?d", "a b", "a:b", "a:+80", "a:65536", ":80", "a,b", "a\r\nhost: a"]
-    {
+    for host in ["", "u@b", "b/c?d", "u@b/c?d", "a b", "a:b", "a:+80", "a:65536", ":80", "a\r\nhost: a"] {
         check(&format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n"), "HTTP/1.1 400 ").await;
     }
     for host in ["a", "a:", "a.b:80", "10.0.0.1", "[fd00::1]", "[fd00::1]:80"] {

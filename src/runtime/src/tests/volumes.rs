@@ -38,6 +38,34 @@ async fn containers_share_a_volume() {
     assert_eq!(std::fs::read_to_string(folder.path().join("log")).unwrap(), "written;written;");
 }
 
+/// Programs of Rust's standard library find relative names in their working directory, and absolute ones where they
+/// are; one that asks where it works is told, and finds the root to be the root.
+#[tokio::test]
+async fn programs_work_where_they_are_told() {
+    let bench = Bench::new();
+    let volume = Volume::memory(Some(MIB));
+    volume.root().write("may.csv", b"tea,3\n").unwrap();
+    let there = |spec: &mut ContainerSpec| {
+        mount(spec, "/srv/app", &volume);
+        spec.mounts.set_root_read_only();
+        spec.working_dir = Some("/srv/app".into());
+    };
+    for folder in [".", "/srv/app", "srv/app"] {
+        let told = |spec: &mut ContainerSpec| {
+            there(spec);
+            spec.env = vec![("SALES_DIR".into(), folder.into())];
+        };
+        let (exit, report) = bench.run_example("cron-report", &[], told).await;
+        assert_eq!(exit, Exit::Code(0), "{folder:?}: {report}");
+        assert!(report.starts_with("sales of 1 files\ntea "), "{folder:?}: {report}");
+        let (exit, output) = bench.run_example("files", &[folder, "3", "8"], there).await;
+        assert_eq!(exit, Exit::Code(0), "{folder:?}: {output}");
+    }
+    for (words, expected) in [(["ls", "."], "may.csv\n"), (["ls", "/"], "srv\n")] {
+        assert_eq!(bench.run_example("toolbox", &words, there).await, (Exit::Code(0), expected.to_owned()));
+    }
+}
+
 /// A container's root is its own, and errors reach it as WASI numbers them.
 #[tokio::test]
 async fn a_container_has_its_own_root() {

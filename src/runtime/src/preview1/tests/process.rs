@@ -47,6 +47,40 @@ async fn the_working_directory_is_told() {
 }
 
 #[tokio::test]
+async fn the_working_directory_is_found_after_the_root() {
+    let bench = Bench::new();
+    let run = async |dir: &str, steps: &[(&str, u64)]| {
+        run_in(&bench, ONE, steps, |spec| {
+            spec.mounts.root().create_directories("srv/app").unwrap();
+            spec.working_dir = Some(dir.to_owned());
+        })
+        .await;
+    };
+    let steps = [
+        ("fd_prestat_get 3 200", 0),
+        ("fd_prestat_dir_name 3 208 1", 0),
+        ("same 208 '/'", 1),
+        ("fd_prestat_get 4 200", 0),
+        ("get32 200", 0),
+        ("get32 204", 1),
+        ("fd_prestat_dir_name 4 208 1", 0),
+        ("same 208 '.'", 1),
+        ("fd_prestat_get 5 200", 8),
+        ("path_open 4 0 'new' 1 66 0 0 100", 0),
+        ("path_filestat_get 3 0 'srv/app/new' 300", 0),
+        ("path_filestat_get 3 0 'new' 300", 44),
+        ("path_filestat_get 4 0 'srv/app/new' 300", 0),
+        ("path_rename 4 'new' 3 'srv/moved'", 0),
+        ("path_filestat_get 4 0 '../moved' 300", 0),
+    ];
+    run("/srv/app", &steps).await;
+    run("//srv/./app/", &steps).await;
+    for none in ["/", "/.", "", "/none"] {
+        run(none, &[("fd_prestat_get 3 200", 0), ("fd_prestat_get 4 200", 8)]).await;
+    }
+}
+
+#[tokio::test]
 async fn randomness_is_random() {
     let bench = Bench::new();
     check(

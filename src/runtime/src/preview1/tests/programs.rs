@@ -17,6 +17,22 @@ async fn a_c_program_finds_what_it_expects() {
     assert_eq!(exit, Exit::Code(42));
 }
 
+/// What it makes it makes where it works, whatever it calls it: names of the root are the root's, no others are.
+#[tokio::test]
+async fn a_c_program_works_in_its_directory() {
+    let bench = Bench::new();
+    let volume = coracle_vfs::Volume::memory(Some(1 << 20));
+    let (exit, output) = bench
+        .run_example("posix", &["last"], |spec| {
+            spec.mounts.add("/srv/app", &volume, &coracle_vfs::MountOptions::default()).unwrap();
+            spec.mounts.set_root_read_only();
+            spec.working_dir = Some("/srv/app".into());
+        })
+        .await;
+    assert!(output.ends_with("all well\n"), "{output}");
+    assert_eq!(exit, Exit::Code(42));
+}
+
 /// A server accepts on its container's port, and ends when it is told to.
 #[tokio::test]
 async fn a_c_server_accepts_on_the_port_it_declares() {
