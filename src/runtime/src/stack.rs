@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use crate::executor::turn_began;
 
-/// How often a guest that begins to wait gives back: it costs a system call of less than a microsecond, and some
-/// guests wait a hundred thousand times a second.
-const PAUSE: Duration = Duration::from_secs(1);
+/// How often a guest that begins to wait gives back: it costs a system call, and finding the pages anew costs more. Some
+/// guests wait a hundred thousand times a second, and thousands are probed once in a second.
+const PAUSE: Duration = Duration::from_mins(1);
 
 /// Bytes that are given back at most: what starts and host calls reach, several times over. Below a guest that waits
 /// there is more of its stack than this: the part that host functions have to themselves is four times as large, and
