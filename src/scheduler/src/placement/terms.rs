@@ -125,7 +125,13 @@ impl Term {
         }
         namespaces.sort_unstable();
         let keys = |keys: &Option<Vec<String>>, operator: &'static str| -> Vec<LabelSelectorRequirement> {
-            let present = keys.iter().flatten().filter_map(|key| Some((key, labels.get(key)?)));
+            let own = term.label_selector.as_ref().and_then(|selector| selector.match_expressions.as_deref());
+            // The API has written them into the selector already, with the labels that the pod was created with.
+            let written = |key: &str| {
+                own.unwrap_or_default().iter().any(|one| one.key == key && one.operator == operator)
+            };
+            let open = keys.iter().flatten().filter(|key| !written(key));
+            let present = open.filter_map(|key| Some((key, labels.get(key)?)));
             present.map(|(key, value)| requirement(key, operator, value)).collect()
         };
         let mut more = keys(&term.match_label_keys, "In");

@@ -12,6 +12,7 @@ use crate::{
     field::{self, Path},
 };
 
+mod label_keys;
 mod part;
 mod status;
 mod table;
@@ -54,6 +55,7 @@ impl Hooks for Pod {
     }
 
     fn prepare_create(&self, object: &mut Value, _now: Timestamp) {
+        label_keys::merge(object);
         let mut status = json!({"phase": "Pending", "qosClass": pod_spec::qos_class(&object["spec"])});
         if !is_empty(&object["spec"]["schedulingGates"]) {
             status["conditions"] = json!([{

@@ -56,6 +56,36 @@ fn a_minimal_pod() {
 }
 
 #[test]
+fn label_keys_of_pod_affinity() {
+    let term = |selector: Value| {
+        json!({
+            "topologyKey": "zone", "labelSelector": selector,
+            "matchLabelKeys": ["rev", "absent"], "mismatchLabelKeys": ["tenant"],
+        })
+    };
+    let pod = |affinity: Value| {
+        let labels = json!({"rev": "a1", "tenant": "x"});
+        json!({"metadata": {"labels": labels}, "spec": {"affinity": affinity}})
+    };
+    let own = json!({"key": "app", "operator": "Exists"});
+    let merged = [
+        json!({"key": "rev", "operator": "In", "values": ["a1"]}),
+        json!({"key": "tenant", "operator": "NotIn", "values": ["x"]}),
+    ];
+    let required = term(json!({"matchExpressions": [own]}));
+    let affinity = json!({"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [required]}});
+    let at = "/spec/affinity/podAffinity/requiredDuringSchedulingIgnoredDuringExecution/0/labelSelector";
+    let all = json!({"matchExpressions": [own, merged[0], merged[1]]});
+    check_prepared("pods", pod(affinity), at, all);
+    let preferred = json!({"weight": 1, "podAffinityTerm": term(json!({"matchLabels": {"app": "web"}}))});
+    let affinity =
+        json!({"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [preferred]}});
+    let at = "/spec/affinity/podAntiAffinity/preferredDuringSchedulingIgnoredDuringExecution/0/podAffinityTerm/labelSelector";
+    let all = json!({"matchLabels": {"app": "web"}, "matchExpressions": merged});
+    check_prepared("pods", pod(affinity), at, all);
+}
+
+#[test]
 fn parts_of_pods() {
     let container = |extra: Value| {
         let mut container = json!({"name": "web", "image": "web"});
