@@ -11,7 +11,7 @@ use ipnet::Ipv4Net;
 use kube::Client;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::{chaos::Chaos, node::SimNode, observer::Truth};
+use crate::{chaos::Chaos, metrics::Load, node::SimNode, observer::Truth};
 
 const SERVICES: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16);
 const PODS: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 128, 0, 0), 9);
@@ -35,18 +35,20 @@ pub(crate) struct Cluster {
     scheduler_way: Chaos,
     pub(crate) nodes: BTreeMap<String, SimNode>,
     pub(crate) truth: Truth,
+    pub(crate) load: Load,
 }
 
 impl Cluster {
     pub(crate) async fn start(nodes: usize) -> Cluster {
         let store = Embedded::memory();
+        let (truth, load) = (Truth::default(), Load::default());
         let dir = tempfile::tempdir().unwrap();
         let config = coracle_apiserver::Config {
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
             pki_dir: dir.path().join("pki"),
             service_cidr: SERVICES,
             node_ports: 30_000..=32_767,
-            extra_routes: Router::new(),
+            extra_routes: load.routes(truth.clone()),
             now: clock::now,
         };
         let server = ApiServer::build(config, store.clone()).await.unwrap();
@@ -61,7 +63,8 @@ impl Cluster {
             scheduler: None,
             scheduler_way: Chaos::new(),
             nodes: BTreeMap::new(),
-            truth: Truth::default(),
+            truth,
+            load,
         };
         cluster.start_controllers();
         cluster.start_scheduler();

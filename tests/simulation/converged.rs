@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::{
     cluster::Cluster,
     garbage,
-    objects::{self, NAMESPACE},
+    objects::{self, MOST, NAMESPACE, TARGET},
     scenario::api,
 };
 
@@ -43,6 +43,13 @@ pub(crate) async fn open(cluster: &Cluster) -> Vec<String> {
             }
         }
     }
+    for scaler in list("HorizontalPodAutoscaler").await {
+        let web = api(&cluster.user, "Deployment").get("web").await.unwrap();
+        let have = web.data["spec"]["replicas"].as_u64().unwrap_or(1);
+        if let Some(what) = misscaled(have, cluster.load.get()) {
+            open.push(format!("{what}; {}", scaler.data["status"]));
+        }
+    }
     for pod in &pods {
         let name = objects::name(&pod.metadata);
         if pod.metadata.deletion_timestamp.is_some() {
@@ -66,6 +73,14 @@ pub(crate) async fn open(cluster: &Cluster) -> Vec<String> {
     open
 }
 
+/// The autoscaler is content with its target. One that the user has scaled to nothing it leaves alone.
+fn misscaled(have: u64, load: u64) -> Option<String> {
+    let wanted = load.div_ceil(TARGET).clamp(1, MOST);
+    let tolerated = have <= MOST && load * 10 >= have * TARGET * 9 && load * 10 <= have * TARGET * 11;
+    let content = have == 0 || have == wanted || tolerated;
+    (!content).then(|| format!("web has {have} pods, {wanted} are wanted for a load of {load}"))
+}
+
 /// What runs is what the API says runs.
 fn running(cluster: &Cluster, pods: &[DynamicObject], open: &mut Vec<String>) {
     let running = cluster.truth.running();
@@ -84,7 +99,7 @@ fn running(cluster: &Cluster, pods: &[DynamicObject], open: &mut Vec<String>) {
 
 type Check = fn(&Value, &DynamicObject) -> Option<String>;
 
-const CHECKS: [(&str, Check); 6] = [
+const CHECKS: [(&str, Check); 7] = [
     ("Deployment", |data, object| {
         let replicas = &data["spec"]["replicas"];
         let fields = ["replicas", "updatedReplicas", "readyReplicas", "availableReplicas"];
@@ -113,6 +128,10 @@ const CHECKS: [(&str, Check); 6] = [
     ("Job", |data, _| {
         let done = data["status"]["succeeded"] == data["spec"]["completions"];
         (!job_is_over(data) || !done).then(|| "not complete".to_owned())
+    }),
+    ("CronJob", |data, _| {
+        let active = data["status"]["active"].as_array().is_some_and(|active| !active.is_empty());
+        active.then(|| "a job is under way".to_owned())
     }),
     ("PodDisruptionBudget", |data, object| {
         let status = &data["status"];

@@ -8,6 +8,8 @@
 //!  nodes ─────── chaos ┘
 //! ```
 //!
+//! The wall time that all of them read may jump, either way, and timers run on.
+//!
 //! While faults last the observer checks what must hold at every change; after them the cluster must come
 //! to what its objects ask for, and then be quiet.
 //!
@@ -24,6 +26,7 @@ mod chaos;
 mod cluster;
 mod converged;
 mod garbage;
+mod metrics;
 mod node;
 mod objects;
 mod observer;
@@ -79,6 +82,7 @@ fn run(seed: u64) {
 
 fn on_a_paused_clock(seed: u64, scenario: impl Future<Output = ()>) {
     coracle_client::random::seed(seed);
+    coracle_client::clock::shift(k8s_openapi::jiff::SignedDuration::ZERO);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     runtime.block_on(scenario);

@@ -163,6 +163,34 @@ pub(crate) fn job(app: &str, completions: i32, parallelism: i32, indexed: bool) 
     })
 }
 
+/// Every minute a job.
+pub(crate) fn cron_job(app: &str, policy: &str) -> Value {
+    let job = job(app, 1, 1, false);
+    json!({
+        "apiVersion": "batch/v1", "kind": "CronJob", "metadata": { "name": app, "namespace": NAMESPACE },
+        "spec": {
+            "schedule": "* * * * *", "concurrencyPolicy": policy, "successfulJobsHistoryLimit": 1,
+            "jobTemplate": { "spec": job["spec"] },
+        },
+    })
+}
+
+/// Half of the CPU that a pod requests is what it is to use.
+pub(crate) const TARGET: u64 = 50;
+/// As many pods as the autoscaler may ask for.
+pub(crate) const MOST: u64 = 5;
+
+pub(crate) fn autoscaler(app: &str) -> Value {
+    json!({
+        "apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler",
+        "metadata": { "name": app, "namespace": NAMESPACE },
+        "spec": {
+            "scaleTargetRef": { "apiVersion": "apps/v1", "kind": "Deployment", "name": app },
+            "minReplicas": 1, "maxReplicas": MOST, "targetCPUUtilizationPercentage": TARGET,
+        },
+    })
+}
+
 pub(crate) fn config_map(name: &str) -> Value {
     json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name, "namespace": NAMESPACE } })
 }

@@ -136,6 +136,8 @@ pub(crate) struct Observer {
     deployments: BTreeMap<String, Rollout>,
     /// Parallelism by the job's uid.
     jobs: BTreeMap<String, Wishes>,
+    /// The uids of the jobs of schedules.
+    ticks: BTreeMap<String, String>,
     volumes: BTreeMap<String, String>,
     claims: BTreeMap<String, String>,
     guarded: bool,
@@ -173,6 +175,7 @@ impl Observer {
             replica_sets: BTreeMap::new(),
             deployments: BTreeMap::new(),
             jobs: BTreeMap::new(),
+            ticks: BTreeMap::new(),
             volumes: BTreeMap::new(),
             claims: BTreeMap::new(),
             guarded: false,
@@ -208,7 +211,13 @@ impl Observer {
             "pods" => self.pod(key, &object, deleted),
             "replicasets.apps" => self.replica_set(uid, &object, deleted),
             "deployments.apps" => self.deployment(uid, &object),
-            "jobs.batch" => self.job(uid, &object),
+            "jobs.batch" => {
+                if key.rsplit('/').next().is_some_and(|name| name.starts_with("tick-")) {
+                    let first = self.ticks.entry(key.to_owned()).or_insert_with(|| uid.clone());
+                    assert_eq!(*first, uid, "{key} runs twice for one time of its schedule");
+                }
+                self.job(uid, &object);
+            }
             "configmaps" => self.owner(&uid, &object, deleted),
             "secrets" => self.secret(key, &object, deleted),
             "persistentvolumes" if !deleted => {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use coracle_client::random;
+use coracle_client::{clock, random};
 use coracle_store::Store;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::{
@@ -47,12 +47,14 @@ pub(crate) async fn run(seed: u64) {
     cluster.set_rarity(4 + random::below(30));
     let mut families = Families::default();
     for _ in 0..30 + random::below(20) {
-        match random::below(13) {
+        match random::below(15) {
             0..=3 => user_acts(&cluster.user, &workloads).await,
             4 if calm => evict(&cluster.user, Some("guarded")).await,
             4 => evict(&cluster.user, None).await,
             5 => trouble(&mut cluster),
             6 if !calm => node_trouble(&mut cluster),
+            13 => clock_jumps(),
+            14 => cluster.load.set(random::below(400)),
             10 | 11 => families.found(&cluster.user).await,
             12 => {
                 families.leave(&cluster.user).await;
@@ -93,6 +95,9 @@ async fn begin(user: &Client, calm: bool) -> Vec<Workload> {
         let unavailable = if surge == 0 { 1 } else { number(2) };
         add("Deployment", "web", objects::deployment("web", 2 + number(6), surge, unavailable)).await;
         create(user, objects::service("web")).await;
+        if random::below(2) == 0 {
+            create(user, objects::autoscaler("web")).await;
+        }
     }
     if random::below(2) == 0 {
         let (parallel, claims) = (random::below(2) == 0, random::below(2) == 0);
@@ -104,6 +109,10 @@ async fn begin(user: &Client, calm: bool) -> Vec<Workload> {
     }
     if random::below(3) == 0 {
         add("DaemonSet", "agent", objects::daemon_set("agent")).await;
+    }
+    if random::below(3) == 0 {
+        let policy = ["Allow", "Forbid", "Replace"][usize::try_from(random::below(3)).unwrap()];
+        add("CronJob", "tick", objects::cron_job("tick", policy)).await;
     }
     if calm || workloads.is_empty() {
         create(user, objects::replica_set("guarded", 4)).await;
@@ -127,7 +136,8 @@ async fn user_acts(user: &Client, workloads: &[Workload]) {
         ("Deployment", 2) => json!({ "spec": { "paused": random::below(2) == 0 } }),
         ("Job", 0) => json!({ "spec": { "suspend": random::below(2) == 0 } }),
         ("Job", 1) => json!({ "spec": { "parallelism": 1 + random::below(4) } }),
-        ("Job", _) => return,
+        ("CronJob", 0 | 1) => json!({ "spec": { "suspend": random::below(2) == 0 } }),
+        ("Job" | "CronJob", _) => return,
         _ => update,
     };
     let api = api(user, workload.kind);
@@ -145,6 +155,14 @@ async fn evict(user: &Client, app: Option<&str>) {
     }
     let pod = &list[usize::try_from(random::below(list.len() as u64)).unwrap()];
     let _ = pods.evict(objects::name(&pod.metadata), &EvictParams::default()).await;
+}
+
+/// The wall time of all machines is set: up to a quarter of an hour to either side of what it was at first.
+/// It stays so, also when the other faults end.
+fn clock_jumps() {
+    const FARTHEST: i64 = 15 * 60;
+    let seconds = i64::try_from(random::below(2 * FARTHEST.unsigned_abs() + 1)).unwrap() - FARTHEST;
+    clock::shift(k8s_openapi::jiff::SignedDuration::from_secs(seconds));
 }
 
 /// Something happens to the control plane.
@@ -189,6 +207,12 @@ async fn settle(cluster: &Cluster, observer: &mut Observer) {
             }
         }
     }
+    // Otherwise it would never be quiet.
+    for cron in api(&cluster.user, "CronJob").list(&ListParams::default()).await.unwrap() {
+        let patch = Patch::Merge(json!({ "spec": { "suspend": true } }));
+        let name = objects::name(&cron.metadata);
+        api(&cluster.user, "CronJob").patch(name, &PatchParams::default(), &patch).await.unwrap();
+    }
     garbage::let_go(&cluster.user).await;
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -215,6 +239,8 @@ async fn quiet(cluster: &Cluster, observer: &mut Observer, seed: u64) {
             "statefulsets.apps",
             "daemonsets.apps",
             "jobs.batch",
+            "cronjobs.batch",
+            "horizontalpodautoscalers.autoscaling",
             "endpointslices.discovery.k8s.io",
             "endpoints",
             "persistentvolumeclaims",
@@ -266,6 +292,8 @@ pub(crate) fn api(user: &Client, kind: &str) -> Api<DynamicObject> {
         "StatefulSet" => ("apps", "statefulsets"),
         "DaemonSet" => ("apps", "daemonsets"),
         "Job" => ("batch", "jobs"),
+        "CronJob" => ("batch", "cronjobs"),
+        "HorizontalPodAutoscaler" => ("autoscaling", "horizontalpodautoscalers"),
         "PodDisruptionBudget" => ("policy", "poddisruptionbudgets"),
         "PersistentVolumeClaim" => ("", "persistentvolumeclaims"),
         "Service" => ("", "services"),

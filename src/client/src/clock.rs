@@ -1,7 +1,19 @@
 //! Wall time that follows tokio's clock.
 
+use std::cell::Cell;
+
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
+
+thread_local! {
+    static SHIFT: Cell<SignedDuration> = const { Cell::new(SignedDuration::ZERO) };
+}
+
+/// From now on the wall time of this thread is so far from what it would be. For simulations on a
+/// current-thread runtime: a clock that is set, by hand or by the network, jumps while timers run on.
+pub fn shift(by: SignedDuration) {
+    SHIFT.set(by);
+}
 
 /// The wall time now.
 ///
@@ -21,7 +33,7 @@ pub fn now() -> Timestamp {
     // Between the two readings lie nanoseconds; real pauses are longer.
     let ahead = if ahead.abs() < SignedDuration::from_millis(1) { SignedDuration::ZERO } else { ahead };
     let system = Timestamp::now();
-    system.checked_add(ahead).unwrap_or(system)
+    system.checked_add(ahead.saturating_add(SHIFT.get())).unwrap_or(system)
 }
 
 /// The wall time now as Kubernetes' `Time` (whole seconds).
@@ -54,6 +66,18 @@ mod tests {
         // A machine that is busy may take its time between the two looks.
         let late = passed - SignedDuration::from_hours(1);
         assert!(late.abs() < SignedDuration::from_mins(1), "{passed:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn wall_time_can_jump_while_timers_run_on() {
+        let (before, timers) = (now(), tokio::time::Instant::now());
+        for hours in [1, -1] {
+            shift(SignedDuration::from_hours(hours));
+            let late = now().duration_since(before) - SignedDuration::from_hours(hours);
+            assert!(late.abs() < SignedDuration::from_mins(1), "{late:?}");
+        }
+        shift(SignedDuration::ZERO);
+        assert!(timers.elapsed() < Duration::from_mins(1));
     }
 
     #[tokio::test]
