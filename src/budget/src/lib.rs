@@ -126,8 +126,12 @@ impl Budget {
 
     /// Bytes that it would draw more if it had what is waited for.
     pub fn lacks(&self) -> u64 {
+        self.lacks_for(self.awaited())
+    }
+
+    fn lacks_for(&self, bytes: u64) -> u64 {
         let used = self.used.load(Ordering::SeqCst);
-        wanted(used.saturating_add(self.awaited())).saturating_sub(self.drawn.load(Ordering::SeqCst))
+        wanted(used.saturating_add(bytes)).saturating_sub(self.drawn.load(Ordering::SeqCst))
     }
 
     /// The most that may be in use; `None` if there is no limit.
@@ -149,12 +153,12 @@ impl Budget {
     /// Waits until its node may have what it would draw for `bytes` more. What is there may be gone when it is asked for:
     /// then it waits anew, behind others. The node is told of the shortage.
     pub fn room(&self, bytes: u64) -> Room<'_> {
-        let lacks = wanted(self.used().saturating_add(bytes)).saturating_sub(self.drawn());
+        let lacks = self.lacks_for(bytes);
         let node = self.node.as_deref().filter(|_| lacks > 0);
         let waiting = node.map(|node| {
             self.awaited.fetch_add(bytes, Ordering::SeqCst);
-            let before = self.waiting.fetch_add(1, Ordering::Relaxed);
-            (before, Waiting::begin(node, lacks))
+            let before = self.waiting.fetch_add(1, Ordering::SeqCst);
+            (before, Waiting::begin(node, self.number(), lacks))
         });
         Room { budget: self, bytes, waiting }
     }
@@ -211,6 +215,19 @@ impl Budget {
     fn give(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::SeqCst);
         let Some(node) = &self.node else { return };
+        self.give_to(node);
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            node.serve_pod(self.number());
+        }
+    }
+
+    /// Whose it is, among all budgets that there are.
+    fn number(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
+    /// Gives the node what is drawn and not used.
+    fn give_to(&self, node: &NodeBudget) {
         loop {
             let drawn = self.drawn.load(Ordering::SeqCst);
             let wanted = wanted(self.used.load(Ordering::SeqCst));
@@ -255,8 +272,9 @@ impl Future for Room<'_> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut self.waiting {
-            Some((before, waiting)) => waiting.poll(*before, cx),
+        let Room { budget, bytes, waiting } = &mut *self;
+        match waiting {
+            Some((before, waiting)) => waiting.poll(*before, || budget.lacks_for(*bytes), cx),
             None => Poll::Ready(()),
         }
     }
@@ -266,7 +284,7 @@ impl Drop for Room<'_> {
     fn drop(&mut self) {
         if let Some((_, waiting)) = self.waiting.take() {
             self.budget.awaited.fetch_sub(self.bytes, Ordering::SeqCst);
-            self.budget.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.budget.waiting.fetch_sub(1, Ordering::SeqCst);
             drop(waiting);
         }
     }

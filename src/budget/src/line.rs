@@ -25,22 +25,25 @@ pub(crate) struct Line {
 /// One that waits.
 #[derive(Debug)]
 struct Waits {
+    /// Whose it is, as a number.
+    pod: usize,
     bytes: u64,
     waker: Waker,
 }
 
 impl Line {
     /// Enters one of a pod of which so many are in line already.
-    pub(crate) fn enter(&mut self, before: u32, bytes: u64, waker: &Waker) -> Turn {
+    pub(crate) fn enter(&mut self, pod: usize, before: u32, bytes: u64, waker: &Waker) -> Turn {
         self.came += 1;
         let turn = (before, self.came);
-        self.waiting.insert(turn, Waits { bytes, waker: waker.clone() });
+        self.waiting.insert(turn, Waits { pod, bytes, waker: waker.clone() });
         turn
     }
 
-    /// One that has been woken, or polled, waits on.
-    pub(crate) fn stay(&mut self, turn: Turn, waker: &Waker) {
+    /// One that has been woken, or polled, waits on, for so much by now.
+    pub(crate) fn stay(&mut self, turn: Turn, bytes: u64, waker: &Waker) {
         if let Some(waits) = self.waiting.get_mut(&turn) {
+            waits.bytes = bytes;
             waits.waker.clone_from(waker);
         }
     }
@@ -62,6 +65,11 @@ impl Line {
             }
         }
         fitting
+    }
+
+    /// Those of one pod.
+    pub(crate) fn of(&self, pod: usize) -> Vec<Waker> {
+        self.waiting.values().filter(|waits| waits.pod == pod).map(|waits| waits.waker.clone()).collect()
     }
 }
 
@@ -88,7 +96,7 @@ mod tests {
         let mut line = Line::default();
         let bells: Vec<Arc<Rung>> = waiting.iter().map(|_| Arc::default()).collect();
         for ((before, bytes), bell) in waiting.iter().zip(&bells) {
-            line.enter(*before, *bytes, &Waker::from(Arc::clone(bell)));
+            line.enter(0, *before, *bytes, &Waker::from(Arc::clone(bell)));
         }
         line.fitting(free).into_iter().for_each(Waker::wake);
         let rung = |(at, bell): (usize, &Arc<Rung>)| bell.0.load(Ordering::Relaxed).then_some(at);
@@ -113,8 +121,8 @@ mod tests {
         let mut line = Line::default();
         let bells: [Arc<Rung>; 3] = Default::default();
         let [first, second, other] = bells.clone().map(Waker::from);
-        let turns = [&first, &second].map(|waker| line.enter(0, 1, waker));
-        line.stay(turns[0], &other);
+        let turns = [&first, &second].map(|waker| line.enter(0, 0, 1, waker));
+        line.stay(turns[0], 1, &other);
         line.fitting(1).into_iter().for_each(Waker::wake);
         let rung = || bells.clone().map(|bell| bell.0.load(Ordering::Relaxed));
         assert_eq!(rung(), [false, false, true]);

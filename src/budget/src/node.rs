@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
 
@@ -74,12 +74,18 @@ impl NodeBudget {
     fn serve(&self) {
         if self.missed.load(Ordering::SeqCst) > 0 {
             // Whoever is not in line yet looks what is there when it is.
-            let fitting = {
-                let line = self.line.lock();
-                line.fitting(self.free())
-            };
-            fitting.into_iter().for_each(std::task::Waker::wake);
+            self.wake(|line| line.fitting(self.free()));
         }
+    }
+
+    /// Wakes those of a pod, which has given something back that it has still drawn.
+    pub(crate) fn serve_pod(&self, pod: usize) {
+        self.wake(|line| line.of(pod));
+    }
+
+    fn wake(&self, whom: impl FnOnce(&Line) -> Vec<Waker>) {
+        let woken = whom(&self.line.lock());
+        woken.into_iter().for_each(Waker::wake);
     }
 
     pub(crate) fn take(&self, bytes: u64) -> bool {
@@ -125,27 +131,38 @@ impl fmt::Debug for NodeBudget {
 #[derive(Debug)]
 pub(crate) struct Waiting<'a> {
     node: &'a NodeBudget,
-    bytes: u64,
+    pod: usize,
+    /// What it lacked when it came.
+    missed: u64,
     turn: Option<Turn>,
 }
 
 impl<'a> Waiting<'a> {
     /// The node is told of the shortage.
-    pub(crate) fn begin(node: &'a NodeBudget, bytes: u64) -> Waiting<'a> {
+    pub(crate) fn begin(node: &'a NodeBudget, pod: usize, bytes: u64) -> Waiting<'a> {
         node.missed.fetch_add(bytes, Ordering::SeqCst);
         node.tell();
-        Waiting { node, bytes, turn: None }
+        Waiting { node, pod, missed: bytes, turn: None }
     }
 
-    /// Ready if they fit now. `before` others of the same pod were there when this one came.
-    pub(crate) fn poll(&mut self, before: u32, cx: &Context<'_>) -> Poll<()> {
+    /// Ready if what it `lacks` fits now, which it says when it is in line. `before` others of the same pod were there
+    /// when this one came.
+    pub(crate) fn poll(&mut self, before: u32, lacks: impl Fn() -> u64, cx: &Context<'_>) -> Poll<()> {
         let mut line = self.node.line.lock();
-        match self.turn {
-            Some(turn) => line.stay(turn, cx.waker()),
-            None => self.turn = Some(line.enter(before, self.bytes, cx.waker())),
+        let again = self.turn;
+        match again {
+            Some(turn) => line.stay(turn, lacks(), cx.waker()),
+            None => self.turn = Some(line.enter(self.pod, before, lacks(), cx.waker())),
         }
         drop(line);
-        if self.bytes <= self.node.free() { Poll::Ready(()) } else { Poll::Pending }
+        if lacks() <= self.node.free() {
+            return Poll::Ready(());
+        }
+        if again.is_some() {
+            // It was woken for what has gone to somebody else: what is left of it may be enough for others.
+            self.node.serve();
+        }
+        Poll::Pending
     }
 }
 
@@ -155,7 +172,7 @@ impl Drop for Waiting<'_> {
         if let Some(turn) = self.turn {
             self.node.line.lock().leave(turn);
         }
-        self.node.missed.fetch_sub(self.bytes, Ordering::SeqCst);
+        self.node.missed.fetch_sub(self.missed, Ordering::SeqCst);
         self.node.serve();
     }
 }
@@ -259,6 +276,47 @@ mod tests {
             drop(charge);
         }
         assert!(waiting.join().unwrap());
+    }
+
+    /// Polls `room` with a bell of its own, which is returned.
+    fn waits(room: &mut crate::Room<'_>) -> (bool, Arc<crate::Bell>) {
+        let bell = Arc::new(crate::Bell::default());
+        let waker = Waker::from(Arc::clone(&bell));
+        let polled = std::pin::Pin::new(room).poll(&mut Context::from_waker(&waker));
+        (polled.is_ready(), bell)
+    }
+
+    #[test]
+    fn what_is_left_by_who_was_faster_goes_to_who_needs_no_more() {
+        let node = NodeBudget::new(3 * CHUNK);
+        let [holds, large, small, fast] = [(); 4].map(|()| Budget::of_node(None, &node));
+        let _stays = holds.charge(FREE + CHUNK).unwrap();
+        let goes = node.take(2 * CHUNK);
+        assert!(goes);
+        let (mut first, mut second) = (large.room(FREE + 2 * CHUNK), small.room(FREE + CHUNK));
+        let (waits_first, waits_second) = (waits(&mut first), waits(&mut second));
+        assert!(!waits_first.0 && !waits_second.0);
+        node.give(2 * CHUNK);
+        assert!(*waits_first.1.rung.lock() && !*waits_second.1.rung.lock());
+        let _fast = fast.charge(FREE + CHUNK).unwrap();
+        assert!(!waits(&mut first).0);
+        assert!(*waits_second.1.rung.lock() && waits(&mut second).0);
+    }
+
+    #[test]
+    fn what_a_pod_gives_back_to_itself_is_enough_for_its_own() {
+        let node = NodeBudget::new(CHUNK);
+        let pod = Budget::of_node(None, &node);
+        let mut charge = pod.charge(FREE + CHUNK - 10).unwrap();
+        let mut room = pod.room(100);
+        let (there, bell) = waits(&mut room);
+        assert!(!there);
+        charge.shrink(89);
+        assert!(*bell.rung.lock() && !waits(&mut room).0, "a byte is missing");
+        let (_, bell) = waits(&mut room);
+        charge.shrink(1);
+        assert!(*bell.rung.lock() && waits(&mut room).0);
+        assert_eq!(node.used(), CHUNK);
     }
 
     /// Two give all back at once: nothing stays drawn.
