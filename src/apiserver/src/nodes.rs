@@ -25,11 +25,6 @@ impl NodeProxies {
         self.routers.write().remove(node_name);
     }
 
-    /// The name of one that can be reached.
-    pub(crate) fn first(&self) -> Option<String> {
-        self.routers.read().keys().next().cloned()
-    }
-
     /// The kubelet API of a node.
     pub(crate) fn get(&self, node_name: &str) -> Option<Router> {
         self.routers.read().get(node_name).cloned()

@@ -1,5 +1,7 @@
 //! The verbs on objects, between the wire and the pipeline.
 
+use std::collections::HashSet;
+
 use axum::{body::Body, response::Response};
 use coracle_api::{
     platform, schema,
@@ -207,7 +209,7 @@ fn new_warnings(call: &Call, object: &Value, old: &Value) -> Vec<String> {
     }
     let mut warnings = platform::warnings(call.kind(), object);
     if !warnings.is_empty() {
-        let known = platform::warnings(call.kind(), old);
+        let known: HashSet<String> = platform::warnings(call.kind(), old).into_iter().collect();
         warnings.retain(|warning| !known.contains(warning));
     }
     warnings

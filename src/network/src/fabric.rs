@@ -242,14 +242,6 @@ impl Fabric {
         Ok(crate::tcp::dial(self, route, self.visitor(None, to)).await?)
     }
 
-    /// The node dials an address that somebody wrote down (an endpoint without a pod) as one from outside would:
-    /// pods' own policies hold.
-    pub async fn connect_as_visitor(self: &Arc<Self>, address: SocketAddr) -> io::Result<Stream> {
-        let to = SocketAddr::new(canonical(address.ip()), address.port());
-        let route = self.route(&Origin::Visitor(self.gateway_for(to.ip())), to, Protocol::Tcp)?;
-        Ok(crate::tcp::dial(self, route, self.visitor(None, to)).await?)
-    }
-
     /// The node dials on behalf of the pod with this address, as the pod's guests would: what they may not reach, it
     /// may not either (probes and hooks that name a host).
     pub async fn connect_as(self: &Arc<Self>, pod: IpAddr, address: SocketAddr) -> io::Result<Stream> {

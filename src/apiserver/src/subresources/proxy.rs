@@ -1,9 +1,11 @@
 //! `…/proxy`: HTTP to a pod, to a ready endpoint of a service, or to the kubelet API of a node.
 //!
-//! Names may carry a scheme and a port: `[scheme:]name[:port]`; by `https` any certificate will do. What follows `/proxy` in the path, the query,
-//! the body and the method are passed on as they are.
+//! Names may carry a scheme and a port: `[scheme:]name[:port]`; by `https` any certificate will do. What follows
+//! `/proxy` in the path, the query, the body and the method are passed on as they are.
+//!
+//! An endpoint that is no pod is not gone to, as in Kubernetes: the proxy is no way to what its caller may not reach.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use axum::{body::Body, response::Response};
 use coracle_api::{Subresource, status::Status};
@@ -115,19 +117,6 @@ fn place_of_pod(pod: &Value, scheme: &str, port: u16) -> Option<Place> {
     Some(Place { node: node.to_owned(), path })
 }
 
-/// An endpoint that is no pod is reached from the node that it says it is on, or else from any: what a node may
-/// reach is for the node to know.
-fn place_of_address(call: &Call, address: &Value, scheme: &str, port: u16) -> Option<Place> {
-    let ip: IpAddr = object::text(address, "/ip").parse().ok()?;
-    if !is_allowed(ip) {
-        return None;
-    }
-    let own = Some(object::text(address, "/nodeName")).filter(|name| !name.is_empty()).map(str::to_owned);
-    let node = own.or_else(|| call.core.nodes.first())?;
-    let address = escape(&SocketAddr::new(ip, port).to_string());
-    Some(Place { node, path: format!("/addressProxy/{}{address}", secure(scheme)) })
-}
-
 /// Kubernetes' rule: never what is the proxying machine's own.
 fn is_allowed(ip: IpAddr) -> bool {
     let ip = ip.to_canonical();
@@ -167,7 +156,7 @@ fn service(call: &Call) -> Result<Place, Status> {
     places.into_iter().nth(pick).ok_or_else(|| none(name))
 }
 
-/// Where the ready endpoints behind a named port are.
+/// Where the ready pods behind a named port are.
 fn places_of(call: &Call, endpoints: &Value, scheme: &str, port_name: &str) -> Vec<Place> {
     let array =
         |value: &Value, field: &str| value.get(field).and_then(Value::as_array).cloned().unwrap_or_default();
@@ -179,16 +168,21 @@ fn places_of(call: &Call, endpoints: &Value, scheme: &str, port_name: &str) -> V
             continue;
         };
         for address in array(&subset, "addresses") {
-            let name = object::text(&address, "/targetRef/name");
-            if object::text(&address, "/targetRef/kind") != "Pod" || name.is_empty() {
-                places.extend(place_of_address(call, &address, scheme, port));
-                continue;
-            }
-            let pod = stored(call, "pods", name);
-            places.extend(pod.and_then(|pod| place_of_pod(&pod, scheme, port)));
+            places.extend(pod_at(call, &address).and_then(|pod| place_of_pod(&pod, scheme, port)));
         }
     }
     places
+}
+
+/// The pod of the call's namespace that has an endpoint's address, as the endpoint itself says.
+fn pod_at(call: &Call, address: &Value) -> Option<Value> {
+    let (ip, name) = (object::text(address, "/ip"), object::text(address, "/targetRef/name"));
+    if name.is_empty() || object::text(address, "/targetRef/namespace") != call.namespace {
+        return None;
+    }
+    let pod = stored(call, "pods", name)?;
+    let mut ips = pod.pointer("/status/podIPs").and_then(Value::as_array)?.iter();
+    ips.any(|known| object::text(known, "/ip") == ip).then_some(pod)
 }
 
 fn node(call: &Call) -> Result<Place, Status> {

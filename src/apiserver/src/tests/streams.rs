@@ -220,28 +220,24 @@ async fn services_are_proxied_to_a_ready_pod() {
     assert_eq!(server.get(&format!("{services}/q/proxy/")).await.code, StatusCode::NOT_FOUND);
 }
 
+/// Who may write endpoints reaches no more by it.
 #[tokio::test]
-async fn services_without_selectors_are_proxied_to_their_addresses() {
+async fn services_are_not_proxied_to_what_is_no_pod() {
     let server = server().await;
+    let status = json!({"status": {"podIP": "10.1.2.3", "podIPs": [{"ip": "10.1.2.3"}]}});
+    server.patch(&format!("{POD}/status"), MERGE, status).await.is(200);
     let services = "/api/v1/namespaces/default/services";
-    let check = async |name: &str, address: serde_json::Value, expected: Result<&str, u16>| {
+    let check = async |name: &str, ip: &str, pod: serde_json::Value, code: u16| {
         let service = json!({"metadata": {"name": name}, "spec": {"ports": [{"port": 80}]}});
         server.post(services, service).await.is(201);
-        let subsets = json!([{"addresses": [address], "ports": [{"port": 8443}]}]);
+        let subsets = json!([{"addresses": [{"ip": ip, "targetRef": pod}], "ports": [{"port": 8443}]}]);
         let endpoints = json!({"metadata": {"name": name}, "subsets": subsets});
         server.post("/api/v1/namespaces/default/endpoints", endpoints).await.is(201);
-        let answer = server.get(&format!("{services}/https:{name}:80/proxy/x?y")).await;
-        match expected {
-            Ok(asked) => assert_eq!(answer.header("x-asked"), asked, "{name}"),
-            Err(code) => assert_eq!(answer.code, code, "{name}"),
-        }
+        assert_eq!(server.get(&format!("{services}/{name}/proxy/x")).await.code, code, "{name}");
     };
-    check("any", json!({"ip": "192.0.2.7"}), Ok("GET /addressProxy/https:192.0.2.7%3A8443/x?y")).await;
-    check(
-        "v6",
-        json!({"ip": "2001:db8::1"}),
-        Ok("GET /addressProxy/https:%5B2001%3Adb8%3A%3A1%5D%3A8443/x?y"),
-    )
-    .await;
-    check("away", json!({"ip": "192.0.2.7", "nodeName": "m"}), Err(503)).await;
+    let own = json!({"kind": "Pod", "name": "p", "namespace": "default"});
+    check("pod", "10.1.2.3", own.clone(), 200).await;
+    check("none", "192.0.2.7", json!(null), 503).await;
+    check("another", "10.1.2.4", own, 503).await;
+    check("foreign", "10.1.2.3", json!({"kind": "Pod", "name": "p", "namespace": "other"}), 503).await;
 }

@@ -209,7 +209,12 @@ impl Controller {
 
     /// The pods of the target, and the autoscalers that have any of them for theirs.
     fn selected(&self, key: &Key, selector: &str) -> (Vec<Arc<Pod>>, Vec<Key>) {
-        let Ok(selector) = LabelSelector::parse(selector) else { return Default::default() };
+        // None at all would select every pod there is, and so be in the way of all others.
+        let selector = LabelSelector::parse(selector).ok().filter(|_| !selector.is_empty());
+        let Some(selector) = selector else {
+            self.selectors.lock().remove(key);
+            return Default::default();
+        };
         let mut found = self.pods.list_namespace(&key.namespace);
         found.retain(|pod| selector.matches(&pod.metadata.labels.as_ref()));
         let mut selectors = self.selectors.lock();

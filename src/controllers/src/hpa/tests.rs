@@ -449,6 +449,28 @@ async fn pods_of_two_autoscalers_follow_neither() {
     }
 }
 
+/// It has no pods, and not all there are.
+#[tokio::test(start_paused = true)]
+async fn a_target_without_a_selector_is_in_nobodys_way() {
+    let bench = stage("100m", "5");
+    let mut bare = bench.api.get::<Deployment>("ns", "web").expect("the stage has it");
+    bare.metadata = meta("bare");
+    bare.spec.as_mut().expect("has one").selector = Default::default();
+    bench.api.create(&bare);
+    let mut first = scaler(vec![cpu()]);
+    first.metadata = meta("bare");
+    first.spec.as_mut().expect("has one").scale_target_ref.name = "bare".to_owned();
+    bench.api.create(&first);
+    eventually("told", || {
+        let first = bench.api.get::<HorizontalPodAutoscaler>("ns", "bare")?;
+        let mut conditions = first.status?.conditions.into_iter().flatten();
+        conditions.find(|one| one.reason.as_deref() == Some("InvalidSelector"))
+    })
+    .await;
+    bench.api.create(&scaler(vec![cpu()]));
+    eventually("more pods", || (replicas_of(&bench) == 4).then_some(())).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn without_metrics_or_target_nothing_is_scaled() {
     let bench = stage("100m", "5");

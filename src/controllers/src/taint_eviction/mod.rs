@@ -125,7 +125,8 @@ async fn feed_pods(mut deltas: Deltas<Pod>, nodes: &Informer<Node>, queue: &Work
     let tolerations = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.tolerations.clone());
     while let Some(delta) = deltas.next().await {
         let pod = match &delta {
-            Delta::Added(pod) => pod,
+            // One that is gone waits no more.
+            Delta::Added(pod) | Delta::Deleted(pod) => pod,
             Delta::Updated { old, new }
                 if pods::node_name(old) != pods::node_name(new) || tolerations(old) != tolerations(new) =>
             {

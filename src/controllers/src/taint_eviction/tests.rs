@@ -53,16 +53,39 @@ fn plans() {
     check(&[other], Plan::Now);
 }
 
+fn node() -> Node {
+    Node {
+        metadata: ObjectMeta { name: Some("n".to_owned()), ..ObjectMeta::default() },
+        spec: Some(NodeSpec::default()),
+        status: None,
+    }
+}
+
+/// Of another pod of the same name nothing was planned that could be cancelled.
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_goes_early_waits_no_more() {
+    let bench = Bench::start(&[Registered { name: NAME, run }]);
+    let mut tainted = node();
+    tainted.spec = Some(NodeSpec { taints: Some(vec![taint("lost", clock::now())]), ..NodeSpec::default() });
+    bench.api.create(&tainted);
+    for seconds in [Some(31_536_000), None] {
+        let mut running = pod("p");
+        run_on(&mut running, "n", "10.0.0.1", true);
+        running.spec.as_mut().unwrap().tolerations = Some(vec![tolerate("lost", seconds)]);
+        bench.api.create(&running);
+        bench.quiet().await;
+        bench.api.remove::<Pod>("ns", "p");
+        bench.quiet().await;
+    }
+    bench.handle.shutdown().await;
+    assert_eq!(bench.api.list::<Event>(), []);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_pod_leaves_when_its_time_is_over_unless_the_taint_goes_first() {
     let bench = Bench::start(&[Registered { name: NAME, run }]);
     let api = &bench.api;
-    let node = Node {
-        metadata: ObjectMeta { name: Some("n".to_owned()), ..ObjectMeta::default() },
-        spec: Some(NodeSpec::default()),
-        status: None,
-    };
-    api.create(&node);
+    api.create(&node());
     let mut running = pod("p");
     run_on(&mut running, "n", "10.0.0.1", true);
     running.spec.as_mut().unwrap().tolerations = Some(vec![tolerate("lost", Some(60))]);

@@ -61,7 +61,7 @@ fn port(port: &IntOrString, container: &Container) -> Result<u16, String> {
 }
 
 /// Go's words for a failed dial.
-fn dial_problem(error: &io::Error) -> String {
+pub(crate) fn dial_problem(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "connect: connection refused".into(),
         io::ErrorKind::HostUnreachable => "connect: no route to host".into(),

@@ -24,7 +24,7 @@ pub(super) const USER_AGENT: &str = "kube-probe/1.33";
 /// What is looked at.
 #[derive(Clone, Debug)]
 pub(super) enum Check {
-    Http(Box<HttpRequest>),
+    Http(Arc<HttpRequest>),
     Tcp(Destination),
     Grpc {
         address: SocketAddr,
@@ -47,12 +47,12 @@ pub(super) enum Outcome {
 }
 
 /// How far a check has come.
-pub(super) enum Step<'a> {
-    Asked(&'a HttpRequest, Asked),
+pub(super) enum Step {
+    Asked(Arc<HttpRequest>, Asked),
     Over(Outcome),
 }
 
-impl Step<'_> {
+impl Step {
     /// Reads the answer if there is one to come.
     pub(super) async fn outcome(self, fabric: &Arc<Fabric>, time: Time) -> Outcome {
         let (request, asked) = match self {
@@ -61,8 +61,8 @@ impl Step<'_> {
         };
         match timeout_at(time.deadline, request.answer(fabric, asked)).await {
             Ok(Ok(answer)) => verdict(&answer),
-            Ok(Err(problem)) => failed(request, &problem),
-            Err(_) => late(request),
+            Ok(Err(problem)) => failed(&request, &problem),
+            Err(_) => late(&request),
         }
     }
 }
@@ -91,7 +91,7 @@ impl Check {
             return Ok(Check::Exec(action.command.as_deref().unwrap_or_default().into()));
         }
         if let Some(action) = &probe.http_get {
-            return HttpRequest::of(action, container, ip, USER_AGENT).map(Box::new).map(Check::Http);
+            return HttpRequest::of(action, container, ip, USER_AGENT).map(Arc::new).map(Check::Http);
         }
         if let Some(action) = &probe.tcp_socket {
             let to = Destination::of(action.host.as_deref(), &action.port, container, ip)?;
@@ -118,7 +118,7 @@ impl Check {
         fabric: &Arc<Fabric>,
         commands: &Commands,
         time: Time,
-    ) -> Step<'_> {
+    ) -> Step {
         Step::Over(match self {
             Check::Impossible(problem) => Outcome::Error(problem.to_string()),
             Check::Tcp(to) => match timeout_at(time.deadline, to.dial(fabric)).await {
@@ -127,7 +127,7 @@ impl Check {
                 Err(_) => Outcome::Failure(format!("dial tcp {}: i/o timeout", to.address)),
             },
             Check::Http(request) => match timeout_at(time.deadline, request.ask(fabric)).await {
-                Ok(Ok(asked)) => return Step::Asked(request, asked),
+                Ok(Ok(asked)) => return Step::Asked(request.clone(), asked),
                 Ok(Err(problem)) => failed(request, &problem),
                 Err(_) => late(request),
             },

@@ -40,6 +40,7 @@ use crate::{
     handle::{PodHandle, ProbeWord},
     state::ProbeKind,
 };
+pub(crate) use address::dial_problem;
 use check::{Check, Outcome, Time};
 pub(crate) use http_get::HttpRequest;
 use progress::{News, Progress, Schedule};

@@ -1,6 +1,6 @@
 //! The checks that are due together, as one task. Thousands of guests are asked one after the other, and when they
 //! have had time to answer, what they said is read one after the other. In between nothing is kept of a check but its
-//! connection: no timer, and nobody to wake.
+//! connection: no timer, and nobody to wake. A check that takes its time keeps nothing of the others.
 
 use std::{
     pin::Pin,
@@ -38,24 +38,29 @@ pub(super) struct Slot {
 
 impl Slot {
     /// Makes all checks, and tells the prober what each has found out.
-    pub(super) async fn make(self) {
+    pub(super) async fn make(mut self) {
+        let checks = std::mem::take(&mut self.checks);
+        let slot = &self;
         let awaited = FuturesUnordered::<BoxFuture<'_, ()>>::new();
-        let mut asked = Vec::with_capacity(self.checks.len());
-        for check in &self.checks {
-            match at_once(Box::pin(self.begin(check))) {
-                Ok(step @ Step::Asked(..)) if !check.eager => asked.push((check, step)),
-                Ok(step) => awaited.push(Box::pin(self.end(check, step))),
-                Err(begin) => awaited.push(Box::pin(async { self.end(check, begin.await).await })),
+        let mut asked = Vec::with_capacity(checks.len());
+        for check in checks {
+            match at_once(Box::pin(slot.begin(check))) {
+                Ok((check, step @ Step::Asked(..))) if !check.eager => asked.push((check, step)),
+                Ok((check, step)) => awaited.push(Box::pin(slot.end(check, step))),
+                Err(begin) => awaited.push(Box::pin(async move {
+                    let (check, step) = begin.await;
+                    slot.end(check, step).await;
+                })),
             }
         }
         let gathered = async {
             if asked.is_empty() {
                 return;
             }
-            sleep_until(self.read_at).await;
+            sleep_until(slot.read_at).await;
             let missing = FuturesUnordered::new();
             for (check, step) in asked {
-                if let Err(end) = at_once(Box::pin(self.end(check, step))) {
+                if let Err(end) = at_once(Box::pin(slot.end(check, step))) {
                     missing.push(end);
                 }
             }
@@ -64,12 +69,13 @@ impl Slot {
         tokio::join!(awaited.collect::<()>(), gathered);
     }
 
-    async fn begin<'a>(&self, check: &'a Due) -> Step<'a> {
+    async fn begin(&self, check: Due) -> (Due, Step) {
         let task = &check.task;
-        task.check.begin(&task.target, &self.fabric, &self.commands, check.time).await
+        let step = task.check.begin(&task.target, &self.fabric, &self.commands, check.time).await;
+        (check, step)
     }
 
-    async fn end(&self, check: &Due, step: Step<'_>) {
+    async fn end(&self, check: Due, step: Step) {
         let outcome = step.outcome(&self.fabric, check.time).await;
         self.prober.record(check.id, &check.task, check.due, outcome);
     }

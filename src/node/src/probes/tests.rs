@@ -197,10 +197,8 @@ async fn grpc_services_say_how_they_are() {
     assert_eq!(stuck.check(&probe).await, failure("timeout: health rpc did not complete within 1s"));
 }
 
-/// A guest that comes up some time after its container is seen at once, not a period later.
-#[tokio::test(start_paused = true)]
-async fn readiness_comes_with_the_guest() {
-    let net = net();
+/// A prober at work.
+fn prober(net: &Net) -> (Prober, TaskTracker, CancellationToken) {
     let nobody = tower::service_fn(|_: http::Request<Body>| async {
         Ok::<_, Infallible>(http::Response::new(Body::empty()))
     });
@@ -208,6 +206,37 @@ async fn readiness_comes_with_the_guest() {
     let prober = Prober::new(recorder);
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     tasks.spawn(prober.clone().run(net.fabric.clone(), commands(), tasks.clone(), stop.clone()));
+    (prober, tasks, stop)
+}
+
+/// A guest that never answers, and may take its time for that, keeps nothing of those that are checked with it.
+#[tokio::test(start_paused = true)]
+async fn a_check_that_hangs_is_the_last_of_its_slot() {
+    let net = net();
+    net.serve("");
+    let (prober, _tasks, _stop) = prober(&net);
+    let container = serde_json::from_value(json!({"name": "c"})).unwrap();
+    let begin = |target, probe: Value| {
+        prober.begin(target, &serde_json::from_value(probe).unwrap(), &container, net.ip())
+    };
+    let hangs = json!({"httpGet": {"path": "/healthz", "port": 80}, "timeoutSeconds": 86_400});
+    let _hangs = begin(target(ProbeKind::Readiness), hangs);
+    let target = target(ProbeKind::Readiness);
+    let handle = target.handle.clone();
+    let guard = begin(target, json!({"tcpSocket": {"port": 80}}));
+    assert!(handle.mail().await.probes[0].healthy);
+    drop(guard);
+    let kept = Arc::downgrade(&handle);
+    drop(handle);
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    assert!(kept.upgrade().is_none());
+}
+
+/// A guest that comes up some time after its container is seen at once, not a period later.
+#[tokio::test(start_paused = true)]
+async fn readiness_comes_with_the_guest() {
+    let net = net();
+    let (prober, tasks, stop) = prober(&net);
 
     let target = target(ProbeKind::Readiness);
     let handle = target.handle.clone();

@@ -210,7 +210,8 @@ pub(crate) fn denials(counts: &[(String, String, &'static str, u64)]) -> String 
     page.0
 }
 
-/// `kubelet_volume_stats_…`: each claim that pods of the node use, once. A volume without a limit has what its disk has.
+/// `kubelet_volume_stats_…`: each claim that pods of the node use, once. A volume without a limit has what its disk
+/// has.
 pub(crate) fn volumes(usage: &Usage, known: &[Known]) -> String {
     let disk = &usage.node.disk;
     let mut claims = BTreeMap::new();

@@ -57,9 +57,6 @@ pub(crate) fn routes() -> Router<Arc<Context>> {
         .route("/podProxy/{namespace}/{pod}/{port}", any(proxy::pod_proxy))
         .route("/podProxy/{namespace}/{pod}/{port}/", any(proxy::pod_proxy))
         .route("/podProxy/{namespace}/{pod}/{port}/{*path}", any(proxy::pod_proxy))
-        .route("/addressProxy/{address}", any(proxy::address_proxy))
-        .route("/addressProxy/{address}/", any(proxy::address_proxy))
-        .route("/addressProxy/{address}/{*path}", any(proxy::address_proxy))
 }
 
 /// An answer before any stream is there, in the kubelet's words.

@@ -1,5 +1,5 @@
-//! `proxy`: HTTP requests to a pod's port, or to an endpoint that is no pod, upgrades included, for the API server's
-//! pod and service proxies. `https:` before the port or the address means TLS, by whatever certificate.
+//! `proxy`: HTTP requests to a pod's port, upgrades included, for the API server's pod and service proxies. `https:`
+//! before the port means TLS, by whatever certificate.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -13,14 +13,13 @@ use coracle_network::Stream;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
-
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::timeout,
 };
 
 use super::{Refusal, bad, find, spawn};
-use crate::{context::Context, tls};
+use crate::{context::Context, probes::dial_problem, tls};
 
 /// How long the far end may take to agree on TLS. Kubernetes' number.
 const TLS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -42,7 +41,9 @@ pub(super) async fn pod_proxy(
     Path(parameters): Path<Vec<(String, String)>>,
     mut request: Request,
 ) -> Result<Response, Refusal> {
-    let parameter = |name| parameter(&parameters, name);
+    let parameter = |name: &str| {
+        parameters.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value.as_str())
+    };
     let (namespace, name) = (parameter("namespace"), parameter("pod"));
     let (secure, port) = scheme(parameter("port"));
     let (pod, _) = find(&context, namespace, name)?;
@@ -51,29 +52,11 @@ pub(super) async fn pod_proxy(
     let ip = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref()).and_then(|ip| ip.parse().ok());
     let address =
         SocketAddr::new(ip.ok_or_else(|| bad(format!("address not allowed: pod {name:?} has no IP")))?, port);
-    *request.uri_mut() = target(request.uri(), 5).map_err(bad)?;
-    let fabric = context.fabric.get().ok_or_else(no_network)?;
-    let stream = fabric.connect(address).await.map_err(|error| unreached(address, &error))?;
+    *request.uri_mut() = target(request.uri()).map_err(bad)?;
+    let fabric = context.fabric.get().ok_or_else(|| bad("the network of the node is not ready"))?;
+    let dialled = fabric.connect(address).await;
+    let stream = dialled.map_err(|error| gateway(format!("dial tcp {address}: {}", dial_problem(&error))))?;
     exchange(&context, stream, (secure, address), request).await
-}
-
-/// `/addressProxy/{[https:]ip:port}/{*path}`: an endpoint that somebody wrote down. Pods are reached by it as others
-/// from outside reach them: only the API server's word for a pod itself goes past their policies.
-pub(super) async fn address_proxy(
-    State(context): State<Arc<Context>>,
-    Path(parameters): Path<Vec<(String, String)>>,
-    mut request: Request,
-) -> Result<Response, Refusal> {
-    let (secure, address) = scheme(parameter(&parameters, "address"));
-    let address: SocketAddr = address.parse().map_err(|_| bad("address not allowed"))?;
-    *request.uri_mut() = target(request.uri(), 3).map_err(bad)?;
-    let fabric = context.fabric.get().ok_or_else(no_network)?;
-    let stream = fabric.connect_as_visitor(address).await.map_err(|error| unreached(address, &error))?;
-    exchange(&context, stream, (secure, address), request).await
-}
-
-fn parameter<'a>(parameters: &'a [(String, String)], name: &str) -> &'a str {
-    parameters.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value.as_str())
 }
 
 /// Whether TLS is to be spoken, and what follows.
@@ -81,16 +64,8 @@ fn scheme(text: &str) -> (bool, &str) {
     text.strip_prefix("https:").map_or((false, text), |rest| (true, rest))
 }
 
-fn no_network() -> Refusal {
-    bad("the network of the node is not ready")
-}
-
 fn gateway(problem: impl std::fmt::Display) -> Refusal {
     (StatusCode::SERVICE_UNAVAILABLE, format!("error trying to reach service: {problem}"))
-}
-
-fn unreached(address: SocketAddr, error: &std::io::Error) -> Refusal {
-    gateway(format!("dial tcp {address}: {}", dial_problem(error)))
 }
 
 /// Sends the request on a connection of its own, and gives the answer.
@@ -155,9 +130,9 @@ fn port_of(pod: &Pod, port: &str) -> Option<u16> {
     u16::try_from(named.container_port).ok()
 }
 
-/// What is asked for: the path without its first `place` slashes and what is between them, as it was written.
-fn target(uri: &Uri, place: usize) -> Result<Uri, String> {
-    let path = uri.path().splitn(place + 1, '/').nth(place).unwrap_or_default();
+/// What the pod is asked for: the part of the path after the port, as it was written.
+fn target(uri: &Uri) -> Result<Uri, String> {
+    let path = uri.path().splitn(6, '/').nth(5).unwrap_or_default();
     let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
     format!("/{path}{query}").parse().map_err(|error| format!("invalid path: {error}"))
 }
@@ -190,13 +165,6 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
     headers.remove(header::UPGRADE);
 }
 
-fn dial_problem(error: &std::io::Error) -> String {
-    match error.kind() {
-        std::io::ErrorKind::ConnectionRefused => "connect: connection refused".into(),
-        _ => error.to_string(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,7 +173,7 @@ mod tests {
     fn the_path_after_the_port_is_kept_as_it_is() {
         #[track_caller]
         fn check(uri: &str, expected: &str) {
-            assert_eq!(target(&uri.parse().unwrap(), 5).unwrap(), expected);
+            assert_eq!(target(&uri.parse().unwrap()).unwrap(), expected);
         }
         check("/podProxy/n/p/80", "/");
         check("/podProxy/n/p/80/", "/");

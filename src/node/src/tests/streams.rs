@@ -232,24 +232,16 @@ async fn serve_tls(stack: coracle_network::PodStack) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn proxies_speak_tls_to_pods_and_addresses() {
+async fn proxies_speak_tls_to_pods() {
     let bench = Bench::new().await;
     bench.push("registry.local/sleeps:1", guests::sleeps("up\n")).await;
     bench.create("p", json!({"containers": [{"name": "c", "image": "registry.local/sleeps:1"}]})).await;
     bench.pod("p", is_ready).await;
-    let stack = bench.stack("p").await;
-    let address = format!("{}:443", stack.ip());
-    serve_tls(stack).await;
+    serve_tls(bench.stack("p").await).await;
 
     let pod = "/podProxy/default/p/https:443";
     assert_eq!(bench.get(&format!("{pod}/a%2Fb?c")).await, (200, "/a%2Fb?c".into()));
     assert_eq!(bench.get(pod).await, (200, "/".into()));
-    let by_address = format!("/addressProxy/https:{address}");
-    assert_eq!(bench.get(&format!("{by_address}/x/y?z")).await, (200, "/x/y?z".into()));
-    for own in ["127.0.0.1", "169.254.169.254"] {
-        let (code, text) = bench.get(&format!("/addressProxy/{own}:443/")).await;
-        assert!(code == 503 && text.contains("dial tcp"), "{own}: {code} {text}");
-    }
 
     let mut io = upgraded(&bench, Request::get(format!("{pod}/socket")).header("upgrade", "echo")).await;
     io.write_all(b"word").await.unwrap();
