@@ -17,7 +17,7 @@ use serde_json::json;
 use crate::{
     context::Context,
     logs::{self, LogOptions, LogQuery, Source},
-    state::containers,
+    state::{containers, status_of},
     stats, streams,
 };
 
@@ -115,12 +115,7 @@ fn find(context: &Context, pod: &Pod, container: &str, previous: bool) -> Result
     let refuse = |what: &str| {
         Err((StatusCode::BAD_REQUEST, format!("container \"{container}\" in pod \"{name}\" {what}")))
     };
-    let status = pod.status.as_ref().and_then(|status| {
-        let main = status.container_statuses.iter().flatten();
-        let init = status.init_container_statuses.iter().flatten();
-        let debug = status.ephemeral_container_statuses.iter().flatten();
-        main.chain(init).chain(debug).find(|status| status.name == container)
-    });
+    let status = pod.status.as_ref().and_then(|status| status_of(status, container));
     if previous {
         // Between two runs the one that ended last is the previous one; otherwise the one before it.
         let between = status.is_some_and(|status| has_last(status) && is_waiting(status));

@@ -35,7 +35,7 @@ impl Machine {
         let mut units = Vec::with_capacity(plan.units.len());
         for unit_plan in &plan.units {
             let mut unit = Unit::new(unit_plan.clone());
-            if let Some(status) = known.and_then(|known| find(known, &unit_plan.name)) {
+            if let Some(status) = known.and_then(|known| status_of(known, &unit_plan.name)) {
                 let ended_now = unit.recall(status, now);
                 let code = unit.ended.as_ref().map_or(LOST, |ended| ended.code);
                 unit.interrupted = shut_down.is_some_and(|at| unit.was_up(at));
@@ -116,7 +116,8 @@ fn shut_down_at(policy: RestartPolicy, status: &PodStatus) -> Option<Timestamp> 
     conditions.find(said)?.last_transition_time.as_ref().map(|time| time.0)
 }
 
-fn find<'a>(status: &'a PodStatus, name: &str) -> Option<&'a ContainerStatus> {
+/// What the API knows of the container with this name, of whatever kind it is.
+pub(crate) fn status_of<'a>(status: &'a PodStatus, name: &str) -> Option<&'a ContainerStatus> {
     let main = status.container_statuses.iter().flatten();
     let init = status.init_container_statuses.iter().flatten();
     let ephemeral = status.ephemeral_container_statuses.iter().flatten();

@@ -45,7 +45,7 @@ use tokio::time::Instant;
 
 use unit::{Unit, UnitInput};
 
-pub(crate) use self::adopt::{LOST, UNKNOWN};
+pub(crate) use self::adopt::{LOST, UNKNOWN, status_of};
 
 /// The first wait before a failed set-up is tried again; it doubles to [`SETUP_RETRY_MAX`]. Kubernetes'
 /// numbers for volumes. A config map or secret that appears meanwhile triggers a retry at once.

@@ -4,7 +4,7 @@
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 
 use super::{PodUsage, Usage};
-use crate::{context::Context, volumes};
+use crate::{context::Context, state::status_of, volumes};
 
 /// What is known of a pod.
 #[derive(Debug, Default)]
@@ -45,12 +45,13 @@ impl Known {
             Some("BestEffort") => "/besteffort",
             _ => "",
         };
+        let status = |name: &str| pod.status.as_ref().and_then(|status| status_of(status, name));
         let containers = usage.containers.iter();
         let specs = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
         Known {
             cgroup: format!("/kubepods{folder}/pod{}", usage.uid),
             containers: containers
-                .map(|container| status(pod, &container.name).map(KnownContainer::of).unwrap_or_default())
+                .map(|container| status(&container.name).map(KnownContainer::of).unwrap_or_default())
                 .collect(),
             claims: specs
                 .filter_map(|spec| Some((spec.name.clone(), volumes::claim_name(pod, spec)?)))
@@ -69,12 +70,4 @@ impl KnownContainer {
             started: running.and_then(|run| run.started_at.as_ref()).map(|time| time.0.as_second()),
         }
     }
-}
-
-fn status<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStatus> {
-    let status = pod.status.as_ref()?;
-    let main = status.container_statuses.iter().flatten();
-    let init = status.init_container_statuses.iter().flatten();
-    let debug = status.ephemeral_container_statuses.iter().flatten();
-    main.chain(init).chain(debug).find(|status| status.name == name)
 }
