@@ -28,9 +28,15 @@ struct Edit {
     new: Range<usize>,
 }
 
-/// Where bytes of a changed file were before.
+/// Where bytes of a changed file were before: by positions from which on they are so far apart, up to [`PLACES`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<(u32, u32)>", into = "Vec<(u32, u32)>")]
 pub(crate) struct Moved(Vec<(u32, u32)>);
+
+/// Positions that are remembered of a file: half a megabyte of the node's memory for as long as somebody runs it, and
+/// less than a compiler's process may say. Of a file with more, which has tens of thousands of long operations, every
+/// second, third and so on is remembered: what is between is found a few bytes beside where it was.
+const PLACES: usize = 1 << 16;
 
 impl Section {
     /// The section that begins at `at`.
@@ -105,7 +111,32 @@ impl Edits {
             }
         }
         new.extend_from_slice(&file[at..]);
-        (new, Moved(moved))
+        let every = moved.len().div_ceil(PLACES).max(1);
+        (new, Moved(moved.into_iter().step_by(every).collect()))
+    }
+}
+
+/// Both as distances from those before, which are short to write.
+impl From<Vec<(u32, u32)>> for Moved {
+    fn from(mut places: Vec<(u32, u32)>) -> Moved {
+        let mut at = (0_u32, 0_u32);
+        for place in &mut places {
+            at = (at.0.wrapping_add(place.0), at.1.wrapping_add(place.1));
+            *place = at;
+        }
+        Moved(places)
+    }
+}
+
+impl From<Moved> for Vec<(u32, u32)> {
+    fn from(Moved(mut places): Moved) -> Vec<(u32, u32)> {
+        let mut at = (0, 0);
+        for place in &mut places {
+            let next = *place;
+            *place = (next.0.wrapping_sub(at.0), next.1.wrapping_sub(at.1));
+            at = next;
+        }
+        places
     }
 }
 

@@ -69,15 +69,12 @@ impl Operation {
             Operation::Copy { to, from } => {
                 code.within(TO, to, memories);
                 code.within(FROM, from, memories);
-                if to == from {
-                    // Later pieces must find what they copy, as it was.
-                    code.sink.local_get(TO).local_get(FROM);
-                    code.greater(TO).sink.if_(BlockType::Empty);
-                    code.down(|code| {
-                        code.sum(TO).sum(FROM).piece(LENGTH).sink.memory_copy(to, from);
-                    });
-                    code.give_back().sink.return_().end();
-                }
+                // Later pieces must find what they copy, as it was: both may be one memory, which was imported twice.
+                code.number(TO).number(FROM).sink.i64_gt_u().if_(BlockType::Empty);
+                code.down(|code| {
+                    code.sum(TO).sum(FROM).piece(LENGTH).sink.memory_copy(to, from);
+                });
+                code.give_back().sink.return_().end();
                 code.up(&[TO, FROM], |code| {
                     code.sink.local_get(TO).local_get(FROM);
                     code.piece(LENGTH).sink.memory_copy(to, from);

@@ -13,7 +13,8 @@
 //!
 //! Types, functions and locals are added after the ones there are, so that no index changes. What an instruction does
 //! stays the same: whether all of it lies in the memory is known before the first piece, the instruction itself still
-//! traps, and nobody else sees the memory between pieces: a store that gives way is not used by others.
+//! traps, and nobody else sees the memory between pieces: a store that gives way is not used by others. A module that
+//! has all the types, functions or locals of a function that the engine takes has no room for more, and is refused.
 //!
 //! Operations on tables are not touched: tables are small ([`TABLE_ELEMENTS`](crate::limits::TABLE_ELEMENTS)).
 

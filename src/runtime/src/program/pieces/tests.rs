@@ -1,7 +1,9 @@
 use std::sync::LazyLock;
 
 use proptest::prelude::*;
-use wasmtime::{Instance, Module, Store, Trap, UpdateDeadline, Val, WasmBacktrace};
+use wasmtime::{
+    Extern, Instance, Memory, MemoryType, Module, Store, Trap, UpdateDeadline, Val, WasmBacktrace,
+};
 
 use super::*;
 use crate::engine::Settings;
@@ -61,7 +63,10 @@ impl Guest {
         });
         let mut store = Store::new(module.engine(), ());
         store.set_epoch_deadline(u64::MAX / 2);
-        let instance = Instance::new(&mut store, module, &[]).unwrap();
+        // Whatever it imports is one memory.
+        let memory = Memory::new(&mut store, MemoryType::new(48, None)).unwrap();
+        let imports: Vec<Extern> = module.imports().map(|_| memory.into()).collect();
+        let instance = Instance::new(&mut store, module, &imports).unwrap();
         let mut guest = Guest { store, instance, moved: moved.clone() };
         for (at, name) in ["a", "b"].into_iter().enumerate() {
             let memory = guest.memory(name);
@@ -221,6 +226,65 @@ fn wide_memories_are_done_in_pieces() {
     }
     check("out", &[Val::I32(3), Val::I64(9), Val::I32(2 << 20)], true);
     check("out", &[Val::I32(3), Val::I64(1 << 33), Val::I32(2 << 20)], false);
+}
+
+#[test]
+fn a_memory_that_is_imported_twice_is_copied_as_one() {
+    let text = r#"(module (import "" "m" (memory $a 48)) (import "" "m" (memory $b 48))
+        (export "a" (memory $a)) (export "b" (memory $b))
+        (func (export "copy") (param i32 i32 i32) (memory.copy $b $a (local.get 0) (local.get 1) (local.get 2))))"#;
+    let mut guests = Both::new(text).guests();
+    for (to, from) in [(MIB / 2, 0), (0, MIB / 2), (7, 7)] {
+        same(&mut guests, "copy", [to, from, 2 * MIB + 5]).unwrap();
+    }
+}
+
+/// What is remembered of a module whose every third instruction is a long operation is bounded, and right to a few
+/// instructions.
+#[test]
+fn what_is_remembered_of_a_module_is_bounded() {
+    use wasm_encoder::{CodeSection, Function, FunctionSection, MemorySection, TypeSection, ValType};
+
+    const SITES: usize = 300_000;
+    let (mut types, mut functions, mut code) =
+        (TypeSection::new(), FunctionSection::new(), CodeSection::new());
+    let mut memories = MemorySection::new();
+    memories.memory(wasm_encoder::MemoryType {
+        minimum: 1,
+        maximum: None,
+        memory64: false,
+        shared: false,
+        page_size_log2: None,
+    });
+    types.ty().function([ValType::I32], []);
+    functions.function(0);
+    let mut function = Function::new([]);
+    let mut body = function.instructions();
+    for _ in 0..SITES {
+        body.local_get(0).local_get(0).local_get(0).memory_fill(0);
+    }
+    body.end();
+    code.function(&function);
+    let mut module = wasm_encoder::Module::new();
+    module.section(&types).section(&functions).section(&memories).section(&code);
+    let module = module.finish();
+
+    let (rewritten, moved) = piecewise(&module).unwrap().expect("it has long operations");
+    let text = serde_json::to_vec(&moved).unwrap();
+    assert!(text.len() < 1 << 20, "{} bytes are more than a compiler's process may say", text.len());
+    assert_eq!(serde_json::from_slice::<Moved>(&text).unwrap(), moved);
+    let places = |file: &[u8]| -> Vec<usize> {
+        let bodies = Parser::new(0).parse_all(file).filter_map(|payload| match payload.unwrap() {
+            wasmparser::Payload::CodeSectionEntry(body) => Some(body.get_operators_reader().unwrap()),
+            _ => None,
+        });
+        let all = bodies.flat_map(|body| body.into_iter_with_offsets().map(Result::unwrap));
+        let fills = all.filter(|(operator, _)| matches!(operator, wasmparser::Operator::MemoryFill { .. }));
+        fills.map(|(_, at)| at).take(SITES).collect()
+    };
+    for (new, old) in places(&rewritten).into_iter().zip(places(&module)) {
+        assert!(moved.before(new).abs_diff(old) < 200, "{new}: {} and {old}", moved.before(new));
+    }
 }
 
 /// The engine looks between pieces whether the guest is to end, and it ends there.
