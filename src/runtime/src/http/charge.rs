@@ -84,20 +84,33 @@ impl Account {
 
     /// A guest took one.
     pub(super) fn taken(&self) {
+        self.lessen(Pieces::taken);
+    }
+
+    /// A request came whose body somebody may read.
+    pub(super) fn body_begins(&self) {
+        self.lessen(Pieces::begin);
+    }
+
+    /// Nobody reads it any more.
+    pub(super) fn body_ends(&self) {
+        self.lessen(Pieces::end);
+    }
+
+    /// All requests that came have begun.
+    pub(super) fn all_begun(&self) {
+        self.lessen(Pieces::all_begun);
+    }
+
+    /// For what makes no more of them.
+    fn lessen(&self, change: impl FnOnce(&mut Pieces)) {
         let (waiting, held) = &mut *self.pieces.lock();
-        waiting.taken();
+        change(waiting);
         let charge = waiting.charge();
         if charge < held.bytes() {
             // Less is always to be had.
             let _ = held.resize(charge);
         }
-    }
-
-    /// All that came was for requests that are over.
-    pub(super) fn none_waits(&self) {
-        let (waiting, held) = &mut *self.pieces.lock();
-        *waiting = Pieces::default();
-        let _ = held.resize(0);
     }
 
     /// After a write so many bytes of what was to be written are left. For the one who writes.

@@ -106,12 +106,8 @@ impl Io {
     /// Pays for what these bytes of HTTP/2 frames make the connection hold.
     fn framed(&mut self, bytes: &[u8]) -> Result<(), OutOfMemory> {
         let frames = &mut self.incoming.frames;
-        if self
-            .activity
-            .as_ref()
-            .is_some_and(|activity| activity.is_idle() && activity.begun() == frames.opened)
-        {
-            self.account.none_waits();
+        if self.activity.as_ref().is_some_and(|activity| activity.begun() == frames.opened) {
+            self.account.all_begun();
         }
         self.account.came(frames.follow(bytes), bytes.len())
     }

@@ -1,7 +1,7 @@
 //! Pieces of bodies that came on an HTTP/2 connection and that no guest has taken yet.
 //!
-//! Each is a part of the buffer that it came in, and keeps all of it: one of a few hundred bytes keeps eight thousand. A
-//! client whose requests nobody reads could so, with what is read at once between its pieces, have the node hold
+//! Each is a part of the buffer that it came in, and keeps all of it: one of a few hundred bytes keeps eight thousand.
+//! A client whose requests nobody reads could so, with what is read at once between its pieces, have the node hold
 //! thirty times what its windows let it send. The queues that pieces wait in are the protocol's own, where nobody can
 //! look; but what comes passes by, and so does what is taken:
 //!
@@ -93,9 +93,28 @@ pub(super) struct Pieces {
     waiting: u64,
     /// Bytes that came since none waited.
     since: u64,
+    /// Bodies that somebody may read, some of them after their answer has left.
+    bodies: u64,
 }
 
 impl Pieces {
+    /// There is a body that takes its pieces itself.
+    pub(super) fn begin(&mut self) {
+        self.bodies += 1;
+    }
+
+    /// Its last piece was taken, or nobody wants it.
+    pub(super) fn end(&mut self) {
+        self.bodies -= 1;
+    }
+
+    /// All requests that came have begun: where none of their bodies is left, what waits is nobody's.
+    pub(super) fn all_begun(&mut self) {
+        if self.bodies == 0 {
+            (self.waiting, self.since) = (0, 0);
+        }
+    }
+
     pub(super) fn came(&mut self, pieces: usize, bytes: usize) {
         self.waiting = (self.waiting + pieces as u64).min(MOST);
         if self.waiting > 0 {
@@ -126,6 +145,9 @@ pub(super) struct Taken {
 
 impl Taken {
     pub(super) fn new(body: Incoming, account: Option<Arc<Account>>) -> Taken {
+        if let Some(account) = &account {
+            account.body_begins();
+        }
         Taken { body, account }
     }
 }
@@ -161,14 +183,16 @@ impl Body for Taken {
 
 impl Drop for Taken {
     fn drop(&mut self) {
+        let Some(account) = self.account.clone() else { return };
         // What nobody reads any more goes with it, and is not counted as waiting.
         let mut context = Context::from_waker(Waker::noop());
-        for _ in 0..if self.account.is_some() { MOST } else { 0 } {
+        for _ in 0..MOST {
             match Pin::new(&mut *self).poll_frame(&mut context) {
                 Poll::Ready(Some(Ok(_))) => {}
-                Poll::Ready(_) | Poll::Pending => return,
+                Poll::Ready(_) | Poll::Pending => break,
             }
         }
+        account.body_ends();
     }
 }
 
@@ -226,5 +250,21 @@ mod tests {
         check(&mut pieces, &[(0, 1 << 20)], 0);
         pieces.taken();
         check(&mut pieces, &[(0, 1 << 30), (1, 10)], 0);
+    }
+
+    /// A guest may read on when its answer has left, and keep what it does not read.
+    #[test]
+    fn pieces_are_forgotten_when_no_body_is_left() {
+        let mut pieces = Pieces::default();
+        pieces.begin();
+        pieces.begin();
+        pieces.came(100, 1 << 20);
+        for _ in 0..2 {
+            pieces.all_begun();
+            assert_eq!(pieces.charge(), 100 * BUFFER / STEP * STEP);
+            pieces.end();
+        }
+        pieces.all_begun();
+        assert_eq!(pieces.charge(), 0);
     }
 }

@@ -607,7 +607,7 @@ async fn http_2_is_spoken_to_who_begins_with_it() {
 }
 
 /// Pieces that nobody reads keep the buffers that they came in, which are larger by what came between them: that is
-/// paid for, and given back when they are gone.
+/// paid for, and given back when they are gone. A guest that has answered may read on, so that it pays still.
 #[tokio::test]
 async fn pieces_of_bodies_that_nobody_reads_are_paid_for() {
     fn frame(kind: u8, flags: u8, stream: u8, content: &[u8]) -> Vec<u8> {
@@ -616,11 +616,14 @@ async fn pieces_of_bodies_that_nobody_reads_are_paid_for() {
     }
     const STREAMS: [u8; 4] = [1, 3, 5, 7];
     const PIECES: usize = 250;
-    // `:method: POST`, `:scheme: http`, and two with texts of their own.
-    let path = "/wait?ms=600000";
-    let head = [&b"\x83\x86\x04\x0f"[..], path.as_bytes(), b"\x01\x06routes"].concat();
-    let mut sent = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(4, 0, 0, b"")[..]].concat();
-    sent.extend(STREAMS.iter().flat_map(|stream| frame(1, 4, *stream, &head)));
+    let asking = |path: &str| {
+        // `:method: POST`, `:scheme: http`, and two with texts of their own.
+        let length = u8::try_from(path.len()).unwrap();
+        let head = [&b"\x83\x86\x04"[..], &[length], path.as_bytes(), b"\x01\x06routes"].concat();
+        let mut sent = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(4, 0, 0, b"")[..]].concat();
+        sent.extend(STREAMS.iter().flat_map(|stream| frame(1, 4, *stream, &head)));
+        sent
+    };
     // Of a kind that nobody knows, which is to be read over.
     let (piece, between) = ([0; 256], frame(0xfa, 0, 0, &[0; 8_000]));
     let flood: Vec<u8> = STREAMS
@@ -639,11 +642,18 @@ async fn pieces_of_bodies_that_nobody_reads_are_paid_for() {
         tokio::time::timeout(PATIENCE, held).await.expect(says);
     };
     let mut limit = 64 * MIB;
-    for fits in [true, false] {
+    let (waits, answers) = ("/wait?ms=600000", "/later?ms=600000");
+    for (path, fits) in [(answers, true), (waits, true), (waits, false)] {
         let served = both_with(config(), |spec| spec.memory_limit = Some(limit)).await.remove(0);
         let mut client = served.connect().await;
-        client.write_all(&sent).await.unwrap();
+        client.write_all(&asking(path)).await.unwrap();
         served.counts(|usage| usage.instances == 4).await;
+        if path == answers {
+            let mut told = Vec::new();
+            while told.windows(4).filter(|bytes| bytes == b"now\n").count() < STREAMS.len() {
+                assert_ne!(client.read_buf(&mut told).await.unwrap(), 0);
+            }
+        }
         let before = served.container.usage().memory;
         let written = client.write_all(&flood).await;
         if fits {
@@ -654,9 +664,14 @@ async fn pieces_of_bodies_that_nobody_reads_are_paid_for() {
             let ended = tokio::time::timeout(PATIENCE, client.read_to_end(&mut Vec::new())).await;
             assert!(ended.is_ok(), "{written:?}");
         }
+        if path == answers {
+            served.container.kill();
+        }
         served.counts(|usage| usage.instances == 0).await;
         until(&served, "nothing is held any more", &|memory| memory == 0).await;
-        limit = before + all / 2;
+        if path == waits {
+            limit = before + all / 2;
+        }
     }
 }
 
