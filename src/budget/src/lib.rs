@@ -150,8 +150,8 @@ impl Budget {
         self.used().checked_add(bytes).is_some_and(|used| wanted(used) <= most)
     }
 
-    /// Waits until its node may have what it would draw for `bytes` more. What is there may be gone when it is asked for:
-    /// then it waits anew, behind others. The node is told of the shortage.
+    /// Waits until its node may have what it would draw for `bytes` more. What is there may be gone when it is asked
+    /// for: then it waits anew, behind others. The node is told of the shortage.
     pub fn room(&self, bytes: u64) -> Room<'_> {
         let lacks = self.lacks_for(bytes);
         let node = self.node.as_deref().filter(|_| lacks > 0);

@@ -9,8 +9,9 @@
 //!
 //! How much work an image is, only unpacking it tells: a layer of a few kilobytes may hold a hundred thousand files. So
 //! each is begun in the lane of those that take about a second, and one that turns out larger begins anew in the other,
-//! which costs it that second. In each lane there is one at a time, and namespaces take turns. So what unpacking holds in
-//! memory is that of two images, and what it takes of the processor are two threads that give way to the control plane.
+//! which costs it that second. In each lane there is one at a time, and namespaces take turns. So what unpacking holds
+//! in memory is that of two images, and what it takes of the processor are two threads that give way to the control
+//! plane.
 
 use std::io;
 use std::sync::Arc;
@@ -22,8 +23,8 @@ use crate::error::Unusable;
 use crate::slots::{Room, Slots, Turn};
 use crate::{FormatError, ImageError};
 
-/// What an image may have to be unpacked in the brief lane: about a second's work of a slow disk. Images of modules have a
-/// handful of files, those of small applications with their packages a thousand.
+/// What an image may have to be unpacked in the brief lane: about a second's work of a slow disk. Images of modules have
+/// a handful of files, those of small applications with their packages a thousand.
 pub(crate) const BRIEF: Extent = Extent { bytes: 64 << 20, entries: 2_000 };
 
 /// Images in a lane at the same time. With more, pods that run already would feel it.

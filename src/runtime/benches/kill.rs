@@ -3,7 +3,8 @@
 //!
 //! Prints a line per guest and memory limit. Each is killed several times at different moments: from the kill until the
 //! exit is known, and the CPU time from the beginning of the turn that the kill found, which other work on the machine
-//! does not change. `spin after touching all` is what taking down the memory takes, which is part of every other figure.
+//! does not change. `spin after touching all` is what taking down the memory takes, which is part of every other
+//! figure.
 
 mod common;
 

@@ -21,15 +21,16 @@
 //! streams are counted. Whoever takes more of the engine's pool than an ordinary container takes more of its places, and a
 //! handler, which takes a place for each request, leaves a quarter of them to others (`places`). A container that finds
 //! none may wait for one in a line ([`Runtime::queue`]), which each that is given back is handed to; a request
-//! waits, until its timeout, while what is left is for others, and is refused at once if nothing is (503, `Retry-After`),
-//! as is what is started beside a container. Whom the engine has no room for after all ends as [`Exit::Exhausted`]. A guest that wants
-//! memory which its node does not have waits without a thread, pods in turns, until somebody has given some back.
+//! waits, until its timeout, while what is left is for others, and is refused at once if nothing is (503,
+//! `Retry-After`), as is what is started beside a container. Whom the engine has no room for after all ends as
+//! [`Exit::Exhausted`]. A guest that wants memory which its node does not have waits without a thread, pods in turns,
+//! until somebody has given some back.
 //!
 //! Who is killed runs nothing any more after a millisecond or two, also in the middle of filling or copying gigabytes:
 //! that is compiled to be done in pieces (`program::pieces`). The exit is known when memory was given back, which takes
 //! a tenth of a millisecond for each MiB that was used. What the engine does not stop in is a string that one part of a
-//! composed component hands to another, and an array of objects that is made, filled or copied: such may take as long as
-//! the container's memory limit lets them.
+//! composed component hands to another, and an array of objects that is made, filled or copied: such may take as long
+//! as the container's memory limit lets them.
 //!
 //! Programs with objects that are collected or with exceptions (the GC and exception-handling proposals) have a heap,
 //! which is one more of the engine's memories: it counts as the container's memory and takes a place. The collector

@@ -396,8 +396,8 @@ fn reserve(piece: &mut Vec<u8>, needed: usize, quota: &Quota) -> Result<(), VfsE
     Ok(())
 }
 
-/// Makes room for `needed` bytes, or for as many as the pod has memory for, and says for how many: a pod that is full is
-/// full to the last byte, as a volume is, so that nobody who has a few bytes less to write finds room again. Takes
+/// Makes room for `needed` bytes, or for as many as the pod has memory for, and says for how many: a pod that is full
+/// is full to the last byte, as a volume is, so that nobody who has a few bytes less to write finds room again. Takes
 /// nothing that does not reach beyond `start`.
 fn reserve_some(piece: &mut Vec<u8>, start: usize, needed: usize, quota: &Quota) -> usize {
     if reserve(piece, needed, quota).is_ok() {
