@@ -6,9 +6,11 @@
 //! a volume answers that it is full, a stream waits, a container is out of memory.
 //!
 //! All pods' budgets together draw from that of their node ([`NodeBudget`]), so that pods within their own limits do
-//! not take more than the machine has.
+//! not take more than the machine has. What pods leave may be lent ([`NodeBudget::lend`]) for work that is given up when
+//! they want it.
 
 mod line;
+mod loan;
 mod node;
 
 use std::pin::Pin;
@@ -20,6 +22,7 @@ use std::time::Duration;
 use node::Waiting;
 use parking_lot::{Condvar, Mutex};
 
+pub use loan::Loan;
 pub use node::NodeBudget;
 
 /// Bytes that a pod draws from its node at a time, so that its growth seldom touches what all pods share.

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 use parking_lot::Mutex;
 
 use crate::line::{Line, Turn};
+use crate::loan::{Loan, Loans};
 
 /// Called when the pods of a node want more than it has: whoever set it ends some of them.
 type Shortage = Box<dyn Fn() + Send + Sync>;
@@ -23,6 +24,11 @@ pub struct NodeBudget {
     missed: AtomicU64,
     line: Mutex<Line>,
     shortage: OnceLock<Shortage>,
+    /// What is lent to others than pods.
+    lent: AtomicU64,
+    /// What of it is not the pods'.
+    spare: AtomicU64,
+    loans: Mutex<Loans>,
 }
 
 impl NodeBudget {
@@ -35,6 +41,9 @@ impl NodeBudget {
             missed: AtomicU64::new(0),
             line: Mutex::default(),
             shortage: OnceLock::new(),
+            lent: AtomicU64::new(0),
+            spare: AtomicU64::new(0),
+            loans: Mutex::default(),
         })
     }
 
@@ -54,6 +63,74 @@ impl NodeBudget {
         self.serve();
     }
 
+    /// Bytes beside those of pods that may be lent, too.
+    pub fn spare(&self) -> u64 {
+        self.spare.load(Ordering::Relaxed)
+    }
+
+    /// Changes what may be lent beside what pods leave.
+    pub fn set_spare(&self, spare: u64) {
+        self.spare.store(spare, Ordering::Relaxed);
+    }
+
+    /// Bytes that are lent.
+    pub fn lent(&self) -> u64 {
+        self.lent.load(Ordering::SeqCst)
+    }
+
+    /// Lends up to `most` bytes of what is spare or pods leave now, for work of the node's own that can be given up; `None`
+    /// if that is less than `least`. Nobody ends for it, and it ends for pods: `recall` is called when they want more than
+    /// is left, and the loan is to be dropped then.
+    pub fn lend(
+        self: &Arc<Self>,
+        least: u64,
+        most: u64,
+        recall: impl FnOnce() + Send + 'static,
+    ) -> Option<Loan> {
+        let mut loans = self.loans.lock();
+        let all = self.limit().saturating_add(self.spare());
+        // What pods wait for is theirs.
+        let theirs = self.used().saturating_add(self.missed.load(Ordering::SeqCst));
+        let bytes = most.min(all.saturating_sub(theirs).saturating_sub(self.lent()));
+        if bytes < least {
+            return None;
+        }
+        let lent = self.lent.fetch_add(bytes, Ordering::SeqCst) + bytes;
+        // A pod was faster.
+        if self.used.load(Ordering::SeqCst).saturating_add(lent) > all {
+            self.lent.fetch_sub(bytes, Ordering::SeqCst);
+            return None;
+        }
+        let number = loans.add(bytes, Box::new(recall));
+        Some(Loan::new(Arc::clone(self), number, bytes))
+    }
+
+    /// Asks for loans back, the largest first, until pods have `bytes` more or only what is spare is lent.
+    pub fn recall(&self, bytes: u64) {
+        if self.lent() == 0 {
+            return;
+        }
+        let used = self.used.load(Ordering::SeqCst);
+        let fits = |lent: u64| {
+            let taken = lent.saturating_sub(self.spare());
+            taken == 0 || used.saturating_add(bytes).saturating_add(taken) <= self.limit()
+        };
+        let recalled = self.loans.lock().recall(fits);
+        recalled.into_iter().for_each(|recall| recall());
+    }
+
+    /// Ends a loan.
+    pub(crate) fn take_back(&self, number: u64, bytes: u64) {
+        self.loans.lock().remove(number);
+        self.lent.fetch_sub(bytes, Ordering::SeqCst);
+        self.serve();
+    }
+
+    /// What pods may draw while something is lent.
+    fn room(&self) -> u64 {
+        self.limit.load(Ordering::SeqCst).saturating_sub(self.lent().saturating_sub(self.spare()))
+    }
+
     /// Bytes by which what is drawn and waited for is more than there is.
     pub fn missing(&self) -> u64 {
         self.used().saturating_add(self.missed.load(Ordering::Relaxed)).saturating_sub(self.limit())
@@ -67,7 +144,7 @@ impl NodeBudget {
 
     /// Bytes that pods may draw now.
     fn free(&self) -> u64 {
-        self.limit.load(Ordering::SeqCst).saturating_sub(self.used.load(Ordering::SeqCst))
+        self.room().saturating_sub(self.used.load(Ordering::SeqCst))
     }
 
     /// Wakes those who wait for what is there now.
@@ -90,12 +167,18 @@ impl NodeBudget {
 
     pub(crate) fn take(&self, bytes: u64) -> bool {
         let taken = self.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |used| {
-            used.checked_add(bytes).filter(|sum| *sum <= self.limit())
+            used.checked_add(bytes).filter(|sum| *sum <= self.room())
         });
-        if taken.is_err() {
+        // Something may have been lent since.
+        let fits = taken.is_ok_and(|used| used + bytes <= self.room());
+        if !fits {
+            if taken.is_ok() {
+                self.give(bytes);
+            }
+            self.recall(bytes);
             self.tell();
         }
-        taken.is_ok()
+        fits
     }
 
     /// Takes what is used already, even beyond the limit.
@@ -141,6 +224,7 @@ impl<'a> Waiting<'a> {
     /// The node is told of the shortage.
     pub(crate) fn begin(node: &'a NodeBudget, pod: usize, bytes: u64) -> Waiting<'a> {
         node.missed.fetch_add(bytes, Ordering::SeqCst);
+        node.recall(bytes);
         node.tell();
         Waiting { node, pod, missed: bytes, turn: None }
     }

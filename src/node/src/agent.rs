@@ -144,7 +144,7 @@ impl Node {
         let local_volumes = Arc::new(LocalVolumes::new(folder("volumes")?));
         let tokens = Arc::new(Tokens::new(deps.client.clone()));
         let capacity = Capacity::measure(&config.data_dir);
-        let memory = Arc::new(Memory::new(&capacity));
+        let memory = Arc::new(Memory::new(&capacity, deps.runtime.memory()));
         let instances = Arc::new(Instances::new(deps.runtime.clone()));
         // A pod has one container at least.
         let max_pods = config.max_pods.min(Instances::most_pods(&deps.runtime));

@@ -213,6 +213,10 @@ impl Evictor {
             return evicted;
         }
         let memory = host::memory_use();
+        if memory.short() && context.memory.recall() {
+            // Compilers give back what they have before pods do.
+            return Vec::new();
+        }
         if memory.short() {
             let shortage = Shortage {
                 signal: Signal::Memory,

@@ -8,11 +8,13 @@ use crate::env::Allocatable;
 
 /// Memory that must be left before pods are told to stay away. The kubelet's default hard threshold.
 pub(crate) const MEMORY_RESERVE: u64 = 100 << 20;
-/// What the control plane, the network's buffers and compiled code may take, and what guests still touch while one of
-/// them is being ended: more than a control plane with thousands of objects holds.
+/// What the control plane, the network's buffers, compiled code and the compiler of a small module may take, and what
+/// guests still touch while one of them is being ended: more than a control plane with thousands of objects holds.
 const SYSTEM_RESERVE: u64 = 256 << 20;
 /// Small machines keep this part of their memory for that, if it is less.
 const SYSTEM_PART: u64 = 8;
+/// The part of that which compilers may have when pods leave nothing: enough for a small module.
+const COMPILER_PART: u64 = 2;
 /// The disk that must be free, if a tenth of it is not less. The kubelet's default hard threshold is 10 %, of a
 /// disk that nobody else uses: here it would end all pods of a notebook whose large disk is nine tenths full.
 const DISK_RESERVE: u64 = 2 << 30;
@@ -75,11 +77,19 @@ pub(crate) fn memory_use() -> MemoryUse {
     let (total, available) = (field("MemTotal"), field("MemAvailable"));
     match cgroup_limit() {
         Some(limit) if limit < total => {
-            let used = read("/sys/fs/cgroup/memory.current").parse().unwrap_or(0);
+            let (used, stat) = (read("/sys/fs/cgroup/memory.current"), read("/sys/fs/cgroup/memory.stat"));
+            let used = working_set(used.parse().unwrap_or(0), &stat);
             MemoryUse { total: limit, available: available.min(limit.saturating_sub(used)) }
         }
         _ => MemoryUse { total, available },
     }
+}
+
+/// What of a group's memory the kernel cannot just take back: Kubernetes' working set. Files that were read lately stay
+/// in memory until somebody needs it.
+fn working_set(used: u64, stat: &str) -> u64 {
+    let files = stat.lines().find_map(|line| line.strip_prefix("inactive_file ")?.trim().parse().ok());
+    used.saturating_sub(files.unwrap_or(0))
 }
 
 /// Memory that the kernel has given this process for itself: what no file stands behind.
@@ -143,6 +153,11 @@ pub(crate) fn memory_for_pods(total: u64) -> u64 {
 /// What of it the process may take for itself.
 pub(crate) fn memory_of_system(total: u64) -> u64 {
     SYSTEM_RESERVE.min(total / SYSTEM_PART)
+}
+
+/// What of that compilers may borrow.
+pub(crate) fn memory_for_compilers(total: u64) -> u64 {
+    memory_of_system(total) / COMPILER_PART
 }
 
 /// What of a disk of so many bytes must be free.
@@ -260,6 +275,8 @@ mod tests {
         assert_eq!(memory_field("MemTotal: many kB", "MemTotal"), None);
         assert_eq!(pages_of_its_own("1000 300 120 9 0 400 0"), 180);
         assert_eq!(pages_of_its_own(""), 0);
+        let stat = "anon 500\nfile 300\ninactive_anon 1\nactive_file 50\ninactive_file 200\n";
+        assert_eq!([working_set(1_000, stat), working_set(100, stat), working_set(9, "")], [800, 0, 9]);
     }
 
     #[test]
@@ -274,6 +291,7 @@ mod tests {
         let mib = |bytes: u64| bytes >> 20;
         let seen = [512, 1_536, 24_000, 0].map(|total| mib(memory_for_pods(total << 20)));
         assert_eq!(seen, [512 - 100 - 64, 1_536 - 100 - 192, 24_000 - 100 - 256, 0]);
+        assert_eq!([512, 1_536, 24_000].map(|total| mib(memory_for_compilers(total << 20))), [32, 96, 128]);
     }
 
     #[test]

@@ -106,6 +106,15 @@ pub enum PrepareError {
         /// How much of what: `30s of CPU time`, `512 MiB of memory`.
         limit: String,
     },
+    /// By the clock it took too long: it may not have got enough of the processors, so that it may be tried again.
+    #[error("the compiler has not ended within {limit}: the node may be too busy")]
+    Overdue {
+        /// How much: `600s`.
+        limit: String,
+    },
+    /// The node has not as much memory left as the compiler needs, or pods want it. It may be tried again.
+    #[error("the node has too little memory left to compile the module")]
+    NoMemory,
     /// Somebody of the host ended the compiler's process, usually the kernel for want of memory. The module need not
     /// be the reason, so that it may be tried again at once.
     #[error("the compiler was killed: the node may be out of memory")]

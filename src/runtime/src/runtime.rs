@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use coracle_budget::NodeBudget;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, WeakShared};
 use parking_lot::Mutex;
@@ -84,6 +85,7 @@ pub struct Runtime {
     loader: Arc<Loader>,
     programs: Mutex<Programs>,
     pub(crate) places: Arc<Places>,
+    memory: Arc<NodeBudget>,
     pub(crate) default_memory_limit: u64,
     dense: bool,
     /// Dropped, it ends all containers: each is dropped when its turn is over.
@@ -118,7 +120,9 @@ impl Runtime {
         let dense = config.density.is_dense(config.max_containers, guards);
         let settings = Settings { wasi_p3: config.wasi_p3, dense };
         let (engine, capacity) = engine::build(config.max_containers, settings, guards)?;
+        let memory = NodeBudget::new(host_memory());
         let programs = loader::Config {
+            memory: Arc::clone(&memory),
             cache_dir: config.cache_dir,
             cache_size: config.cache_size,
             compiler: config.compiler,
@@ -135,10 +139,17 @@ impl Runtime {
             loader,
             programs: Mutex::default(),
             places: Places::new(capacity),
+            memory,
             default_memory_limit: config.default_memory_limit,
             dense,
             executor,
         }))
+    }
+
+    /// The memory that compilers borrow: what they have is what containers leave that draw from it. It is the host's until
+    /// somebody sets another limit.
+    pub fn memory(&self) -> &Arc<NodeBudget> {
+        &self.memory
     }
 
     /// Makes a program of the module in the file `wasm`, whose digest is `module_digest`: checked, compiled
@@ -346,4 +357,12 @@ impl std::fmt::Debug for Runtime {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Runtime").field("capacity", &self.capacity()).finish_non_exhaustive()
     }
+}
+
+/// Bytes of memory that the host has; none if nobody knows.
+fn host_memory() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kilobytes = total.and_then(|total| total.split_whitespace().next()?.parse::<u64>().ok());
+    kilobytes.unwrap_or(0) << 10
 }

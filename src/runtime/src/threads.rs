@@ -19,7 +19,7 @@ const COMPILE_NICE: i32 = 15;
 const BLOCKING_THREADS: usize = 64;
 
 /// Cranelift recurses over deeply nested code of guests.
-const COMPILE_STACK: usize = 8 << 20;
+pub(crate) const COMPILE_STACK: usize = 8 << 20;
 
 /// How much nicer than the control plane the thread is that moves the guests' timers and sockets: a guest that
 /// spins must not make others late, and one that opens connections must not hinder the control plane.

@@ -7,6 +7,9 @@
 //!   now and then: what the kernel counts ─▶ look ─▶ rank, end containers (OOMKilled)
 //! ```
 //!
+//! Compilers borrow from the same budget what pods leave, and are the first to end: a pod's growth, and a shortage that
+//! the kernel sees, ask for it back.
+//!
 //! The budget counts what guests reserve, before they touch it. What small pods reserve it leaves out, because they
 //! touch little of it ([`coracle_budget::FREE`]); so the process' real size is looked at, too: the nearer it is to the
 //! end, the more often.
@@ -112,9 +115,12 @@ impl Leaving {
 }
 
 impl Memory {
-    pub(crate) fn new(capacity: &Capacity) -> Memory {
+    /// All pods draw from `budget`, and what they leave is lent to compilers.
+    pub(crate) fn new(capacity: &Capacity, budget: &Arc<NodeBudget>) -> Memory {
+        budget.set_limit(host::memory_for_pods(capacity.memory));
+        budget.set_spare(host::memory_for_compilers(capacity.memory));
         Memory {
-            budget: NodeBudget::new(host::memory_for_pods(capacity.memory)),
+            budget: budget.clone(),
             total: capacity.memory,
             short: Arc::default(),
             seen: Mutex::default(),
@@ -131,6 +137,13 @@ impl Memory {
         let (used, limit) = (self.budget.used(), self.budget.limit());
         let is_short = is_hardly_any(limit, used) || host::memory_use().short();
         self.seen.lock().presses(is_short, Instant::now())
+    }
+
+    /// Asks for what is lent of the pods' part; whether anything is.
+    pub(crate) fn recall(&self) -> bool {
+        let lent = self.budget.lent() > self.budget.spare();
+        self.budget.recall(u64::MAX);
+        lent
     }
 
     /// Looks again and again, for ever, and at once when a pod finds no room.
@@ -152,6 +165,9 @@ impl Memory {
         seen.leaving.retain(|one| one.bytes() > 0);
         let leaving: u64 = seen.leaving.iter().map(Leaving::bytes).sum();
         let lacking = lacking.saturating_sub(leaving);
+        if lacking > 0 {
+            self.recall();
+        }
         if lacking > 0 || self.budget.missing() > leaving {
             self.end_some(context, node, (lacking, leaving), &mut seen);
         }

@@ -257,7 +257,7 @@ impl Cache {
             Ok(entries) => entries,
             Err(error) => return tracing::warn!(%error, "compiled code cannot be listed"),
         };
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec;
+        let now = wall_clock();
         for name in surplus(entries, self.size, now) {
             // Under the lock, so that nobody begins to use it meanwhile.
             let mut known = self.entries.lock();
@@ -314,6 +314,11 @@ fn surplus(mut entries: Vec<Entry>, size: u64, now: i64) -> Vec<String> {
         }
     }
     names
+}
+
+/// Seconds since 1970.
+pub(super) fn wall_clock() -> i64 {
+    rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec
 }
 
 fn usual_size(dir: &Path) -> u64 {

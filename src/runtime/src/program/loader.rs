@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use coracle_budget::NodeBudget;
 use futures::FutureExt;
-use futures::future::{BoxFuture, Shared};
+use futures::future::{BoxFuture, Shared, WeakShared};
 use parking_lot::Mutex;
 use rayon::ThreadPool;
 use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 use wasmtime::Engine;
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, Linker};
@@ -26,9 +26,10 @@ use wasmtime_wasi_http::p3::bindings::ServicePre;
 
 use super::cache::{self, Cache, Loaded, Pin, Temporary};
 use super::compile::{Facts, compile};
+use super::costly::Costly;
 use super::inspect::Kind;
-use super::line::{self, Line};
-use super::process::{Input, Process};
+use super::line::{self, Grant, Line, Need};
+use super::process::{Input, Process, need};
 use super::worker::Answer;
 use super::{Entry, Program};
 use crate::engine::Settings;
@@ -40,13 +41,6 @@ use crate::{lifecycle, linker, places, preview1, threads};
 /// Modules compiled at the same time. A large interpreter takes a few hundred megabytes while it is compiled;
 /// each uses all compiler threads, so more at once would not be faster.
 const COMPILES: usize = 3;
-
-/// For how long a module that took too much is refused without another try. Who starts its container again and
-/// again would otherwise keep a place among the [`COMPILES`].
-const COSTLY_FOR: Duration = Duration::from_secs(10 * 60);
-
-/// How many such modules are remembered.
-const COSTLY: usize = 1_000;
 
 /// Where modules are compiled.
 #[derive(Debug, Clone)]
@@ -65,6 +59,8 @@ pub(crate) struct Config {
     pub(crate) compiler: Compiler,
     pub(crate) compile_time: Duration,
     pub(crate) threads: usize,
+    /// What the compilers' memory is lent from.
+    pub(crate) memory: Arc<NodeBudget>,
 }
 
 /// Where a module comes from.
@@ -79,11 +75,14 @@ pub(crate) enum Source {
 pub(crate) struct Loader {
     shop: Arc<Shop>,
     line: Line,
-    /// What is being compiled now, by its name in the cache: who asks for the same waits for it, too.
-    making: Arc<Mutex<BTreeMap<String, Make>>>,
+    /// What is being compiled now, by its name in the cache: who asks for the same waits for it, too. Weak, so that it
+    /// ends when nobody does any more.
+    making: Mutex<BTreeMap<String, WeakMake>>,
 }
 
-type Make = Shared<BoxFuture<'static, Result<Arc<Program>, PrepareError>>>;
+type Making = BoxFuture<'static, Result<Arc<Program>, PrepareError>>;
+type Make = Shared<Making>;
+type WeakMake = WeakShared<Making>;
 
 /// What it takes to make programs.
 struct Shop {
@@ -96,7 +95,7 @@ struct Shop {
     modules: wasmtime::Linker<State>,
     cache: Cache,
     place: Place,
-    costly: Mutex<BTreeMap<String, (Instant, PrepareError)>>,
+    costly: Arc<Costly>,
 }
 
 /// Where the compiler is.
@@ -137,22 +136,30 @@ impl Loader {
                 Place::Here(threads::compilers(config.threads).map_err(RuntimeError::Threads)?)
             }
         };
+        let seconds = match &place {
+            Place::Process(process) => process.seconds(),
+            Place::Here(_) => 0,
+        };
+        let cache = Cache::open(config.cache_dir.clone(), config.cache_size)?;
         let shop = Shop {
             engine: engine.clone(),
             settings,
             maker: cache::maker(engine),
             linker,
             modules,
-            cache: Cache::open(config.cache_dir, config.cache_size)?,
+            cache,
             place,
-            costly: Mutex::default(),
+            costly: Arc::new(Costly::open(&config.cache_dir, seconds)),
         };
-        Ok(Loader { shop: Arc::new(shop), line: Line::new(COMPILES), making: Arc::default() })
+        Ok(Loader {
+            shop: Arc::new(shop),
+            line: Line::new(COMPILES, config.memory),
+            making: Mutex::default(),
+        })
     }
 
-    /// Loads what was compiled before, or has it compiled for this tenant. A compile that was begun is finished, and
-    /// counts until then, also when nobody waits for it any more. Who was compiled before does not wait for who takes
-    /// long to.
+    /// Loads what was compiled before, or has it compiled for this tenant, as long as somebody waits for it. Who was
+    /// compiled before does not wait for who takes long to.
     pub(crate) async fn load(
         &self,
         digest: String,
@@ -163,9 +170,9 @@ impl Loader {
         if let Some(program) = self.known(&digest, &name).await? {
             return program;
         }
-        self.shop.may_try(&name)?;
-        let place = self.line.enter(tenant).await;
-        self.shop.may_try(&name)?;
+        self.shop.costly.may_try(&name)?;
+        let place = self.line.enter(tenant, self.shop.need(&source)?).await;
+        self.shop.costly.may_try(&name)?;
         // Somebody else may have been faster.
         if let Some(program) = self.known(&digest, &name).await? {
             return program;
@@ -186,23 +193,31 @@ impl Loader {
     /// Has a module compiled, unless it is being compiled already; then the place is given back.
     fn make(&self, digest: String, order: Order, place: line::Place) -> Make {
         let mut making = self.making.lock();
-        making.retain(|_, made| made.peek().is_none());
-        if let Some(made) = making.get(&order.name) {
-            return made.clone();
+        making.retain(|_, made| made.upgrade().is_some_and(|made| made.peek().is_none()));
+        if let Some(made) = making.get(&order.name).and_then(WeakMake::upgrade) {
+            return made;
         }
-        let (shop, all, name) = (Arc::clone(&self.shop), Arc::clone(&self.making), order.name.clone());
-        let task = tokio::spawn(async move {
+        let (shop, name) = (Arc::clone(&self.shop), order.name.clone());
+        let make = async move {
             let name = order.name.clone();
-            let made = Arc::clone(&shop).make(digest, order).await;
-            if let Err(error @ PrepareError::TooCostly { .. }) = &made {
-                shop.remember(name.clone(), error.clone());
+            let made = Arc::clone(&shop).make(digest, order, place.grant()).await;
+            if let Err(PrepareError::TooCostly { limit }) = &made {
+                shop.costly.remember(name, limit);
+                shop.costly.save();
             }
-            all.lock().remove(&name);
             drop(place);
             made
-        });
-        let made = async move { task.await.map_err(|_| PrepareError::Ended)? }.boxed().shared();
-        making.insert(name, made.clone());
+        };
+        let made = match &self.shop.place {
+            Place::Process(_) => make.boxed(),
+            // The threads go on with it, so that it counts until it is done.
+            Place::Here(_) => {
+                let task = tokio::spawn(make);
+                async move { task.await.map_err(|_| PrepareError::Ended)? }.boxed()
+            }
+        };
+        let made = made.shared();
+        making.extend(made.downgrade().map(|weak| (name, weak)));
         made
     }
 }
@@ -214,27 +229,25 @@ impl Shop {
         Some(self.link(digest, &facts, &loaded, Some(pin)))
     }
 
-    /// Whether this module is tried, or why it is not yet tried again.
-    fn may_try(&self, name: &str) -> Result<(), PrepareError> {
-        match self.costly.lock().get(name) {
-            Some((at, error)) if at.elapsed() < COSTLY_FOR => Err(error.clone()),
-            _ => Ok(()),
+    /// The memory that its compile needs.
+    fn need(&self, source: &Source) -> Result<Need, PrepareError> {
+        match &self.place {
+            Place::Process(_) => open(source).map(|(_, bytes)| need(bytes)),
+            Place::Here(_) => Ok(Need::NONE),
         }
     }
 
-    fn remember(&self, name: String, error: PrepareError) {
-        let mut costly = self.costly.lock();
-        costly.retain(|_, (at, _)| at.elapsed() < COSTLY_FOR);
-        if costly.len() < COSTLY {
-            costly.insert(name, (Instant::now(), error));
-        }
-    }
-
-    async fn make(self: Arc<Shop>, digest: String, order: Order) -> Result<Arc<Program>, PrepareError> {
+    async fn make(
+        self: Arc<Shop>,
+        digest: String,
+        order: Order,
+        grant: Option<&Grant>,
+    ) -> Result<Arc<Program>, PrepareError> {
+        let grant = grant.ok_or(PrepareError::NoMemory)?;
         let keep = !matches!(order.source, Source::Guest(_));
         let name = order.name;
         let (facts, code) = match &self.place {
-            Place::Process(process) => self.compile_apart(process, order.source).await?,
+            Place::Process(process) => self.compile_apart(process, order.source, grant).await?,
             Place::Here(_) => Arc::clone(&self).compile_here(order.source).await?,
         };
         blocking(move || {
@@ -249,12 +262,13 @@ impl Shop {
         &self,
         process: &Process,
         source: Source,
+        grant: &Grant,
     ) -> Result<(Facts, Written), PrepareError> {
         let broken = |error: std::io::Error| PrepareError::Compiler(Arc::new(error));
         if let Ok(temporary) = self.cache.temporary() {
             let (input, bytes) = open(&source)?;
             let code = temporary.file().try_clone().map_err(broken)?;
-            match process.compile(self.settings, input, bytes, code).await? {
+            match process.compile(self.settings, input, bytes, code, grant).await? {
                 Answer::NotWritten(error) => tracing::warn!(error, "compiled code cannot be kept"),
                 answer => return Ok((answer.facts()?, Written::File(temporary))),
             }
@@ -263,7 +277,7 @@ impl Shop {
         let memory = memfd_create("code", MemfdFlags::CLOEXEC).map_err(|error| broken(error.into()))?;
         let memory = File::from(memory);
         let code = memory.try_clone().map_err(broken)?;
-        let facts = process.compile(self.settings, input, bytes, code).await?.facts()?;
+        let facts = process.compile(self.settings, input, bytes, code, grant).await?.facts()?;
         Ok((facts, Written::Memory(memory)))
     }
 
@@ -416,6 +430,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 mod tests {
     use tempfile::TempDir;
 
+    use super::super::costly::{COSTLY, COSTLY_FOR};
     use super::*;
     use crate::engine;
 
@@ -429,6 +444,7 @@ mod tests {
             compiler: Compiler::InProcess,
             compile_time: Duration::from_secs(1),
             threads: 1,
+            memory: NodeBudget::new(0),
         };
         (Loader::build(&engine, settings, config).unwrap(), dir)
     }
@@ -443,7 +459,7 @@ mod tests {
         load().await.unwrap();
         let mut all = Vec::new();
         for number in 0..COMPILES {
-            all.push(loader.line.enter(&number.to_string()).await);
+            all.push(loader.line.enter(&number.to_string(), Need::NONE).await);
         }
         let loaded = tokio::time::timeout(Duration::from_secs(60), load()).await;
         loaded.expect("nobody is in its way").unwrap();
@@ -453,16 +469,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_was_too_costly_is_refused_for_a_while() {
         let (loader, _dir) = loader();
-        let shop = &loader.shop;
+        let costly = &loader.shop.costly;
         for number in 0..COSTLY + 10 {
-            shop.remember(number.to_string(), PrepareError::TooCostly { limit: "1s".into() });
+            costly.remember(number.to_string(), "1s");
         }
-        assert!(shop.may_try("0").is_err());
-        assert!(shop.may_try("another").is_ok());
-        assert_eq!(shop.costly.lock().len(), COSTLY);
+        assert!(costly.may_try("0").is_err());
+        assert!(costly.may_try("another").is_ok());
+        assert_eq!(costly.len(), COSTLY);
         tokio::time::advance(COSTLY_FOR).await;
-        assert!(shop.may_try("0").is_ok());
-        shop.remember("1".into(), PrepareError::TooCostly { limit: "1s".into() });
-        assert_eq!(shop.costly.lock().len(), 1);
+        assert!(costly.may_try("0").is_ok());
+        costly.remember("1".into(), "1s");
+        assert_eq!(costly.len(), 1);
     }
 }

@@ -9,11 +9,13 @@
 //! Whoever waits in the line for a compiler has their turn, however many modules others have.
 //!
 //! What looks at a module's bytes does so in the worker's process, with its limits: a module that takes too much
-//! ends the worker, and nothing else notices.
+//! ends the worker, and nothing else notices. The worker's memory is lent by the node ([`line`]), and it ends when nobody
+//! waits for its module any more.
 
 mod cache;
 mod compile;
 mod context;
+mod costly;
 mod inspect;
 mod line;
 pub(crate) mod loader;

@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
 use super::compile::Facts;
+use super::line::{Grant, Need};
 use super::worker::{Answer, Limits, OVERDUE, Order};
 use crate::engine::Settings;
 use crate::error::PrepareError;
@@ -21,17 +22,17 @@ use crate::error::PrepareError;
 /// megabyte a second; slow processors and unlucky modules get ten times that.
 const CPU_PER_MEGABYTE: u64 = 10;
 
-/// How much longer a compile may take by the clock than by the processor: it runs below everything else.
-const WALL_PER_CPU: u64 = 6;
+/// How much longer a compile may take by the clock than by the processor: it runs below everything else, which on a
+/// busy machine leaves it a hundredth of a core. Who is that slow is tried again.
+const WALL_PER_CPU: u64 = 30;
 
-/// Bytes of memory that any module may take.
-const MEMORY_BASE: u64 = 512 << 20;
+/// Bytes of memory that any module may take, and those that ordinary ones do.
+const MEMORY_BASE: u64 = 192 << 20;
+const MEMORY_USUAL: u64 = 64 << 20;
 
-/// Bytes of memory for each byte of module: twice what ordinary ones take.
+/// Bytes of memory for each byte of module: three times what ordinary ones take. An interpreter of 18 MB needs 400 MiB.
 const MEMORY_PER_BYTE: u64 = 96;
-
-/// The most that a compile may take of the host's memory, as a divisor.
-const HOST_SHARE: u64 = 2;
+const MEMORY_USUAL_PER_BYTE: u64 = MEMORY_PER_BYTE / 3;
 
 /// Bytes of what the process says that are kept: names in a refusal are as long as a module has them.
 const SAID: u64 = 1 << 20;
@@ -52,35 +53,36 @@ pub(super) struct Process {
     threads: usize,
     /// CPU seconds that any module may take.
     seconds: u64,
-    host_memory: u64,
 }
 
 impl Process {
     pub(super) fn new(binary: PathBuf, threads: usize, time: Duration) -> Process {
-        Process { binary, threads, seconds: time.as_secs().max(1), host_memory: host_memory() }
+        Process { binary, threads, seconds: time.as_secs().max(1) }
     }
 
-    /// What a module of this size may take.
-    fn limits(&self, bytes: u64) -> Limits {
+    /// CPU seconds that any module may take.
+    pub(super) fn seconds(&self) -> u64 {
+        self.seconds
+    }
+
+    /// What a module of this size may take, with so much memory.
+    fn limits(&self, bytes: u64, memory: u64) -> Limits {
         let cpu = self.seconds + bytes.saturating_mul(CPU_PER_MEGABYTE) / 1_000_000;
-        let memory = MEMORY_BASE.saturating_add(bytes.saturating_mul(MEMORY_PER_BYTE));
-        Limits {
-            cpu,
-            wall: cpu.saturating_mul(WALL_PER_CPU),
-            memory: memory.min((self.host_memory / HOST_SHARE).max(MEMORY_BASE)),
-        }
+        Limits { cpu, wall: cpu.saturating_mul(WALL_PER_CPU), memory }
     }
 
-    /// Compiles `module`, of so many bytes, into the file `code`. Dropping this ends the process.
+    /// Compiles `module`, of so many bytes, into the file `code`, with the memory that was granted for it. Dropping this
+    /// ends the process.
     pub(super) async fn compile(
         &self,
         settings: Settings,
         module: Input,
         bytes: u64,
         code: File,
+        grant: &Grant,
     ) -> Result<Answer, PrepareError> {
         let broken = |error: io::Error| PrepareError::Compiler(Arc::new(error));
-        let limits = self.limits(bytes);
+        let limits = self.limits(bytes, grant.bytes());
         let parent = rustix::process::getpid().as_raw_nonzero().get();
         let order = Order { settings, threads: self.threads, limits, parent };
         let order = serde_json::to_string(&order).expect("an order of numbers");
@@ -100,20 +102,26 @@ impl Process {
             .spawn()
             .map_err(broken)?;
         let deadline = Duration::from_secs(limits.wall) + PATIENCE;
-        let Ok(ended) = tokio::time::timeout(deadline, conversation(&mut child, module)).await else {
+        let ended = tokio::select! {
+            ended = tokio::time::timeout(deadline, conversation(&mut child, module)) => ended,
+            () = grant.recalled() => {
+                // Its memory is there when it is gone.
+                child.kill().await.map_err(broken)?;
+                return Err(PrepareError::NoMemory);
+            }
+        };
+        let Ok(ended) = ended else {
             return Err(overdue(&limits)); // and it is killed, being dropped
         };
         let (said, status) = ended.map_err(broken)?;
-        answer(&said, status, &limits)
+        answer(&said, status, &limits, grant.is_full())
     }
 }
 
-/// Bytes of memory that the host has; little if nobody knows.
-fn host_memory() -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let kilobytes = total.and_then(|total| total.split_whitespace().next()?.parse::<u64>().ok());
-    kilobytes.unwrap_or(0) << 10
+/// The memory that a module of so many bytes needs.
+pub(super) fn need(bytes: u64) -> Need {
+    let of = |base: u64, each: u64| base.saturating_add(bytes.saturating_mul(each));
+    Need { least: of(MEMORY_USUAL, MEMORY_USUAL_PER_BYTE), most: of(MEMORY_BASE, MEMORY_PER_BYTE) }
 }
 
 /// Hands the module over, if it is not a file, and hears the process out.
@@ -136,8 +144,9 @@ async fn conversation(child: &mut Child, module: Option<Bytes>) -> io::Result<(S
     Ok((said?, child.wait().await?))
 }
 
-/// What a process means by what it said and how it ended.
-fn answer(said: &str, status: ExitStatus, limits: &Limits) -> Result<Answer, PrepareError> {
+/// What a process means by what it said and how it ended. Whether it had all the memory that its module may take says
+/// whose fault it is that there was no more.
+fn answer(said: &str, status: ExitStatus, limits: &Limits, full: bool) -> Result<Answer, PrepareError> {
     const SIGKILL: i32 = 9;
     const SIGXCPU: i32 = 24;
     if status.success() {
@@ -164,6 +173,9 @@ fn answer(said: &str, status: ExitStatus, limits: &Limits) -> Result<Answer, Pre
         .iter()
         .any(|words| said.contains(words))
     {
+        if !full {
+            return Err(PrepareError::NoMemory);
+        }
         let limit = format!("{} MiB of memory", limits.memory >> 20);
         return Err(PrepareError::TooCostly { limit });
     }
@@ -172,7 +184,7 @@ fn answer(said: &str, status: ExitStatus, limits: &Limits) -> Result<Answer, Pre
 }
 
 fn overdue(limits: &Limits) -> PrepareError {
-    PrepareError::TooCostly { limit: format!("{}s", limits.wall) }
+    PrepareError::Overdue { limit: format!("{}s", limits.wall) }
 }
 
 impl Answer {
@@ -194,17 +206,26 @@ mod tests {
 
     #[track_caller]
     fn check(said: &str, wait_status: i32, expected: &str) {
-        let result = answer(said, ExitStatus::from_raw(wait_status), &LIMITS).and_then(Answer::facts);
+        check_with(true, said, wait_status, expected);
+    }
+
+    #[track_caller]
+    fn check_with(full: bool, said: &str, wait_status: i32, expected: &str) {
+        let result = answer(said, ExitStatus::from_raw(wait_status), &LIMITS, full).and_then(Answer::facts);
         assert_eq!(result.unwrap_err().to_string(), expected);
     }
 
     #[test]
     fn how_a_process_ends_says_why() {
         let exited = |code: i32| code << 8;
-        check("", exited(i32::from(OVERDUE)), "compiling took more than 180s");
+        let overdue = "the compiler has not ended within 180s: the node may be too busy";
+        check("", exited(i32::from(OVERDUE)), overdue);
         check("", 24, "compiling took more than 30s of CPU time");
         check("", 9, "the compiler was killed: the node may be out of memory");
         check("\nmemory allocation of 77 bytes failed\n", 6, "compiling took more than 512 MiB of memory");
+        let little = "the node has too little memory left to compile the module";
+        check_with(false, "\nmemory allocation of 77 bytes failed\n", 6, little);
+        check_with(false, "", 24, "compiling took more than 30s of CPU time");
         let failed = "module cannot be compiled: the compiler failed on this module";
         check("thread 'compile' panicked at x", exited(101), failed);
         check("\nthread 'compile' has overflowed its stack\n", 6, failed);
@@ -215,11 +236,10 @@ mod tests {
 
     #[test]
     fn larger_modules_may_take_more() {
-        let process = Process { binary: PathBuf::new(), threads: 1, seconds: 20, host_memory: 8 << 30 };
-        assert_eq!(process.limits(0), Limits { cpu: 20, wall: 120, memory: MEMORY_BASE });
-        assert_eq!(process.limits(30_000_000).cpu, 320);
-        assert_eq!(process.limits(200_000_000).memory, 4 << 30, "no more than half of the host's");
-        let small = Process { host_memory: 256 << 20, ..process };
-        assert_eq!(small.limits(200_000_000).memory, MEMORY_BASE);
+        let process = Process { binary: PathBuf::new(), threads: 1, seconds: 20 };
+        assert_eq!(process.limits(0, 7), Limits { cpu: 20, wall: 600, memory: 7 });
+        assert_eq!(process.limits(30_000_000, 7).cpu, 320);
+        assert_eq!(need(0), Need { least: 64 << 20, most: MEMORY_BASE });
+        assert_eq!(need(2 << 20), Need { least: 128 << 20, most: 384 << 20 });
     }
 }

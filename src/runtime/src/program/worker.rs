@@ -1,7 +1,8 @@
 //! The compiler as a process of its own: `coracle compile`.
 //!
 //! Modules come from strangers, and compilers take time and memory that nobody can foretell. So this process
-//! limits itself before it reads the first byte, and the node can end it. It has no environment, no files but the
+//! limits itself before it reads the first byte, is the first that the kernel ends when memory runs out, and the node
+//! can end it. It has no environment, no files but the
 //! module (its stdin) and the code (its stdout), and ends with its parent. What it has to say goes to stderr: one
 //! line of JSON, the last.
 
@@ -36,7 +37,7 @@ pub(super) struct Limits {
     pub(super) cpu: u64,
     /// Seconds.
     pub(super) wall: u64,
-    /// Bytes.
+    /// Bytes that it may use.
     pub(super) memory: u64,
 }
 
@@ -56,9 +57,15 @@ pub(super) const OVERDUE: u8 = 124;
 /// Exit code: what to do could not be understood, or the limits could not be set.
 const MISUSED: u8 = 64;
 
-/// Address space beyond [`Limits::memory`]: code of this program, stacks that are not touched, what the allocator
-/// reserves for each thread.
+/// Bytes beyond [`Limits::memory`] that are the process' own and hardly touched: what the allocator reserves. The
+/// stacks of its threads come besides.
+const DATA_BESIDE: u64 = 32 << 20;
+
+/// Address space beyond that: code of this program, what the allocator reserves for each thread.
 const SPACE_BESIDE: u64 = 2 << 30;
+
+/// How readily the kernel ends this process for want of memory: before any other. A compile can be tried again.
+const OOM_SCORE: &str = "1000";
 
 /// Open files: the three standard ones, and what the C library opens for a moment.
 const FILES: u64 = 16;
@@ -70,10 +77,12 @@ const LOOK: Duration = Duration::from_millis(100);
 /// this process.
 #[must_use]
 pub fn compile_process(order: &str) -> ExitCode {
+    // Where there is no such file, nobody needs it.
+    let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE);
     let Ok(order) = serde_json::from_str::<Order>(order) else {
         return ExitCode::from(MISUSED);
     };
-    if limit(&order.limits).is_err() {
+    if limit(&order).is_err() {
         return ExitCode::from(MISUSED);
     }
     let (_done, watched) = mpsc::channel();
@@ -96,7 +105,8 @@ pub fn compile_process(order: &str) -> ExitCode {
     }
 }
 
-fn limit(limits: &Limits) -> io::Result<()> {
+fn limit(order: &Order) -> io::Result<()> {
+    let limits = &order.limits;
     let set = |resource, value: u64| {
         setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) }).map_err(io::Error::from)
     };
@@ -106,8 +116,10 @@ fn limit(limits: &Limits) -> io::Result<()> {
     // At the soft limit the kernel says why (SIGXCPU), at the hard one it only kills.
     let cpu = Rlimit { current: Some(limits.cpu), maximum: Some(limits.cpu + 1) };
     setrlimit(Resource::Cpu, cpu)?;
-    set(Resource::Data, limits.memory)?;
-    set(Resource::As, limits.memory.saturating_add(SPACE_BESIDE))
+    let stacks = (order.threads as u64 + 1).saturating_mul(threads::COMPILE_STACK as u64);
+    let data = limits.memory.saturating_add(DATA_BESIDE).saturating_add(stacks);
+    set(Resource::Data, data)?;
+    set(Resource::As, data.saturating_add(SPACE_BESIDE))
 }
 
 /// Ends this process when its time is over, or when nobody waits for it any more.
@@ -143,8 +155,44 @@ fn made(order: &Order) -> Result<Code, PrepareError> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::{Command, Stdio};
+
     use super::*;
     use crate::error::MissingImport;
+
+    const ORDER: &str = "CORACLE_TEST_ORDER";
+
+    /// The kernel ends a compiler before anything else, and a compiler has said so before it reads its module.
+    #[test]
+    fn a_compiler_is_the_first_to_go() {
+        if let Ok(order) = std::env::var(ORDER) {
+            // This is the process that the test has started.
+            let ended = compile_process(&order);
+            std::process::exit(i32::from(ended != ExitCode::SUCCESS));
+        }
+        let limits = Limits { cpu: 60, wall: 60, memory: 256 << 20 };
+        let parent = rustix::process::getpid().as_raw_nonzero().get();
+        let settings = Settings { wasi_p3: false, dense: false };
+        let order = serde_json::to_string(&Order { settings, threads: 1, limits, parent }).unwrap();
+        let name = "program::worker::tests::a_compiler_is_the_first_to_go";
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args([name, "--exact", "--nocapture"])
+            .env(ORDER, order)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let score = format!("/proc/{}/oom_score_adj", child.id());
+        while std::fs::read_to_string(&score).unwrap().trim() != OOM_SCORE {
+            assert!(child.try_wait().unwrap().is_none(), "it ended before");
+            std::thread::yield_now();
+        }
+        // It waits for the module, until its stdin ends.
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(said.lines().last(), Some("{\"Refused\":\"NotWasm\"}"), "{said}");
+    }
 
     /// What a module is refused for comes through as it is.
     #[test]

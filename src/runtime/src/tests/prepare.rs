@@ -79,35 +79,176 @@ async fn who_gives_up_leaves_room_for_others() {
     assert!(wanted.expect("a place in the line of compiles").is_ok());
 }
 
+/// A compiler that does what a shell script says, and how often it was run.
+struct Fake {
+    folder: TempDir,
+}
+
+impl Fake {
+    fn new(script: &str) -> Fake {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let (compiler, counted) = (folder.path().join("compiler"), folder.path().join("runs"));
+        std::fs::write(&compiler, format!("#!/bin/sh\necho $$ >>{}\n{script}\n", counted.display())).unwrap();
+        std::fs::set_permissions(&compiler, PermissionsExt::from_mode(0o700)).unwrap();
+        Fake { folder }
+    }
+
+    fn bench(&self) -> Bench {
+        Bench::of(|config| {
+            config.compiler = Compiler::Process(self.folder.path().join("compiler"));
+            config.compile_time = Duration::from_secs(7);
+        })
+    }
+
+    /// The processes that were run.
+    fn runs(&self) -> Vec<u32> {
+        let text = std::fs::read_to_string(self.folder.path().join("runs")).unwrap_or_default();
+        text.split_terminator('\n').map(|id| id.parse().unwrap()).collect()
+    }
+
+    /// Why a module is refused.
+    async fn refusal(runtime: &Runtime, module: &Path) -> String {
+        loop {
+            match runtime.prepare("sha256:fake", module, "test").await.unwrap_err() {
+                // Another test's process has the script open for a moment, as it was forked while it was written.
+                PrepareError::Compiler(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => {}
+                refused => return refused.to_string(),
+            }
+        }
+    }
+}
+
+/// A file for a compiler that does not read it.
+fn any_module(bench: &Bench) -> PathBuf {
+    let path = bench.dir.path().join("any.wasm");
+    std::fs::write(&path, "any").unwrap();
+    path
+}
+
 /// What a module takes too much of is remembered for a while; that somebody of the host killed its compiler is not.
 #[tokio::test]
 async fn a_compiler_that_was_killed_is_started_again() {
-    use std::os::unix::fs::PermissionsExt;
     let check = async |signal: &str, expected: &str, runs: usize| {
-        let folder = tempfile::tempdir().unwrap();
-        let (compiler, counted) = (folder.path().join("compiler"), folder.path().join("runs"));
-        std::fs::write(&compiler, format!("#!/bin/sh\necho >>{}\nkill -{signal} $$\n", counted.display()))
-            .unwrap();
-        std::fs::set_permissions(&compiler, PermissionsExt::from_mode(0o700)).unwrap();
-        let bench = Bench::of(|config| {
-            config.compiler = Compiler::Process(compiler);
-            config.compile_time = Duration::from_secs(7);
-        });
+        let fake = Fake::new(&format!("kill -{signal} $$"));
+        let bench = fake.bench();
+        let module = any_module(&bench);
         for _ in 0..2 {
-            let refused = loop {
-                match bench.prepare(guests::TRAP).await.unwrap_err() {
-                    // Another test's process has the script open for a moment, as it was forked while it was written.
-                    PrepareError::Compiler(error)
-                        if error.kind() == std::io::ErrorKind::ExecutableFileBusy => {}
-                    refused => break refused,
-                }
-            };
-            assert_eq!(refused.to_string(), expected);
+            assert_eq!(Fake::refusal(&bench.runtime, &module).await, expected);
         }
-        assert_eq!(std::fs::read(counted).unwrap().len(), runs);
+        assert_eq!(fake.runs().len(), runs);
     };
     check("KILL", "the compiler was killed: the node may be out of memory", 2).await;
     check("XCPU", "compiling took more than 7s of CPU time", 1).await;
+}
+
+/// The clock is no measure of a module: a compiler that is starved, or stuck, is started again.
+#[tokio::test(start_paused = true)]
+async fn who_is_slow_by_the_clock_is_tried_again() {
+    let fake = Fake::new("exec sleep 1000");
+    let bench = fake.bench();
+    let module = any_module(&bench);
+    let expected = "the compiler has not ended within 210s: the node may be too busy";
+    // What is remembered says that it took too much.
+    for _ in 0..2 {
+        assert_eq!(Fake::refusal(&bench.runtime, &module).await, expected);
+    }
+}
+
+/// Somebody else's process or nobody's has this number.
+fn is_gone(process: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    stat.is_empty() || stat.contains(") Z ")
+}
+
+/// A compile goes on as long as somebody waits for it, and no longer.
+#[tokio::test]
+async fn a_compile_ends_with_the_last_who_waits_for_it() {
+    let fake = Fake::new("exec sleep 1000");
+    let bench = fake.bench();
+    let module = any_module(&bench);
+    let prepare = |tenant: &'static str| {
+        let (runtime, module) = (Arc::clone(&bench.runtime), module.clone());
+        // In tasks, so that both are polled.
+        tokio::spawn(async move {
+            let prepared = runtime.prepare("sha256:slow", &module, tenant).await;
+            panic!("it was to go on: {prepared:?}");
+        })
+    };
+    let until = async |what: &str, condition: &dyn Fn() -> bool| {
+        let wait = async {
+            while !condition() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.expect(what);
+    };
+    let (one, two) = (prepare("one"), prepare("two"));
+    until("it is run", &|| !fake.runs().is_empty()).await;
+    one.abort();
+    assert!(one.await.unwrap_err().is_cancelled());
+    let [process] = fake.runs()[..] else { panic!("one process for both: {:?}", fake.runs()) };
+    assert!(!is_gone(process), "somebody waits for it");
+    two.abort();
+    assert!(two.await.unwrap_err().is_cancelled());
+    until("it ends", &|| is_gone(process)).await;
+    assert_eq!((bench.runtime.memory().lent(), fake.runs().len()), (0, 1));
+}
+
+/// A compiler borrows what pods leave, and gives way to them; that is no fault of the module.
+#[tokio::test]
+async fn a_compile_ends_for_a_pod_that_wants_its_memory() {
+    use coracle_budget::{Budget, FREE};
+    let fake = Fake::new("exec sleep 1000");
+    let bench = fake.bench();
+    let module = any_module(&bench);
+    let memory = bench.runtime.memory();
+    memory.set_limit(200 << 20);
+    let little = "the node has too little memory left to compile the module";
+    let pod = Budget::of_node(None, memory);
+    let wants = async {
+        while memory.lent() == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(memory.lent(), (200 << 20) / 16 * 9);
+        loop {
+            match pod.charge(FREE + (180 << 20)) {
+                Ok(charge) => return charge,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    };
+    let prepare = Fake::refusal(&bench.runtime, &module);
+    let (refused, _charge) =
+        tokio::time::timeout(PATIENCE, async { tokio::join!(prepare, wants) }).await.unwrap();
+    assert_eq!((refused.as_str(), fake.runs().len() <= 1), (little, true));
+    let before = fake.runs().len();
+    assert_eq!(Fake::refusal(&bench.runtime, &module).await, little);
+    assert_eq!(fake.runs().len(), before, "there is too little to begin");
+}
+
+/// What was too costly for one process is so for the next in its folder.
+#[tokio::test]
+async fn what_was_too_costly_is_known_after_a_restart() {
+    let fake = Fake::new("kill -XCPU $$");
+    let bench = fake.bench();
+    let module = any_module(&bench);
+    let expected = "compiling took more than 7s of CPU time";
+    assert_eq!(Fake::refusal(&bench.runtime, &module).await, expected);
+    let remembered = bench.dir.path().join("compiled/costly");
+    let written = async {
+        while !remembered.exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, written).await.unwrap();
+    let next = Runtime::build(Config {
+        compiler: Compiler::Process(fake.folder.path().join("compiler")),
+        compile_time: Duration::from_secs(7),
+        ..config(bench.dir.path(), 4)
+    });
+    assert_eq!(Fake::refusal(&next.unwrap(), &module).await, expected);
+    assert_eq!(fake.runs().len(), 1);
 }
 
 #[tokio::test]
