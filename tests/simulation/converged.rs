@@ -76,7 +76,9 @@ pub(crate) async fn open(cluster: &Cluster) -> Vec<String> {
 /// The autoscaler is content with its target. One that the user has scaled to nothing it leaves alone.
 fn misscaled(have: u64, load: u64) -> Option<String> {
     let wanted = load.div_ceil(TARGET).clamp(1, MOST);
-    let tolerated = have <= MOST && load * 10 >= have * TARGET * 9 && load * 10 <= have * TARGET * 11;
+    // In whole percents, as it counts.
+    let used = load.checked_div(have).unwrap_or(TARGET);
+    let tolerated = have <= MOST && (TARGET * 9..=TARGET * 11).contains(&(used * 10));
     let content = have == 0 || have == wanted || tolerated;
     (!content).then(|| format!("web has {have} pods, {wanted} are wanted for a load of {load}"))
 }
