@@ -14,7 +14,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -174,13 +174,21 @@ pub(crate) struct Evictor {
     pub(crate) instances: Arc<Instances>,
     /// When each image was last seen in use.
     used: Mutex<HashMap<String, Instant>>,
+    /// Compilers were asked for memory in this shortage of it.
+    recalled: AtomicBool,
     /// How many pods were evicted, in the order of [`Signal::ALL`].
     counts: [AtomicU64; Signal::ALL.len()],
 }
 
 impl Evictor {
     pub(crate) fn new(images: Arc<Images>, instances: Arc<Instances>) -> Evictor {
-        Evictor { images, instances, used: Mutex::default(), counts: Default::default() }
+        Evictor {
+            images,
+            instances,
+            used: Mutex::default(),
+            recalled: AtomicBool::default(),
+            counts: Default::default(),
+        }
     }
 
     /// How many pods were evicted, by signal.
@@ -213,8 +221,10 @@ impl Evictor {
             return evicted;
         }
         let memory = host::memory_use();
-        if memory.short() && context.memory.recall() {
-            // Compilers give back what they have before pods do.
+        if !memory.short() {
+            self.recalled.store(false, Ordering::Relaxed);
+        } else if context.memory.recall() && !self.recalled.swap(true, Ordering::Relaxed) {
+            // Compilers give back what they have before pods do, and have until the next look for it.
             return Vec::new();
         }
         if memory.short() {
