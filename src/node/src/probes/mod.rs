@@ -243,9 +243,9 @@ impl Prober {
         drop(state);
         if !checks.is_empty() {
             let (prober, fabric, commands) = (self.clone(), fabric.clone(), commands.clone());
-            let slot = Slot { prober, fabric, commands, checks, read_at: now + GATHER };
+            let slot = Slot { prober, fabric, commands, read_at: now + GATHER };
             // The slot has a list of its own of what is ready: no need to share it out.
-            tasks.spawn(unconstrained(slot.make()));
+            tasks.spawn(unconstrained(slot.make(checks)));
         }
         next
     }

@@ -27,19 +27,18 @@ pub(super) struct Due {
     pub(super) time: Time,
 }
 
+/// What the checks of a slot have in common.
 pub(super) struct Slot {
     pub(super) prober: Prober,
     pub(super) fabric: Arc<Fabric>,
     pub(super) commands: Commands,
-    pub(super) checks: Vec<Due>,
     /// When the answers are read.
     pub(super) read_at: Instant,
 }
 
 impl Slot {
     /// Makes all checks, and tells the prober what each has found out.
-    pub(super) async fn make(mut self) {
-        let checks = std::mem::take(&mut self.checks);
+    pub(super) async fn make(self, checks: Vec<Due>) {
         let slot = &self;
         let awaited = FuturesUnordered::<BoxFuture<'_, ()>>::new();
         let mut asked = Vec::with_capacity(checks.len());
